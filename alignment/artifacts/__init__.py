@@ -1,0 +1,9 @@
+"""Content-addressed stage folders with a manifest, a lease against double work, and nothing half-written."""
+
+from alignment.artifacts.lease import Lease
+from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest, RowCounts, digest_of, key_of
+from alignment.artifacts.store import Artifact, Store, sha256_of
+
+__all__ = [
+    "FORMAT", "Artifact", "FileEntry", "Lease", "Manifest", "RowCounts", "Store", "digest_of", "key_of", "sha256_of",
+]

@@ -1,0 +1,171 @@
+"""A lease on one unfinished artifact: two writers at once, one does the work.
+
+The lease is a small JSON file beside the work in progress, renewed by a thread. It is taken over when its
+holder stopped renewing (a killed pod), or at once when the holder was a process of this machine that is gone.
+A lease that was lost is noticed at `check()`, which the store calls before it publishes. It is a guard against
+double work, not a lock that correctness rests on: publishing is atomic, and stages are deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import fsspec
+
+from alignment.errors import ArtifactError
+
+
+def _boot_id() -> str:
+    """Tells machines (and reboots) apart without naming them; pods of one node have their own pid space."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        return boot + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return socket.gethostname()
+
+
+def _start_time(pid: int) -> str:
+    """When a process began, so that a reused pid is not taken for the holder; "" if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+class Lease:
+    """Context manager: waits for the lease on `path`, holds it, gives it back.
+
+    Args:
+        fs, path: where the lease file is.
+        finished: asked while waiting; when it says True the wait ends without the lease (`held` is False).
+        ttl: seconds without renewal after which a lease is anyone's.
+        waiting: called once with a sentence about the holder when another one holds it.
+    """
+
+    def __init__(
+        self,
+        fs: fsspec.AbstractFileSystem,
+        path: str,
+        finished: Callable[[], bool],
+        *,
+        ttl: float = 60.0,
+        poll: float = 0.5,
+        waiting: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.fs, self.path, self.finished, self.ttl, self.poll, self.waiting = fs, path, finished, ttl, poll, waiting
+        self.token = uuid.uuid4().hex
+        self.held = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        said = False
+        seen: tuple[str, float] | None = None
+        while not self.finished():
+            holder = self._read()
+            if holder is None:
+                taken = self._create()
+            else:
+                # Age is measured by this machine's clock from the first sight of a beat: clocks differ.
+                beat = f"{holder.get('token')}/{holder.get('beat')}"
+                if seen is None or seen[0] != beat:
+                    seen = (beat, time.monotonic())
+                if self._gone(holder) or time.monotonic() - seen[1] > self.ttl:
+                    taken = self._take_over()
+                else:
+                    taken = False
+                    if not said:
+                        self.waiting(f"another process (pid {holder.get('pid')}, since {holder.get('since')}) works "
+                                     "on it; waiting for its result")
+                        said = True
+            if taken:
+                self.held = True
+                self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+                self._thread.start()
+                return self
+            time.sleep(self.poll)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        if self.held:
+            holder = self._read()
+            if holder is not None and holder.get("token") == self.token:
+                self.fs.rm_file(self.path)
+            self.held = False
+
+    def check(self) -> None:
+        """Raises ArtifactError when the lease was taken over (this process slept longer than the ttl)."""
+        holder = self._read()
+        if holder is None or holder.get("token") != self.token:
+            raise ArtifactError("the lease was lost to another writer, so nothing is published", where=self.path,
+                                hint="this process was stopped for longer than the lease lasts; run it again")
+
+    def _body(self) -> bytes:
+        return json.dumps({
+            "token": self.token, "beat": time.time(), "pid": os.getpid(), "boot": _boot_id(),
+            "start": _start_time(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+        }).encode()
+
+    def _create(self) -> bool:
+        try:
+            self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+            self.fs.pipe_file(self.path, self._body(), mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise ArtifactError(f"the store cannot be written: {error}", where=self.path,
+                                expected="a folder or bucket that this user may write") from error
+        return True
+
+    def _take_over(self) -> bool:
+        """Write our token over a dead one's, wait, and see whose stayed: of two that try, the last one wins."""
+        self._write()
+        time.sleep(max(0.2, self.poll))
+        holder = self._read()
+        return holder is not None and holder.get("token") == self.token
+
+    def _write(self) -> None:
+        if "file" in self.fs.protocol:  # rename is atomic, so a reader never sees half a lease
+            temporary = f"{self.path}.{self.token}"
+            self.fs.pipe_file(temporary, self._body())
+            os.replace(temporary, self.path)
+        else:
+            self.fs.pipe_file(self.path, self._body())
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            self.fs.invalidate_cache()
+            holder = json.loads(self.fs.cat_file(self.path))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # being created at this moment
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
+    def _gone(self, holder: dict[str, Any]) -> bool:
+        if holder.get("boot") != _boot_id() or not isinstance(holder.get("pid"), int):
+            return False
+        return _start_time(holder["pid"]) != holder.get("start")
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self.ttl / 6):
+            try:
+                holder = self._read()
+                if holder is None or holder.get("token") != self.token:
+                    return  # lost; check() will say so
+                self._write()
+            except OSError:
+                continue  # a storage hiccup: the next beat tries again, well inside the ttl

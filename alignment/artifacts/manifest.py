@@ -1,0 +1,68 @@
+"""`manifest.json`: what a finished stage was made from and holds. Its existence means done.
+
+Pure data; reading and writing is the store's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+"""Raised when the meaning of a finished artifact changes, so that old ones are made anew."""
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    size: int
+
+
+class RowCounts(BaseModel):
+    """What happened to rows on their way through a stage; `dropped` says why, none is lost silently."""
+
+    model_config = ConfigDict(extra="forbid")
+    read: int = 0
+    written: dict[str, int] = Field(default_factory=dict)
+    """Rows per split or output."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Rows left out, by reason. Each is kept in the stage's bad.jsonl where it is not in the input already."""
+    changed: dict[str, int] = Field(default_factory=dict)
+    """Rows kept but altered (a truncated prompt), by reason."""
+
+
+class Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    format: int = FORMAT
+    key: str
+    """NAME-DIGEST, the artifact's folder in the store."""
+    digest: str
+    """sha256 over the resolved config and the digests of the inputs."""
+    stage: str
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """Stage name -> artifact key."""
+    files: dict[str, FileEntry]
+    rows: RowCounts = RowCounts()
+    metrics: dict[str, float] = Field(default_factory=dict)
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """What else is worth keeping: resolved revision, template name and hash, reference model, plan, ..."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    started: str
+    finished: str
+    seconds: float
+
+
+def digest_of(parts: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `parts`: sorted keys, no blanks, UTF-8."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_of(name: str, digest: str) -> str:
+    """Folder name of an artifact: readable first, unique by 12 digits of the digest."""
+    return f"{name}-{digest[:12]}"

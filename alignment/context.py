@@ -1,0 +1,75 @@
+"""What a stage's body gets and gives: the seam between the pipeline and the rooms that do the work.
+
+A body is a function `body(context) -> Outcome` that fills the folder `context.out`. It may be killed at any
+moment and is then called again with the same context; what it keeps in `context.work` outside `out` survives on a
+local store. It never decides whether it has to run, never writes manifests and never touches other artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.artifacts import Artifact, RowCounts, Store
+from alignment.config import AnyStage, Run
+from alignment.errors import DataError
+from alignment.records import Record, read_records
+
+
+@dataclass
+class Outcome:
+    """What a finished body knows beside its files; it becomes part of the manifest."""
+
+    rows: RowCounts = field(default_factory=RowCounts)
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One stage about to be made.
+
+    Attributes:
+        inputs: finished artifacts by stage name, one for each name in `inputs_of(stage)`.
+        work: local folder for work in progress (checkpoints, finished batches).
+        digest: full digest of what is made; a seed for anything that must be the same when run again.
+    """
+
+    run: Run
+    stage: AnyStage
+    store: Store
+    key: str
+    digest: str
+    inputs: dict[str, Artifact]
+    work: Path
+
+    @property
+    def out(self) -> Path:
+        """The folder that is published when the body returns."""
+        return self.work / "out"
+
+    @property
+    def events(self) -> Path:
+        """events.jsonl of the stage: one JSON object per line with `time` and `event`, streamed as work goes on."""
+        return self.out / "events.jsonl"
+
+    def rows(self, ref: str) -> list[Record]:
+        """Records of `STAGE/SPLIT`. Raises DataError when the split has none."""
+        name, split = ref.split("/")
+        path = self.inputs[name].path() / "rows" / f"{split}.jsonl"
+        records = read_records(path) if path.exists() else []
+        if not records:
+            dropped = self.inputs[name].manifest.rows.dropped
+            raise DataError("the split has no rows", where=f"stage {self.stage.name}, rows {ref}",
+                            expected="at least one row",
+                            hint=f"stage {name} wrote {self.inputs[name].manifest.rows.written}, dropped {dropped}")
+        return records
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append one event; the file is opened each time so that a kill loses at most one line."""
+        self.events.parent.mkdir(parents=True, exist_ok=True)
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")

@@ -1,0 +1,33 @@
+"""Record files: JSON lines, split on "\\n" only (rows may hold Unicode line separators)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from alignment.errors import DataError
+from alignment.records.types import Record
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a file; raises DataError naming file and row."""
+    records = []
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line:
+            try:
+                records.append(Record.from_json(line))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"not a record: {error}", where=f"{path} row {number}", found=line[:80]) from error
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write records, one a line; returns how many."""
+    count = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(record.to_json() + "\n")
+            count += 1
+    return count

@@ -1,0 +1,63 @@
+"""The row types of the field (TRL's): messages, prompt-completion, preference, unpaired, prompt-only.
+
+One `Record` class holds them all; `type` says which fields are filled. A row on disk is one JSON object per
+line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign formats: importers.py does.
+
+    type               prompt  completion  rejected  label
+    messages             -         -          -        -     (messages filled)
+    prompt-completion    x         x          -        -
+    preference           x         x          x        -     (completion is the chosen one)
+    unpaired             x         x          -        x
+    prompt-only          x         -          -        -
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only"]
+Message = dict[str, str]
+"""{"role": "system" | "user" | "assistant" | "tool", "content": text}"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row. `prompt` ends with a user (or tool) turn; `completion` and `rejected` are assistant text.
+
+    Attributes:
+        id: unique within a data set, stable between runs (importers make it from source name and row).
+        prompt: the conversation up to the answer.
+        completion: the answer to learn, or the chosen one of a preference, or the reference in evaluation.
+        rejected: the worse answer of a preference.
+        messages: a whole conversation, for type messages.
+        label: for unpaired rows, whether the completion is wanted.
+        meta: what functions and reports may need: group (rows that share a text), passage, question, kind, source.
+    """
+
+    id: str
+    type: RecordType
+    prompt: list[Message] = field(default_factory=list)
+    completion: str | None = None
+    rejected: str | None = None
+    messages: list[Message] = field(default_factory=list)
+    label: bool | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON without empty fields."""
+        kept = {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        return json.dumps(kept, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Inverse of to_json; raises ValueError or TypeError on anything else."""
+        return cls(**json.loads(line))
+
+    def conversation(self) -> list[Message]:
+        """All turns, the completion (chosen answer) last."""
+        if self.type == "messages":
+            return self.messages
+        last = [] if self.completion is None else [{"role": "assistant", "content": self.completion}]
+        return [*self.prompt, *last]
