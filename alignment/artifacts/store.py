@@ -108,8 +108,11 @@ class Store:
                                         where=self.url_of(f"artifacts/{manifest.key}/{name}"),
                                         hint="the store lost or changed data; remove the folder and run again")
             (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
-            if not target.exists():
+            try:
                 temporary.rename(target)
+            except OSError:
+                if not target.exists():  # else another process fetched the same copy
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
@@ -144,8 +147,12 @@ class Store:
             fs.put_file(str(file), f"{target}/{file.relative_to(source).as_posix()}")
         fs.pipe_file(f"{target}.pushed", b"")
 
-    def pull_work(self, key: str) -> list[str]:
-        """Bring folders that push_work finished and this machine lacks into the workdir; returns their names."""
+    def pull_work(self, key: str, prefix: str = "") -> list[str]:
+        """Bring folders that push_work finished and this machine lacks into the workdir; returns their names.
+
+        Args:
+            prefix: only folders whose name starts so.
+        """
         if self.is_local:
             return []
         fs, base = self.fs, f"{self.root}/work/{key}"
@@ -153,11 +160,12 @@ class Store:
         if not fs.exists(base):
             return []
         pulled = []
-        for marker in fs.glob(f"{base}/**.pushed"):
-            name = str(marker).removesuffix(".pushed").split(f"work/{key}/", 1)[1]
+        for marker in (str(file) for file in fs.find(base) if str(file).endswith(".pushed")):
+            name = marker.removesuffix(".pushed").split(f"work/{key}/", 1)[1]
             local = self.workdir(key) / name
-            if local.exists():
+            if local.exists() or not name.startswith(prefix):
                 continue
+            local.parent.mkdir(parents=True, exist_ok=True)
             temporary = local.with_name(f".{local.name}.part")
             shutil.rmtree(temporary, ignore_errors=True)
             for file in fs.find(f"{base}/{name}"):
@@ -190,8 +198,10 @@ class Store:
                 try:
                     folder.rename(target)
                 except OSError:
-                    if not (Path(target) / "manifest.json").exists():
+                    first = self.find(manifest.key)
+                    if first is None:
                         raise
+                    return first
             else:
                 fs = self.fs
                 for name in files:
@@ -208,6 +218,11 @@ class Store:
             base = f"{self.root}/work/{key}"
             if self.fs.exists(base):
                 self.fs.rm(base, recursive=True)
+
+    def sweep_work(self, key: str) -> None:
+        """Remove work that a killed process left after publishing; a finished artifact needs none."""
+        if self.is_local and (Path(self.root) / "work" / key).exists():
+            self.clear_work(key)
 
     # --- runs ---
 

@@ -64,7 +64,7 @@ def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> 
                 [ConfigError("a key stands twice", where=f"{file}:{line}", found=key, expected="each key once")
                  for key, line in duplicates]
             )
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
@@ -74,7 +74,8 @@ def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> 
                                         expected="name: ..., stages: [...]")])
     for override in overrides:
         _override(tree, override)
-    tree = _substitute(tree, tree.get("params") or {}, file, node)
+    params = tree.get("params")
+    tree = _substitute(tree, params if isinstance(params, dict) else {}, file, node)
     try:
         run = Run.model_validate(_frozen(tree))
     except ValidationError as error:
@@ -88,29 +89,44 @@ def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> 
     return run
 
 
+def place_of(file: str | Path, loc: Loc) -> str:
+    """`FILE:LINE (dotted.key)` of a place in a run file that loaded, for findings made after loading."""
+    node = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
+    return f"{file}:{_line(node, loc)} ({_dotted(loc)})"
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    parts = key.strip().split(".")
+    parts, where = key.strip().split("."), f"--set {override}"
     if not equals or not all(parts):
         raise ConfigErrors([ConfigError("not an override", where="--set", found=override, expected="key=value")])
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigErrors([ConfigError("the value is not valid YAML", where=where, found=value)]) from error
+    stages = tree.get("stages")
+    by_name = {str(stage.get("name")): stage for stage in stages if isinstance(stage, dict)} if isinstance(
+        stages, list) else {}
     target: Any = tree
-    if parts[0] not in Run.model_fields:
-        stages = [stage for stage in tree.get("stages") or [] if isinstance(stage, dict)]
-        by_name = {str(stage.get("name")): stage for stage in stages}
-        if parts[0] not in by_name:
-            raise ConfigErrors([ConfigError(
-                "names neither a top-level key nor a stage", where=f"--set {override}", found=parts[0],
-                expected="one of " + ", ".join([*Run.model_fields, *by_name]))])
+    # A stage may well be called `seed`: seed=3 is the run's, seed.max_bad=0.2 the stage's.
+    if len(parts) > 1 and parts[0] in by_name and parts[0] not in ("compute", "params", "stages"):
         target, parts = by_name[parts[0]], parts[1:]
+    elif parts[0] not in Run.model_fields:
+        raise ConfigErrors([ConfigError(
+            "names neither a top-level key nor a stage's key", where=where, found=key.strip(),
+            expected="one of " + ", ".join([*Run.model_fields, *(f"{name}.KEY" for name in by_name)]))])
     for part in parts[:-1]:
-        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        target = target.setdefault(part, {}) if isinstance(target, dict) else target[_index(target, part, where)]
         if not isinstance(target, dict | list):
-            raise ConfigErrors([ConfigError("goes below a plain value", where=f"--set {override}", found=part)])
-    parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    if isinstance(target, list):
-        target[int(parts[-1])] = parsed
-    elif parts:
-        target[parts[-1]] = parsed
+            raise ConfigErrors([ConfigError("goes below a plain value", where=where, found=part)])
+    target[parts[-1] if isinstance(target, dict) else _index(target, parts[-1], where)] = parsed
+
+
+def _index(items: list[Any], part: str, where: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ConfigErrors([ConfigError("not a place in the list", where=where, found=part,
+                                        expected=f"0 to {len(items) - 1}" if items else "nothing: the list is empty")])
+    return int(part)
 
 
 def _substitute(value: Any, params: dict[str, Any], file: str, node: Any, loc: Loc = ()) -> Any:
@@ -243,9 +259,10 @@ def _duplicates(node: Any) -> Iterable[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
-                yield key.value, key.start_mark.line + 1
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):  # anything else is refused when the tree is built
+                if key.value in seen:
+                    yield key.value, key.start_mark.line + 1
+                seen.add(key.value)
             yield from _duplicates(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

@@ -256,7 +256,8 @@ def _check_stage(here: tuple[str | int, ...], stage: AnyStage) -> Iterator[RefEr
                 stage.checkpoints.every, f"a multiple of {stage.log_every}",
             )
         if isinstance(stage, Sft) and stage.packing and stage.too_long == "error":
-            yield RefError((*here, "packing"), "packing does not combine with too_long: error", True, "drop or truncate-prompt")
+            yield RefError((*here, "packing"), "packing does not combine with too_long: error", True,
+                           "drop or truncate-prompt")
     if isinstance(stage, Evaluate):
         for index, pair in enumerate(stage.compare):
             for name in pair:

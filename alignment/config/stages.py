@@ -372,7 +372,10 @@ class Evaluate(Strict):
 
 def stage_tag(value: Any) -> str | None:
     """Discriminator of a stage: `import` has two shapes, told apart by their one required key."""
-    get = value.get if isinstance(value, dict) else lambda key: getattr(value, key, None)
+
+    def get(key: str) -> Any:
+        return value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+
     kind = get("kind")
     if kind == "import":
         return "import-model" if get("model") is not None else "import-data"

@@ -33,7 +33,7 @@ OURS = {
 }
 """TRL's keys whose value our own config already holds: one value, one place."""
 
-_FILES = {
+_FILES: dict[type, tuple[str, str]] = {
     Sft: ("trl/trainer/sft_config.py", "SFTConfig"),
     Reward: ("trl/trainer/reward_config.py", "RewardConfig"),
     Dpo: ("trl/trainer/dpo_config.py", "DPOConfig"),

@@ -1,0 +1,95 @@
+"""`init`: a commented starting file and the small data file that it reads.
+
+A recipe is a run file with two kinds of blanks: @NAME@ becomes the run's name, @FILE@ (for example @qa.jsonl@)
+becomes the path of a copy of that example file, laid beside the run file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignment.cli.show import say, table
+from alignment.errors import ConfigError
+
+_BLANK = re.compile(r"@([A-Za-z][\w.-]*)@")
+
+
+def recipes() -> dict[str, str]:
+    """Names of the shipped recipes, each with its first comment line."""
+    files = sorted(_folder().iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+        for file in files if file.name.endswith(".yaml")
+    }
+
+
+def init(
+    file: Annotated[str | None, typer.Argument(metavar="RUN.yaml", help="The file to write.")] = None,
+    recipe: Annotated[str, typer.Option(help="Which recipe to start from; --list shows them.")] = "qa",
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and end.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Write a starting run file, with example data beside it."""
+    known = recipes()
+    if list_recipes:
+        table(("recipe", "what it does"), known.items())
+        return
+    if file is None:
+        raise typer.BadParameter("name the file to write, for example my-run.yaml", param_hint="RUN.yaml")
+    if recipe not in known:
+        raise ConfigError("no recipe of this name", where="--recipe", found=recipe,
+                          expected="one of " + ", ".join(known))
+    written = write_recipe(recipe, Path(file), force=force)
+    for path in written:
+        say(f"wrote {path}")
+    say("\nNext:")
+    for verb, why in (("check", "finds every mistake in it"), ("plan", "rows, memory and time of each stage"),
+                      ("run", "make it; run it again to resume")):
+        say(f"  kubealign {verb} {file}".ljust(40) + f"  # {why}")
+
+
+def write_recipe(recipe: str, target: Path, *, force: bool = False) -> list[Path]:
+    """Write a recipe and its example files; returns the paths, the run file first.
+
+    Raises:
+        ConfigError: a file is there already and `force` is False, or a folder cannot be written.
+    """
+    text = (_folder() / f"{recipe}.yaml").read_text(encoding="utf-8")
+    contents: dict[Path, str] = {}
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] == "NAME":
+            return _run_name(target.stem)
+        beside = target.with_name(f"{target.stem}-{match[1]}")
+        contents[beside] = (_folder() / match[1]).read_text(encoding="utf-8")
+        return json.dumps(str(beside), ensure_ascii=False)  # a JSON string is a YAML string, whatever the path holds
+
+    contents = {target: _BLANK.sub(fill, text), **contents}
+    taken = [str(path) for path in contents if path.exists()]
+    if taken and not force:
+        raise ConfigError("would overwrite", where="init", found=", ".join(taken), expected="files that are not there",
+                          hint="choose another name, or add --force")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error}", where=str(target)) from error
+    return list(contents)
+
+
+def _folder() -> Traversable:
+    return resources.files("alignment.cli") / "recipes"
+
+
+def _run_name(stem: str) -> str:
+    """A name that the config accepts: lower-case letters, digits and hyphens, a letter first."""
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+    return (name if name[:1].isalpha() else f"run-{name}".rstrip("-"))[:40]

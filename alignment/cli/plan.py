@@ -1,0 +1,57 @@
+"""`plan`: what each stage will need, as a table, before anything is started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignment.cli.options import Overrides, RunFile
+from alignment.cli.show import count, duration, memory, say, table
+from alignment.config import load_run
+
+if TYPE_CHECKING:
+    from alignment.planner import StagePlan
+
+COLUMNS = ("stage", "what", "parameters", "rows", "tokens", "memory", "time", "state")
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache")
+
+
+def plan(file: RunFile, overrides: Overrides = None) -> None:
+    """Rows, tokens, estimated memory and time of every stage."""
+    run = load_run(file, overrides or ())
+    from alignment import pipeline
+    from alignment.planner import measure_rates
+    from alignment.planner import plan as make_plan
+
+    rates = measure_rates()
+    plans = make_plan(run, pipeline.status(run), rates)
+    table(COLUMNS, [_row(item) for item in plans], right=COLUMNS[2:-1])
+    by_part = [_memory(item) for item in plans if item.memory is not None]
+    if by_part:
+        say("\nmemory per worker")
+        table(("stage", *PARTS, "in all"), by_part, right=(*PARTS, "in all"))
+    left = [item for item in plans if item.artifact is None]
+    unknown = [item.name for item in left if item.size is None and item.what != "import data"]
+    say(f"\n{len(plans) - len(left)} of {len(plans)} stages finished")
+    say(f"time and memory not known before the model is imported: {', '.join(unknown)}" if unknown else
+        f"about {duration(sum(item.seconds or 0.0 for item in left))} to go")
+    say(f"Estimates, marked ~. Time: on this machine's CPU at {rates.flops / 1e9:.0f} GFLOP/s (float32) and "
+        f"{rates.bandwidth / 1e9:.0f} GB/s, measured just now, answers at full length; loading libraries and models "
+        "comes on top (10 to 30 s a stage). Memory: without the 0.5 to 1 GB that the libraries take.")
+    say(f"\n  kubealign run {file}")
+
+
+def _row(item: StagePlan) -> list[str]:
+    return [
+        item.name, item.what, "" if item.size is None else count(item.size.parameters),
+        "" if item.rows is None else ("" if item.rows_known else "<= ") + count(item.rows),
+        "" if item.tokens is None else ("" if item.counted else "~") + count(item.tokens),
+        "" if item.memory is None else "~" + memory(item.memory.total),
+        "" if item.seconds is None else ("" if item.artifact else "~") + duration(item.seconds),
+        "finished" if item.artifact is not None else "to do",
+    ]
+
+
+def _memory(item: StagePlan) -> list[str]:
+    assert item.memory is not None
+    parts = [getattr(item.memory, name) for name in PARTS]
+    return [item.name, *(memory(part) if part else "" for part in parts), memory(item.memory.total)]

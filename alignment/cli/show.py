@@ -1,0 +1,76 @@
+"""How the commands talk: tables to stdout, errors to stderr, units for people. No prose of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alignment.errors import KubeAlignError
+
+PLAIN_WIDTH = 160
+"""Columns where there is no terminal: log files wrap by themselves, a table cut to 80 loses words."""
+
+
+def out() -> Console:
+    """A console on the present stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def say(text: str = "") -> None:
+    """One line to stdout, exactly as it is: brackets in a user's value are no markup."""
+    out().print(Text(text), soft_wrap=True)
+
+
+def complain(error: KubeAlignError) -> None:
+    """The whole error to stderr, its first line red on a terminal."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    first, newline, rest = str(error).partition("\n")
+    console.print(Text.assemble(("error: ", "bold red"), first, newline, rest), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A plain table to stdout.
+
+    Args:
+        right: names of the columns that hold numbers.
+    """
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    show(made)
+
+
+def show(made: Table) -> None:
+    """Any rich table to stdout, as wide as the terminal, or PLAIN_WIDTH where there is none."""
+    console = out()
+    console.print(made, width=shutil.get_terminal_size().columns if console.is_terminal else PLAIN_WIDTH)
+
+
+def count(value: float) -> str:
+    """1234567 -> `1.2M`."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def memory(value: float) -> str:
+    """Bytes -> `1.2 GB` (10^9)."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds -> `8.4 s`, `5 min 12 s`, `2 h 05 min`, as the report writes them."""
+    from alignment.report.format import duration as text
+
+    return text(seconds)

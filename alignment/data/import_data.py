@@ -1,0 +1,206 @@
+"""The import stage for data: files to checked, split row files.
+
+Reads every source, draws `take` rows, splits, counts what crosses the splits, and writes rows/SPLIT.jsonl and
+bad.jsonl. Every row read ends in a split, in bad.jsonl, or in a count of rows left out on purpose. Does not change
+texts, tokenize or download. Launched by the pipeline for stages of kind import with `data`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from alignment.artifacts import RowCounts
+from alignment.config import FieldSplit, ImportData, RatioSplit, Source
+from alignment.context import Outcome, StageContext
+from alignment.data.overlap import find_overlap
+from alignment.data.splits import by_field, by_ratio
+from alignment.data.text import prompt_of, units
+from alignment.errors import DataError
+from alignment.records import Record, write_records
+from alignment.records.importers import PASSAGE_FORMATS, BadRow, Options, Seen, read_source
+
+_EXAMPLES = 3
+_EXAMPLE_LIMIT = 1000
+"""Characters of each text of an example in events.jsonl."""
+
+
+@dataclass
+class _Read:
+    """What came out of all sources."""
+
+    good: list[Record] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    read: int = 0
+    not_taken: int = 0
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def import_data(context: StageContext) -> Outcome:
+    """Make the artifact of one data import.
+
+    Raises:
+        DataError: a file cannot be used, more than max_bad of the rows are bad, or a split has no rows. The bad
+            rows are then in `bad.jsonl` of the stage's work folder.
+    """
+    stage = context.stage
+    if not isinstance(stage, ImportData):
+        raise TypeError(f"stage {stage.name} does not import data")
+    _check_template(stage)
+    read = _read_all(context, stage)
+    bad_path = context.work / "bad.jsonl"
+    bad_path.parent.mkdir(parents=True, exist_ok=True)
+    bad_path.write_text("".join(row.to_json() + "\n" for row in read.bad), encoding="utf-8", newline="\n")
+    _check_bad(stage, read, bad_path)
+    outside: list[Record] = []
+    if isinstance(stage.split, RatioSplit):
+        splits, outside = by_ratio(read.good, stage.split.ratios, context.run.seed)
+    else:
+        splits = by_field(read.good, stage.split.names)
+    _check_splits(stage, splits, read, bad_path)
+    shutil.rmtree(context.out / "rows", ignore_errors=True)
+    for name, records in splits.items():
+        write_records(context.out / "rows" / f"{name}.jsonl", records)
+        context.event("examples", split=name, rows=[_example(record) for record in records[:_EXAMPLES]])
+    shutil.move(bad_path, context.out / "bad.jsonl")
+    dropped = Counter(row.slug for row in read.bad)
+    dropped.update({reason: count for reason, count in
+                    (("not-taken", read.not_taken), ("outside-ratios", len(outside))) if count})
+    written = {name: len(records) for name, records in splits.items()}
+    return Outcome(
+        rows=RowCounts(read=read.read, written=written, dropped=dict(dropped)),
+        metrics=_metrics(splits),
+        facts=_facts(context, read, splits),
+    )
+
+
+def source_names(sources: tuple[Source, ...]) -> list[str]:
+    """A name for each source: its own or its file's, numbered where two would be the same."""
+    names: list[str] = []
+    for source in sources:
+        stem = PurePosixPath(source.path.replace("\\", "/").partition("?")[0]).name.split(".")[0].lower()
+        name = base = source.name or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:36] or "rows"
+        number = 2
+        while name in names:
+            name, number = f"{base}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def draw(records: list[Record], count: int | None, seed: int, name: str) -> list[Record]:
+    """`count` rows at random (None: all), in their order. A smaller draw is part of a larger one."""
+    if count is None or count >= len(records):
+        return records
+    order = list(range(len(records)))
+    random.Random(f"{seed}/{name}").shuffle(order)
+    return [records[index] for index in sorted(order[:count])]
+
+
+def _read_all(context: StageContext, stage: ImportData) -> _Read:
+    options = Options(stage.system, stage.passage_prompt)
+    if isinstance(stage.split, FieldSplit):
+        options = replace(options, split_field=stage.split.field, splits=stage.split.names)
+    read, seen = _Read(), Seen()
+    for source, name in zip(stage.data, source_names(stage.data), strict=True):
+        good, bad = [], []
+        for row in read_source(source.path, source.format, name, options, source.columns, seen):
+            if isinstance(row, BadRow):
+                bad.append(row)
+            else:
+                good.append(row)
+        taken = draw(good, context.run.scaled(source.take), context.run.seed, name)
+        counts = {"read": len(good) + len(bad), "bad": len(bad), "taken": len(taken)}
+        context.event("source", name=name, path=source.path, format=source.format, **counts,
+                      reasons=dict(Counter(row.slug for row in bad)))
+        read.sources[name] = {"path": source.path, "format": source.format, **counts}
+        read.good += taken
+        read.bad += bad
+        read.read += len(good) + len(bad)
+        read.not_taken += len(good) - len(taken)
+    return read
+
+
+def _check_template(stage: ImportData) -> None:
+    if not any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data):
+        return
+    missing = [name for name in ("{passage}", "{question}") if name not in stage.passage_prompt]
+    if missing:
+        raise DataError(f"passage_prompt lacks {' and '.join(missing)}", where=f"stage {stage.name}",
+                        found=stage.passage_prompt, expected="a text with {passage} and {question}")
+
+
+def _check_bad(stage: ImportData, read: _Read, bad_path: Path) -> None:
+    if stage.max_bad is not None and len(read.bad) > stage.max_bad * read.read:
+        first = [f"{row.source} row {row.row}: {row.reason}" for row in read.bad[:3]]
+        raise DataError(
+            f"{len(read.bad)} of {read.read} rows are bad ({len(read.bad) / read.read:.1%})",
+            where=f"stage {stage.name}",
+            found=f"{dict(Counter(row.slug for row in read.bad))}, first {'; '.join(first)}",
+            expected=f"at most {stage.max_bad:.1%} (max_bad)",
+            hint=f"all bad rows are in {bad_path}; mend them, correct `format`, or raise max_bad (null: any number)",
+        )
+
+
+def _check_splits(stage: ImportData, splits: dict[str, list[Record]], read: _Read, bad_path: Path) -> None:
+    empty = [name for name, records in splits.items() if not records]
+    if empty:
+        counts = {name: len(records) for name, records in splits.items()}
+        raise DataError(
+            f"split {', '.join(empty)} has no rows", where=f"stage {stage.name}",
+            found=f"{counts} from {read.read} rows read, {len(read.bad)} bad, {read.not_taken} not taken",
+            expected="at least one row in every split",
+            hint=f"bad rows are in {bad_path}; rows of one text, and of texts that overlap, stay in one split by "
+                 "ratio: read more rows (take, scale), or change the split",
+        )
+
+
+def _metrics(splits: dict[str, list[Record]]) -> dict[str, float]:
+    """Rows per split; units (words, CJK characters) of prompts and answers over all splits."""
+    records = [record for rows in splits.values() for record in rows]
+    prompts = [sum(len(units(turn["content"])) for turn in prompt_of(record)) for record in records]
+    answers = [len(units(turn[-1]["content"])) for record in records
+               if (turn := record.conversation()) and turn[-1]["role"] == "assistant"]
+    metrics: dict[str, float] = {f"rows_{name}": len(rows) for name, rows in splits.items()}
+    for name, lengths in (("prompt_words", prompts), ("answer_words", answers)):
+        if lengths:
+            metrics[f"mean_{name}"] = round(sum(lengths) / len(lengths), 2)
+            metrics[f"max_{name}"] = max(lengths)
+    return metrics
+
+
+def _facts(context: StageContext, read: _Read, splits: dict[str, list[Record]]) -> dict[str, Any]:
+    records = [record for rows in splits.values() for record in rows]
+    crossing: Counter[str] = Counter()
+    earlier: list[Record] = []
+    for name, rows in splits.items():
+        overlap = find_overlap(rows, earlier)
+        if overlap:
+            crossing.update(reason for _, reason in overlap.values())
+            context.event("cross_split_overlap", split=name, rows=len(overlap), of=len(rows), examples=[
+                {"row": row, "seen": seen, "reason": reason} for row, (seen, reason) in list(overlap.items())[:20]])
+        earlier += rows
+    return {
+        "sources": read.sources,
+        "types": dict(Counter(record.type for record in records)),
+        "kinds": dict(Counter(str(record.meta["kind"]) for record in records if "kind" in record.meta)),
+        "cross_split_overlap": dict(crossing),
+    }
+
+
+def _example(record: Record) -> dict[str, Any]:
+    """A row for people to look at: long texts cut."""
+    return {key: _cut(value) for key, value in json.loads(record.to_json()).items()}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _EXAMPLE_LIMIT else value[:_EXAMPLE_LIMIT] + "..."
+    if isinstance(value, dict):
+        return {key: _cut(item) for key, item in value.items()}
+    return [_cut(item) for item in value] if isinstance(value, list) else value

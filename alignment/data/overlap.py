@@ -1,0 +1,158 @@
+"""Has a test row been seen? By id, by prompt, by passage, or by runs of words.
+
+The usual contamination check (Brown et al. 2020, arXiv:2005.14165, appendix C) with shorter runs: a row counts as
+seen when at least half of its 8-grams occur in seen rows. Only the test's n-grams are indexed and the seen rows are
+streamed past them, so time grows with the words of both, memory with the test. Does not find paraphrases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from alignment.data.text import passage_text, prompt_of, prompt_text, units
+from alignment.records import Record
+
+COMMON = 50
+"""A run of words in more texts than this is boilerplate (an instruction around each row) and proves nothing; among
+fewer than 4 x COMMON texts the limit is a quarter of them, but at least FEW."""
+FEW = 10
+SHORT = 5
+"""Texts of fewer units are compared as whole prompts only."""
+Gram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is compared of a row; made once where a row is compared often.
+
+    Attributes:
+        prompt, passage: in normal form, without system messages; passage is "" where the row has none.
+        parts: units of passage and question, or of each user turn where there is no passage.
+        name: rows with the same name are about one text.
+    """
+
+    id: str
+    prompt: str
+    passage: str
+    parts: tuple[list[str], ...]
+    name: str
+
+    @classmethod
+    def of(cls, record: Record) -> Text:
+        prompt, passage = prompt_text(record), passage_text(record)
+        if passage:
+            parts = [passage, str(record.meta.get("question", ""))]
+        else:
+            parts = [turn["content"] for turn in prompt_of(record) if turn["role"] == "user"]
+        name = passage or str(record.meta.get("group") or prompt)
+        return cls(record.id, prompt, passage, tuple(units(part) for part in parts), name)
+
+
+def find_overlap(
+    test: Sequence[Record], seen: Sequence[Record], n: int = 8, share: float = 0.5
+) -> dict[str, tuple[str, str]]:
+    """Test id -> (id of a seen row, reason).
+
+    Reasons: `same-id`, `same-prompt`, `same-passage`, `shared-text` (at least `share` of the n-grams of passage and
+    question; the row named is the first to hold most of them). Units are words, CJK characters one by one; system
+    messages do not count. A text under 2n units has too few n-grams: it overlaps when it stands as a whole in a seen
+    text under 4n units, so that short generic questions are not taken for copies of each other.
+    """
+    return find_text_overlap([Text.of(record) for record in test], [Text.of(record) for record in seen], n, share)
+
+
+def find_text_overlap(
+    test: Sequence[Text], seen: Sequence[Text], n: int = 8, share: float = 0.5
+) -> dict[str, tuple[str, str]]:
+    """`find_overlap` of texts that are at hand."""
+    ids = {text.id for text in seen}
+    prompts: dict[str, str] = {}
+    passages: dict[str, str] = {}
+    for text in seen:
+        prompts.setdefault(text.prompt, text.id)
+        passages.setdefault(text.passage, text.id)
+    found: dict[str, tuple[str, str]] = {}
+    rest = []
+    for text in test:
+        if text.id in ids:
+            found[text.id] = (text.id, "same-id")
+        elif text.prompt in prompts:
+            found[text.id] = (prompts[text.prompt], "same-prompt")
+        elif text.passage in passages and text.passage and len(text.parts[0]) >= SHORT:
+            found[text.id] = (passages[text.passage], "same-passage")
+        else:
+            rest.append(text)
+    found.update((test_id, (seen_id, "shared-text")) for test_id, seen_id in _shared(rest, seen, n, share))
+    return {text.id: found[text.id] for text in test if text.id in found}
+
+
+@dataclass
+class _Hits:
+    """An n-gram of the test that seen rows hold: the first of them, and the different texts it occurs in."""
+
+    seen: str
+    texts: set[str] = field(default_factory=set)
+
+    def add(self, name: str) -> None:
+        if len(self.texts) <= COMMON:
+            self.texts.add(name)
+
+
+def _shared(test: Sequence[Text], seen: Sequence[Text], n: int, share: float) -> Iterator[tuple[str, str]]:
+    """(test id, seen id) of rows that share runs of words."""
+    rows = [(text, *_grams(text, n)) for text in test]
+    wanted = set().union(*(grams for _, grams, _ in rows))
+    hits, whole = _stream(seen, wanted, {short for _, _, short in rows if short}, n)
+    limit = min(COMMON, max(FEW, len({text.name for text in chain(test, seen)}) // 4))
+    held = [(text, grams, short, hits.keys() & grams) for text, grams, short in rows]
+    for text, _, _, common in held:
+        for gram in common:
+            hits[gram].add(text.name)
+    for text, grams, short, common in held:
+        telling = [hits[gram].seen for gram in common if len(hits[gram].texts) <= limit]
+        boilerplate = len(common) - len(telling)
+        if telling and len(telling) >= share * (len(grams) - boilerplate):
+            # Sorted, because sets have another order in each process and equal counts are first come, first named.
+            yield text.id, Counter(sorted(telling)).most_common(1)[0][0]
+        elif short in whole:
+            yield text.id, whole[short]
+
+
+def _stream(
+    seen: Iterable[Text], wanted: set[Gram], short: set[Gram], n: int
+) -> tuple[dict[Gram, _Hits], dict[Gram, str]]:
+    """What the seen rows hold of the test's n-grams (hits) and of its short texts (id of the first such row)."""
+    hits: dict[Gram, _Hits] = {}
+    whole: dict[Gram, str] = {}
+    sizes = {len(gram) for gram in short}
+    done: set[str] = set()
+    for text in seen:
+        # A passage with a hundred questions is read once.
+        for part in text.parts[1 if text.passage in done else 0:]:
+            for gram in wanted.intersection(_ngrams(part, n)):
+                hits.setdefault(gram, _Hits(text.id)).add(text.name)
+        if text.passage:
+            done.add(text.passage)
+        if sizes and sum(map(len, text.parts)) < 4 * n:
+            units = list(chain.from_iterable(text.parts))
+            for size in sizes:
+                for gram in short.intersection(_ngrams(units, size)):
+                    whole.setdefault(gram, text.id)
+    return hits, whole
+
+
+def _grams(text: Text, n: int) -> tuple[set[Gram], Gram]:
+    """(n-grams, ()) of a long row; (empty, all its units) of a short one; nothing of one that is too short."""
+    length = sum(map(len, text.parts))
+    if length < 2 * n:
+        return set(), tuple(chain.from_iterable(text.parts)) if length >= SHORT else ()
+    # A short question is asked of many passages; beside a passage only a long one is telling.
+    parts = [part for index, part in enumerate(text.parts) if not text.passage or index == 0 or len(part) >= 2 * n]
+    return {gram for part in parts for gram in _ngrams(part, n)}, ()
+
+
+def _ngrams(part: Sequence[str], n: int) -> Iterator[Gram]:
+    return zip(*(part[start:] for start in range(n)), strict=False)

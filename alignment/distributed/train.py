@@ -1,0 +1,105 @@
+"""A train stage on Ray Train V2: `compute.workers` processes, or this one.
+
+Starts workers, restarts them after a crash (each resumes from the newest complete checkpoint) and collects the
+outcome. Does not know methods, losses or models. Launched by the pipeline or by ray_jobs/train.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from typing import Any
+
+from alignment.context import Outcome, StageContext
+from alignment.distributed.local import ensure_ray
+from alignment.errors import KubeAlignError, StageError
+
+MAX_RESTARTS = 3
+
+
+def train_stage(context: StageContext) -> Outcome:
+    """Body of the stages of kind train."""
+    # Every print would come twice, with noise; failures of a worker are noticed in a fifth of a second, not two.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    compute = context.run.compute
+    if compute.workers:
+        ensure_ray(compute)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"context": context},
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=compute.gpus_per_worker > 0,
+            resources_per_worker={"CPU": compute.cpus_per_worker,
+                                  **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
+            if compute.workers else None,
+        ),
+        run_config=RunConfig(
+            name=context.key,
+            storage_path=str(context.work / "ray") if context.store.is_local else context.store.url_of("work/ray"),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except KubeAlignError:
+        raise
+    except Exception as error:
+        cause = _our_error(error)
+        if cause is not None:
+            raise cause from error
+        raise StageError(f"training failed: {type(error).__name__}: {error}", where=f"stage {context.stage.name}") from error
+    from alignment.training.fit import read_outcome
+
+    if not context.store.is_local and compute.workers:
+        shutil.rmtree(context.out, ignore_errors=True)
+        context.store.pull_work(context.key, "out")
+    return read_outcome(context)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs in every worker process (or in this one, without workers)."""
+    from alignment.training.fit import fit
+
+    context: StageContext = config["context"]
+    context = replace(context, work=context.store.workdir(context.key))
+    workers = context.run.compute.workers
+    fit(context, workers=max(1, workers), callbacks=_reports() if workers else ())
+
+
+def _reports() -> tuple[Any, ...]:
+    """A callback that tells Ray's dashboard the latest metrics at every checkpoint, on all ranks together."""
+    import ray.train
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):  # type: ignore[misc]
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            latest = {k: v for entry in state.log_history[-2:] for k, v in entry.items()}
+            ray.train.report({**latest, "step": state.global_step})
+
+    return (Report(),)
+
+
+def _our_error(error: BaseException) -> KubeAlignError | None:
+    """The user's error inside Ray's wrapping, if there is one: found along causes and in worker failures."""
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        item = queue.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, KubeAlignError):
+            return item
+        queue += [getattr(item, "__cause__", None), getattr(item, "__context__", None), getattr(item, "cause", None)]
+        failures = getattr(item, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None

@@ -1,0 +1,201 @@
+"""What needs a model: answers to the test rows, log-probabilities of the references, reward scores.
+
+One model is in memory at a time. Finished batches are kept in the stage's work folder, so that a killed evaluation
+goes on where it was; the batches are the same each time, since padding changes the last bits of a number. Everything
+is joined by row id. Does not judge text or compare models: results.py does.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignment.config import Evaluate, Sampling
+from alignment.context import StageContext
+from alignment.evaluation.results import Question, without_nan
+from alignment.inference.engine import Draw, Engine, Request, batches
+from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
+from alignment.inference.scoring import RewardScorer, log_probs
+from alignment.progress import track
+from alignment.templates import encode_prompt
+
+
+@dataclass
+class Answers:
+    """One model's work so far, by row id.
+
+    Attributes:
+        answers: {"text", "finished", "tokens"} of each answer.
+        log_probs: (summed log-probability in nats, tokens) of each reference; empty when perplexity is not asked for.
+        seconds: time spent by kind of work, over all attempts.
+    """
+
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    log_probs: dict[str, tuple[float, int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def timing(self) -> dict[str, float]:
+        """Seconds, tokens generated, and their rate."""
+        tokens = sum(answer["tokens"] for answer in self.answers.values())
+        rate = tokens / max(self.seconds.get("generate", 0.0), 1e-9)
+        return {**{name: round(value, 3) for name, value in self.seconds.items()},
+                "tokens": tokens, "tokens_per_second": round(rate, 1)}
+
+
+def too_long(context: StageContext, stage: Evaluate, questions: Sequence[Question]) -> dict[str, int]:
+    """Row id -> prompt tokens, for rows over max_prompt_tokens in the tokenizer of any evaluated model."""
+    longest: dict[str, int] = {}
+    for name in stage.models:
+        tokenizer = load_tokenizer(context.inputs[name].path() / "model", side="left")
+        for question in questions:
+            tokens = len(encode_prompt(tokenizer, question.prompt))
+            longest[question.id] = max(tokens, longest.get(question.id, 0))
+    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}
+
+
+def draw_of(sampling: Sampling, seed: int, row: str) -> Draw:
+    """The draw of one row. It is the same for every model, so that models differ by their weights alone."""
+    source = random.Random(f"{seed}/evaluate/{row}")  # a string seeds by sha512: the same on every machine
+
+    def value(given: float | tuple[float, float]) -> float:
+        return source.uniform(*given) if isinstance(given, tuple) else given
+
+    return Draw(
+        temperature=value(sampling.temperature),
+        top_p=value(sampling.top_p),
+        top_k=source.randint(*sampling.top_k) if isinstance(sampling.top_k, tuple) else sampling.top_k,
+        repetition_penalty=sampling.repetition_penalty,
+        max_new_tokens=sampling.max_new_tokens,
+        seed=source.getrandbits(62),
+    )
+
+
+def answer(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
+    """Answers of model `name` to all questions, and its log-probabilities of their references.
+
+    Raises ModelError when the model cannot be loaded or its logits are not finite.
+    """
+    path = context.work / f"answers-{name}.json"
+    done = _read_answers(path)
+    requests = [Request(q.id, q.prompt, (draw_of(stage.sampling, context.run.seed, q.id),)) for q in questions]
+    waiting = [batch for batch in batches(requests, stage.batch_size) if any(r.id not in done.answers for r in batch)]
+    reused = len(questions) - sum(map(len, waiting))
+    if waiting:
+        _answer_batches(context, stage, name, {q.id: q for q in questions}, waiting, done, path)
+        free_memory()
+    context.event("answers", model=name, rows=len(done.answers), reused=reused, **done.timing())
+    return done
+
+
+def _answer_batches(
+    context: StageContext, stage: Evaluate, name: str, questions: dict[str, Question],
+    waiting: list[list[Request]], done: Answers, path: Path,
+) -> None:
+    artifact, device = context.inputs[name], resolve_device(context.run.compute)
+    with _clock(done.seconds, "load"):
+        model: Any = load_policy(artifact, dtype=resolve_dtype(context.run.compute, device), device=device)
+        tokenizer = load_tokenizer(artifact.path() / "model", side="left")
+    engine = Engine(model, tokenizer)
+    with track(f"{stage.name}: answers of {name}", sum(map(len, waiting)), "answers") as progress:
+        for batch in waiting:
+            with _clock(done.seconds, "generate"):
+                completions = engine.generate(batch, progress.advance)
+            for request, (said,) in zip(batch, completions, strict=True):
+                done.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": len(said.ids)}
+            asked = [questions[request.id] for request in batch] if stage.perplexity else []
+            items = [(q.id, q.prompt, q.reference) for q in asked if q.reference is not None]
+            if items:
+                with _clock(done.seconds, "perplexity"):
+                    found = log_probs(model, tokenizer, [(prompt, text) for _, prompt, text in items])
+                done.log_probs.update(zip((id_ for id_, _, _ in items), found, strict=True))
+            _write(path, vars(done))
+
+
+def reward_scores(
+    context: StageContext, stage: Evaluate, questions: Sequence[Question], texts: dict[str, list[str]]
+) -> dict[str, dict[str, float]]:
+    """Reward model's score of every text, as row id -> text -> score; NaN where the model gives none.
+
+    A text that two models gave to one question is scored once: equal answers tie, whatever batch they were in.
+
+    Args:
+        texts: row id -> texts to score; equal ones count once.
+    """
+    assert stage.score is not None
+    assert stage.score.model is not None
+    path = context.work / "rewards.json"
+    done = {id_: {text: _number(score) for text, score in own.items()} for id_, own in _read(path).items()}
+    requests = [Request(q.id, q.prompt, ()) for q in questions]
+    waiting = [batch for batch in batches(requests, stage.batch_size)
+               if any(text not in done.get(r.id, {}) for r in batch for text in texts[r.id])]
+    began, reused = time.monotonic(), sum(map(len, done.values()))
+    if waiting:
+        _score_batches(context, stage.score.model, waiting, texts, done, path)
+        free_memory()
+    context.event("rewards", model=stage.score.model, scores=sum(map(len, done.values())), reused=reused,
+                  seconds=round(time.monotonic() - began, 3))
+    return done
+
+
+def _score_batches(
+    context: StageContext, name: str, waiting: list[list[Request]], texts: dict[str, list[str]],
+    done: dict[str, dict[str, float]], path: Path,
+) -> None:
+    artifact, device = context.inputs[name], resolve_device(context.run.compute)
+    model = load_reward(artifact, dtype=resolve_dtype(context.run.compute, device), device=device)
+    scorer = RewardScorer(model, load_tokenizer(artifact.path() / "model", side="right"))
+    with track(f"{context.stage.name}: rewards by {name}", sum(map(len, waiting)), "rows") as progress:
+        for batch in waiting:
+            items = [(r.id, r.prompt, text) for r in batch for text in dict.fromkeys(texts[r.id])]
+            scores = scorer.score([(prompt, text) for _, prompt, text in items])
+            for (id_, _, text), score in zip(items, scores, strict=True):
+                done.setdefault(id_, {})[text] = score
+            _write(path, done)
+            progress.advance(len(batch))
+
+
+def free_memory() -> None:
+    """Give back what a model that is out of scope has held, on the GPU too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def _read_answers(path: Path) -> Answers:
+    kept = _read(path)
+    pairs = {id_: (_number(total), tokens) for id_, (total, tokens) in kept.pop("log_probs", {}).items()}
+    return Answers(**kept, log_probs=pairs)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return kept
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """Replace the file whole: a kill leaves the old one or the new one."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,100 @@
+"""Is the test split held out? Finds everything the evaluated models could have seen and compares it with the split.
+
+Seen is: every row set that a training stage learned from or chose its checkpoint by, and every prompt that a
+sample stage answered, anywhere upstream of the evaluated models and of the reward model that scores them. What the
+base model read before it was imported cannot be known here. Reads manifests and row files only, no models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from alignment.artifacts import Artifact
+from alignment.config import Evaluate, inputs_of, rows_refs
+from alignment.context import StageContext
+from alignment.data.overlap import find_overlap
+from alignment.errors import ArtifactError, DataError
+from alignment.records import Record, read_records
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The checked split.
+
+    Attributes:
+        kept: test rows that no stage has seen.
+        dropped: (test row, id of the seen row, reason), in the split's order; empty unless overlap is `drop`.
+        seen: rows compared with, by STAGE/SPLIT.
+    """
+
+    kept: list[Record]
+    dropped: list[tuple[Record, str, str]]
+    seen: dict[str, int]
+
+
+def check_held_out(context: StageContext, stage: Evaluate, test: list[Record]) -> HeldOut:
+    """Compare `test` with everything seen, by id and by text.
+
+    Raises DataError when a row was seen and the stage's overlap is `error`, or when no row is left.
+    """
+    rows = seen_rows(context, stage)
+    where = f"stage {stage.name}, rows {stage.rows}"
+    overlap = find_overlap(test, [record for records in rows.values() for record in records])
+    if overlap and stage.overlap == "error":
+        origin = {record.id: ref for ref, records in rows.items() for record in records}
+        examples = [(test_id, f"{seen_id} of {origin.get(seen_id, 'this run')}", reason)
+                    for test_id, (seen_id, reason) in list(overlap.items())[:3]]
+        raise DataError(
+            f"{len(overlap)} of {len(test)} test rows were seen before", where=where,
+            found=examples, expected="test rows that no earlier stage read, by id and by text",
+            hint="give these rows another split, or set overlap: drop to leave them out of the evaluation",
+        )
+    kept = [record for record in test if record.id not in overlap]
+    if not kept:
+        raise DataError("every test row was seen before, so nothing is left to evaluate", where=where,
+                        found=f"{len(overlap)} rows, seen in {', '.join(rows)}",
+                        expected="at least one row that no earlier stage read",
+                        hint="choose another split for rows; splits by ratio keep rows of one text together")
+    dropped = [(record, *overlap[record.id]) for record in test if record.id in overlap]
+    return HeldOut(kept, dropped, {ref: len(records) for ref, records in rows.items()})
+
+
+def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, list[Record]]:
+    """Rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT."""
+    seen: dict[str, list[Record]] = {}
+    for ref, artifact in _seen_refs(context, stage):
+        path = artifact.path() / "rows" / f"{ref.split('/')[1]}.jsonl"
+        if ref not in seen and path.exists():  # a split that got no rows has no file
+            seen[ref] = read_records(path)
+    return seen
+
+
+def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Artifact]]:
+    """(STAGE/SPLIT, artifact that holds it) for every row set that a stage upstream reads; may repeat."""
+    names = [*stage.models, *([stage.score.model] if stage.score is not None and stage.score.model else [])]
+    waiting = [(name, context.inputs[name]) for name in dict.fromkeys(names)]
+    visited: set[str] = set()
+    while waiting:
+        name, artifact = waiting.pop()
+        if name in visited:
+            continue
+        visited.add(name)
+        upstream = context.run.stage(name)
+        inputs = {source: _input(artifact, source) for source in inputs_of(upstream)}
+        for _, ref in rows_refs(upstream):
+            yield ref, inputs[ref.split("/")[0]]
+        waiting.extend(inputs.items())
+
+
+def _input(artifact: Artifact, name: str) -> Artifact:
+    """The finished artifact that `artifact` was made from; raises ArtifactError when the store lost it."""
+    key = artifact.manifest.inputs.get(name)
+    found = artifact.store.find(key) if key is not None else None
+    if found is None:
+        raise ArtifactError(
+            f"what stage {artifact.manifest.stage} was made from is gone, so the split cannot be checked",
+            where=artifact.url, found=key, expected=f"the artifact of stage {name}",
+            hint="run the whole run again; finished stages that are still there are not made anew",
+        )
+    return found

@@ -1,0 +1,195 @@
+"""The table of an evaluation: measured answers in, `results.json` and flat metrics out. Pure, no torch, no files.
+
+Everything is joined by row id; a position never decides which score belongs to which answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.config import Evaluate
+from alignment.evaluation.metrics import (
+    difference_ci,
+    finite_mean,
+    histogram,
+    mean_ci,
+    perplexity_ci,
+    text_metrics,
+    win_rate,
+    words,
+)
+from alignment.records import Message, Record
+from alignment.rewards import combine
+
+REFERENCE = "reference"
+"""Name of the table line that scores the reference answers themselves."""
+MEANS = ("exact_match", "f1", "rouge_l", "reward", "style", "finished", "words")
+REFERENCE_MEANS = ("reward", "style", "words")
+COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
+"""What win rates are counted by, and the metric's name."""
+Measures = dict[str, float]
+"""One answer's numbers by name: MEANS and `score`; NaN where there is none."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the test split.
+
+    Attributes:
+        prompt: what the models are asked, ending with a user (or tool) turn.
+        reference: the answer whose perplexity is measured, or None.
+        references: every accepted answer, `reference` first (SQuAD rows accept several).
+    """
+
+    record: Record
+    prompt: list[Message]
+    reference: str | None
+    references: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+
+def question_of(record: Record) -> Question:
+    """Take question and reference out of a record of any type; an unwanted completion is no reference."""
+    prompt, reference = record.prompt, record.completion
+    if record.type == "messages":
+        answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
+        prompt = record.messages[:-1] if answered else record.messages
+        reference = record.messages[-1]["content"] if answered else None
+    elif record.label is False:
+        reference = None
+    more = record.meta.get("references") or []
+    every = [text for text in [reference, *more] if isinstance(text, str)]
+    return Question(record, prompt, reference, tuple(dict.fromkeys(every)))
+
+
+def measure(
+    question: Question, text: str, finished: bool, *, reward: float, style: float, stage: Evaluate
+) -> Measures:
+    """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
+    return {
+        **text_metrics(text, question.references, stage.answer_pattern),
+        "reward": reward,
+        "style": style,
+        "score": math.nan if stage.score is None else combine(stage.score, style, reward),
+        "finished": float(finished),
+        "words": float(len(words(text))),
+    }
+
+
+class Table:
+    """Measures of all models over the same rows, with the summaries made from them.
+
+    Args:
+        questions: the test rows, in the split's order.
+        measures: model (and maybe REFERENCE) -> row id -> numbers. The reference line may lack rows.
+        perplexity: model -> row id -> (summed log-probability in nats, tokens) of the reference.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        stage: Evaluate,
+        questions: Sequence[Question],
+        measures: dict[str, dict[str, Measures]],
+        perplexity: dict[str, dict[str, tuple[float, int]]],
+        seed: int,
+    ) -> None:
+        self.stage, self.questions, self.measures, self.perplexity = stage, questions, measures, perplexity
+        self.draws = {"resamples": stage.bootstrap, "seed": seed}
+
+    def column(self, model: str, metric: str) -> list[float]:
+        """One number per row, in the order of the rows."""
+        measured = self.measures[model]
+        return [measured[q.id][metric] if q.id in measured else math.nan for q in self.questions]
+
+    def results(self) -> dict[str, Any]:
+        """What results.json holds; undefined numbers are None."""
+        scores = {model: self.column(model, "reward") for model in self.measures}
+        table = {
+            "rows": len(self.questions),
+            "models": {model: dict(self._line(model)) for model in self.measures},
+            "compare": list(self._comparisons()),
+            "differences": list(self._differences()),
+            "by_kind": self._by_kind(),
+            "reward_histogram": histogram(scores),
+            "answer_pattern": self.stage.answer_pattern,
+        }
+        cleaned: dict[str, Any] = without_nan(table)
+        return cleaned
+
+    def _line(self, model: str) -> Iterator[tuple[str, dict[str, float]]]:
+        for metric in REFERENCE_MEANS if model == REFERENCE else MEANS:
+            if self._asked(metric):
+                yield metric, mean_ci(self.column(model, metric), **self.draws)._asdict()
+        if model in self.perplexity:
+            pairs = list(self.perplexity[model].values())
+            interval = perplexity_ci([p[0] for p in pairs], [p[1] for p in pairs], **self.draws)
+            yield "perplexity", interval._asdict()
+
+    def _asked(self, metric: str) -> bool:
+        score = self.stage.score
+        if metric == "reward":
+            return score is not None and score.model is not None
+        if metric == "style":
+            return score is not None and score.function is not None
+        return metric != "score" or score is not None
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """[challenger, baseline] pairs: as asked, or every later model against the first."""
+        first, *later = self.stage.models
+        return self.stage.compare or tuple((model, first) for model in later)
+
+    def _comparisons(self) -> Iterator[dict[str, Any]]:
+        for challenger, baseline in self.pairs():
+            for by in filter(self._asked, COMPARED):
+                result = win_rate(self.column(challenger, by), self.column(baseline, by), **self.draws)
+                yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict()}
+
+    def _differences(self) -> Iterator[dict[str, Any]]:
+        for challenger, baseline in self.pairs():
+            for metric in filter(self._asked, ("exact_match", "f1", "style")):
+                interval = difference_ci(self.column(challenger, metric), self.column(baseline, metric), **self.draws)
+                yield {"challenger": challenger, "baseline": baseline, "metric": metric, **interval._asdict()}
+
+    def _by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
+        kinds = dict.fromkeys(kind for q in self.questions if (kind := kind_of(q.record)) is not None)
+        return {kind: {model: self._kind_line(model, kind) for model in self.stage.models} for kind in kinds}
+
+    def _kind_line(self, model: str, kind: str) -> dict[str, float]:
+        ids = [q.id for q in self.questions if kind_of(q.record) == kind]
+        line = {
+            metric: finite_mean([self.measures[model][id_][metric] for id_ in ids])
+            for metric in filter(self._asked, ("exact_match", "f1", "style"))
+        }
+        return {**line, "n": len(ids)}
+
+
+def kind_of(record: Record) -> str | None:
+    """The row's kind as text, or None."""
+    kind = record.meta.get("kind")
+    return None if kind is None else str(kind)
+
+
+def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """Metrics of the manifest by flat name, and the names of those left out because they are undefined."""
+    named = {f"{model}.{metric}": cell["value"] for model, line in results["models"].items()
+             for metric, cell in line.items()}
+    for pair in results["compare"]:
+        named[f"{pair['challenger']}_vs_{pair['baseline']}.{COMPARED[pair['by']]}"] = pair["rate"]
+    return ({name: value for name, value in named.items() if value is not None},
+            [name for name, value in named.items() if value is None])
+
+
+def without_nan(value: Any) -> Any:
+    """A copy in which every number that JSON cannot hold (NaN, infinities) is None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,166 @@
+"""Text generation with transformers: N answers per prompt from one prefill, each row with its own parameters.
+
+A prompt is read once, its keys and values are handed to all its answers, and rows that have ended leave the batch.
+Token ids come from `templates`. Works on one batch at a time; the caller makes batches (`batches`) and owns devices.
+Does not load models, score or write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.errors import DataError
+from alignment.inference.cache import grouped_attention, roomy_cache
+from alignment.inference.sampling import Draw, RowParameters, sample
+from alignment.records import Message
+from alignment.templates import encode_prompt, stop_ids
+
+__all__ = ["Completion", "Draw", "Engine", "Request", "batches", "left_padded", "positions"]
+
+COMPACT_AT = 0.25
+"""Share of ended rows at which the batch is made smaller: less often wastes rows, more often copies the cache."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and the draws of its answers, one answer each."""
+
+    id: str
+    prompt: list[Message]
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer. `ids` are without the stop token; `finished` is False when max_new_tokens cut it."""
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
+def batches(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
+    """Batches of requests of similar length, the longest first: what does not fit in memory shows at once.
+
+    By characters, then id, so that the same requests always make the same batches.
+    """
+    def size(request: Request) -> tuple[int, str]:
+        return -sum(len(message["content"]) for message in request.prompt), request.id
+
+    ordered = sorted(requests, key=size)
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+@dataclass
+class _Row:
+    """One answer in the making."""
+
+    draw: Draw
+    ids: list[int] = field(default_factory=list)
+    finished: bool = False
+    ended: bool = False
+
+    def take(self, token: int, stops: frozenset[int]) -> bool:
+        """Add a token; returns whether the row ended by it."""
+        if self.ended:
+            return False
+        if token in stops:
+            self.finished = True
+        else:
+            self.ids.append(token)
+        self.ended = self.finished or len(self.ids) >= self.draw.max_new_tokens
+        return self.ended
+
+
+class Engine:
+    """Generates with one model.
+
+    Args:
+        model: a causal language model in eval mode, on the device it shall compute on.
+        tokenizer: of the same model folder, with its chat template.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.stops = frozenset(stop_ids(tokenizer))
+
+    def generate(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        """Answers to one batch of requests: for each request one Completion per draw, in order.
+
+        Args:
+            on_progress: called with the number of answers that have just ended.
+
+        Raises:
+            DataError: a request without draws, or a prompt without tokens.
+            ModelError: the model gives logits that are not finite.
+        """
+        prompts = [encode_prompt(self.tokenizer, request.prompt) for request in requests]
+        for request, ids in zip(requests, prompts, strict=True):
+            if not ids or not request.draws:
+                raise DataError("a request needs a prompt and at least one draw", where=f"row {request.id}",
+                                found={"tokens": len(ids), "draws": len(request.draws)})
+        rows = [[_Row(draw) for draw in request.draws] for request in requests]
+        if rows:
+            with torch.inference_mode(), grouped_attention(self.model):
+                self._decode(prompts, rows, on_progress or (lambda ended: None))
+        return [
+            [Completion(self.tokenizer.decode(row.ids, skip_special_tokens=True), row.ids, row.finished) for row in own]
+            for own in rows
+        ]
+
+    def _decode(self, prompts: list[list[int]], rows: list[list[_Row]], on_progress: Callable[[int], None]) -> None:
+        device = self.model.device
+        active = [row for own in rows for row in own]
+        steps = max(row.draw.max_new_tokens for row in active)
+        ids, prompt_mask = left_padded(prompts, device)
+        width = ids.shape[1]
+        cache = roomy_cache(self.model, width + steps)
+        logits = self.model(
+            input_ids=ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask), past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]
+        owner = torch.repeat_interleave(torch.tensor([len(own) for own in rows], device=device))
+        cache.batch_select_indices(owner)
+        logits, lengths = logits[owner], prompt_mask.sum(-1)[owner]
+        # Room for the whole answer: generated tokens always count, and where the prompt is padded the history
+        # repeats the prompt's last token, since a padding id would be penalized as if it had been said.
+        mask = torch.cat([prompt_mask[owner], prompt_mask.new_ones(len(active), steps)], 1)
+        said = ids.where(prompt_mask == 1, ids[:, -1:])[owner]
+        history = torch.cat([said, said.new_zeros(len(active), steps)], 1)
+        parameters = RowParameters.of([row.draw for row in active], device, logits.shape[-1])
+        for step in range(steps):
+            tokens = sample(logits, history[:, : width + step], parameters, step)
+            on_progress(sum([row.take(token, self.stops) for row, token in zip(active, tokens.tolist(), strict=True)]))
+            live = [index for index, row in enumerate(active) if not row.ended]
+            if not live:
+                return
+            history[:, width + step] = tokens
+            if len(live) <= (1 - COMPACT_AT) * len(active):
+                kept = torch.tensor(live, device=device)
+                cache.batch_select_indices(kept)
+                active, parameters = [active[index] for index in live], parameters.select(kept)
+                tokens, lengths, mask, history = tokens[kept], lengths[kept], mask[kept], history[kept]
+            logits = self.model(
+                input_ids=tokens[:, None], attention_mask=mask[:, : width + step + 1],
+                position_ids=(lengths + step)[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1,
+            ).logits[:, -1]
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both [prompts, longest]; padding holds id 0, which the mask hides."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids of a padded batch: the first real token of each row is 0."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,103 @@
+"""kubealign.json: what a model folder is (policy or reward, full or adapter, on which base, with which template).
+
+Reads and writes that file and finds the folder with the full weights; loads no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment import templates
+from alignment.artifacts import Artifact
+from alignment.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INFO = "kubealign.json"
+
+
+def write_info(
+    model_dir: Path,
+    *,
+    role: str,
+    form: str,
+    base: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    template_name: str | None = None,
+) -> dict[str, Any]:
+    """Write kubealign.json beside the weights and return what it says.
+
+    Args:
+        role: policy or reward.
+        form: full or adapter.
+        base: key of the artifact whose full weights an adapter stands on.
+        template_name: default: the shipped template with this text, else "own".
+    """
+    text = str(tokenizer.get_chat_template())
+    info = {
+        "role": role, "form": form, "base": base,
+        "template": {"name": template_name or templates.name_of(text), "hash": templates.template_hash(text)},
+    }
+    (model_dir / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    return info
+
+
+def read_info(model_dir: Path) -> dict[str, Any]:
+    """kubealign.json of a model folder. Raises ModelError when it is missing or broken."""
+    try:
+        info = json.loads((model_dir / INFO).read_text(encoding="utf-8"))
+        _ = info["role"], info["form"], info["base"], info["template"]["name"], info["template"]["hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"no usable {INFO}: {error}", where=str(model_dir),
+                         expected="a model folder made by an import or train stage") from error
+    return dict(info)
+
+
+def model_info(artifact: Artifact) -> dict[str, Any]:
+    """{"role", "form", "base", "template": {"name", "hash"}} of an artifact's model."""
+    return read_info(artifact.path() / "model")
+
+
+def template_of(artifact: Artifact) -> dict[str, str]:
+    """{"name", "hash"} of the chat template that an artifact's model was made with."""
+    return dict(model_info(artifact)["template"])
+
+
+def base_key(artifact: Artifact) -> str:
+    """Key of the artifact with the full weights: its own, or the one its adapter stands on."""
+    info = model_info(artifact)
+    return artifact.key if info["form"] == "full" else str(info["base"])
+
+
+def base_folder(artifact: Artifact) -> Path:
+    """Local model folder with the full weights of `artifact`. Raises ModelError when the base is gone."""
+    key = base_key(artifact)
+    if key == artifact.key:
+        return artifact.path() / "model"
+    base = artifact.store.find(key)
+    if base is None:
+        raise ModelError("the full weights that the adapter stands on are not in the store", where=artifact.url,
+                         found=key, expected=f"an artifact at {artifact.store.url_of(f'artifacts/{key}')}",
+                         hint="run the stage that makes it again")
+    if model_info(base)["form"] != "full":
+        raise ModelError("an adapter stands on another adapter", where=artifact.url, found=key,
+                         expected="an import-model or full-training artifact")
+    return base.path() / "model"
+
+
+def check_template(artifact_dir: Path) -> None:
+    """Raise ModelError when the chat template is not the one the model was trained with.
+
+    Args:
+        artifact_dir: an artifact's folder, or the model folder in it.
+    """
+    folder = artifact_dir / "model" if (artifact_dir / "model").is_dir() else artifact_dir
+    expected, path = read_info(folder)["template"], folder / "chat_template.jinja"
+    found = templates.template_hash(path.read_text(encoding="utf-8")) if path.exists() else "no file"
+    if found != expected["hash"]:
+        raise ModelError("the chat template is not the one this model was made with", where=str(path), found=found,
+                         expected=f"hash {expected['hash']} (template {expected['name']})",
+                         hint="restore the file, or import the model again with the template you want")

@@ -1,0 +1,215 @@
+"""Execute a run stage by stage: finished ones are left alone, the others are made under a lease.
+
+Everything that decides lies in the store: this process may be killed at any moment and started again, here or
+elsewhere. Does not know what stages do: a body is found by the stage's type and called with a context.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import yaml
+
+from alignment import __version__
+from alignment.artifacts import Artifact, Manifest, Store
+from alignment.config import (
+    AnyStage,
+    Evaluate,
+    ImportData,
+    ImportModel,
+    Run,
+    Sample,
+    Verdict,
+    inputs_of,
+    judge,
+)
+from alignment.context import Outcome, StageContext
+from alignment.errors import ConfigError, KubeAlignError, StageError
+from alignment.pipeline.keys import Key, keys
+from alignment.progress import console
+
+Body = Callable[[StageContext], Outcome]
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "ray", "datasets", "accelerate")
+
+
+@dataclass
+class RunResult:
+    """What a run left behind: artifacts by stage (None: not made), aims held against the metrics, the report."""
+
+    artifacts: dict[str, Artifact | None]
+    verdicts: list[Verdict] = field(default_factory=list)
+    report: str = ""
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return all(artifact is not None for artifact in self.artifacts.values())
+
+
+def body_of(stage: AnyStage) -> Body:
+    """The function that makes a stage; imported here, so that heavy libraries load only when something is made."""
+    if isinstance(stage, ImportModel):
+        path = "alignment.inference.import_model:import_model"
+    elif isinstance(stage, ImportData):
+        path = "alignment.data.import_data:import_data"
+    elif isinstance(stage, Sample):
+        path = "alignment.distributed.sample:sample_stage"
+    elif isinstance(stage, Evaluate):
+        path = "alignment.evaluation.evaluate:evaluate"
+    else:
+        path = "alignment.distributed.train:train_stage"
+    module, _, name = path.partition(":")
+    body: Body = getattr(importlib.import_module(module), name)
+    return body
+
+
+def status(run: Run) -> dict[str, Artifact | None]:
+    """Finished artifacts of a run by stage name; None where there is none yet."""
+    store = Store(run.store)
+    return {name: store.find(key.key) for name, key in keys(run).items()}
+
+
+def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") -> RunResult:
+    """Make every unfinished stage in order, then the report.
+
+    Args:
+        only: make this stage alone; the stages it reads must be finished.
+        run_file: as the user typed it, for the commands in the report.
+
+    Raises:
+        KubeAlignError: the stage that could not be made; stages before it stay finished.
+    """
+    began = time.monotonic()
+    store, known = Store(run.store), keys(run)
+    if only is not None and only not in known:
+        raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))
+    store.write_run_file(run.name, "run.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    for stage in run.stages:
+        if only is None or stage.name == only:
+            make_stage(run, stage, store, known)
+    artifacts = {name: store.find(key.key) for name, key in known.items()}
+    return RunResult(
+        artifacts, verdicts(run, artifacts), write_report(run, run_file, artifacts), time.monotonic() - began
+    )
+
+
+def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -> Artifact:
+    """The finished artifact of a stage: found, waited for, or made."""
+    key = known[stage.name]
+    label = f"[bold]{stage.name}[/] [dim]{key.key.rsplit('-', 1)[1]}[/]"
+    found = store.find(key.key)
+    if found is not None:
+        console.print(f"[green]=[/] {label} finished before")
+        store.sweep_work(key.key)
+        return found
+    with store.lease(key.key, waiting=lambda sentence: console.print(f"[yellow]…[/] {label} {sentence}")) as lease:
+        found = store.find(key.key)
+        if found is not None:
+            console.print(f"[green]=[/] {label} finished by another process")
+            return found
+        inputs = {name: _input(store, known[name].key, stage.name, name) for name in inputs_of(stage)}
+        console.print(f"[cyan]>[/] {label} {describe(stage)}")
+        context = StageContext(run, stage, store, key.key, key.digest, inputs, store.workdir(key.key))
+        started, clock = time.time(), time.monotonic()
+        outcome = _call(context)
+        manifest = Manifest(
+            key=key.key, digest=key.digest, stage=stage.name, kind=stage.kind,
+            config=stage.model_dump(mode="json"), inputs={name: artifact.key for name, artifact in inputs.items()},
+            files={}, rows=outcome.rows, metrics=outcome.metrics, facts={"seed": run.seed, **outcome.facts},
+            versions=versions(), started=_stamp(started), finished=_stamp(time.time()),
+            seconds=round(time.monotonic() - clock, 2),
+        )
+        artifact = store.publish(manifest, context.out, lease)
+        store.clear_work(key.key)
+    console.print(f"[green]+[/] {label} {summary(artifact)}")
+    return artifact
+
+
+def verdicts(run: Run, artifacts: dict[str, Artifact | None]) -> list[Verdict]:
+    """The run's aims held against the metrics of all finished stages."""
+    metrics = {
+        f"{name}.{metric}": value
+        for name, artifact in artifacts.items() if artifact is not None
+        for metric, value in artifact.manifest.metrics.items()
+    }
+    return [judge(aim, metrics) for aim in run.parsed_aims()]
+
+
+def write_report(run: Run, run_file: str, artifacts: dict[str, Artifact | None] | None = None) -> str:
+    """Render the report of what is finished and write it beside the run; returns its path or URL."""
+    from alignment.report import render
+
+    artifacts = status(run) if artifacts is None else artifacts
+    page = render(run, artifacts, run_file, _stamp(time.time()))
+    return Store(run.store).write_run_file(run.name, "report.html", page)
+
+
+def describe(stage: AnyStage) -> str:
+    """A few words on what a stage does, for the terminal."""
+    if isinstance(stage, ImportModel):
+        return f"import model ({stage.model.source})"
+    if isinstance(stage, ImportData):
+        return f"import data ({', '.join(source.format for source in stage.data)})"
+    if isinstance(stage, Sample):
+        return f"sample {stage.n} answers per prompt of {stage.model}, {stage.pairs}"
+    if isinstance(stage, Evaluate):
+        return f"evaluate {', '.join(stage.models)} on {stage.rows}"
+    return f"train {stage.method} ({stage.strategy.kind}) from {stage.model} on {', '.join(stage.rows)}"
+
+
+def summary(artifact: Artifact) -> str:
+    """One line on a finished stage: time, rows, the metrics that say most."""
+    manifest = artifact.manifest
+    rows = ", ".join(f"{count} {name}" for name, count in manifest.rows.written.items())
+    dropped = sum(manifest.rows.dropped.values())
+    shown = [f"{name} {value:.4g}" for name, value in manifest.metrics.items()
+             if name.startswith(("eval_", "train_", "parameters", "mean_score", "best_score"))]
+    parts = [f"{manifest.seconds:.1f} s", rows, f"{dropped} left out" if dropped else "", *shown[:6]]
+    return ", ".join(part for part in parts if part)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, the platform and the libraries that decide numbers."""
+    found = {"kubealign": __version__, "python": platform.python_version(), "platform": platform.machine()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _input(store: Store, key: str, stage: str, name: str) -> Artifact:
+    artifact = store.find(key)
+    if artifact is None:
+        raise StageError(f"the stage it reads, {name}, is not finished", where=f"stage {stage}", found=key,
+                         expected="a finished artifact", hint=f"run without --stage, or run --stage {name} first")
+    return artifact
+
+
+def _call(context: StageContext) -> Outcome:
+    # What an earlier, killed attempt was about to publish is not trusted; what it kept beside it is.
+    shutil.rmtree(context.out, ignore_errors=True)
+    context.out.mkdir(parents=True)
+    try:
+        return body_of(context.stage)(context)
+    except KubeAlignError as error:
+        if error.where is None:
+            error.where = f"stage {context.stage.name}"
+        raise
+    except OSError as error:
+        if error.errno is not None and os.strerror(error.errno) in str(error):
+            raise StageError(f"the file system refused: {error}", where=f"stage {context.stage.name}",
+                             hint="look at free space and permissions of the store, then run again to resume") from error
+        raise
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,37 @@
+"""What arithmetic this machine will use, as far as it shows without torch.
+
+The stage itself decides with torch in hand; this is for estimates only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from alignment.config import Compute
+from alignment.planner.estimate import BFLOAT16, FLOAT32
+
+_CPUINFO = Path("/proc/cpuinfo")
+_NVIDIA = Path("/proc/driver/nvidia/version")
+
+
+def device(compute: Compute) -> Literal["cpu", "cuda"]:
+    """Where the run will compute: what it says, else a GPU where its driver is loaded."""
+    if compute.device != "auto":
+        return compute.device
+    return "cuda" if compute.gpus_per_worker > 0 or _NVIDIA.exists() else "cpu"
+
+
+def value_bytes(compute: Compute) -> int:
+    """Bytes of a frozen weight: bfloat16 where the hardware computes it natively, else float32."""
+    if compute.dtype != "auto":
+        return FLOAT32 if compute.dtype == "float32" else BFLOAT16
+    return BFLOAT16 if device(compute) == "cuda" or _native_bfloat16() else FLOAT32
+
+
+def _native_bfloat16() -> bool:
+    try:
+        flags = _CPUINFO.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,157 @@
+"""How many rows a stage will read and how long they are, in tokens.
+
+Counted from a finished artifact, else from the source files. Tokens are the tokenizer's own where the model is
+imported (and `tokenizers` is installed), else a character count over `CHARS_PER_TOKEN`. The chat template's own
+tokens are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from alignment.artifacts import Artifact
+from alignment.config import ImportData, Run, Sample, splits_of
+from alignment.config.stages import FieldSplit
+from alignment.data.import_data import draw, source_names
+from alignment.data.splits import by_field, by_ratio
+from alignment.records import Record, read_records
+from alignment.records.importers import BadRow, Options, Seen, read_source
+
+CHARS_PER_TOKEN = 4
+"""English text under a byte-pair vocabulary of 30,000 to 150,000; other languages have fewer."""
+Lengths = Callable[[Sequence[str]], list[int]]
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows and their mean lengths in tokens.
+
+    Attributes:
+        rows: how many.
+        prompt, answer, rejected: mean tokens of each part; 0 where rows have no such part.
+        longest: tokens of the longest row, prompt and longer answer.
+        counted: False where the lengths are an estimate.
+        known: False where the number of rows is one.
+    """
+
+    rows: float
+    prompt: float = 0.0
+    answer: float = 0.0
+    rejected: float = 0.0
+    longest: float = 0.0
+    counted: bool = False
+    known: bool = True
+
+
+@dataclass
+class Preview:
+    """Rows of an import that has not run: by split, and those that are bad; `read` counts all."""
+
+    splits: dict[str, list[Record]] = field(default_factory=dict)
+    bad: list[BadRow] = field(default_factory=list)
+    read: int = 0
+
+
+def by_characters(texts: Sequence[str]) -> list[int]:
+    """Estimated tokens of each text."""
+    return [-(-len(text) // CHARS_PER_TOKEN) for text in texts]
+
+
+def by_tokenizer(model: Path) -> Lengths | None:
+    """Token counts under a model folder's tokenizer.json, or None where it or the library is missing."""
+    file = model / "tokenizer.json"
+    if not file.exists():
+        return None
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    tokenizer: Any = Tokenizer.from_file(str(file))
+    return lambda texts: [len(item.ids) for item in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def measure(records: Sequence[Record], lengths: Lengths, counted: bool) -> RowSet:
+    """Lengths of records; the last assistant turn of a conversation counts as its answer."""
+    if not records:
+        return RowSet(0, counted=counted)
+    prompts, answers, rejected = [], [], []
+    for record in records:
+        turns = [message["content"] for message in record.conversation()]
+        answer = turns.pop() if record.completion is not None or record.messages else ""
+        prompts.append("\n".join(turns))
+        answers.append(answer)
+        rejected.append(record.rejected or "")
+    p, a, r = lengths(prompts), lengths(answers), lengths(rejected)
+    return RowSet(
+        len(records), sum(p) / len(p), sum(a) / len(a), sum(r) / len(r),
+        longest=max(x + max(y, z) for x, y, z in zip(p, a, r, strict=True)), counted=counted,
+    )
+
+
+def of_artifact(artifact: Artifact, splits: Iterable[str], lengths: Lengths | None) -> dict[str, RowSet]:
+    """Each split of a finished import or sample stage."""
+    folder = artifact.path() / "rows"
+    found = {}
+    for split in splits:
+        file = folder / f"{split}.jsonl"
+        records = read_records(file) if file.exists() else []
+        found[split] = measure(records, lengths or by_characters, lengths is not None)
+    return found
+
+
+def preview(run: Run, stage: ImportData) -> Preview:
+    """What an import stage will write, from its files; nothing is written.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    options = Options(stage.system, stage.passage_prompt)
+    if isinstance(stage.split, FieldSplit):
+        options = replace(options, split_field=stage.split.field, splits=stage.split.names)
+    made, taken, seen = Preview(), list[Record](), Seen()
+    for source, name in zip(stage.data, source_names(stage.data), strict=True):
+        good: list[Record] = []
+        for row in read_source(source.path, source.format, name, options, source.columns, seen):
+            if isinstance(row, BadRow):
+                made.bad.append(row)
+            else:
+                good.append(row)
+            made.read += 1
+        taken += draw(good, run.scaled(source.take), run.seed, name)
+    if isinstance(stage.split, FieldSplit):
+        made.splits = by_field(taken, stage.split.names)
+    else:
+        made.splits, _ = by_ratio(taken, stage.split.ratios, run.seed)
+    return made
+
+
+def of_sources(run: Run, stage: ImportData, lengths: Lengths | None) -> dict[str, RowSet]:
+    """Each split of an import that has not run. Raises DataError when a file cannot be read."""
+    return {name: measure(records, lengths or by_characters, lengths is not None)
+            for name, records in preview(run, stage).splits.items()}
+
+
+def of_sample(run: Run, stage: Sample, prompts: RowSet) -> dict[str, RowSet]:
+    """The most that an unfinished sample stage can write: every prompt pairs up, every answer is of full length."""
+    take = run.scaled(stage.take)
+    asked = prompts.rows if take is None else min(prompts.rows, take)
+    new = stage.sampling.max_new_tokens
+    one = RowSet(asked, prompts.prompt, new, longest=prompts.longest + new, known=False)
+    samples = replace(one, rows=asked * stage.n, known=prompts.known)
+    made = {"best": one, "pairs": replace(one, rejected=new), "samples": samples}
+    return {name: made[name] for name in splits_of(stage)}
+
+
+def together(sets: Sequence[RowSet]) -> RowSet:
+    """Several row sets read one after the other."""
+    rows = sum(s.rows for s in sets)
+    if not rows:
+        return RowSet(0, counted=all(s.counted for s in sets), known=all(s.known for s in sets))
+    return RowSet(
+        rows, prompt=sum(s.prompt * s.rows for s in sets) / rows, answer=sum(s.answer * s.rows for s in sets) / rows,
+        rejected=sum(s.rejected * s.rows for s in sets) / rows,
+        longest=max(s.longest for s in sets), counted=all(s.counted for s in sets), known=all(s.known for s in sets),
+    )

@@ -1,0 +1,147 @@
+"""Importers: foreign files to records, row by row; a row that cannot be used comes out as a BadRow.
+
+`read_source` reads one file of a named format; `import_rows` is the same from rows in memory, a pure generator.
+Every row read is given back, as a Record or as a BadRow. Does not draw, split or write: `alignment.data` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from alignment.errors import DataError
+from alignment.records.importers import chat, passages, ranked
+from alignment.records.importers.checks import Seen, check, squeeze
+from alignment.records.importers.columns import format_of, read_columns
+from alignment.records.importers.files import load_json, read_rows
+from alignment.records.importers.ranked import join_transcript, split_transcript
+from alignment.records.importers.rows import BadRow, Row, RowError, expect
+from alignment.records.types import Record
+
+__all__ = [
+    "FORMATS", "PASSAGE_FORMATS", "BadRow", "Options", "Row", "Seen", "import_rows", "join_transcript", "read_source",
+    "split_transcript", "squeeze",
+]
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
+    "messages": chat.messages,
+    "prompt-completion": chat.prompt_completion,
+    "preference": chat.preference,
+    "unpaired": chat.unpaired,
+    "prompt-only": chat.prompt_only,
+    "alpaca": chat.alpaca,
+    "sharegpt": chat.sharegpt,
+    "sharegpt-preference": chat.sharegpt_preference,
+    "hh-transcript": ranked.hh_transcript,
+    "pandalm": ranked.pandalm,
+    "stack-exchange-paired": ranked.stack_exchange_paired,
+    "passage-qa": passages.passage_qa,
+    "squad": passages.squad,
+    "boolq": passages.boolq,
+    "drop": passages.drop,
+    "hotpotqa": passages.hotpotqa,
+    "musique": passages.musique,
+}
+"""Format -> one raw row to a record. `columns` is not here: it becomes one of these."""
+PASSAGE_FORMATS = frozenset({"passage-qa", "squad", "boolq", "drop", "hotpotqa", "musique"})
+_NESTED = {"squad": passages.squad_rows, "drop": passages.drop_rows}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a stage asks of every source.
+
+    Attributes:
+        system: system message put before prompts that have none.
+        passage_prompt: user message of the passage formats, with {passage} and {question}.
+        split_field: field of the file that names the row's split; kept in meta.split.
+        splits: the names that are allowed there.
+    """
+
+    system: str | None = None
+    passage_prompt: str = "{passage}\n\n{question}"
+    split_field: str | None = None
+    splits: tuple[str, ...] = ()
+
+
+def read_source(
+    path: str,
+    format: str,
+    name: str,
+    options: Options = Options(),
+    columns: dict[str, str] | None = None,
+    seen: Seen | None = None,
+) -> Iterator[Record | BadRow]:
+    """Records and bad rows of one file, in the file's order.
+
+    Args:
+        path: file or fsspec URL.
+        format: a key of FORMATS, or `columns`.
+        name: the source's name; ids are NAME-ID, or NAME-NUMBER where the file gives no id.
+        columns: for format columns, our field -> the file's column.
+        seen: shared between sources, so that a row which two files hold is kept once.
+
+    Raises:
+        DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
+    """
+    rows: Iterable[Row | BadRow]
+    if format == "columns":
+        format = format_of(columns or {}, path)
+        rows = read_columns(path, columns or {}, name, options.split_field)
+    elif format in _NESTED:
+        rows = [Row(number, value) for number, value in enumerate(_NESTED[format](load_json(path), path), start=1)]
+        if not rows:
+            raise DataError("the file holds no rows", where=path, expected="at least one question")
+    else:
+        rows = read_rows(path, name)
+    return import_rows(rows, format, name, options, seen)
+
+
+def import_rows(
+    rows: Iterable[Row | BadRow], format: str, name: str, options: Options = Options(), seen: Seen | None = None
+) -> Iterator[Record | BadRow]:
+    """Raw rows -> records and bad rows, one for each, in order."""
+    parse, seen = FORMATS[format], seen or Seen()
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            value = expect(row.value, dict, "the row")
+            record = _finish(parse(value), value, row.number, format, name, options)
+            check(record)
+            seen.add(record)
+        except RowError as error:
+            yield BadRow(name, row.number, str(error), row.raw)
+        else:
+            yield record
+
+
+def _finish(
+    record: Record, row: dict[str, Any], number: int, format: str, name: str, options: Options
+) -> Record:
+    """Add what no format knows: id, source, split, the passage's user message, the system message."""
+    meta = {**record.meta, "source": name}
+    if options.split_field is not None:
+        meta["split"] = _split(row, options)
+    prompt, messages = record.prompt, record.messages
+    if format in PASSAGE_FORMATS:
+        prompt = [chat.user(passages.fill(options.passage_prompt, meta["passage"], meta["question"]))]
+    if options.system is not None:
+        system = [{"role": "system", "content": options.system}]
+        if prompt and prompt[0]["role"] != "system":
+            prompt = system + prompt
+        if messages and messages[0]["role"] != "system":
+            messages = system + messages
+    return replace(record, id=f"{name}-{record.id or number}", prompt=prompt, messages=messages, meta=meta)
+
+
+def _split(row: dict[str, Any], options: Options) -> str:
+    value = row.get(options.split_field or "")
+    if value is None:
+        raise RowError("missing-field", f"{options.split_field}, which names the row's split")
+    if str(value) not in options.splits:
+        raise RowError("unknown-split", f"{options.split_field} is {value!r}, expected one of "
+                                        f"{', '.join(options.splits)}")
+    return str(value)

@@ -1,0 +1,154 @@
+"""Questions about a passage: our own passage-qa rows, SQuAD, BoolQ, DROP, HotpotQA, MuSiQue.
+
+One function per format, raw row -> Record without a prompt: the user message is built from meta.passage and
+meta.question by `fill`. Nested files are flattened first (`squad_rows`, `drop_rows`). meta holds group, passage,
+question, kind, and references: every accepted answer (the completion is the first).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from alignment.errors import DataError
+from alignment.records.importers.rows import RowError, expect, extras, get, optional_text, row_id, text
+from alignment.records.types import Record
+
+
+def fill(template: str, passage: str, question: str) -> str:
+    """Put both texts into `template`; only {passage} and {question} count, braces elsewhere stay as they are."""
+    # One split per field, joined at the end: a passage that holds "{question}" is not filled in turn.
+    parts = (part.split("{question}") for part in template.split("{passage}"))
+    return passage.join(question.join(part) for part in parts)
+
+
+def passage_group(passage: str) -> str:
+    """Name of a passage that has none: a digest of its words."""
+    return hashlib.sha256(" ".join(passage.split()).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def passage_qa(row: dict[str, Any]) -> Record:
+    """{id?, group?, passage, question, answer, rejected?, type?}; with `rejected` a preference."""
+    kind = optional_text(row, "type") or optional_text(row, "kind") or "qa"
+    rejected = text(row, "rejected") if row.get("rejected") is not None else None
+    return _record(row, text(row, "passage"), text(row, "question"), [text(row, "answer")], kind, rejected)
+
+
+def boolq(row: dict[str, Any]) -> Record:
+    """{question, passage, answer: true|false} (Clark et al. 2019, arXiv:1905.10044)"""
+    answer = "Yes" if expect(get(row, "answer"), bool, "answer") else "No"
+    return _record(row, text(row, "passage"), text(row, "question"), [answer], "yes-no")
+
+
+def squad_rows(document: Any, path: str) -> Iterator[Any]:
+    """{data: [{paragraphs: [{context, qas: [...]}]}]} -> one object per question; what is broken stays as it is."""
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        raise DataError("the top level is the wrong shape", where=path, found=_shape(document),
+                        expected="{data: [{paragraphs: [{context, qas}]}]}")
+    for article in document["data"]:
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        for paragraph in paragraphs if isinstance(paragraphs, list) else [article]:
+            questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            for question in questions if isinstance(questions, list) else [None]:
+                if isinstance(question, dict):
+                    yield {"context": paragraph.get("context"), **question}
+                else:
+                    yield paragraph if question is None else question
+
+
+def squad(row: dict[str, Any]) -> Record:
+    """One question of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). An impossible one has no answer: prompt-only."""
+    answers = expect(get(row, "answers"), list, "answers")
+    references = [text(expect(answer, dict, "answers"), "text") for answer in answers]
+    if row.get("is_impossible") is True:
+        return _record(row, text(row, "context"), text(row, "question"), [], "unanswerable")
+    if not references:
+        raise RowError("empty-answer", "answers is empty and the question is not marked is_impossible")
+    return _record(row, text(row, "context"), text(row, "question"), references, "extractive")
+
+
+def drop_rows(document: Any, path: str) -> Iterator[Any]:
+    """{passage id: {passage, qa_pairs: [...]}} -> one object per question; what is broken stays as it is."""
+    entries = list(document.values()) if isinstance(document, dict) else []
+    if not entries or not any(isinstance(entry, dict) and "qa_pairs" in entry for entry in entries):
+        raise DataError("the top level is the wrong shape", where=path, found=_shape(document),
+                        expected="{passage id: {passage, qa_pairs}}")
+    for group, entry in document.items():
+        pairs = entry.get("qa_pairs") if isinstance(entry, dict) else None
+        for pair in pairs if isinstance(pairs, list) else [entry]:
+            yield {"group": group, "passage": entry.get("passage"), **pair} if isinstance(pair, dict) else pair
+
+
+def drop(row: dict[str, Any]) -> Record:
+    """One question of DROP (Dua et al. 2019, arXiv:1903.00161): the answer is a number, spans or a date."""
+    validated = row.get("validated_answers")
+    others = expect(validated, list, "validated_answers") if validated is not None else []
+    answer, kind = _drop_answer(expect(get(row, "answer"), dict, "answer"))
+    references = [answer, *(_drop_answer(expect(other, dict, "validated_answers"))[0] for other in others)]
+    return _record(row, text(row, "passage"), text(row, "question"), references, kind)
+
+
+def hotpotqa(row: dict[str, Any]) -> Record:
+    """{_id, question, answer, context: [[title, sentences]], type} (Yang et al. 2018, arXiv:1809.09600)
+
+    The passage is every paragraph of the context, distractors too, as "title: text".
+    """
+    context = get(row, "context")
+    if isinstance(context, dict):  # the hub's columnar form of the same thing
+        context = list(zip(get(context, "title"), get(context, "sentences"), strict=False))
+    paragraphs = []
+    for entry in expect(context, list, "context"):
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], list)):
+            raise RowError("wrong-type", "context is not a list of [title, sentences]")
+        paragraphs.append(f"{entry[0]}: {''.join(map(str, entry[1])).strip()}")
+    kind = optional_text(row, "type") or "multi-hop"
+    return _record(row, "\n\n".join(paragraphs), text(row, "question"), [text(row, "answer")], kind)
+
+
+def musique(row: dict[str, Any]) -> Record:
+    """{id, question, answer, answer_aliases, paragraphs: [{title, paragraph_text}], answerable}
+
+    (Trivedi et al. 2022, arXiv:2108.00573.) An unanswerable one has no answer: prompt-only.
+    """
+    entries = [expect(entry, dict, "paragraphs") for entry in expect(get(row, "paragraphs"), list, "paragraphs")]
+    passage = "\n\n".join(f"{text(entry, 'title')}: {text(entry, 'paragraph_text')}" for entry in entries)
+    if row.get("answerable") is False:
+        return _record(row, passage, text(row, "question"), [], "unanswerable")
+    aliases = expect(row.get("answer_aliases") or [], list, "answer_aliases")
+    references = [text(row, "answer"), *(expect(alias, str, "answer_aliases") for alias in aliases)]
+    hops, marker, _ = row_id(row).partition("__")
+    return _record(row, passage, text(row, "question"), references, hops if marker else "multi-hop")
+
+
+def _record(
+    row: dict[str, Any], passage: str, question: str, references: list[str], kind: str, rejected: str | None = None
+) -> Record:
+    """A record whose prompt is still to be filled. No references: a question without an answer."""
+    if not passage.strip():
+        raise RowError("empty-prompt", "the passage is empty")
+    if not question.strip():
+        raise RowError("empty-prompt", "the question is empty")
+    meta = {"group": passage_group(passage), **extras(row), "passage": passage, "question": question, "kind": kind,
+            "references": list(dict.fromkeys(references))}
+    if not references:
+        return Record(row_id(row), "prompt-only", meta=meta)
+    return Record(row_id(row), "prompt-completion" if rejected is None else "preference", completion=references[0],
+                  rejected=rejected, meta=meta)
+
+
+def _drop_answer(answer: dict[str, Any]) -> tuple[str, str]:
+    """(text, kind); number first, then spans, then date, as in DROP's own evaluation."""
+    number, spans, date = answer.get("number"), answer.get("spans") or [], answer.get("date") or {}
+    if number not in (None, ""):
+        return str(number), "number"
+    if expect(spans, list, "answer.spans"):
+        return ", ".join(expect(span, str, "answer.spans") for span in spans), "span" if len(spans) == 1 else "spans"
+    parts = [str(expect(date, dict, "answer.date").get(part) or "") for part in ("day", "month", "year")]
+    if not any(parts):
+        raise RowError("empty-answer", "answer has no number, no spans and no date")
+    return " ".join(part for part in parts if part), "date"
+
+
+def _shape(value: Any) -> str:
+    return f"an object with {', '.join(list(map(str, value))[:5])}" if isinstance(value, dict) else type(value).__name__

@@ -1,0 +1,82 @@
+"""Preference sets in formats of their own: hh-rlhf transcripts, PandaLM's annotators, paired StackExchange answers.
+
+One function per format, raw row -> Record of type preference; raises RowError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from alignment.records.importers.chat import assistant, instruction, user
+from alignment.records.importers.rows import RowError, extras, get, row_id, text
+from alignment.records.types import Message, Record
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def split_transcript(transcript: str) -> list[Message]:
+    """hh-rlhf text -> turns, outer blanks of each turn removed. Inverse of `join_transcript`.
+
+    Raises RowError broken-transcript when it does not begin with a turn.
+    """
+    head, *parts = _TURN.split(transcript if transcript.startswith("\n\n") else "\n\n" + transcript.lstrip())
+    if head.strip() or not parts:
+        raise RowError("broken-transcript", r"it does not begin with '\n\nHuman: ' or '\n\nAssistant: '")
+    return [
+        (user if speaker == "Human" else assistant)(content.strip())
+        for speaker, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def join_transcript(messages: list[Message]) -> str:
+    """Turns -> hh-rlhf text (Bai et al. 2022, arXiv:2204.05862)."""
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[message['role']]}: {message['content']}" for message in messages)
+
+
+def hh_transcript(row: dict[str, Any]) -> Record:
+    """{chosen, rejected}: two whole transcripts that differ in the last assistant turn only."""
+    sides = []
+    for field in ("chosen", "rejected"):
+        conversation = split_transcript(text(row, field))
+        if conversation[-1]["role"] != "assistant":
+            raise RowError("last-not-assistant", f"{field} ends with a Human turn")
+        sides.append(conversation)
+    chosen, rejected = sides
+    if chosen[:-1] != rejected[:-1]:
+        raise RowError("prompts-differ", f"chosen has {len(chosen)} turns, rejected {len(rejected)}, "
+                                         "and they differ before the last one")
+    return Record(row_id(row), "preference", chosen[:-1], chosen[-1]["content"], rejected[-1]["content"],
+                  meta=extras(row))
+
+
+def pandalm(row: dict[str, Any]) -> Record:
+    """{instruction, input, response1, response2, annotator1..3}: each annotator says 0 (tie), 1 or 2.
+
+    Raises RowError annotators-disagree (no two agree) or tie (most see none better).
+    """
+    votes = []
+    for field in ("annotator1", "annotator2", "annotator3"):
+        vote = get(row, field)
+        if isinstance(vote, bool) or vote not in (0, 1, 2):
+            raise RowError("wrong-type", f"{field} is {vote!r}, expected 0, 1 or 2")
+        votes.append(int(vote))
+    winner, count = Counter(votes).most_common(1)[0]
+    if count == 1:
+        raise RowError("annotators-disagree", f"votes {votes}")
+    if winner == 0:
+        raise RowError("tie", f"votes {votes}")
+    answers = (text(row, "response1"), text(row, "response2"))
+    meta = {**extras(row), "agreement": "unanimous" if count == 3 else "majority"}
+    return Record(row_id(row), "preference", instruction(row), answers[winner - 1], answers[2 - winner], meta=meta)
+
+
+def stack_exchange_paired(row: dict[str, Any]) -> Record:
+    """{question, response_j, response_k, qid?}: j has more votes than k; rows of one qid are one group."""
+    meta = extras(row)
+    if row.get("qid") is not None:
+        meta.setdefault("group", str(row["qid"]))
+    return Record(row_id(row), "preference", [user(text(row, "question"))], text(row, "response_j"),
+                  text(row, "response_k"), meta=meta)

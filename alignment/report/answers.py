@@ -1,0 +1,130 @@
+"""Which answers a reader is shown: few, of every kind of question, with what went wrong as well as what went right.
+
+The choice depends on the rows alone, so a report made twice shows the same rows. Scores are those of answers.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+from alignment.report.format import clip, is_number, number
+
+SHOWN, MORE = 8, 60
+"""Rows shown at once, and rows below the fold."""
+
+LABELS = {
+    "mended": "wrong before, right now", "failed": "wrong before and now", "lost": "right before, wrong now",
+    "kept": "right before and now", "differs": "answers differ", "same": "same answer",
+}
+ORDER = ("mended", "failed", "lost", "kept", "mended", "failed", "mended", "lost", "differs", "same")
+"""The turn in which outcomes are drawn: of eight rows about half show a failure of the last model."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    text: str
+    tone: str
+    """good, bad or plain."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    model: str
+    text: str
+    chips: tuple[Chip, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    id: str
+    kind: str
+    outcome: str
+    label: str
+    passage: str
+    question: str
+    reference: str
+    answers: tuple[Answer, ...]
+
+
+def chosen(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
+    """About eight rows to show at once, and up to sixty more, each in the order of the file's rows drawn."""
+    left: dict[str, list[Mapping[str, Any]]] = {name: [] for name in LABELS}
+    for row in rows:
+        left[outcome(row, models)].append(row)
+    picked: list[Mapping[str, Any]] = []
+    seen: Counter[str] = Counter()
+    turn = cycle(ORDER)
+    while len(picked) < SHOWN + MORE and any(left.values()):
+        pool = left[next(turn)]
+        if pool:
+            best = min(range(len(pool)), key=lambda index: seen[_kind(pool[index])])
+            row = pool.pop(best)
+            seen[_kind(row)] += 1
+            picked.append(row)
+    shown = [_shown(row, models) for row in picked]
+    return shown[:SHOWN], shown[SHOWN:]
+
+
+def outcome(row: Mapping[str, Any], models: Sequence[str]) -> str:
+    """How the last model did against the first: a key of LABELS. Rows without scores tell by their texts."""
+    answers = row.get("answers", {})
+    first, last = answers.get(models[0], {}), answers.get(models[-1], {})
+    before, now = right(first), right(last)
+    if before is None or now is None:
+        return "differs" if first.get("text") != last.get("text") else "same"
+    return {(False, True): "mended", (False, False): "failed", (True, False): "lost", (True, True): "kept"}[before, now]
+
+
+def right(answer: Mapping[str, Any]) -> bool | None:
+    """Exact match, or F1 of a half where there is none; None where neither was measured."""
+    if is_number(answer.get("exact_match")) or isinstance(answer.get("exact_match"), bool):
+        return float(answer["exact_match"]) >= 0.5
+    return float(answer["f1"]) >= 0.5 if is_number(answer.get("f1")) else None
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return str(row.get("kind") or "")
+
+
+def _shown(row: Mapping[str, Any], models: Sequence[str]) -> Shown:
+    result = outcome(row, models)
+    answers = row.get("answers", {})
+    return Shown(
+        id=str(row.get("id", "")), kind=_kind(row), outcome=result, label=LABELS[result],
+        passage=clip(_text(row.get("passage")), 1600),
+        question=clip(_text(row.get("question")) or _last_turn(row.get("prompt")), 800),
+        reference=clip(_text(row.get("reference")), 800),
+        answers=tuple(
+            Answer(model, clip(_text(answers[model].get("text")), 900), tuple(_chips(answers[model])))
+            for model in models if model in answers
+        ),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _last_turn(prompt: Any) -> str:
+    """The last message of a prompt, which may be a text or a list of messages."""
+    if isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
+        return _text(prompt[-1].get("content"))
+    return _text(prompt)
+
+
+def _chips(answer: Mapping[str, Any]) -> list[Chip]:
+    chips = []
+    exact = answer.get("exact_match")
+    if exact is not None and right(answer) is not None:
+        chips.append(Chip("exact", "good") if right(answer) else Chip("not exact", "bad"))
+    overlap = ("f1", "F1") if is_number(answer.get("f1")) else ("rouge_l", "ROUGE-L")
+    for key, title in (overlap, ("style", "style"), ("reward", "reward")):
+        if is_number(answer.get(key)):
+            chips.append(Chip(f"{title} {number(answer[key], 2)}", "plain"))
+    if answer.get("finished") is False:
+        chips.append(Chip("cut off", "bad"))
+    return chips

@@ -1,0 +1,111 @@
+"""Training curves: which of the logged values of a train stage are worth a chart, and their points.
+
+Train and evaluation stand in one chart; a noisy train curve is drawn faint behind its running mean. The names are
+TRL's log keys (SFTTrainer, RewardTrainer, DPOTrainer); keys that a stage did not log make no chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from alignment.config import TrainStage
+from alignment.report.charts import Series, line_chart, thinned
+from alignment.report.format import is_number
+from alignment.report.svg import Point
+
+NOISY = 24
+"""A train curve of at least so many points gets a running mean."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart: (label, log key, colour) lines; the key's eval_ twin joins by itself."""
+
+    title: str
+    keys: tuple[tuple[str, str, str], ...]
+    bounds: tuple[float, float] | None = None
+    reference: float | None = None
+    minor: bool = False
+    """Shown below the fold."""
+
+
+_LOSS = Panel("Loss", (("train", "loss", "s1"),))
+_TOKENS = Panel("Token accuracy", (("train", "mean_token_accuracy", "s1"),), bounds=(0, 1))
+_STEPS = (
+    Panel("Learning rate", (("train", "learning_rate", "s0"),), minor=True),
+    Panel("Gradient norm", (("train", "grad_norm", "s0"),), minor=True),
+)
+PANELS: dict[str, tuple[Panel, ...]] = {
+    "sft": (_LOSS, _TOKENS, Panel("Entropy, nats per token", (("train", "entropy", "s1"),)), *_STEPS),
+    "reward": (
+        _LOSS,
+        Panel("Pairs ranked right", (("train", "accuracy", "s1"),), bounds=(0, 1), reference=0.5),
+        Panel("Margin, chosen − rejected", (("train", "margin", "s1"),), reference=0.0),
+        *_STEPS,
+    ),
+    "dpo": (
+        _LOSS,
+        Panel("Pairs ranked right", (("train", "rewards/accuracies", "s1"),), bounds=(0, 1), reference=0.5),
+        Panel("Implicit rewards", (("chosen", "rewards/chosen", "s2"), ("rejected", "rewards/rejected", "s4")),
+              reference=0.0),
+        Panel("Margin, chosen − rejected", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
+        Panel(_TOKENS.title, _TOKENS.keys, _TOKENS.bounds, minor=True),
+        *_STEPS,
+    ),
+}
+
+
+Charts = list[tuple[str, Markup]]
+"""(title, chart) pairs."""
+
+
+def charts_of(stage: TrainStage, events: Sequence[dict[str, Any]]) -> tuple[Charts, Charts]:
+    """The charts of a train stage: those to look at first, and the minor ones."""
+    groups: tuple[Charts, Charts] = ([], [])
+    for panel in PANELS[stage.method]:
+        series = [line for label, key, colour in panel.keys for line in lines_of(events, label, key, colour)]
+        if panel.minor and not any(len(line.points) > 1 for line in series):
+            continue
+        if series:
+            chart = line_chart(f"{stage.name}: {panel.title}", series, bounds=panel.bounds, reference=panel.reference)
+            groups[panel.minor].append((panel.title, chart))
+    return groups
+
+
+def lines_of(events: Sequence[dict[str, Any]], label: str, key: str, colour: str) -> list[Series]:
+    """Train and eval lines of one log key; none where nothing was logged."""
+    train, evaluated = points_of(events, "train", key), points_of(events, "eval", f"eval_{key}")
+    lines = []
+    if len(train) >= NOISY:
+        window = max(5, len(train) // 20)
+        lines.append(Series(label, thinned(train), colour, "faint"))
+        lines.append(Series(f"{label}, mean of {window}", thinned(running_mean(train, window)), colour))
+    elif train:
+        lines.append(Series(label, train, colour, "dots" if len(train) < 3 else "line"))
+    if evaluated:
+        single = label == "train"
+        lines.append(Series("eval" if single else f"{label}, eval", evaluated, "s3" if single else colour, "dots"))
+    return lines
+
+
+def points_of(events: Sequence[dict[str, Any]], event: str, key: str) -> list[Point]:
+    """(step, value) of one event kind; the later of two lines for one step counts (a resumed stage repeats some)."""
+    found = {
+        float(line["step"]): float(line[key])
+        for line in events
+        if line.get("event") == event and is_number(line.get("step")) and is_number(line.get(key))
+    }
+    return sorted(found.items())
+
+
+def running_mean(points: Sequence[Point], window: int) -> list[Point]:
+    """Mean of each point and up to window - 1 points before it."""
+    means = []
+    for index, (x, _) in enumerate(points):
+        last = [y for _, y in points[max(0, index - window + 1): index + 1]]
+        means.append((x, sum(last) / len(last)))
+    return means

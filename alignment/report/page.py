@@ -1,0 +1,207 @@
+"""A run and its finished artifacts -> one self-contained HTML page.
+
+Collects what the template shows; the parts come from the other modules of this room. Nothing is fetched from
+anywhere, and the page forbids itself to load anything (Content-Security-Policy). Writes no file: the pipeline does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from alignment import __version__
+from alignment.artifacts import Artifact, Store
+from alignment.config import AnyStage, Dpo, Evaluate, ImportModel, Reward, Run, Sample, Sft, Verdict
+from alignment.report import format as texts
+from alignment.report.answers import chosen
+from alignment.report.chain import chain
+from alignment.report.charts import SHARE, Counts, bars, histogram
+from alignment.report.commands import commands, made_by
+from alignment.report.curves import charts_of
+from alignment.report.reading import read_answers, read_events, results_of, verdicts_of
+from alignment.report.results import (
+    colours_of,
+    comparisons,
+    differences,
+    kinds,
+    metric_table,
+    models_of,
+    reward_chart,
+)
+from alignment.report.summary import headline, kind_of, stage_text, tiles, total_seconds
+
+HIDDEN_FACTS = {"histogram", "dropped_rows"}
+"""Facts that are drawn, or kept for machines."""
+
+
+def render(run: Run, artifacts: Mapping[str, Artifact | None], command: str, generated: str) -> str:
+    """The page of a run, finished or not.
+
+    Args:
+        artifacts: finished artifact by stage name, None (or absent) where a stage is not finished.
+        command: the run file as the user typed it, for the commands at the end.
+        generated: when the page is made, ISO 8601.
+
+    Raises:
+        ArtifactError: when a finished artifact's file cannot be read or is no JSON.
+    """
+    found = {stage.name: artifacts.get(stage.name) for stage in run.stages}
+    results, verdicts = results_of(run, found), verdicts_of(run, found)
+    return _environment().get_template("report.html.jinja").render(
+        run=run, generated=texts.when(generated), version=__version__, store=Store(run.store).url,
+        span=_span(found), total=texts.duration(total_seconds(found)),
+        headline=headline(run, found, results, verdicts), tiles=tiles(run, found, results, verdicts),
+        aims=[_aim(verdict) for verdict in verdicts],
+        chain=chain(run, {stage.name: stage_text(stage, found[stage.name]) for stage in run.stages}, _colours(run)),
+        evaluations=[_evaluation(stage, found[stage.name], results.get(stage.name))
+                     for stage in run.stages if isinstance(stage, Evaluate)],
+        training=[_training(stage, found[stage.name]) for stage in run.stages if isinstance(stage, Sft | Reward | Dpo)],
+        sampling=[_sampling(stage, found[stage.name]) for stage in run.stages if isinstance(stage, Sample)],
+        rows=[_rows(stage, found[stage.name]) for stage in run.stages if not isinstance(stage, ImportModel)],
+        times=_times(run, found), versions=_versions(found),
+        stages=[_stage(stage, found[stage.name]) for stage in run.stages],
+        models=[_model(stage, artifact) for stage in run.stages
+                if isinstance(stage, ImportModel | Sft | Reward | Dpo) and (artifact := found[stage.name]) is not None],
+        commands=commands(run, found, command), places=made_by(run, found), script_hash=_script_hash(),
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("alignment.report", "page"), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"plural": texts.plural, "number": texts.number, "duration": texts.duration}
+    return environment
+
+
+@cache
+def _script_hash() -> str:
+    """The page's policy allows this one script and no other, so that text in the data can never run."""
+    source = _environment().get_template("script.js.jinja").render()
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _span(artifacts: Mapping[str, Artifact | None]) -> str:
+    manifests = [artifact.manifest for artifact in artifacts.values() if artifact is not None]
+    if not manifests:
+        return ""
+    first, last = min(m.started for m in manifests), max(m.finished for m in manifests)
+    return f"{texts.when(first)} to {texts.when(last)}"
+
+
+def _aim(verdict: Verdict) -> dict[str, str]:
+    state = {True: "met", False: "missed", None: "unknown"}[verdict.met]
+    return {"text": str(verdict.aim), "left": texts.number(verdict.left), "right": texts.number(verdict.right),
+            "op": verdict.aim.op, "state": state}
+
+
+def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str, Any] | None) -> dict[str, Any]:
+    if artifact is None or results is None:
+        return {"stage": stage, "done": artifact is not None, "results": None}
+    models = models_of(results, stage.models)
+    columns, rows = metric_table(results, stage.models)
+    first, more = chosen(read_answers(artifact), models) if models else ([], [])
+    return {
+        "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
+        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
+        "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
+        "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more,
+    }
+
+
+def _training(stage: Sft | Reward | Dpo, artifact: Artifact | None) -> dict[str, Any]:
+    charts, minor = charts_of(stage, read_events(artifact)) if artifact is not None else ([], [])
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    return {"stage": stage, "kind": kind_of(stage), "done": artifact is not None, "charts": charts, "minor": minor,
+            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
+
+
+def _sampling(stage: Sample, artifact: Artifact | None) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    data = facts.get("histogram") or {}
+    counts = Counts("answers", data.get("edges", []), data.get("counts", []), "s1")
+    title = f"{stage.name}: score of every sampled answer"
+    drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
+    extra = {name: facts[name] for name in ("mean", "best", "worst") if texts.is_number(facts.get(name))}
+    values = {**metrics, **extra}
+    return {"stage": stage, "done": artifact is not None, "chart": drawn,
+            "values": [(name, texts.number(value)) for name, value in values.items()]}
+
+
+def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
+    if artifact is None:
+        return {"name": stage.name, "done": False}
+    manifest = artifact.manifest
+    folder = f"artifacts/{artifact.key}"
+    kept = f"{folder}/bad.jsonl" if "bad.jsonl" in manifest.files else ""
+    if not kept and manifest.facts.get("dropped_rows"):
+        kept = f"{folder}/manifest.json, facts.dropped_rows"
+    return {"name": stage.name, "done": True, "rows": manifest.rows, "kept": kept}
+
+
+def _colours(run: Run) -> dict[str, str]:
+    """One colour a model on the whole page: those of the last evaluation, and one for reward models."""
+    colours = {stage.name: "s5" for stage in run.stages if isinstance(stage, Reward)}
+    evaluated = [stage.models for stage in run.stages if isinstance(stage, Evaluate)]
+    return colours | (colours_of(evaluated[-1]) if evaluated else {})
+
+
+def _times(run: Run, artifacts: Mapping[str, Artifact | None]) -> Markup | None:
+    if not any(artifacts.values()):
+        return None
+    items = []
+    for stage in run.stages:
+        artifact = artifacts[stage.name]
+        seconds = artifact.manifest.seconds if artifact is not None else float("nan")
+        text = texts.duration(seconds) if artifact is not None else "not finished"
+        items.append((stage.name, seconds, text, "s1"))
+    return bars("Time of each stage", items)
+
+
+def _versions(artifacts: Mapping[str, Artifact | None]) -> list[tuple[str, str]]:
+    """(package, version) pairs; where stages were made with different versions, each with its stages."""
+    used: dict[str, dict[str, list[str]]] = {}
+    for name, artifact in artifacts.items():
+        for package, version in (artifact.manifest.versions if artifact is not None else {}).items():
+            used.setdefault(package, {}).setdefault(version, []).append(name)
+    return [
+        (package, next(iter(by)) if len(by) == 1 else "; ".join(f"{v} ({', '.join(names)})" for v, names in by.items()))
+        for package, by in sorted(used.items())
+    ]
+
+
+def _stage(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
+    config = artifact.manifest.config if artifact is not None else stage.model_dump(mode="json")
+    manifest = artifact.manifest if artifact is not None else None
+    facts = {name: value for name, value in manifest.facts.items() if name not in HIDDEN_FACTS} if manifest else {}
+    return {
+        "name": stage.name, "kind": kind_of(stage), "manifest": manifest, "url": artifact.url if artifact else "",
+        "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+        "facts": texts.flat(facts), "metrics": texts.flat(manifest.metrics) if manifest else [],
+        "started": texts.when(manifest.started) if manifest else "",
+        "size": texts.size(sum(entry.size for entry in manifest.files.values())) if manifest else "",
+    }
+
+
+def _model(stage: AnyStage, artifact: Artifact) -> dict[str, str]:
+    """Facts a reader asks of every model; a fact that the manifest does not have is shown as absent."""
+    facts = artifact.manifest.facts
+    template = facts.get("template")
+    named = template if isinstance(template, Mapping) else {"name": template}
+    reference = facts.get("reference")
+    reference = ", ".join(map(str, reference.values())) if isinstance(reference, Mapping) else reference
+    return {
+        "name": stage.name, "kind": kind_of(stage),
+        "parameters": texts.number(facts.get("parameters", artifact.manifest.metrics.get("parameters"))),
+        "trainable": texts.number(facts.get("trainable_parameters")),
+        "template": str(named.get("name") or texts.NONE), "hash": str(named.get("hash") or "")[:12],
+        "reference": str(reference or texts.NONE), "start": str(facts.get("start") or texts.NONE),
+    }

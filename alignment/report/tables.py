@@ -1,0 +1,101 @@
+"""A run in the terminal: stages, aims and results as rich tables that fit 100 columns.
+
+Text from runs is never read as markup. Reads manifests and results.json only; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from alignment.config import Evaluate, Run
+from alignment.report.format import NONE, duration, is_number, metric, number
+from alignment.report.reading import Artifacts, results_of, verdicts_of
+from alignment.report.results import DRAWN, METRICS, models_of
+from alignment.report.summary import kind_of, rows_text
+
+WIDTH = 100
+SHORT = {"exact_match": "exact", "perplexity": "ppl", "finished": "done", "rouge_l": "rouge"}
+"""Metrics whose column title would be wider than their numbers."""
+WITH_INTERVAL = DRAWN[:2]
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1),
+                 header_style="bold")
+
+
+def stages_table(run: Run, artifacts: Artifacts) -> Table:
+    """Every stage with what it does, whether it is finished, its rows, its time and its digest."""
+    table = _table(f"Stages of {run.name}")
+    table.add_column("stage", max_width=18, overflow="ellipsis", no_wrap=True)
+    table.add_column("what", max_width=22, overflow="ellipsis", no_wrap=True)
+    table.add_column("rows", max_width=30, overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("artifact", no_wrap=True)
+    for stage in run.stages:
+        artifact = artifacts.get(stage.name)
+        if artifact is None:
+            table.add_row(Text(stage.name), Text(kind_of(stage)), Text(""), Text(""), Text("not finished", "yellow"))
+        else:
+            manifest = artifact.manifest
+            table.add_row(Text(stage.name), Text(kind_of(stage)), Text(rows_text(artifact)),
+                          Text(duration(manifest.seconds)), Text(manifest.digest[:12], "green"))
+    return table
+
+
+def aims_table(run: Run, artifacts: Artifacts) -> Table:
+    """Every aim with what was reached, what was asked for, and the verdict."""
+    table = _table("Aims")
+    table.add_column("aim", max_width=56, overflow="fold")
+    table.add_column("reached", justify="right", no_wrap=True)
+    table.add_column("asked for", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    states = {True: Text("met", "green"), False: Text("MISSED", "bold red"), None: Text("not known", "yellow")}
+    for verdict in verdicts_of(run, artifacts):
+        table.add_row(Text(str(verdict.aim)), number(verdict.left), f"{verdict.aim.op} {number(verdict.right)}",
+                      states[verdict.met])
+    return table
+
+
+def results_table(run: Run, artifacts: Artifacts) -> Table:
+    """Models by metrics of every finished evaluate stage; one line for every one that is not finished."""
+    results = results_of(run, artifacts)
+    stages = [stage for stage in run.stages if isinstance(stage, Evaluate)]
+    columns = [name for name in METRICS if any(
+        is_number((values.get(name) or {}).get("value")) for result in results.values()
+        for values in result["models"].values())]
+    table = _table("Results")
+    table.add_column("model", max_width=18, overflow="ellipsis", no_wrap=True)
+    if not columns:
+        table.add_column("state", no_wrap=True)
+    for name in columns:
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
+    for stage in stages:
+        if len(stages) > 1:
+            table.add_row(Text(f"{stage.name}, {stage.rows}", "dim"))
+        if stage.name not in results:
+            table.add_row(Text(stage.name), Text("not finished", "yellow"))
+            continue
+        for model in models_of(results[stage.name], stage.models):
+            values = results[stage.name]["models"][model]
+            table.add_row(Text(model), *(_cell(name, values.get(name) or {}) for name in columns))
+        table.add_section()
+    if not stages:
+        table.add_row(NONE, "this run has no evaluate stage")
+    return table
+
+
+def _cell(name: str, entry: Mapping[str, Any]) -> Text:
+    """`0.524`, of the leading metrics with the interval: `0.524 .47-.58`."""
+    if not is_number(entry.get("value")):
+        return Text(NONE)
+    text = Text(metric(name, entry["value"]))
+    if name in WITH_INTERVAL and is_number(entry.get("low")) and is_number(entry.get("high")):
+        low, high = (f"{entry[part]:.2f}".replace("0.", ".", 1) for part in ("low", "high"))
+        text.append(f" {low}-{high}", "dim")
+    return text

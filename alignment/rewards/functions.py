@@ -1,0 +1,136 @@
+"""Reward functions: a number for an answer to a record's prompt, without a model.
+
+    RewardFunction = (record, answer) -> float
+
+`resolve` finds one by name: a built-in, or package.module:function of the user's own. The functions see the record
+as it was imported: `completion` is the reference answer, `meta` what the importer kept (passage, question, ...).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable
+
+from alignment.config import Scorer
+from alignment.errors import ConfigError, DataError
+from alignment.records import Record
+from alignment.rewards import answers
+
+RewardFunction = Callable[[Record, str], float]
+
+REFUSAL = "The passage does not say."
+_EVIDENCE = re.compile(r'(?P<short>[^\[\]]+?)\s*\["(?P<quote>[^\[\]]+)"\]')
+SHORT_WORDS = range(1, 9)
+QUOTE_WORDS = range(3, 9)
+BRIEF_WORDS = 64
+"""Answers up to this many words have a positive brevity."""
+
+
+def evidence_style(record: Record, answer: str) -> float:
+    """How well an answer keeps the house style of the shipped seeds: `SHORT ["QUOTE"]`, or exactly the refusal.
+
+    The form gives 0.4: a few words, then a quotation in ["..."] with nothing after it, which a reader (and a
+    program) can take apart. A quotation of 3 to 8 words that is in the passage letter by letter gives 0.4: it is
+    the evidence, and an invented or trivial one is none. A SHORT of 1 to 8 words that says Yes or No or occurs in
+    the passage gives 0.2: longer is an essay, and a word from elsewhere is not drawn from the text.
+
+    The refusal is right (1) only where the reference refuses too, else 0: a model must not learn to duck. Where
+    the reference refuses, an answer scores at most 0.2, however well formed: its evidence can't be evidence.
+
+    Returns:
+        A number in [0, 1]. Anything without the form scores 0.
+
+    Raises:
+        DataError: the record has no passage.
+    """
+    passage = record.meta.get("passage")
+    if not isinstance(passage, str):
+        raise DataError("evidence_style needs rows with a passage", where=f"row {record.id}",
+                        found=sorted(record.meta), expected="meta.passage",
+                        hint="use a passage format of import data, or another reward function")
+    said = answer.strip()
+    refusable = (record.completion or "").strip() == REFUSAL
+    if said == REFUSAL:
+        return 1.0 if refusable else 0.0
+    match = _EVIDENCE.fullmatch(said)
+    if match is None:
+        return 0.0
+    short, quote = match["short"].strip(), match["quote"]
+    score = 0.4
+    if len(quote.split()) in QUOTE_WORDS and quote in passage:
+        score += 0.4
+    if len(short.split()) in SHORT_WORDS and (
+        short.rstrip(".").lower() in ("yes", "no") or short.lower() in passage.lower()
+    ):
+        score += 0.2
+    return min(score, 0.2) if refusable else score
+
+
+def exact_match(record: Record, answer: str) -> float:
+    """1 when the answer is the reference (SQuAD normalisation), else 0."""
+    return answers.exact_match(answer, [_reference(record, "exact_match")])
+
+
+def token_f1(record: Record, answer: str) -> float:
+    """Token F1 of the answer against the reference (SQuAD normalisation), in [0, 1]."""
+    return answers.token_f1(answer, [_reference(record, "token_f1")])
+
+
+def brevity(record: Record, answer: str) -> float:
+    """1 for one word, falling in a straight line to 0 at 64 words; an empty answer scores 0.
+
+    Meant as one part of a sum: alone it would teach one-word answers.
+    """
+    words = len(answer.split())
+    return max(0.0, 1 - (words - 1) / (BRIEF_WORDS - 1)) if words else 0.0
+
+
+BUILT_IN: dict[str, RewardFunction] = {
+    "evidence_style": evidence_style,
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "brevity": brevity,
+}
+
+
+def resolve(name: str) -> RewardFunction:
+    """The reward function called `name`: a built-in, or package.module:function.
+
+    Raises:
+        ConfigError: no such built-in, module or function, or it is not callable.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    module_name, colon, attribute = name.partition(":")
+    expected = f"one of {', '.join(BUILT_IN)}, or package.module:function"
+    if not (colon and module_name and attribute):
+        raise ConfigError("not a reward function", where="score.function", found=name, expected=expected)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"the reward function's module cannot be imported: {error}", where="score.function",
+                          found=name, expected=expected,
+                          hint="the module must be importable here and on every worker") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ConfigError(f"module {module_name} has no function {attribute}", where="score.function", found=name,
+                          expected=expected)
+    return function  # type: ignore[no-any-return]
+
+
+def combine(scorer: Scorer, function: float | None, model: float | None) -> float:
+    """The one score of an answer: the weighted sum of the values that the scorer asks for.
+
+    A value that is missing although it is asked for makes the score NaN, never silently half a score.
+    """
+    asked = ((scorer.function, scorer.function_weight, function), (scorer.model, scorer.model_weight, model))
+    return sum(weight * (math.nan if value is None else value) for name, weight, value in asked if name is not None)
+
+
+def _reference(record: Record, name: str) -> str:
+    if not record.completion:
+        raise DataError(f"{name} needs rows with a reference answer", where=f"row {record.id}",
+                        expected="a record with a completion")
+    return record.completion

@@ -1,0 +1,190 @@
+"""One batch of prompts: answers of the stage's models, scored. What every process that samples does.
+
+A row that cannot be answered is kept with its reason and the others go on. Does not choose prompts, select or write.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from alignment.config import Sample
+from alignment.context import StageContext
+from alignment.errors import KubeAlignError, StageError
+from alignment.inference.engine import Completion, Draw, Engine, Request
+from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
+from alignment.inference.scoring import RewardScorer
+from alignment.records import Record
+from alignment.rewards import RewardFunction, combine, resolve
+from alignment.sampling.answers import Answer, Source
+from alignment.sampling.draws import draws
+from alignment.templates import encode_prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What became of one batch.
+
+    Attributes:
+        bad: {"id", "reason", "raw"} of each row without answers.
+        seconds: spent generating; the only number here that is not the same when made again.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """One line; scores that are NaN are written as NaN, which `from_json` reads."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Part:
+        """Inverse of to_json."""
+        raw = json.loads(text)
+        return cls([Answer(**answer) for answer in raw["answers"]], raw["bad"], raw["seconds"])
+
+
+def bad_row(record: Record, reason: str) -> dict[str, Any]:
+    """A row of bad.jsonl: the record as it came, and why it went no further."""
+    return {"id": record.id, "reason": reason, "raw": json.loads(record.to_json())}
+
+
+class SampleBatch:
+    """Answers batches of a sample stage. Models are loaded at the first batch and kept for the process's life."""
+
+    def __init__(self, context: StageContext) -> None:
+        if not isinstance(context.stage, Sample):
+            raise TypeError(f"stage {context.stage.name} is no sample stage")
+        self.context, self.stage = context, context.stage
+
+    def make(self, records: Sequence[Record]) -> Part:
+        """Answer and score one batch.
+
+        Raises:
+            StageError: no row of a batch of several could be answered; then it isn't the rows.
+            ModelError, ConfigError: a model or the reward function cannot be loaded.
+        """
+        engines, _, _ = self.engines, self.reward, self.function  # loading errors are the stage's, not a row's
+        fit, bad = self._lengths(records, engines["newest"])
+        began = time.monotonic()
+        try:
+            answers = self._answers(fit)
+        except Exception as error:
+            if len(fit) > 1:
+                log.warning("a batch of %d rows failed (%s); its rows are tried one by one", len(fit), _said(error))
+            answers, failed = self._one_by_one(fit)
+            bad += failed
+            if len(failed) == len(fit) > 1:
+                raise StageError(f"no row of a batch could be answered: {_said(error)}",
+                                 where=f"stage {self.stage.name}", found=[record.id for record in fit][:5],
+                                 hint="the rows are probably not at fault: look at the models, the reward function "
+                                      "and memory (a smaller batch_size)") from error
+        return Part(answers, bad, round(time.monotonic() - began, 3))
+
+    @cached_property
+    def engines(self) -> dict[Source, Engine]:
+        """The newest model's engine, and the previous one's where the stage names one."""
+        names: dict[Source, str | None] = {"newest": self.stage.model, "previous": self.stage.previous}
+        return {source: self._engine(name) for source, name in names.items() if name is not None}
+
+    @cached_property
+    def reward(self) -> RewardScorer | None:
+        name = self.stage.score.model
+        if name is None:
+            return None
+        artifact = self.context.inputs[name]
+        tokenizer = load_tokenizer(artifact.path() / "model", side="right")
+        return RewardScorer(load_reward(artifact, **self._placement), tokenizer)
+
+    @cached_property
+    def function(self) -> RewardFunction | None:
+        name = self.stage.score.function
+        return None if name is None else resolve(name)
+
+    @cached_property
+    def _placement(self) -> dict[str, Any]:
+        compute = self.context.run.compute
+        device = resolve_device(compute)
+        return {"dtype": resolve_dtype(compute, device), "device": device}
+
+    def _engine(self, name: str) -> Engine:
+        artifact = self.context.inputs[name]
+        model = load_policy(artifact, **self._placement)
+        return Engine(model, load_tokenizer(artifact.path() / "model", side="left"))
+
+    def _lengths(self, records: Sequence[Record], engine: Engine) -> tuple[list[Record], list[dict[str, Any]]]:
+        """Rows whose prompt fits, and the bad ones; a prompt that the template refuses is bad too."""
+        fit, bad = [], []
+        for record in records:
+            try:
+                length = len(encode_prompt(engine.tokenizer, record.prompt))
+            except Exception as error:
+                bad.append(bad_row(record, _said(error)))
+                continue
+            if length > self.stage.max_prompt_tokens:
+                bad.append(bad_row(record, "prompt longer than max_prompt_tokens"))
+            else:
+                fit.append(record)
+        return fit, bad
+
+    def _one_by_one(self, records: Sequence[Record]) -> tuple[list[Answer], list[dict[str, Any]]]:
+        answers: list[Answer] = []
+        bad = []
+        for record in records:
+            try:
+                answers += self._answers([record])
+            except Exception as error:
+                bad.append(bad_row(record, _said(error)))
+        return answers, bad
+
+    def _answers(self, records: Sequence[Record]) -> list[Answer]:
+        """Scored answers of all models to the records."""
+        if not records:
+            return []
+        said = [answer for source in self.engines for answer in self._generate(source, records)]
+        prompts = {record.id: record for record in records}
+        if self.reward is None:
+            rewards: list[float | None] = [None] * len(said)
+        else:
+            rewards = [*self.reward.score([(prompts[answer.id].prompt, answer.text) for answer in said])]
+        scored = []
+        for answer, reward in zip(said, rewards, strict=True):
+            value = None if self.function is None else float(self.function(prompts[answer.id], answer.text))
+            scored.append(replace(answer, function_score=value, model_score=reward,
+                                  score=combine(self.stage.score, value, reward)))
+        return scored
+
+    def _generate(self, source: Source, records: Sequence[Record]) -> list[Answer]:
+        """Answers of one model, not yet scored."""
+        stage, seed = self.stage, self.context.run.seed
+        requests = [
+            Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
+            for record in records
+        ]
+        made = self.engines[source].generate(requests)
+        return [
+            _unscored(request.id, source, index, draw, completion)
+            for request, completions in zip(requests, made, strict=True)
+            for index, (draw, completion) in enumerate(zip(request.draws, completions, strict=True))
+        ]
+
+
+def _unscored(row: str, source: Source, index: int, draw: Draw, completion: Completion) -> Answer:
+    return Answer(row, source, index, completion.text, tokens=len(completion.ids) + completion.finished,
+                  finished=completion.finished, score=math.nan, draw=asdict(draw))
+
+
+def _said(error: Exception) -> str:
+    """The error in one line that is the same for all rows it meets, since reasons are counted."""
+    if isinstance(error, KubeAlignError):
+        return error.problem
+    return f"{type(error).__name__}: {error}".splitlines()[0]

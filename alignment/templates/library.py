@@ -1,0 +1,116 @@
+"""The shipped chat templates: their names and sources, and whether two templates say the same.
+
+Does not tokenize (encode.py does) and does not decide which template a model gets (import_model does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from alignment.errors import ModelError
+from alignment.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_WITH_BOS = "{{- bos_token }}\n"
+_WITHOUT_BOS = "{%- set bos_token = '' %}\n"
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+_USER, _ANSWER = _message("user", "How many?"), _message("assistant", "Three.")
+_PADDED = [_message("user", "  two\n\nlines \n"), _message("assistant", "\n  padded answer \n")]
+SAMPLES: tuple[list[Message], ...] = (
+    [_USER],
+    [_message("system", " Be brief.\n"), _USER],
+    [_USER, _ANSWER],
+    [_message("system", "Be brief."), _USER, _ANSWER, _USER],
+    [*_PADDED, _USER, _ANSWER],
+    [_message("system", "Be brief."), *_PADDED],
+    [_message("user", ""), _message("assistant", "")],
+    [_USER, _USER],
+    [_USER, _ANSWER, _message("tool", "3")],
+    [_USER, _ANSWER, _message("system", "Now in French."), _USER],
+    [_message("assistant", "Hello."), _USER],
+)
+"""Conversations that tell templates apart: defaults, stripping, empty texts, unusual orders and roles."""
+
+
+def names() -> list[str]:
+    """Names of the shipped templates, sorted."""
+    return sorted(path.name.removesuffix(".jinja") for path in files(__package__).iterdir()
+                  if path.name.endswith(".jinja"))
+
+
+def source(name: str) -> str:
+    """Jinja source of a shipped template. Raises ModelError for an unknown name."""
+    if name not in names():
+        raise ModelError("no chat template has this name", where="template", found=name,
+                         expected="one of " + ", ".join(names()),
+                         hint="leave `template` out to keep the model's own")
+    return (files(__package__) / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def shipped() -> dict[str, str]:
+    """Name -> one line about the template (its own first comment)."""
+    return {name: source(name).split("{#-", 1)[1].split("-#}", 1)[0].strip() for name in names()}
+
+
+def template_hash(jinja: str) -> str:
+    """First 16 hex digits of the sha256 of a template's text; what `kubealign.json` carries."""
+    return hashlib.sha256(jinja.encode()).hexdigest()[:16]
+
+
+def has_generation_markers(jinja: str) -> bool:
+    """Whether a template marks what the assistant says, so that a loss mask can be made from it."""
+    return _GENERATION.search(jinja) is not None
+
+
+def name_of(jinja: str) -> str:
+    """Name of the shipped template that this text is (as `fitted` may have begun it), or "own"."""
+    for name in names():
+        if jinja in (text := source(name), _WITH_BOS + text, _WITHOUT_BOS + text):
+            return name
+    return "own"
+
+
+def fitted(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A shipped template for this tokenizer: it begins with the BOS token exactly when the tokenizer's maker does.
+
+    The tokenizer is asked what it puts before plain text. What is changed is the template, not the ids: every
+    other program that renders it then agrees.
+    """
+    text, bos = source(name), tokenizer.bos_token
+    wanted = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
+    rendered = tokenizer.apply_chat_template([_USER], chat_template=text, tokenize=False, add_generation_prompt=True)
+    # ChatML texts begin with a token that some tokenizers also call BOS (SmolLM2); only `bos_token` is a BOS.
+    has = bos is not None and "bos_token" in text and str(rendered).startswith(bos)
+    if wanted == has:
+        return text
+    return (_WITH_BOS if wanted else _WITHOUT_BOS) + text
+
+
+def same_rendering(tokenizer: PreTrainedTokenizerBase, one: str, other: str) -> bool:
+    """Whether two templates render (or refuse) all of SAMPLES alike, with and without a generation prompt."""
+
+    def render(jinja: str, messages: list[Message], generate: bool) -> str | None:
+        try:
+            return str(tokenizer.apply_chat_template(
+                messages, chat_template=jinja, tokenize=False, add_generation_prompt=generate
+            ))
+        except (jinja2.TemplateError, TypeError):
+            return None
+
+    return render(one, SAMPLES[0], True) is not None and all(
+        render(one, messages, generate) == render(other, messages, generate)
+        for messages in SAMPLES for generate in (False, True)
+    )

@@ -1,0 +1,252 @@
+"""Train one stage in this process: the function every worker runs, with or without a process group.
+
+Builds model, columns and TRL's trainer, resumes from the newest complete checkpoint, trains, and on the first
+rank saves `out/model` and `training.json`. Does not start workers (alignment.distributed does) and does not
+decide whether the stage has to run (alignment.pipeline does).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from alignment.artifacts import RowCounts
+from alignment.config import Dpo, Lora, TrainStage
+from alignment.context import Outcome, StageContext
+from alignment.errors import ConfigError, StageError
+from alignment.inference.loading import (
+    base_key,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+    template_of,
+    write_info,
+)
+from alignment.progress import track
+from alignment.training.guards import Recorder, Rows, latest_complete
+from alignment.training.methods import METHODS
+from alignment.training.model import build
+from alignment.training.prepare import Prepared, prepare
+
+_LOGGERS = {"tensorboard": ("tensorboardX", "torch.utils.tensorboard"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+
+
+def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCallback, ...] = ()) -> None:
+    """Train `context.stage`.
+
+    Args:
+        workers: processes that take part; the group must have exactly so many (a silent group of one is refused).
+        callbacks: more transformers callbacks, for example to report to Ray.
+    """
+    stage = context.stage
+    assert isinstance(stage, TrainStage)
+    method = METHODS[stage.method]
+    for name in ("transformers", "trl", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    device = resolve_device(context.run.compute)
+    dtype = _training_dtype(context, device)
+    set_seed(context.run.seed)
+    start = context.inputs[stage.model]
+    tokenizer = load_tokenizer(start.path() / "model", side="right")
+    records = [record for ref in stage.rows for record in context.rows(ref)]
+    prepared = prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}")
+    held = (
+        prepare(context.rows(stage.eval_rows), tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}")
+        if stage.eval_rows is not None else None
+    )
+    model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
+    arguments = _arguments(context, stage, device, dtype, workers, prepared)
+    trainer = method.trainer(
+        model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
+        eval_dataset=Dataset.from_list(held.rows) if held else None, callbacks=list(callbacks),
+    )
+    trainer.row_ids = prepared.ids
+    trainer.data_collator = Rows(trainer.data_collator)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer, method.role)
+    if stage.checkpoints.final == "best":
+        trainer.last_dir = context.out / "last"
+    _check_world(trainer, workers)
+    first = trainer.is_world_process_zero()
+    total = _steps(arguments, trainer, len(trainer.train_dataset))
+    per_row = sum(prepared.lengths) / max(len(prepared.rows), 1)
+    with track(stage.name, total, "steps") if first else nullcontext() as tracker:
+        recorder = Recorder(context, tracker, per_row)
+        trainer.add_callback(recorder)
+        if first:
+            context.store.pull_work(context.key, "checkpoints/")
+        _barrier()
+        resume = latest_complete(Path(arguments.output_dir))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.monotonic() - recorder.began
+    if first:
+        trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
+        outcome = _outcome(stage, trainer, prepared, held, facts, start, method.role)
+        trained = recorder.steps_here * stage.batch_size * per_row
+        outcome.facts |= {
+            "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(trained / max(seconds, 1e-9), 1),
+                       "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
+            "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
+        }
+        if context.events.exists() and "tensorboard" in stage.log_to:
+            outcome.facts["tensorboard"] = "tensorboard/"
+        write_outcome(context, outcome)
+        context.store.push_work(context.key, "out")
+    _barrier()
+
+
+def write_outcome(context: StageContext, outcome: Outcome) -> None:
+    """Leave the outcome in out/training.json, for the driver (another process, perhaps another machine)."""
+    body = {"rows": outcome.rows.model_dump(), "metrics": outcome.metrics, "facts": outcome.facts}
+    (context.out / "training.json").write_text(json.dumps(body, indent=2), encoding="utf-8")
+
+
+def read_outcome(context: StageContext) -> Outcome:
+    """Inverse of write_outcome."""
+    body = json.loads((context.out / "training.json").read_text(encoding="utf-8"))
+    return Outcome(RowCounts(**body["rows"]), body["metrics"], body["facts"])
+
+
+def _training_dtype(context: StageContext, device: str) -> torch.dtype:
+    """Of the frozen weights. auto on a CPU is float32: measured on AVX512-BF16, a LoRA step gains nothing from
+    bfloat16 (the backward pass and the float32 adapters dominate), while generation does."""
+    if device == "cpu" and context.run.compute.dtype == "auto":
+        return torch.float32
+    return resolve_dtype(context.run.compute, device)
+
+
+def _arguments(
+    context: StageContext, stage: TrainStage, device: str, dtype: torch.dtype, workers: int, prepared: Prepared
+) -> Any:
+    per_step = stage.micro_batch_size * workers
+    if stage.batch_size % per_step:
+        raise ConfigError("batch_size is no multiple of micro_batch_size times workers",
+                          where=f"stage {stage.name}", found=f"{stage.batch_size}, {stage.micro_batch_size} x {workers}",
+                          expected=f"a multiple of {per_step}")
+    for tool in stage.log_to:
+        _check_logger(tool, stage.name)
+    steps = {"save_strategy": "steps", "save_steps": stage.checkpoints.every, "save_total_limit": stage.checkpoints.keep}
+    if stage.eval_rows is not None:
+        best = stage.checkpoints.final == "best"
+        steps |= {"eval_strategy": "steps", "eval_steps": stage.checkpoints.every, "load_best_model_at_end": best}
+        if best:
+            steps |= {"metric_for_best_model": "loss", "greater_is_better": False}
+    on_gpu = device != "cpu"
+    given: dict[str, Any] = {
+        "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and a third more compute is not
+        "dataloader_pin_memory": on_gpu,
+        **METHODS[stage.method].arguments(stage), **steps, **stage.trl,
+    }
+    if workers > 1 and not on_gpu:
+        given["ddp_backend"] = "gloo"
+    return METHODS[stage.method].config(
+        output_dir=str(context.work / "checkpoints"),
+        run_name=f"{context.run.name}-{stage.name}",
+        per_device_train_batch_size=stage.micro_batch_size,
+        per_device_eval_batch_size=stage.micro_batch_size,
+        gradient_accumulation_steps=stage.batch_size // per_step,
+        num_train_epochs=stage.epochs,
+        learning_rate=stage.learning_rate,
+        # Mixed precision only where the hardware gains: on a CPU the frozen weights are in `dtype` already.
+        bf16=on_gpu and dtype == torch.bfloat16,
+        use_cpu=not on_gpu,
+        seed=context.run.seed,
+        data_seed=context.run.seed,
+        logging_steps=stage.log_every,
+        logging_nan_inf_filter=False,
+        report_to=list(stage.log_to) or "none",
+        disable_tqdm=True,
+        **given,
+    )
+
+
+def _check_logger(tool: str, stage: str) -> None:
+    from importlib.util import find_spec
+
+    if all(find_spec(module.split(".")[0]) is None for module in _LOGGERS[tool]):
+        raise ConfigError(f"{tool} is not installed", where=f"stage {stage}, log_to", found=tool,
+                          hint=f"install {tool}, or remove it from log_to")
+
+
+def _check_world(trainer: Any, workers: int) -> None:
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world != workers or trainer.args.world_size != workers:
+        raise StageError("the process group is not what was asked for, so every worker would train alone",
+                         found=f"process group of {world}, trainer sees {trainer.args.world_size}",
+                         expected=f"{workers} workers on every rank")
+
+
+def _steps(arguments: Any, trainer: Any, rows: int) -> int:
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    per_epoch = -(-rows // (arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+                            * arguments.world_size))
+    return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
+
+
+def _barrier() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: Any, role: str) -> None:
+    """Write weights, tokenizer and kubealign.json. The base is named by its key: a path is one machine's own."""
+    adapter = isinstance(stage.strategy, Lora)
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapter:
+        assert isinstance(model, PeftModel)
+        model.peft_config["default"].base_model_name_or_path = base_key(start)
+        # The embedding is never trained here; asked to find that out, PEFT looks the base up on the hub.
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_info(folder, role=role, form="adapter" if adapter else "full", base=base_key(start) if adapter else None,
+               tokenizer=tokenizer, template_name=template_of(start)["name"])
+
+
+def _outcome(
+    stage: TrainStage, trainer: Any, prepared: Prepared, held: Prepared | None, facts: dict[str, Any], start: Any, role: str
+) -> Outcome:
+    reasons: dict[str, int] = {}
+    for source in (prepared, held):
+        for _, reason in source.dropped if source else []:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    rows = RowCounts(
+        read=len(prepared.ids) + len(prepared.dropped) + (len(held.ids) + len(held.dropped) if held else 0),
+        written={"train": len(prepared.ids), **({"eval": len(held.ids)} if held else {})},
+        dropped=reasons, changed=dict(prepared.changed),
+    )
+    history = trainer.state.log_history
+    metrics = {"steps": float(trainer.state.global_step), "supervised_tokens": float(prepared.supervised)}
+    names = METHODS[stage.method].final_metrics
+    train, evaluated = [e for e in history if "loss" in e], [e for e in history if "eval_loss" in e]
+    if stage.checkpoints.final == "best" and trainer.state.best_global_step:
+        metrics["best_step"] = float(trainer.state.best_global_step)
+        evaluated = [e for e in evaluated if e["step"] == trainer.state.best_global_step] or evaluated
+    tail = train[-max(1, len(train) // 5):]
+    metrics |= {f"train_{n}": sum(e[n] for e in tail) / len(tail) for n in names if tail and all(n in e for e in tail)}
+    metrics |= {f"eval_{n}": evaluated[-1][f"eval_{n}"] for n in names if evaluated and f"eval_{n}" in evaluated[-1]}
+    info = template_of(start)
+    facts = facts | {
+        "template": info, "start": start.key, "role": role, "mean_length": sum(prepared.lengths) / len(prepared.lengths),
+        "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
+    }
+    if isinstance(stage, Dpo):
+        facts["reference"] = {"artifact": start.key, "how": {
+            "adapter": "frozen copy of the start adapter" if "ref" in getattr(trainer.model, "peft_config", {})
+            else "adapter off", "precomputed": "log-probabilities computed once before training"}[stage.reference_mode]}
+    return Outcome(rows, {k: float(v) for k, v in metrics.items()}, facts)

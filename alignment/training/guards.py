@@ -1,0 +1,146 @@
+"""What we add to TRL's trainers: guards against silent failure, and events.
+
+`Guarded` is mixed into every trainer class: it stops on a non-finite loss and names the rows, and mends two
+places where a resumed or finished run would lose weights. `Recorder` writes events and marks checkpoints
+complete. Neither changes a loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from alignment.context import StageContext
+from alignment.errors import StageError
+from alignment.progress import Tracker
+
+COMPLETE = "complete"
+"""Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
+_TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
+"""Logged by the libraries, but different after a resume; tokens and times are counted by us."""
+
+
+class Guarded:
+    """Mixin before a TRL trainer. Attributes are set by `fit` right after construction."""
+
+    row_ids: list[str]
+    last_dir: Path | None = None
+    save_to: Callable[[Any, Path], None]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        if "row" not in self._signature_columns:  # type: ignore[has-type]
+            self._signature_columns = [*self._signature_columns, "row"]  # type: ignore[has-type]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if not math.isfinite(float(loss)):
+            rows = self.data_collator.last_rows  # type: ignore[attr-defined]
+            raise StageError(
+                "the loss is not finite", found=float(loss),
+                where=f"step {self.state.global_step + 1}, rows {[self.row_ids[row] for row in rows] or 'packed'}",  # type: ignore[attr-defined]
+                hint="lower the learning rate, or look at these rows",
+            )
+        return loss
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        # With a second (reference) adapter in the checkpoint, transformers loads the sub-folders only and leaves
+        # the trained adapter at its start weights.
+        policy = self.model if model is None else model  # type: ignore[attr-defined]
+        if isinstance(policy, PeftModel) and len(policy.peft_config) > 1:
+            policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+            policy.set_adapter("default")
+
+    def _load_best_model(self) -> None:
+        if self.last_dir is not None and self.args.should_save:  # type: ignore[attr-defined]
+            self.save_to(self.model, self.last_dir)  # type: ignore[attr-defined]
+        super()._load_best_model()  # type: ignore[misc]
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        # Preference rows come tokenized; TRL's DPO trainer is the one that has no switch to say so.
+        if "prompt_ids" in dataset.column_names:
+            return dataset
+        return super()._prepare_dataset(dataset, *args, **kwargs)  # type: ignore[misc]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No model cards in checkpoints: the manifest says what a model is made of."""
+
+
+class Rows:
+    """Collator that remembers which rows the last batch held, and hands the rest to TRL's collator."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+        self.last_rows: list[int] = []
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        self.last_rows = [example["row"] for example in examples if "row" in example]
+        return self.collator([{k: v for k, v in example.items() if k != "row"} for example in examples])
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Events, progress, and complete checkpoints, on the first rank; on the others it does nothing."""
+
+    def __init__(self, context: StageContext, tracker: Tracker | None, tokens_per_row: float) -> None:
+        self.context, self.tracker, self.tokens_per_row = context, tracker, tokens_per_row
+        self.steps_here, self.began = 0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.monotonic()
+        if state.best_model_checkpoint:  # a resumed run may find its work folder elsewhere
+            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
+        if state.is_world_process_zero:
+            # A killed run logged steps after its last checkpoint; the resumed one will log them again.
+            self.context.events.unlink(missing_ok=True)
+            for entry in state.log_history:
+                self._write(entry)
+            if self.tracker is not None:
+                self.tracker.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps_here += 1
+        if self.tracker is not None:
+            loss = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
+            self.tracker.advance(1, note="" if loss is None else f"loss {loss:.3f}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and state.log_history:
+            self._write(state.log_history[-1])
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / COMPLETE).write_text("", encoding="utf-8")
+            self.context.store.push_work(self.context.key, f"checkpoints/{folder.name}")
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        kind = "eval" if any(key.startswith("eval_") for key in entry) else "train" if "loss" in entry else None
+        if kind is None:
+            return
+        values = {k: v for k, v in entry.items() if k not in _TIMES and not k.endswith("_per_second")}
+        for key, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[key] = None  # JSON has no NaN
+        self.context.event(kind, **values)
+
+
+def latest_complete(folder: Path) -> Path | None:
+    """The newest checkpoint with its marker; folders without one (a kill while saving) are removed."""
+    best: tuple[int, Path] | None = None
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        step = int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        best = max(best or (step, path), (step, path))
+    return best[1] if best else None

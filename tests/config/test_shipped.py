@@ -1,0 +1,46 @@
+"""Every run file that is shipped loads; the schema that editors use agrees with the loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from alignment.cli.info import run_schema
+from alignment.config import load_run
+from alignment.config.load import _Loader
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+RECIPES = sorted((ROOT / "alignment/cli/recipes").glob("*.yaml"))
+
+
+def _tree(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+
+
+def test_something_is_shipped() -> None:
+    assert CONFIGS
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[str(path.relative_to(ROOT)) for path in CONFIGS])
+def test_shipped_config_loads_and_fits_the_schema(path: Path) -> None:
+    run = load_run(path)
+    assert run.stages
+    jsonschema.validate(_tree(path), run_schema(), cls=jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(("change", "path"), [
+    ({"stages": []}, ["stages"]), ({"seeed": 3}, []), ({"scale": 0}, ["scale"]),
+    ({"stages": [{"name": "sft", "kind": "train", "method": "sft", "model": "base"}]}, ["stages", 0]),
+    ({"stages": [{"name": "base", "model": {"source": "tiny"}}]}, ["stages", 0]),
+])
+def test_the_schema_refuses_what_the_loader_refuses(change: dict[str, Any], path: list[str | int]) -> None:
+    tree = {**_tree(CONFIGS[0]), **change}
+    with pytest.raises(jsonschema.ValidationError) as caught:
+        jsonschema.validate(tree, run_schema(), cls=jsonschema.Draft202012Validator)
+    assert list(caught.value.absolute_path)[: len(path)] == path

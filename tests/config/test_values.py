@@ -1,0 +1,122 @@
+"""What a good file becomes: numbers, parameters, overrides, defaults, and what stays fixed."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from alignment.config import (
+    Dpo,
+    Evaluate,
+    ImportData,
+    Sample,
+    Sft,
+    inputs_of,
+    model_refs,
+    parse_run,
+    rows_refs,
+    splits_of,
+)
+from alignment.config.stages import RatioSplit
+from alignment.errors import ConfigErrors
+
+
+def test_the_small_run(run_text: str) -> None:
+    run = parse_run(run_text)
+    assert [stage.name for stage in run.stages] == ["base", "seed", "sft", "rm", "rs", "dpo", "eval"]
+    seed, sft, rs = run.stage("seed"), run.stage("sft"), run.stage("rs")
+    assert isinstance(seed, ImportData)
+    assert isinstance(seed.split, RatioSplit)
+    assert seed.data[0].path == "rows.jsonl"
+    assert splits_of(seed) == ("train", "test")
+    assert isinstance(sft, Sft)
+    assert sft.learning_rate == 1e-4
+    assert isinstance(rs, Sample)
+    assert inputs_of(rs) == ("sft", "rm", "seed")
+    assert splits_of(rs) == ("best", "pairs", "samples")
+    assert [ref for _, ref in rows_refs(rs)] == ["seed/train"]
+    assert [(name, role) for _, name, role in model_refs(rs)] == [("sft", "policy"), ("rm", "reward")]
+    assert isinstance(run.stage("eval"), Evaluate)
+    assert str(run.parsed_aims()[0]) == "eval.dpo.f1 > eval.base.f1"
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("1e-4", 1e-4), ("2E-5", 2e-5), ("1e+2", 100.0), ("5.e-3", 5e-3), (".5e-3", 5e-4), ("0.001", 1e-3), ("3", 3.0),
+])
+def test_numbers_as_people_write_them(text: str, value: float, run_text: str) -> None:
+    sft = parse_run(run_text.replace("learning_rate: 1e-4", f"learning_rate: {text}")).stage("sft")
+    assert isinstance(sft, Sft)
+    assert sft.learning_rate == value
+
+
+@pytest.mark.parametrize("text", ["1e-4x", "e-4", "1e", "v1e4"])
+def test_what_only_looks_like_a_number_stays_text(text: str, run_text: str) -> None:
+    assert parse_run(run_text.replace("name: small", f"name: small\ndescription: {text}")).description == text
+
+
+def test_overrides_on_top_level_stage_and_nested_keys(run_text: str) -> None:
+    run = parse_run(run_text, overrides=[
+        "scale=0.5", "sft.epochs=2", "sft.learning_rate=3e-5", "dpo.trl.beta=0.2", "compute.workers=2",
+        "params.rows=other.jsonl", "eval.models=[base, sft]", "rs.score.function=mine:score", "seed.data.0.take=7",
+        "seed=9",
+    ])
+    sft, dpo, seed = run.stage("sft"), run.stage("dpo"), run.stage("seed")
+    assert isinstance(sft, Sft)
+    assert isinstance(dpo, Dpo)
+    assert isinstance(seed, ImportData)
+    assert (run.seed, run.scale, sft.epochs, sft.learning_rate) == (9, 0.5, 2, 3e-5)
+    assert (dpo.trl, run.compute.workers) == ({"beta": 0.2}, 2)
+    assert (seed.data[0].path, seed.data[0].take) == ("other.jsonl", 7)
+    assert run.scaled(7) == 4
+    assert run.scaled(1) == 1
+    assert run.scaled(None) is None
+
+
+@pytest.mark.parametrize(("override", "problem"), [
+    ("epochs", "not an override"), ("=3", "not an override"), ("sft..epochs=3", "not an override"),
+    ("sfft.epochs=2", "neither a top-level key nor a stage"), ("sft.learning_rate.x=2", "below a plain value"),
+    ("sft.epoch=2", "unknown key"), ("sft.epochs=two", "valid number"), ("seed.data.x.take=2", "not a place"),
+    ("seed.data.5.take=2", "not a place"), ("seed.data.9=2", "not a place"),
+    ("sft=3", "neither a top-level key nor a stage"),
+    ("sft.epochs=[1", "not valid YAML"), ("stages.0=3", "not a stage"), ("seed=x", "valid integer"),
+])
+def test_bad_overrides(override: str, problem: str, run_text: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_run(run_text, overrides=[override])
+    assert problem in str(caught.value)
+
+
+def test_parameters_fill_strings_and_can_be_set(run_text: str) -> None:
+    text = run_text.replace("name: small", "name: small\ndescription: 'from ${rows} at ${rate}'")
+    assert parse_run(text).description == "from rows.jsonl at 0.0001"
+    assert parse_run(text, overrides=["params.rate=2"]).description == "from rows.jsonl at 2"
+
+
+def test_a_run_is_frozen_and_lists_are_tuples(run_text: str) -> None:
+    run = parse_run(run_text)
+    assert isinstance(run.stages, tuple)
+    with pytest.raises(ValidationError, match="frozen"):
+        run.seed = 3  # type: ignore[misc]
+
+
+def test_trl_is_handed_on_untouched(run_text: str) -> None:
+    text = run_text.replace("learning_rate: 1e-4", "trl: {lr_scheduler_kwargs: {num_cycles: [1, 2]}, warmup_steps: 3}")
+    sft = parse_run(text).stage("sft")
+    assert isinstance(sft, Sft)
+    assert sft.trl == {"lr_scheduler_kwargs": {"num_cycles": [1, 2]}, "warmup_steps": 3}
+
+
+def test_reference_mode_follows_the_strategy(run_text: str) -> None:
+    lora = parse_run(run_text).stage("dpo")
+    full = parse_run(run_text.replace("method: dpo\n", "method: dpo\n    strategy: {kind: full}\n")).stage("dpo")
+    assert isinstance(lora, Dpo)
+    assert isinstance(full, Dpo)
+    assert (lora.reference_mode, full.reference_mode) == ("adapter", "precomputed")
+
+
+def test_config_and_run_survive_a_round_trip(run_text: str) -> None:
+    import yaml
+
+    run = parse_run(run_text)
+    dumped = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
+    assert parse_run(dumped) == run

@@ -1,0 +1,134 @@
+"""Splits keep texts together and do not move; overlap finds copies and leaves generic questions alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment.data.overlap import find_overlap
+from alignment.data.splits import by_ratio
+from alignment.records import Record
+
+RATIOS = {"train": 0.7, "dev": 0.1, "test": 0.15}
+
+
+def row(id: str, prompt: str = "", **meta) -> Record:
+    return Record(id, "prompt-only", [{"role": "system", "content": "You are a careful and helpful assistant, always."},
+                                      {"role": "user", "content": prompt or f"prompt {id}"}], meta=meta)
+
+
+def passage_row(id: str, passage: str, question: str) -> Record:
+    return row(id, f"{passage}\n\n{question}", passage=passage, question=question)
+
+
+groups = st.lists(st.integers(0, 12), min_size=1, max_size=60)
+
+
+@settings(max_examples=80, deadline=None)
+@given(groups, st.integers(0, 3))
+def test_a_group_is_in_one_split_and_ratios_are_met_within_one_group(members, seed):
+    records = [row(str(index), group=f"g{group}") for index, group in enumerate(members)]
+    splits, outside = by_ratio(records, RATIOS, seed)
+    where = {record.id: name for name, rows in {**splits, "": outside}.items() for record in rows}
+    assert sorted(where) == sorted(record.id for record in records)
+    assert sum(map(len, splits.values())) + len(outside) == len(records)
+    for group in set(members):
+        assert len({where[str(index)] for index, member in enumerate(members) if member == group}) == 1
+    largest = max(Counter(members).values())
+    for name, ratio in RATIOS.items():
+        assert abs(len(splits[name]) - ratio * len(records)) <= largest + 1e-6
+    again, _ = by_ratio(records[::-1], RATIOS, seed)
+    assert {name: {r.id for r in rows} for name, rows in again.items()} == {
+        name: {r.id for r in rows} for name, rows in splits.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(10, 80), st.integers(1, 10), st.integers(0, 3))
+def test_added_rows_move_a_border_and_reshuffle_nothing(count, added, seed):
+    """Of n rows of their own, adding m moves at most m + 1 over each border, and more of a known group move no more."""
+    names = list(RATIOS)
+
+    def places(records):
+        splits, outside = by_ratio(records, RATIOS, seed)
+        return {r.id: index for index, rows in enumerate([*splits.values(), outside]) for r in rows}
+
+    before = places([row(str(i)) for i in range(count)])
+    after = places([row(str(i)) for i in range(count + added)])
+    for border in range(len(names)):
+        left, entered = ({id for id in before if a[id] <= border < b[id]} for a, b in ((before, after), (after, before)))
+        assert not (left and entered)
+        assert len(left | entered) <= added + 1
+
+
+def test_another_seed_is_another_split():
+    records = [row(str(i)) for i in range(60)]
+    one, other = (by_ratio(records, RATIOS, seed)[0]["test"] for seed in (0, 1))
+    assert one != other
+    assert len(one) == len(other) == 9
+
+
+def test_same_prompts_passages_and_near_copies_stay_together():
+    text = "the old mill by the river {} was sold to a family from the north who wanted to grind their own flour"
+    pairs = [[row(f"a{i}", f"Say  WORD{i}"), row(f"b{i}", f"say word{i} ")] for i in range(20)]
+    pairs += [[passage_row(f"c{i}", f"passage {i}", "one"), passage_row(f"d{i}", f"Passage {i}", "two")] for i in range(20)]
+    pairs += [[row("e", text.format("long ago")), row("f", text.format("finally"))]]
+    records = [record for pair in zip(*pairs, strict=True) for record in pair]
+    for seed in range(5):
+        splits, _ = by_ratio(records, {"train": 0.5, "test": 0.5}, seed)
+        where = {record.id: name for name, rows in splits.items() for record in rows}
+        assert all(where[one.id] == where[other.id] for one, other in pairs)
+        assert len(splits["train"]) == len(splits["test"]) == 41
+
+
+LONG = ("The expedition reached the northern coast in early spring after months of waiting for the ice to break, and the "
+        "captain wrote in his diary that no man aboard had believed they would live to see open water again.")
+
+
+def test_each_reason_for_overlap():
+    seen = [row("s1", "What is the tallest mountain of the southern Alps?"), passage_row("s2", LONG, "Who wrote it?"),
+            passage_row("s3", "An unrelated text about bees and honey.", "What do bees make?")]
+    test = [row("s1", "something else entirely"), row("t1", "what is the TALLEST mountain of  the southern alps?"),
+            passage_row("t2", LONG, "When did they reach it?"),
+            passage_row("t3", "Prologue. " + LONG[:150], "Where was the captain?"),
+            row("t4", f"Read this. {LONG} What did the captain believe?"),
+            row("t5", "An unseen question about the price of tea in the harbour towns of the west coast.")]
+    assert find_overlap(test, seen) == {
+        "s1": ("s1", "same-id"), "t1": ("s1", "same-prompt"), "t2": ("s2", "same-passage"), "t3": ("s2", "shared-text"),
+        "t4": ("s2", "shared-text")}
+
+
+def test_generic_questions_and_system_messages_are_no_overlap():
+    other = "A factory in the valley makes glass bottles for most of the breweries of the country since the last war."
+    seen = [passage_row("s1", LONG, "What is the main idea of the passage?"), row("s2", "What is the capital of France?"),
+            row("s3", "What is the name of the president of the French Republic?"), row("s4", f"{LONG} Why is that?")]
+    test = [passage_row("t1", other, "What is the main idea of the passage?"), row("t2", "What is the capital of Spain?"),
+            row("t3", "What is the name of the president of the United States?"), row("t4", "Why is that?"),
+            row("t5", "What is the main idea of the passage?")]
+    assert find_overlap(test, seen) == {}
+    assert find_overlap([row("t6", "Tell me, what is the capital of France?")], seen) == {}
+    assert find_overlap([row("t7", "What is the capital of France, Anna?")], [row("s", "Now: what is the capital of France, "
+                                                                                  "Anna?")]) == {"t7": ("s", "shared-text")}
+
+
+def test_instructions_around_every_row_are_boilerplate():
+    frame = "You are given a review of a product from a large shop. Decide whether its author liked it or not: {}"
+    seen = [row(f"s{i}", frame.format(f"item {i} broke")) for i in range(40)]
+    assert find_overlap([row("t", frame.format("works as it should"))], seen) == {}
+    assert "t" in find_overlap([row("t", frame.format("item one lasted years"))], seen[:3])
+
+
+def test_chinese_is_compared_by_characters():
+    text = "一八九八年春天探险队终于到达北部海岸船长在日记里写道没有人相信他们还能活着看到大海"
+    seen = [row("s", f"请阅读{text}然后回答问题")]
+    assert find_overlap([row("t", f"根据这段话{text[:30]}说明原因")], seen) == {"t": ("s", "shared-text")}
+    assert find_overlap([row("t", "请说明为什么玻璃瓶厂在山谷里生产了大量瓶子并且卖给全国的啤酒厂")], seen) == {}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("abcdefgh ", min_size=1, max_size=120), min_size=1, max_size=8))
+def test_a_copy_is_always_found(texts):
+    seen = [row(f"s{i}", text) for i, text in enumerate(texts)]
+    test = [row(f"t{i}", f" {text.upper()}\n") for i, text in enumerate(texts) if text.strip()]
+    assert set(find_overlap(test, seen)) == {record.id for record in test}

@@ -1,0 +1,114 @@
+"""The table of an evaluation: rows joined by id, nothing undefined in JSON, flat names as the manifest has them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from alignment.config import Evaluate, Scorer
+from alignment.evaluation.results import Table, flat_metrics, measure, question_of
+from alignment.records import Record
+
+
+def record(id_: str, answer: str | None = "yes", **meta: Any) -> Record:
+    return Record(id=id_, type="prompt-completion", prompt=[{"role": "user", "content": "?"}], completion=answer,
+                  meta=meta)
+
+
+def stage(**values: Any) -> Evaluate:
+    return Evaluate(name="eval", rows="seed/test", **{"models": ("base", "sft", "dpo"), "bootstrap": 200, **values})
+
+
+BOTH = Scorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
+QUESTIONS = [question_of(record("r1", kind="fact")), question_of(record("r2", kind="fact")), question_of(record("r3"))]
+
+
+def table(config: Evaluate) -> Table:
+    said = {"base": ["no", "no", "yes"], "sft": ["yes", "no", "no"], "dpo": ["yes", "yes", "yes"]}
+    reward = {"base": [0.0, 1.0, math.nan], "sft": [1.0, 1.0, 1.0], "dpo": [3.0, 0.0, 1.0]}
+    measures = {
+        model: {
+            q.id: measure(q, said[model][i], True, reward=reward[model][i], style=float(i), stage=config)
+            for i, q in reversed(list(enumerate(QUESTIONS)))  # the order of the rows must not matter
+        }
+        for model in config.models
+    }
+    perplexity = {model: {q.id: (-2.0, 1) for q in QUESTIONS} for model in config.models}
+    return Table(config, QUESTIONS, measures, perplexity, seed=0)
+
+
+def test_means_and_perplexity() -> None:
+    got = table(stage(score=BOTH)).results()
+    assert got["rows"] == 3
+    base = got["models"]["base"]
+    assert base["exact_match"]["value"] == pytest.approx(1 / 3)
+    assert base["reward"] | {"low": 0, "high": 0} == {"value": 0.5, "low": 0, "high": 0, "dropped": 1}
+    assert base["style"]["value"] == 1
+    assert base["words"]["value"] == 1
+    assert base["perplexity"]["value"] == pytest.approx(math.exp(2))
+
+
+def test_every_later_model_meets_the_first_by_default() -> None:
+    got = table(stage(score=BOTH)).results()["compare"]
+    assert [(c["challenger"], c["baseline"], c["by"]) for c in got] == [
+        (model, "base", by) for model in ("sft", "dpo") for by in ("score", "reward", "style")
+    ]
+    by_reward = got[4]
+    assert (by_reward["wins"], by_reward["ties"], by_reward["losses"], by_reward["dropped"]) == (1, 0, 1, 1)
+    assert got[2]["rate"] == 0.5  # equal styles: all ties
+
+
+def test_score_is_the_weighted_sum() -> None:
+    q = QUESTIONS[0]
+    assert measure(q, "x", True, reward=3.0, style=1.0, stage=stage(score=BOTH))["score"] == 5.0
+    only = stage(score=Scorer(function="words"))
+    assert measure(q, "x", True, reward=math.nan, style=1.5, stage=only)["score"] == 1.5
+    assert math.isnan(measure(q, "x", True, reward=math.nan, style=1.0, stage=stage(score=BOTH))["score"])
+
+
+def test_asked_pairs_and_differences() -> None:
+    got = table(stage(score=BOTH, compare=(("dpo", "sft"),))).results()
+    assert {(d["challenger"], d["baseline"]) for d in got["differences"]} == {("dpo", "sft")}
+    exact = next(d for d in got["differences"] if d["metric"] == "exact_match")
+    assert exact["value"] == pytest.approx(2 / 3)
+    assert exact["low"] <= exact["value"] <= exact["high"]
+
+
+def test_by_kind() -> None:
+    got = table(stage(score=BOTH)).results()["by_kind"]
+    assert set(got) == {"fact"}
+    assert got["fact"]["base"] == {"exact_match": 0.0, "f1": 0.0, "style": 0.5, "n": 2}
+
+
+def test_flat_names_without_undefined_ones() -> None:
+    config = stage(score=Scorer(model="rm"), models=("base",))
+    measures = {"base": {"r1": measure(QUESTIONS[0], "yes", False, reward=math.nan, style=math.nan, stage=config)}}
+    results = Table(config, QUESTIONS[:1], measures, {}, seed=0).results()
+    flat, left_out = flat_metrics(results)
+    assert left_out == ["base.reward"]
+    assert set(flat) == {"base.exact_match", "base.f1", "base.rouge_l", "base.finished", "base.words"}
+    assert flat["base.finished"] == 0
+    assert results["models"]["base"]["reward"]["value"] is None
+    json.dumps(results, allow_nan=False)
+
+
+def test_flat_names_of_pairs() -> None:
+    flat, _ = flat_metrics(table(stage(score=BOTH)).results())
+    for name in ("win_rate", "reward_win_rate", "style_win_rate"):
+        assert 0 <= flat[f"dpo_vs_base.{name}"] <= 1
+    plain, _ = flat_metrics(table(stage()).results())
+    assert not any("win_rate" in name or "reward" in name or "style" in name for name in plain)
+
+
+def test_question_of_each_record_type() -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    chat = question_of(Record(id="1", type="messages", messages=turns))
+    assert (chat.prompt, chat.reference) == (turns[:1], "a")
+    unwanted = question_of(Record(id="1", type="unpaired", prompt=turns[:1], completion="bad", label=False))
+    assert (unwanted.reference, unwanted.references) == (None, ())
+    squad = question_of(record("1", "Paris", references=["Paris", "city of Paris"]))
+    assert squad.references == ("Paris", "city of Paris")
+    assert question_of(record("1", None)).references == ()

@@ -1,0 +1,159 @@
+"""What must hold for every training run, whatever the method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignment.errors import DataError, StageError
+from alignment.inference.loading import load_policy, load_reward, load_tokenizer
+from alignment.pipeline import execute
+from tests import small
+
+FULL = {"kind": "full"}
+
+
+def weights(artifact):
+    """All tensors of a published model folder by name."""
+    return {k: v for file in sorted((artifact.path() / "model").glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def same(one, other, tolerance=0.0):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+def test_one_by_eight_equals_eight_by_one(tmp_path: Path, method: str) -> None:
+    whole = small.train("whole", method, micro_batch_size=8, trl={"lr_scheduler_type": "constant"})
+    parts = small.train("parts", method, micro_batch_size=1, trl={"lr_scheduler_type": "constant"})
+    made = execute(small.run(tmp_path, whole, parts)).artifacts
+    assert len(small.losses(made["whole"])) == 3
+    assert small.losses(made["parts"]) == pytest.approx(small.losses(made["whole"]), rel=2e-4)
+    # Adam's first steps divide by tiny second moments, so single weights may differ by a rounding more than losses.
+    same(weights(made["whole"]), weights(made["parts"]), tolerance=2e-3)
+
+
+def test_packed_rows_have_the_same_loss_per_token(tmp_path: Path) -> None:
+    """One step over all rows: the token-sum loss does not see how rows are laid out."""
+    options = {"batch_size": 24, "micro_batch_size": 24, "max_length": 512, "strategy": FULL}
+    unpacked = small.train("unpacked", **options)
+    packed = small.train("packed", **{**options, "packing": True, "batch_size": 8, "micro_batch_size": 8})
+    made = execute(small.run(tmp_path, unpacked, packed)).artifacts
+    first = [small.losses(made[name])[0] for name in ("unpacked", "packed")]
+    assert first[1] == pytest.approx(first[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", [small.train("x")["strategy"], FULL], ids=["lora", "full"])
+def test_a_reloaded_policy_equals_the_one_in_memory(tmp_path: Path, strategy: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignment.training import methods
+
+    kept = {}
+    original = methods.GuardedSft.train
+
+    def train(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        ids = torch.arange(20, 60).unsqueeze(0)
+        self.model.eval()
+        with torch.no_grad():
+            kept["logits"] = self.model(input_ids=ids).logits.clone()
+        return result
+
+    monkeypatch.setattr(methods.GuardedSft, "train", train)
+    made = execute(small.run(tmp_path, small.train("sft", strategy=strategy))).artifacts
+    model = load_policy(made["sft"], dtype=torch.float32, device="cpu", merge=False)
+    with torch.no_grad():
+        again = model(input_ids=torch.arange(20, 60).unsqueeze(0)).logits
+    assert torch.equal(again, kept["logits"])
+    merged = load_policy(made["sft"], dtype=torch.float32, device="cpu", merge=True)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=torch.arange(20, 60).unsqueeze(0)).logits, again, atol=1e-5, rtol=1e-5)
+
+
+def test_zero_supervised_tokens_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row can be used"):
+        execute(small.run(tmp_path, small.train("sft", max_length=8)))
+
+
+def test_rows_over_the_limit_are_dropped_cut_or_refused(tmp_path: Path) -> None:
+    lengths = execute(small.run(tmp_path, small.train("all"))).artifacts["all"].manifest.facts
+    limit = round(lengths["mean_length"])
+    assert limit < lengths["max_length"]
+    stages = [small.train("drop", max_length=limit), small.train("cut", max_length=limit, too_long="truncate-prompt")]
+    made = execute(small.run(tmp_path, *stages)).artifacts
+    dropped, cut = made["drop"].manifest.rows, made["cut"].manifest.rows
+    assert dropped.dropped["longer than max_length"] == dropped.read - dropped.written["train"] > 0
+    assert cut.changed["prompt truncated at the left"] == dropped.dropped["longer than max_length"]
+    assert cut.written["train"] == cut.read
+    assert made["cut"].manifest.facts["max_length"] == limit
+    with pytest.raises(DataError) as error:
+        execute(small.run(tmp_path, small.train("refuse", max_length=limit, too_long="error")))
+    assert f"at most {limit} tokens" in str(error.value)
+    assert "row " in str(error.value)
+
+
+def test_a_non_finite_loss_stops_with_the_rows(tmp_path: Path) -> None:
+    stage = small.train("sft", learning_rate=1e30, strategy=FULL, epochs=3, trl={"max_grad_norm": 0.0})
+    with pytest.raises(StageError, match="not finite") as error:
+        execute(small.run(tmp_path, stage))
+    assert "r" in str(error.value.where)
+    assert "step" in str(error.value.where)
+
+
+def test_best_is_the_step_with_the_lowest_eval_loss(tmp_path: Path) -> None:
+    stage = small.train("sft", eval_rows="data/dev", epochs=4, learning_rate=0.2,
+                        checkpoints={"every": 2, "keep": 1, "final": "best"})
+    made = execute(small.run(tmp_path, stage)).artifacts["sft"]
+    history = [json.loads(line) for line in (made.path() / "events.jsonl").read_text().splitlines()]
+    evaluated = {e["step"]: e["eval_loss"] for e in history if e["event"] == "eval"}
+    assert made.manifest.metrics["best_step"] == min(evaluated, key=evaluated.get)
+    assert made.manifest.metrics["eval_loss"] == min(evaluated.values())
+    assert (made.path() / "last" / "adapter_model.safetensors").exists()
+
+
+def test_the_reward_head_survives_the_disk(tmp_path: Path) -> None:
+    """The published folder holds the head, and two fresh loads score alike."""
+    made = execute(small.run(tmp_path, small.train("sft"), small.train("rm", "reward", "sft"))).artifacts
+    head = [name for name in weights(made["rm"]) if "score" in name]
+    assert len(head) == 1
+    tokenizer = load_tokenizer(made["rm"].path() / "model", side="right")
+    ids = torch.arange(20, 60).unsqueeze(0)
+    scores = []
+    for _ in range(2):
+        model = load_reward(made["rm"], dtype=torch.float32, device="cpu")
+        with torch.no_grad():
+            scores.append(model(input_ids=ids).logits)
+    assert torch.equal(*scores)
+    padded = torch.cat([ids, torch.full((1, 7), tokenizer.pad_token_id)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(input_ids=padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits, scores[0],
+            atol=1e-5, rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("mode", ["adapter", "precomputed"])
+def test_the_dpo_reference_is_the_sft_model(tmp_path: Path, mode: str) -> None:
+    """At step one policy and reference are the same model, so the loss is log 2; against the raw base it is not."""
+    sft = small.train("sft", epochs=3, learning_rate=2e-2)
+    dpo = small.train("dpo", "dpo", "sft", reference=mode, epochs=4, learning_rate=1e-3)
+    made = execute(small.run(tmp_path, sft, dpo)).artifacts
+    assert small.losses(made["dpo"])[0] == pytest.approx(0.693147, abs=1e-4)
+    assert small.losses(made["dpo"])[-1] < 0.69
+    assert made["dpo"].manifest.facts["reference"]["artifact"] == made["sft"].key
+
+
+def test_dpo_of_all_weights_starts_at_log_two(tmp_path: Path) -> None:
+    made = execute(small.run(tmp_path, small.train("dpo", "dpo", strategy=FULL))).artifacts["dpo"]
+    assert small.losses(made)[0] == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_unknown_lora_targets_are_refused(tmp_path: Path) -> None:
+    strategy = {"kind": "lora", "r": 4, "alpha": 8, "targets": ["q_proj", "nowhere"]}
+    with pytest.raises(Exception, match="nowhere|match no module"):
+        execute(small.run(tmp_path, small.train("sft", strategy=strategy)))

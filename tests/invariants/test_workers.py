@@ -1,0 +1,61 @@
+"""Training on Ray workers: several equal one, and a worker killed in the middle changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from alignment.pipeline import execute
+from tests import small
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+KILL = "KUBEALIGN_TEST_KILL"
+
+
+def stage(name: str):
+    return small.train(name, epochs=3, batch_size=8, micro_batch_size=4, checkpoints={"every": 2},
+                       trl={"lr_scheduler_type": "constant"})
+
+
+def test_two_workers_equal_one(tmp_path: Path) -> None:
+    one = execute(small.run(tmp_path / "one", stage("sft"))).artifacts["sft"]
+    two = execute(small.run(tmp_path / "two", stage("sft"), compute={
+        "workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5})).artifacts["sft"]
+    assert two.manifest.facts["workers"] == 2
+    assert small.losses(two) == pytest.approx(small.losses(one), rel=1e-3)
+
+
+def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
+    alone = execute(small.run(tmp_path / "alone", stage("sft"), compute=compute)).artifacts["sft"]
+    from alignment.distributed import train as module
+
+    once = tmp_path / "killed"
+    original = module._worker
+
+    def dies_once(config):
+        from transformers import TrainerCallback
+
+        from alignment.training import fit as fit_module
+
+        class Dies(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == 5 and args.process_index == 1 and not once.exists():
+                    once.write_text("x")
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        fit = fit_module.fit
+        fit_module.fit = lambda context, workers=1, callbacks=(): fit(
+            context, workers=workers, callbacks=(*callbacks, Dies()))
+        original(config)
+
+    monkeypatch.setattr(module, "_worker", dies_once)
+    killed = execute(small.run(tmp_path / "killed-run", stage("sft"), compute=compute)).artifacts["sft"]
+    assert once.exists()
+    assert killed.manifest.facts["timing"]["resumed_from_step"] == 4
+    assert small.losses(killed) == small.losses(alone)
+    name = "model/adapter_model.safetensors"
+    assert killed.manifest.files[name].sha256 == alone.manifest.files[name].sha256

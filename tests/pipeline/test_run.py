@@ -1,0 +1,72 @@
+"""The pipeline: no-ops, what a changed key re-runs, and where results lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignment.errors import StageError
+from alignment.pipeline import execute, keys, status
+from tests import small
+
+
+def chain(tmp_path: Path, **sft):
+    return small.run(tmp_path, small.train("sft", **sft), small.train("dpo", "dpo", "sft"))
+
+
+def test_the_second_run_does_nothing(tmp_path: Path) -> None:
+    first = execute(chain(tmp_path)).artifacts
+    before = {name: (a.manifest.finished, (a.path() / "manifest.json").stat().st_mtime_ns) for name, a in first.items()}
+    second = execute(chain(tmp_path)).artifacts
+    assert {n: (a.manifest.finished, (a.path() / "manifest.json").stat().st_mtime_ns) for n, a in second.items()} == before
+    assert not any((tmp_path / "store" / "work").iterdir())
+
+
+def test_a_changed_key_re_runs_that_stage_and_those_after_it_and_no_other(tmp_path: Path) -> None:
+    before, after = keys(chain(tmp_path)), keys(chain(tmp_path, learning_rate=1e-3))
+    assert {name for name in before if before[name].key != after[name].key} == {"sft", "dpo"}
+
+
+def test_changed_source_rows_re_run_what_reads_them(tmp_path: Path) -> None:
+    before = keys(chain(tmp_path))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace("red", "crimson"), encoding="utf-8")
+    after = keys(_same_run(tmp_path))
+    assert {name for name in before if before[name].key != after[name].key} == {"data", "sft", "dpo"}
+
+
+def _same_run(tmp_path: Path):
+    """The run of `chain` over the rows as they lie on the disk."""
+    import yaml
+
+    from alignment.config import parse_run
+
+    stage = {"name": "data", "kind": "import", "data": [{"path": str(tmp_path / "rows.jsonl"), "format": "passage-qa"}],
+             "split": {"by": "ratio", "ratios": {"train": 0.6, "dev": 0.2, "test": 0.2}}}
+    tree = {"name": "small", "seed": 3, "store": str(tmp_path / "store"),
+            "stages": [small.BASE, stage, small.train("sft"), small.train("dpo", "dpo", "sft")]}
+    return parse_run(yaml.safe_dump(tree))
+
+
+def test_where_it_is_computed_and_logged_changes_no_key(tmp_path: Path) -> None:
+    one = keys(small.run(tmp_path, small.train("sft")))
+    two = keys(small.run(tmp_path, small.train("sft", log_to=["tensorboard"]), compute={"workers": 4}, store="elsewhere"))
+    assert {n: k.key for n, k in one.items()} == {n: k.key for n, k in two.items()}
+
+
+def test_a_single_stage_needs_its_inputs(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="not finished"):
+        execute(chain(tmp_path), only="dpo")
+    execute(chain(tmp_path), only="base")
+    assert [name for name, artifact in status(chain(tmp_path)).items() if artifact] == ["base"]
+
+
+def test_a_manifest_says_what_it_was_made_from(tmp_path: Path) -> None:
+    made = execute(small.run(tmp_path, small.train("sft"))).artifacts["sft"].manifest
+    assert set(made.inputs) == {"base", "data"}
+    assert made.rows.written["train"] == made.rows.read
+    assert made.facts["template"]["hash"]
+    assert made.versions["trl"]
+    assert made.files["model/adapter_model.safetensors"].size > 0
+    assert str(tmp_path) not in (tmp_path / "store/artifacts" / made.key / "model/adapter_config.json").read_text()
