@@ -23,7 +23,8 @@ setup: $(STAMP)  ## install the locked packages and this one into .venv; a no-op
 
 $(STAMP): $(INPUTS)
 	@if [ "$(UV)" != uv ] && [ ! -x "$(UV)" ]; then \
-	    python3 -m venv .venv-tool && .venv-tool/bin/python -m pip install --quiet uv; fi
+	    python3 -m venv .venv-tool && echo '*' > .venv-tool/.gitignore && \
+	    .venv-tool/bin/python -m pip install --quiet uv; fi
 	@if ! $(PYTHON) -c '' 2>/dev/null; then \
 	    $(UV) venv --quiet --clear --python 3.11 $(VENV) || $(UV) venv --quiet --clear --python 3.12 $(VENV); fi
 	$(UV) pip sync --python $(PYTHON) --compile-bytecode requirements/lock.txt requirements/models.txt

@@ -60,11 +60,12 @@ def main() -> None:
             measured[f"import {module}"] = measure([sys.executable, "-c", f"import {module}"], folder, repeat)
     table = Table("what", "median ms", "fastest ms", "slowest ms")
     for what, seconds in measured.items():
-        table.add_row(what, *(f"{1000 * value:.0f}" for value in (statistics.median(seconds), min(seconds), max(seconds))))
+        figures = (statistics.median(seconds), min(seconds), max(seconds))
+        table.add_row(what, *(f"{1000 * value:.0f}" for value in figures))
     Console(width=100).print(table)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), "seconds": measured}, indent=2),
-                   encoding="utf-8")
+    made = {"python": sys.version.split()[0], "cores": os.cpu_count(), "seconds": measured}
+    OUT.write_text(json.dumps(made, indent=2), encoding="utf-8")
     print(f"wrote {OUT}")
 
 

@@ -36,6 +36,11 @@ from alignment.pipeline.keys import Key, keys
 from alignment.progress import console
 
 Body = Callable[[StageContext], Outcome]
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false",
+}
+"""The libraries' own bars and notes: ours say what is done. Set a variable yourself to hear them again."""
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "ray", "datasets", "accelerate")
 
 
@@ -102,6 +107,8 @@ def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") ->
 
 def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -> Artifact:
     """The finished artifact of a stage: found, waited for, or made."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     key = known[stage.name]
     label = f"[bold]{stage.name}[/] [dim]{key.key.rsplit('-', 1)[1]}[/]"
     found = store.find(key.key)

@@ -164,7 +164,7 @@ class Counts:
 def histogram(title: str, items: Sequence[Counts], *, x_label: str) -> Markup:
     """Histograms over each other, each as shares of its own total."""
     items = [item for item in items if item.usable]
-    width, height, right, bottom = 560.0, 250.0, 550.0, 212.0
+    width, height, right, bottom = 460.0, 236.0, 450.0, 198.0
     if not items:
         return picture(width, height, f"{title}: no values")
     shares = [[count / sum(item.counts) for count in item.counts] for item in items]
@@ -205,8 +205,8 @@ def whisker(
 
 def bars(title: str, items: Sequence[tuple[str, float, str, str]]) -> Markup:
     """Horizontal bars from zero: (label, value, text at the end, colour) each."""
-    width, row, end = 720.0, 25.0, 100.0
-    left = min(max((text_width(label, 12.5) for label, *_ in items), default=0.0) + 16, 220.0)
+    width, row, end = 540.0, 25.0, 90.0
+    left = min(max((text_width(label, 12.5) for label, *_ in items), default=0.0) + 16, 170.0)
     longest = max([value for _, value, _, _ in items if is_number(value)], default=0.0) or 1.0
     children: list[Markup] = []
     for index, (label, value, text, colour) in enumerate(items):

@@ -37,6 +37,8 @@ from alignment.report.results import (
 )
 from alignment.report.summary import headline, kind_of, stage_text, tiles, total_seconds
 
+SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
+"""Metrics of a sample stage that stand below its distribution."""
 HIDDEN_FACTS = {"histogram", "dropped_rows"}
 """Facts that are drawn, or kept for machines."""
 
@@ -130,20 +132,19 @@ def _sampling(stage: Sample, artifact: Artifact | None) -> dict[str, Any]:
     counts = Counts("answers", data.get("edges", []), data.get("counts", []), "s1")
     title = f"{stage.name}: score of every sampled answer"
     drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
-    extra = {name: facts[name] for name in ("mean", "best", "worst") if texts.is_number(facts.get(name))}
-    values = {**metrics, **extra}
-    return {"stage": stage, "done": artifact is not None, "chart": drawn,
-            "values": [(name, texts.number(value)) for name, value in values.items()]}
+    values = [(name, texts.number(metrics[name])) for name in SCORES if name in metrics]
+    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
 
 
 def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     if artifact is None:
         return {"name": stage.name, "done": False}
     manifest = artifact.manifest
-    folder = f"artifacts/{artifact.key}"
-    kept = f"{folder}/bad.jsonl" if "bad.jsonl" in manifest.files else ""
-    if not kept and manifest.facts.get("dropped_rows"):
-        kept = f"{folder}/manifest.json, facts.dropped_rows"
+    holders = ("bad.jsonl", "rows/samples.jsonl")
+    files = [name for name in holders if name in manifest.files and manifest.files[name].size]
+    if manifest.facts.get("dropped_rows"):
+        files.append("manifest.json, facts.dropped_rows")
+    kept = [f"artifacts/{artifact.key}/{name}" for name in files] if manifest.rows.dropped else []
     return {"name": stage.name, "done": True, "rows": manifest.rows, "kept": kept}
 
 

@@ -44,8 +44,8 @@ def context_of(tmp_path: Path) -> Callable[..., StageContext]:
 
     def make(stage: dict[str, Any], **run_keys: Any) -> StageContext:
         stage = {"kind": "import", "name": "seed", **stage}
-        text = yaml.safe_dump({"name": "test", "store": str(tmp_path / "store"), **run_keys, "stages": [stage]})
-        run = parse_run(text)
+        keys = {"name": "test", "store": str(tmp_path / "store"), **run_keys, "stages": [stage]}
+        run = parse_run(yaml.safe_dump(keys, sort_keys=False))  # the order of ratios is the order of splits
         store = Store(run.store)
         return StageContext(run, run.stages[0], store, "seed-0", "0" * 64, {}, store.workdir("seed-0"))
 

@@ -12,6 +12,7 @@ from alignment.data.import_data import import_data
 from alignment.data.overlap import find_overlap
 from tests.data.written import bad_of, rows_of
 
+QA = {"prompt": "question", "completion": "answer"}
 FILES = {
     "qa/xquad.en.json": ("squad", {}, "prompt-completion"),
     "qa/xquad.zh.json": ("squad", {}, "prompt-completion"),
@@ -26,7 +27,7 @@ FILES = {
     "preferences/pandalm_testset_v1.json": ("pandalm", {}, "preference"),
     "instruct/alpaca_en_999.json": ("alpaca", {}, "prompt-completion"),
     "instruct/alpaca_zh_1000.json": ("alpaca", {}, "prompt-completion"),
-    "reasoning/gsm8k_train_3000.jsonl": ("columns", {"prompt": "question", "completion": "answer"}, "prompt-completion"),
+    "reasoning/gsm8k_train_3000.jsonl": ("columns", QA, "prompt-completion"),
 }
 EXPECTED_BAD = {  # what a look at the files found; everything else must come in
     "qa/boolq_validation.jsonl": {},

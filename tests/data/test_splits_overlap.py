@@ -37,8 +37,10 @@ def test_a_group_is_in_one_split_and_ratios_are_met_within_one_group(members, se
     for group in set(members):
         assert len({where[str(index)] for index, member in enumerate(members) if member == group}) == 1
     largest = max(Counter(members).values())
-    for name, ratio in RATIOS.items():
-        assert abs(len(splits[name]) - ratio * len(records)) <= largest + 1e-6
+    filled = wanted = 0.0
+    for name, ratio in RATIOS.items():  # each border is within half a group, so each split within one
+        filled, wanted = filled + len(splits[name]), wanted + ratio * len(records)
+        assert abs(filled - wanted) <= largest / 2 + 1e-5
     again, _ = by_ratio(records[::-1], RATIOS, seed)
     assert {name: {r.id for r in rows} for name, rows in again.items()} == {
         name: {r.id for r in rows} for name, rows in splits.items()}
@@ -47,7 +49,7 @@ def test_a_group_is_in_one_split_and_ratios_are_met_within_one_group(members, se
 @settings(max_examples=60, deadline=None)
 @given(st.integers(10, 80), st.integers(1, 10), st.integers(0, 3))
 def test_added_rows_move_a_border_and_reshuffle_nothing(count, added, seed):
-    """Of n rows of their own, adding m moves at most m + 1 over each border, and more of a known group move no more."""
+    """Of n rows of their own, adding m moves at most m + 1 over each border, and all of them in one direction."""
     names = list(RATIOS)
 
     def places(records):
@@ -57,9 +59,22 @@ def test_added_rows_move_a_border_and_reshuffle_nothing(count, added, seed):
     before = places([row(str(i)) for i in range(count)])
     after = places([row(str(i)) for i in range(count + added)])
     for border in range(len(names)):
-        left, entered = ({id for id in before if a[id] <= border < b[id]} for a, b in ((before, after), (after, before)))
+        left = {id for id in before if before[id] <= border < after[id]}
+        entered = {id for id in before if after[id] <= border < before[id]}
         assert not (left and entered)
         assert len(left | entered) <= added + 1
+
+
+def test_one_more_question_about_a_passage_does_not_move_the_passage():
+    records = [row(f"{group} {n}", group=f"g{group}") for group in range(40) for n in range(3)]
+    moved = 0
+    for group in range(40):
+        more = [*records, row(f"{group} more", group=f"g{group}")]
+        before, after = (
+            {r.meta["group"]: name for name, rows in by_ratio(made, {"a": 0.5, "b": 0.5}, 0)[0].items() for r in rows}
+            for made in (records, more))
+        moved += before[f"g{group}"] != after[f"g{group}"]
+    assert moved <= 1  # the one at the border
 
 
 def test_another_seed_is_another_split():
@@ -72,18 +87,19 @@ def test_another_seed_is_another_split():
 def test_same_prompts_passages_and_near_copies_stay_together():
     text = "the old mill by the river {} was sold to a family from the north who wanted to grind their own flour"
     pairs = [[row(f"a{i}", f"Say  WORD{i}"), row(f"b{i}", f"say word{i} ")] for i in range(20)]
-    pairs += [[passage_row(f"c{i}", f"passage {i}", "one"), passage_row(f"d{i}", f"Passage {i}", "two")] for i in range(20)]
+    pairs += [[passage_row(f"c{i}", f"passage {i}", "one"), passage_row(f"d{i}", f"Passage {i}", "two")]
+              for i in range(20)]
     pairs += [[row("e", text.format("long ago")), row("f", text.format("finally"))]]
     records = [record for pair in zip(*pairs, strict=True) for record in pair]
     for seed in range(5):
         splits, _ = by_ratio(records, {"train": 0.5, "test": 0.5}, seed)
         where = {record.id: name for name, rows in splits.items() for record in rows}
         assert all(where[one.id] == where[other.id] for one, other in pairs)
-        assert len(splits["train"]) == len(splits["test"]) == 41
+        assert {len(splits["train"]), len(splits["test"])} == {40, 42}
 
 
-LONG = ("The expedition reached the northern coast in early spring after months of waiting for the ice to break, and the "
-        "captain wrote in his diary that no man aboard had believed they would live to see open water again.")
+LONG = ("The expedition reached the northern coast in early spring after months of waiting for the ice to break, and "
+        "the captain wrote in his diary that no man aboard had believed they would live to see open water again.")
 
 
 def test_each_reason_for_overlap():
@@ -101,15 +117,19 @@ def test_each_reason_for_overlap():
 
 def test_generic_questions_and_system_messages_are_no_overlap():
     other = "A factory in the valley makes glass bottles for most of the breweries of the country since the last war."
-    seen = [passage_row("s1", LONG, "What is the main idea of the passage?"), row("s2", "What is the capital of France?"),
+    idea = "What is the main idea of the passage?"
+    seen = [passage_row("s1", LONG, idea), row("s2", "What is the capital of France?"),
             row("s3", "What is the name of the president of the French Republic?"), row("s4", f"{LONG} Why is that?")]
-    test = [passage_row("t1", other, "What is the main idea of the passage?"), row("t2", "What is the capital of Spain?"),
+    test = [passage_row("t1", other, idea), row("t2", "What is the capital of Spain?"),
             row("t3", "What is the name of the president of the United States?"), row("t4", "Why is that?"),
-            row("t5", "What is the main idea of the passage?")]
+            row("t5", idea)]
     assert find_overlap(test, seen) == {}
+    long_idea = "Which one of these statements about the text above is the most likely?"
+    asked = passage_row("s5", other, long_idea)
+    assert find_overlap([passage_row("t8", "Bees make honey in hives that people build.", long_idea)], [asked]) == {}
     assert find_overlap([row("t6", "Tell me, what is the capital of France?")], seen) == {}
-    assert find_overlap([row("t7", "What is the capital of France, Anna?")], [row("s", "Now: what is the capital of France, "
-                                                                                  "Anna?")]) == {"t7": ("s", "shared-text")}
+    longer = row("s", "Now: what is the capital of France?")
+    assert find_overlap([row("t7", "what is the capital of France")], [longer]) == {"t7": ("s", "shared-text")}
 
 
 def test_instructions_around_every_row_are_boilerplate():

@@ -67,7 +67,9 @@ def inputs(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Artifact]:
     return {**made, "data": published(store, "data-0", tmp_path / "data")}
 
 
-def context(inputs: dict[str, Artifact], key: str = "rs-0", compute: str = "{}", scale: float = 1, **more: Any) -> StageContext:
+def context(
+    inputs: dict[str, Artifact], key: str = "rs-0", compute: str = "{}", scale: float = 1, **more: Any
+) -> StageContext:
     """A sample stage of a run whose other stages stand for the artifacts."""
     stage = {
         "name": "rs", "kind": "sample", "model": "new", "prompts": ["data/train"], "n": 4, "batch_size": 4,
@@ -90,7 +92,7 @@ def context(inputs: dict[str, Artifact], key: str = "rs-0", compute: str = "{}",
 
 def with_prompts(inputs: dict[str, Artifact], tmp_path: Path, *records: Record) -> dict[str, Artifact]:
     write_records(tmp_path / "more" / "rows" / "train.jsonl", records)
-    return {**inputs, "data": published(inputs["new"].store, "data-1", tmp_path / "more")}
+    return {**inputs, "data": published(inputs["new"].store, f"data-{len(records)}", tmp_path / "more")}
 
 
 def files(made: StageContext) -> dict[str, str]:
@@ -197,7 +199,7 @@ def test_bad_rows_are_kept_with_reasons_and_spoil_no_other(inputs: dict[str, Art
     assert {record.meta["prompt_id"] for record in samples} == {record.id for record in good}
     first = json.loads((made.out / "bad.jsonl").read_text().splitlines()[0])
     assert Record(**first["raw"]).id == first["id"]
-    alone = context(with_prompts(inputs, tmp_path / "alone", *good), key="rs-1", max_prompt_tokens=120)
+    alone = context(with_prompts(inputs, tmp_path, *good), key="rs-1", max_prompt_tokens=120)
     sample_stage(alone)
     assert {r.id: r.completion for r in samples} == {
         r.id: r.completion for r in read_records(alone.out / "rows" / "samples.jsonl")

@@ -18,7 +18,14 @@ from alignment.records.importers.passages import fill
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 message_lists = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": texts}))
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=6)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=6,
+)
+FIELDS = ["prompt", "completion", "chosen", "rejected", "messages", "conversations", "passage", "question", "answer",
+          "answers", "context", "paragraphs", "label", "instruction", "output", "id", "meta", "from", "value"]
+rows = json_values | st.dictionaries(st.sampled_from(FIELDS), json_values | message_lists)
 records = st.builds(
     Record, id=texts, type=st.sampled_from(get_args(RecordType)), prompt=message_lists, completion=st.none() | texts,
     rejected=st.none() | texts, messages=message_lists, label=st.none() | st.booleans(),
@@ -59,16 +66,16 @@ def test_every_format_of_the_run_file_has_an_importer():
     assert set(get_args(Source.model_fields["format"].annotation)) == {*FORMATS, "columns"}
 
 
-@given(texts, texts)
+tricky = texts | st.sampled_from(["{question}", "{passage}{question}", "{0} }{"])
+
+
+@given(tricky, tricky)
 def test_filling_a_prompt_touches_its_two_fields_only(passage, question):
     made = fill("{{x}} {0} {passage}|{question}|{passage}", passage, question)
     assert made == "{{x}} {0} " + passage + "|" + question + "|" + passage
 
 
-@given(st.sampled_from(sorted(FORMATS)), st.lists(json_values | st.dictionaries(
-    st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "conversations", "passage", "question", "answer",
-                     "answers", "context", "paragraphs", "label", "instruction", "output", "id", "meta", "from", "value"]),
-    json_values | message_lists), max_size=5))
+@given(st.sampled_from(sorted(FORMATS)), st.lists(rows, max_size=5))
 def test_any_row_becomes_a_record_or_a_bad_row(format, values):
     """An importer never raises on a row and never loses one."""
     made = list(import_rows([Row(n, value) for n, value in enumerate(values, 1)], format, "s"))

