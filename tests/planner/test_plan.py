@@ -26,12 +26,14 @@ def _plan(folder: Path, recipe: str, *overrides: str) -> dict[str, StagePlan]:
 
 def test_every_stage_of_the_tiny_recipe(tmp_path: Path) -> None:
     made = _plan(tmp_path, "tiny")
-    assert list(made) == ["base", "seed", "sft", "rm", "rs", "dpo", "eval"]
+    assert list(made) == ["base", "seed", "sft", "rm", "rs", "sft2", "dpo", "eval"]
     assert made["seed"].rows == 32
     assert (made["sft"].rows, made["rs"].rows, made["eval"].rows) == (16, 8, 8)
     assert made["sft"].rows_known
-    assert made["dpo"].rows == 8 + 16
-    assert not made["dpo"].rows_known, "how many pairs the sample stage makes is not known before"
+    assert (made["sft2"].rows, made["dpo"].rows) == (8 * 4, 16)
+    paired = _plan(tmp_path, "tiny", "dpo.rows=[rs/pairs, seed/train]")["dpo"]
+    assert paired.rows == 8 + 16
+    assert not paired.rows_known, "how many pairs the sample stage makes is not known before"
     assert all(item.seconds is not None and item.memory is not None for name, item in made.items()
                if name not in ("base", "seed"))
     assert made["rm"].memory is not None
