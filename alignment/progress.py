@@ -57,8 +57,10 @@ def track(label: str, total: float | None, unit: str = "rows") -> Iterator[Track
         unit: name of the unit, for the rate.
     """
     if console.is_terminal:
-        columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                   TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             yield Tracker(label, total, unit, bar)
     else:

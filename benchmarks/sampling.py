@@ -28,7 +28,8 @@ from alignment.records import Message
 from alignment.templates import encode_prompt
 
 WORDS = (
-    "the", "ferry", "leaves", "harbour", "at", "nine", "and", "carries", "forty", "cars", "two", "lorries", "until", "ice",
+    "the", "ferry", "leaves", "harbour", "at", "nine", "and", "carries", "forty", "cars", "two", "lorries", "until",
+    "ice",
 )
 
 

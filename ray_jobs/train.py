@@ -2,13 +2,11 @@
 
     ray job submit --working-dir . -- python ray_jobs/train.py RUN.yaml STAGE [key=value ...]
 
-Also runs as plain `python ray_jobs/train.py RUN.yaml STAGE`. See alignment/distributed/job.py.
+Also runs as plain `python ray_jobs/train.py RUN.yaml STAGE`. See alignment/pipeline/job.py.
 """
 
-from alignment.artifacts import Store
-from alignment.config import Sft, Reward, Dpo
-from alignment.distributed.job import main
-from alignment.pipeline import keys, make_stage
+from alignment.config import Dpo, Reward, Sft
+from alignment.pipeline.job import main
 
 if __name__ == "__main__":
-    raise SystemExit(main((Sft, Reward, Dpo), lambda run, stage: make_stage(run, stage, Store(run.store), keys(run))))
+    raise SystemExit(main(Dpo, Reward, Sft))

@@ -156,8 +156,7 @@ def _with_ray(context: StageContext, missing: Batches) -> Iterator[tuple[str, Pa
         compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(rows))),
         num_cpus=compute.cpus_per_worker,
         num_gpus=compute.gpus_per_worker or None,
-        max_restarts=MAX_RESTARTS,
-        max_task_retries=MAX_RESTARTS,
+        ray_remote_args_fn=lambda: {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS},
     )
     try:
         for row in made.iter_rows():

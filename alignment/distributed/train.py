@@ -56,7 +56,8 @@ def train_stage(context: StageContext) -> Outcome:
         cause = _our_error(error)
         if cause is not None:
             raise cause from error
-        raise StageError(f"training failed: {type(error).__name__}: {error}", where=f"stage {context.stage.name}") from error
+        problem = f"training failed: {type(error).__name__}: {error}"
+        raise StageError(problem, where=f"stage {context.stage.name}") from error
     from alignment.training.fit import read_outcome
 
     if not context.store.is_local and compute.workers:

@@ -213,8 +213,10 @@ def _call(context: StageContext) -> Outcome:
         raise
     except OSError as error:
         if error.errno is not None and os.strerror(error.errno) in str(error):
-            raise StageError(f"the file system refused: {error}", where=f"stage {context.stage.name}",
-                             hint="look at free space and permissions of the store, then run again to resume") from error
+            raise StageError(
+                f"the file system refused: {error}", where=f"stage {context.stage.name}",
+                hint="look at free space and permissions of the store, then run again to resume",
+            ) from error
         raise
 
 

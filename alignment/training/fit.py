@@ -132,15 +132,17 @@ def _arguments(
 ) -> Any:
     per_step = stage.micro_batch_size * workers
     if stage.batch_size % per_step:
-        raise ConfigError("batch_size is no multiple of micro_batch_size times workers",
-                          where=f"stage {stage.name}", found=f"{stage.batch_size}, {stage.micro_batch_size} x {workers}",
-                          expected=f"a multiple of {per_step}")
+        raise ConfigError(
+            "batch_size is no multiple of micro_batch_size times workers", where=f"stage {stage.name}",
+            found=f"{stage.batch_size}, {stage.micro_batch_size} x {workers}", expected=f"a multiple of {per_step}",
+        )
     for tool in stage.log_to:
         _check_logger(tool, stage.name)
-    steps = {"save_strategy": "steps", "save_steps": stage.checkpoints.every, "save_total_limit": stage.checkpoints.keep}
+    every = stage.checkpoints.every
+    steps = {"save_strategy": "steps", "save_steps": every, "save_total_limit": stage.checkpoints.keep}
     if stage.eval_rows is not None:
         best = stage.checkpoints.final == "best"
-        steps |= {"eval_strategy": "steps", "eval_steps": stage.checkpoints.every, "load_best_model_at_end": best}
+        steps |= {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
         if best:
             steps |= {"metric_for_best_model": "loss", "greater_is_better": False}
     on_gpu = device != "cpu"
@@ -219,7 +221,8 @@ def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: An
 
 
 def _outcome(
-    stage: TrainStage, trainer: Any, prepared: Prepared, held: Prepared | None, facts: dict[str, Any], start: Any, role: str
+    stage: TrainStage, trainer: Any, prepared: Prepared, held: Prepared | None, facts: dict[str, Any], start: Any,
+    role: str,
 ) -> Outcome:
     reasons: dict[str, int] = {}
     for source in (prepared, held):
@@ -242,7 +245,8 @@ def _outcome(
     metrics |= {f"eval_{n}": evaluated[-1][f"eval_{n}"] for n in names if evaluated and f"eval_{n}" in evaluated[-1]}
     info = template_of(start)
     facts = facts | {
-        "template": info, "start": start.key, "role": role, "mean_length": sum(prepared.lengths) / len(prepared.lengths),
+        "template": info, "start": start.key, "role": role,
+        "mean_length": sum(prepared.lengths) / len(prepared.lengths),
         "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
     }
     if isinstance(stage, Dpo):

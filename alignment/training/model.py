@@ -38,7 +38,7 @@ def build(stage: TrainStage, start: Artifact, dtype: torch.dtype, pad_token_id: 
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     facts = {"trainable_parameters": trainable, "parameters": sum(p.numel() for p in model.parameters())}
     if count:
-        facts |= {"adapted_modules": count, "adapted_names": adapted}  # type: ignore[dict-item]
+        facts |= {"adapted_modules": count, "adapted_names": adapted}
     return model, facts
 
 
@@ -91,9 +91,11 @@ def _carry_over(model: Any, folder: Path) -> None:
     own, saved = get_peft_model_state_dict(model), load_file(folder / "adapter_model.safetensors")
     lora = {name for name in own if "lora_" in name}
     if lora != saved.keys():
-        raise ModelError("the policy's adapter does not fit the reward model's backbone", where=str(folder),
-                         found={"unexpected": sorted(saved.keys() - lora)[:3], "missing": sorted(lora - saved.keys())[:3]},
-                         expected="the same target modules")
+        raise ModelError(
+            "the policy's adapter does not fit the reward model's backbone", where=str(folder),
+            found={"unexpected": sorted(saved.keys() - lora)[:3], "missing": sorted(lora - saved.keys())[:3]},
+            expected="the same target modules",
+        )
     set_peft_model_state_dict(model, {**own, **saved})
 
 

@@ -127,7 +127,9 @@ def _sft(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Colu
     return {"input_ids": ids, "labels": labels}
 
 
-def _pair(record: Record, tokenizer: Any, stage: Any, prepared: Prepared) -> tuple[list[int], list[int], list[int]] | str:
+def _pair(
+    record: Record, tokenizer: Any, stage: Any, prepared: Prepared
+) -> tuple[list[int], list[int], list[int]] | str:
     projected = to_preference(record)
     if isinstance(projected, str):
         return projected

@@ -19,7 +19,8 @@ FULL = {"kind": "full"}
 
 def weights(artifact):
     """All tensors of a published model folder by name."""
-    return {k: v for file in sorted((artifact.path() / "model").glob("*.safetensors")) for k, v in load_file(file).items()}
+    files = sorted((artifact.path() / "model").glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def same(one, other, tolerance=0.0):
@@ -50,7 +51,9 @@ def test_packed_rows_have_the_same_loss_per_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", [small.train("x")["strategy"], FULL], ids=["lora", "full"])
-def test_a_reloaded_policy_equals_the_one_in_memory(tmp_path: Path, strategy: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reloaded_policy_equals_the_one_in_memory(
+    tmp_path: Path, strategy: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from alignment.training import methods
 
     kept = {}
@@ -72,7 +75,8 @@ def test_a_reloaded_policy_equals_the_one_in_memory(tmp_path: Path, strategy: di
     assert torch.equal(again, kept["logits"])
     merged = load_policy(made["sft"], dtype=torch.float32, device="cpu", merge=True)
     with torch.no_grad():
-        torch.testing.assert_close(merged(input_ids=torch.arange(20, 60).unsqueeze(0)).logits, again, atol=1e-5, rtol=1e-5)
+        folded = merged(input_ids=torch.arange(20, 60).unsqueeze(0)).logits
+    torch.testing.assert_close(folded, again, atol=1e-5, rtol=1e-5)
 
 
 def test_zero_supervised_tokens_is_an_error(tmp_path: Path) -> None:
@@ -155,5 +159,5 @@ def test_dpo_of_all_weights_starts_at_log_two(tmp_path: Path) -> None:
 
 def test_unknown_lora_targets_are_refused(tmp_path: Path) -> None:
     strategy = {"kind": "lora", "r": 4, "alpha": 8, "targets": ["q_proj", "nowhere"]}
-    with pytest.raises(Exception, match="nowhere|match no module"):
+    with pytest.raises(Exception, match=r"nowhere|match no module"):
         execute(small.run(tmp_path, small.train("sft", strategy=strategy)))

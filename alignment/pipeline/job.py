@@ -2,23 +2,23 @@
 
     ray job submit --working-dir . -- python ray_jobs/train.py RUN.yaml STAGE [key=value ...]
 
-The stages it reads must be finished. Ends with exit code 0 only when the stage's artifact exists. Does not know
-what stages do; the pipeline is called by the entrypoint, since this room lies below it.
+The stages it reads must be finished. Ends with exit code 0 only when the stage's artifact exists.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from alignment.config import AnyStage, Run, load_run
+from alignment.artifacts import Store
+from alignment.config import load_run
 from alignment.errors import ConfigError, KubeAlignError
+from alignment.pipeline.keys import keys
+from alignment.pipeline.run import make_stage
 
 
-def main(
-    kinds: tuple[type, ...], make: Callable[[Run, AnyStage], object], argv: Sequence[str] | None = None
-) -> int:
+def main(*kinds: type, argv: Sequence[str] | None = None) -> int:
     """Parse the command line, check that the stage is of one of `kinds`, and make it.
 
     Returns:
@@ -37,7 +37,7 @@ def main(
             raise ConfigError("this entrypoint makes no such stage of the run", where=arguments.run,
                               found=arguments.stage,
                               expected="one of " + (", ".join(s.name for s in fitting) or "none in this run"))
-        make(run, stage)
+        make_stage(run, stage, Store(run.store), keys(run))
     except KubeAlignError as error:
         print(error, file=sys.stderr)
         return 2
