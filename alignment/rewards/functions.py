@@ -68,6 +68,21 @@ def evidence_style(record: Record, answer: str) -> float:
     return min(score, 0.2) if refusable else score
 
 
+def evidence_answer(record: Record, answer: str) -> float:
+    """House style and truth in equal parts: the mean of `evidence_style` and the token F1 of SHORT.
+
+    For rejection sampling on questions whose answers are known (as in Yuan et al. 2023, arXiv:2308.01825): style
+    alone would choose well-formed answers that are wrong. An answer without the form is compared as a whole.
+    """
+    truth = answers.token_f1(_short(answer), [_short(_reference(record, "evidence_answer"))])
+    return (evidence_style(record, answer) + truth) / 2
+
+
+def _short(answer: str) -> str:
+    match = _EVIDENCE.fullmatch(answer.strip())
+    return match["short"] if match else answer
+
+
 def exact_match(record: Record, answer: str) -> float:
     """1 when the answer is the reference (SQuAD normalisation), else 0."""
     return answers.exact_match(answer, [_reference(record, "exact_match")])
@@ -89,6 +104,7 @@ def brevity(record: Record, answer: str) -> float:
 
 BUILT_IN: dict[str, RewardFunction] = {
     "evidence_style": evidence_style,
+    "evidence_answer": evidence_answer,
     "exact_match": exact_match,
     "token_f1": token_f1,
     "brevity": brevity,
