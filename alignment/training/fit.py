@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -100,8 +101,6 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
         }
-        if context.events.exists() and "tensorboard" in stage.log_to:
-            outcome.facts["tensorboard"] = "tensorboard/"
         write_outcome(context, outcome)
         context.store.push_work(context.key, "out")
     _barrier()
@@ -138,6 +137,8 @@ def _arguments(
         )
     for tool in stage.log_to:
         _check_logger(tool, stage.name)
+    # transformers reads the folder from the environment only; its own default lies among the checkpoints, which go.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(context.out / "tensorboard")
     every = stage.checkpoints.every
     steps = {"save_strategy": "steps", "save_steps": every, "save_total_limit": stage.checkpoints.keep}
     if stage.eval_rows is not None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.errors import DataError, StageError
+from alignment.errors import ConfigError, DataError, StageError
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.pipeline import execute
 from tests import small
@@ -161,3 +161,13 @@ def test_unknown_lora_targets_are_refused(tmp_path: Path) -> None:
     strategy = {"kind": "lora", "r": 4, "alpha": 8, "targets": ["q_proj", "nowhere"]}
     with pytest.raises(Exception, match=r"nowhere|match no module"):
         execute(small.run(tmp_path, small.train("sft", strategy=strategy)))
+
+
+def test_tensorboard_curves_are_published(tmp_path: Path) -> None:
+    made = execute(small.run(tmp_path, small.train("sft", log_to=["tensorboard"]))).artifacts["sft"]
+    assert [name for name in made.manifest.files if name.startswith("tensorboard/") and "tfevents" in name]
+
+
+def test_a_logger_that_is_not_installed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wandb is not installed"):
+        execute(small.run(tmp_path, small.train("sft", log_to=["wandb"])))
