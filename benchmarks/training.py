@@ -43,8 +43,9 @@ rows = [json.loads(line) for line in open(options["seeds"], encoding="utf-8")][:
 data = Dataset.from_list([{
     "prompt": [{"role": "user", "content": row["passage"] + "\\n\\n" + row["question"]}],
     "completion": [{"role": "assistant", "content": row["answer"]}]} for row in rows])
-arguments = SFTConfig(output_dir=options["out"], per_device_train_batch_size=8, num_train_epochs=1, learning_rate=1e-4,
-                      bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1, **options["extra"])
+arguments = SFTConfig(
+    output_dir=options["out"], per_device_train_batch_size=8, num_train_epochs=1, learning_rate=1e-4, bf16=False,
+    use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1, **options["extra"])
 trainer = SFTTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=data,
                      peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 began = time.monotonic()
@@ -59,15 +60,16 @@ print(json.dumps({"tokens_per_second": tokens / seconds, "train_seconds": second
 def run_file(folder: Path, model: dict[str, Any], rows: int) -> Path:
     """A run with one SFT stage over the first rows of the seeds."""
     few = folder / "rows.jsonl"
-    few.write_text("".join(SEEDS.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]), encoding="utf-8")
+    lines = SEEDS.read_text(encoding="utf-8").splitlines(keepends=True)
+    few.write_text("".join(lines[:rows]), encoding="utf-8")
     tree = {
         "name": "bench", "store": str(folder / "store"), "compute": {"dtype": "float32", "device": "cpu"},
         "stages": [
             {"name": "base", "kind": "import", "model": model, "dtype": "float32"},
-            {"name": "data", "kind": "import", "data": [{"path": str(few), "format": "passage-qa"}],
-             "split": {"by": "ratio", "ratios": {"train": 1.0}}},
-            {"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ["data/train"], "batch_size": 8,
-             "micro_batch_size": 8, "learning_rate": 1e-4, "checkpoints": {"every": 1000}},
+            {"name": "data", "kind": "import", "split": {"by": "ratio", "ratios": {"train": 1.0}},
+             "data": [{"path": str(few), "format": "passage-qa"}]},
+            {"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ["data/train"],
+             "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4, "checkpoints": {"every": 1000}},
         ],
     }
     file = folder / "run.yaml"

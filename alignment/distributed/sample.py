@@ -21,6 +21,7 @@ from alignment.config import Sample
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import ensure_ray, users_error
 from alignment.errors import DataError, StageError
+from alignment.inference.draws import choose
 from alignment.inference.engine import Request, batches
 from alignment.progress import track
 from alignment.records import Record, write_records
@@ -30,7 +31,6 @@ from alignment.sampling import (
     SampleBatch,
     as_prompt,
     best_of_n,
-    choose_prompts,
     pairs_max_min,
     pairs_newest_previous,
 )
@@ -97,7 +97,7 @@ def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[d
             bad.append(bad_row(record, "id of an earlier prompt of this stage"))
         else:
             usable[record.id] = asked
-    chosen = choose_prompts(list(usable.values()), context.run.scaled(stage.take), context.run.seed)
+    chosen = choose(list(usable.values()), context.run.scaled(stage.take), context.run.seed)
     if not chosen:
         raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(_reasons(bad)))
     return chosen, bad, len(records)

@@ -7,13 +7,12 @@ outcome. Does not know methods, losses or models. Launched by the pipeline or by
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import replace
 from typing import Any
 
 from alignment.context import Outcome, StageContext
-from alignment.distributed.local import ensure_ray
+from alignment.distributed.local import ensure_ray, users_error
 from alignment.errors import KubeAlignError, StageError
 
 MAX_RESTARTS = 3
@@ -21,16 +20,13 @@ MAX_RESTARTS = 3
 
 def train_stage(context: StageContext) -> Outcome:
     """Body of the stages of kind train."""
-    # Every print would come twice, with noise; failures of a worker are noticed in a fifth of a second, not two.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    compute = context.run.compute
+    if compute.workers:
+        ensure_ray(compute)  # before ray.train is imported, which reads its switches then
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
-    compute = context.run.compute
-    if compute.workers:
-        ensure_ray(compute)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"context": context},
@@ -53,7 +49,7 @@ def train_stage(context: StageContext) -> Outcome:
     except KubeAlignError:
         raise
     except Exception as error:
-        cause = _our_error(error)
+        cause = users_error(error)
         if cause is not None:
             raise cause from error
         problem = f"training failed: {type(error).__name__}: {error}"
@@ -87,20 +83,3 @@ def _reports() -> tuple[Any, ...]:
             ray.train.report({**latest, "step": state.global_step})
 
     return (Report(),)
-
-
-def _our_error(error: BaseException) -> KubeAlignError | None:
-    """The user's error inside Ray's wrapping, if there is one: found along causes and in worker failures."""
-    seen: set[int] = set()
-    queue: list[Any] = [error]
-    while queue:
-        item = queue.pop()
-        if item is None or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, KubeAlignError):
-            return item
-        queue += [getattr(item, "__cause__", None), getattr(item, "__context__", None), getattr(item, "cause", None)]
-        failures = getattr(item, "worker_failures", None)
-        queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None

@@ -11,7 +11,6 @@ import gc
 import json
 import math
 import os
-import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +20,11 @@ from typing import Any
 
 import torch
 
-from alignment.config import Evaluate, Sampling
+from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.evaluation.results import Question, without_nan
-from alignment.inference.engine import Draw, Engine, Request, batches
+from alignment.inference.draws import draws
+from alignment.inference.engine import Engine, Request, batches
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.progress import track
@@ -64,23 +64,6 @@ def too_long(context: StageContext, stage: Evaluate, questions: Sequence[Questio
     return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}
 
 
-def draw_of(sampling: Sampling, seed: int, row: str) -> Draw:
-    """The draw of one row. It is the same for every model, so that models differ by their weights alone."""
-    source = random.Random(f"{seed}/evaluate/{row}")  # a string seeds by sha512: the same on every machine
-
-    def value(given: float | tuple[float, float]) -> float:
-        return source.uniform(*given) if isinstance(given, tuple) else given
-
-    return Draw(
-        temperature=value(sampling.temperature),
-        top_p=value(sampling.top_p),
-        top_k=source.randint(*sampling.top_k) if isinstance(sampling.top_k, tuple) else sampling.top_k,
-        repetition_penalty=sampling.repetition_penalty,
-        max_new_tokens=sampling.max_new_tokens,
-        seed=source.getrandbits(62),
-    )
-
-
 def answer(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
     """Answers of model `name` to all questions, and its log-probabilities of their references.
 
@@ -88,7 +71,9 @@ def answer(context: StageContext, stage: Evaluate, name: str, questions: Sequenc
     """
     path = context.work / f"answers-{name}.json"
     done = _read_answers(path)
-    requests = [Request(q.id, q.prompt, (draw_of(stage.sampling, context.run.seed, q.id),)) for q in questions]
+    seed = context.run.seed
+    # The same draw for every model, so that models differ by their weights alone.
+    requests = [Request(q.id, q.prompt, draws(q.id, seed, 1, stage.sampling, model="evaluate")) for q in questions]
     waiting = [batch for batch in batches(requests, stage.batch_size) if any(r.id not in done.answers for r in batch)]
     reused = len(questions) - sum(map(len, waiting))
     if waiting:

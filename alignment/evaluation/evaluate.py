@@ -9,7 +9,6 @@ pipeline for stages of kind evaluate.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -35,6 +34,7 @@ from alignment.evaluation.results import (
     question_of,
     without_nan,
 )
+from alignment.inference.draws import choose
 from alignment.records import Record
 from alignment.rewards import resolve
 
@@ -97,7 +97,7 @@ def _choose(context: StageContext, stage: Evaluate, held_out: HeldOut) -> tuple[
         raise DataError("every prompt is over max_prompt_tokens", where=f"stage {stage.name}",
                         found=f"{len(long)} prompts of {min(long.values())} tokens or more",
                         expected=f"at most {stage.max_prompt_tokens} tokens", hint="raise max_prompt_tokens")
-    chosen = take_rows(fitting, context.run.scaled(stage.take), context.run.seed)
+    chosen = choose(fitting, context.run.scaled(stage.take), context.run.seed)
     bad = [(record, f"seen before ({reason})", seen_id) for record, seen_id, reason in held_out.dropped]
     bad += [(q.record, "prompt over max_prompt_tokens", str(long[q.id])) for q in questions if q.id in long]
     _write_lines(context.out / "bad.jsonl", (
@@ -108,15 +108,6 @@ def _choose(context: StageContext, stage: Evaluate, held_out: HeldOut) -> tuple[
     if len(fitting) > len(chosen):
         dropped["not taken"] = len(fitting) - len(chosen)
     return chosen, RowCounts(dropped=dropped)
-
-
-def take_rows(questions: list[Question], take: int | None, seed: int) -> list[Question]:
-    """At most `take` questions by a hash of seed and id, in their order; a larger take holds the smaller one's."""
-    if take is None or take >= len(questions):
-        return questions
-    ranked = sorted(questions, key=lambda q: hashlib.sha256(f"{seed}/{q.id}".encode()).digest())
-    chosen = {question.id for question in ranked[:take]}
-    return [question for question in questions if question.id in chosen]
 
 
 def _measure(

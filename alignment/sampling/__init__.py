@@ -6,10 +6,9 @@ distributed.sample does.
 
 from alignment.sampling.answers import Answer
 from alignment.sampling.batch import Part, SampleBatch
-from alignment.sampling.draws import as_prompt, choose_prompts, draws
+from alignment.sampling.prompts import as_prompt
 from alignment.sampling.select import Selection, best_of_n, pairs_max_min, pairs_newest_previous
 
 __all__ = [
-    "Answer", "Part", "SampleBatch", "Selection", "as_prompt", "best_of_n", "choose_prompts", "draws",
-    "pairs_max_min", "pairs_newest_previous",
+    "Answer", "Part", "SampleBatch", "Selection", "as_prompt", "best_of_n", "pairs_max_min", "pairs_newest_previous",
 ]

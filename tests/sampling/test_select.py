@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from alignment.config import Sampling
 from alignment.errors import StageError
+from alignment.inference.draws import choose, draws
 from alignment.records import Record
 from alignment.sampling import (
     Answer,
     Part,
     as_prompt,
     best_of_n,
-    choose_prompts,
-    draws,
     pairs_max_min,
     pairs_newest_previous,
 )
@@ -175,12 +174,12 @@ def test_draws_follow_ranges_seed_row_and_index() -> None:
 
 def test_taking_more_prompts_adds_and_keeps_the_order() -> None:
     records = [prompt(f"r{i}") for i in range(50)]
-    few, more = choose_prompts(records, 10, 3), choose_prompts(records, 25, 3)
+    few, more = choose(records, 10, 3), choose(records, 25, 3)
     assert (len(few), len(more)) == (10, 25)
     assert {r.id for r in few} < {r.id for r in more}
     assert more == [record for record in records if record in more]
-    assert {r.id for r in choose_prompts(records, 10, 4)} != {r.id for r in few}
-    assert choose_prompts(records, None, 3) == choose_prompts(records, 99, 3) == records
+    assert {r.id for r in choose(records, 10, 4)} != {r.id for r in few}
+    assert choose(records, None, 3) == choose(records, 99, 3) == records
 
 
 def test_prompts_of_every_record_type() -> None:

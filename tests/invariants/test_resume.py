@@ -1,0 +1,50 @@
+"""A stage that stops in the middle and is started again ends with the losses and weights of one left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from alignment.pipeline import execute
+from alignment.training import fit as fit_module
+from tests import small
+
+LORA = {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}
+
+
+class Stops(TrainerCallback):
+    """Raises after step 5: between the checkpoints of steps 4 and 6."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("strategy", [LORA, {"kind": "full"}], ids=["lora", "full"])
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+def test_resume_equals_uninterrupted(
+    tmp_path: Path, method: str, strategy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The start is an adapter for lora, so that DPO's frozen reference copy is in the checkpoints too.
+    start = small.train("start", strategy=strategy, epochs=2)
+    stage = small.train("stage", method, "start", strategy=strategy, epochs=3, micro_batch_size=4)
+    alone = execute(small.run(tmp_path / "alone", start, stage)).artifacts["stage"]
+    run = small.run(tmp_path / "stopped", start, stage)
+    execute(run, only="base")
+    execute(run, only="data")
+    execute(run, only="start")
+    with monkeypatch.context() as patch:
+        fit = fit_module.fit
+        patch.setattr(fit_module, "fit", lambda context, workers, callbacks: fit(
+            context, workers=workers, callbacks=(*callbacks, Stops())))
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, only="stage")
+    assert execute(run, only="data").artifacts["stage"] is None
+    resumed = execute(run).artifacts["stage"]
+    assert resumed.manifest.facts["timing"]["resumed_from_step"] == 4
+    assert small.losses(resumed) == small.losses(alone)
+    weights = {name: entry.sha256 for name, entry in alone.manifest.files.items() if name.endswith(".safetensors")}
+    assert weights == {name: e.sha256 for name, e in resumed.manifest.files.items() if name.endswith(".safetensors")}
