@@ -205,6 +205,8 @@ class TrainBase(Strict):
     model: Name
     """The stage whose model this one starts from. A LoRA start is continued, or merged by strategy full."""
     rows: tuple[RowsRef, ...] = Field(min_length=1)
+    take: Positive | None = None
+    """At most so many rows (times the run's scale), drawn with the run's seed."""
     eval_rows: RowsRef | None = None
     strategy: Strategy = Lora(kind="lora")
     epochs: Annotated[float, Field(gt=0)] = 1.0
@@ -328,7 +330,7 @@ class Sample(Strict):
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """A pair is made only when chosen scores more than rejected by over this much."""
     min_score: float | None = None
-    """A best-of-N row is kept only with at least this score."""
+    """An answer is a good example (a best-of-N row, the chosen side of a pair) only with at least this score."""
     batch_size: Positive = 32
     """Prompts in one generation batch (times n sequences)."""
     max_prompt_tokens: Positive = 1024

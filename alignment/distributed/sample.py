@@ -67,7 +67,7 @@ def sample_stage(context: StageContext) -> Outcome:
     asked = {record.id: record for record in prompts if record.id in answered}
     best = best_of_n(asked, answers, min_score=stage.min_score)
     select = pairs_max_min if stage.pairs == "max-min" else pairs_newest_previous
-    pairs = select(asked, answers, min_margin=stage.min_margin)
+    pairs = select(asked, answers, min_margin=stage.min_margin, min_score=stage.min_score)
     rows = context.out / "rows"
     written = {
         "best": write_records(rows / "best.jsonl", best.records),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignment.artifacts import Artifact
@@ -143,6 +143,8 @@ def _import_data(state: _State, stage: ImportData) -> StagePlan:
 def _train(state: _State, stage: TrainStage) -> StagePlan:
     size = state.sizes[stage.name] = state.sizes[stage.model]
     read = rows.together([state.sets[ref] for ref in stage.rows])
+    if (take := state.run.scaled(stage.take)) is not None:
+        read = replace(read, rows=min(read.rows, take))
     lora = stage.strategy if isinstance(stage.strategy, Lora) else None
     what = f"{stage.method} ({stage.strategy.kind})"
     steps_asked = int(stage.trl.get("max_steps", -1))
@@ -157,7 +159,7 @@ def _train(state: _State, stage: TrainStage) -> StagePlan:
     length = min(read.longest, stage.max_length)
     frozen_copy = isinstance(stage, Dpo) and stage.reference_mode == "adapter"
     memory = estimate.train_memory(
-        size, lora_rank=lora.r if lora else None, frozen_bytes=machine.value_bytes(state.compute),
+        size, lora_rank=lora.r if lora else None, frozen_bytes=machine.value_bytes(state.compute, training=True),
         sequences=stage.micro_batch_size * sequences, length=round(length), head=not isinstance(stage, Reward),
         checkpointing=checkpointing, reference=frozen_copy,
     )

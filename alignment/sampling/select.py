@@ -46,31 +46,44 @@ def best_of_n(prompts: Mapping[str, Record], answers: Iterable[Answer], *, min_s
     return made
 
 
-def pairs_max_min(prompts: Mapping[str, Record], answers: Iterable[Answer], *, min_margin: float = 0.0) -> Selection:
-    """For each prompt the highest answer against the lowest, of all the models that answered."""
+def pairs_max_min(
+    prompts: Mapping[str, Record], answers: Iterable[Answer], *, min_margin: float = 0.0,
+    min_score: float | None = None,
+) -> Selection:
+    """For each prompt the highest answer against the lowest, of all the models that answered.
+
+    Args:
+        min_margin: chosen must score more than rejected by over this much.
+        min_score: chosen must score at least this: of two bad answers neither is to be preferred.
+    """
     made = Selection()
     for row, said in _by_prompt(prompts, answers):
-        _add_pair(made, prompts[row], said, said, min_margin)
+        _add_pair(made, prompts[row], said, said, min_margin, min_score)
     return made
 
 
 def pairs_newest_previous(
-    prompts: Mapping[str, Record], answers: Iterable[Answer], *, min_margin: float = 0.0
+    prompts: Mapping[str, Record], answers: Iterable[Answer], *, min_margin: float = 0.0,
+    min_score: float | None = None,
 ) -> Selection:
     """For each prompt the newest model's highest answer against the previous model's lowest."""
     made = Selection()
     for row, said in _by_prompt(prompts, answers):
         _add_pair(made, prompts[row], [a for a in said if a.model == "newest"],
-                  [a for a in said if a.model == "previous"], min_margin)
+                  [a for a in said if a.model == "previous"], min_margin, min_score)
     return made
 
 
 def _add_pair(
-    made: Selection, prompt: Record, good: Sequence[Answer], bad: Sequence[Answer], min_margin: float
+    made: Selection, prompt: Record, good: Sequence[Answer], bad: Sequence[Answer], min_margin: float,
+    min_score: float | None,
 ) -> None:
     chosen = _highest(good)
     if chosen is None:
         made.dropped[f"pairs: {_why_none(good)}"] += 1
+        return
+    if min_score is not None and chosen.score < min_score:
+        made.dropped["pairs: chosen under min_score"] += 1
         return
     scored = [answer for answer in bad if answer.scored and answer is not chosen]
     others = [answer for answer in scored if answer.normal != chosen.normal]

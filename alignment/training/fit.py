@@ -26,6 +26,7 @@ from alignment.artifacts import RowCounts
 from alignment.config import Dpo, Lora, TrainStage
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
+from alignment.inference.draws import choose
 from alignment.inference.loading import (
     base_key,
     load_tokenizer,
@@ -60,7 +61,8 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     set_seed(context.run.seed)
     start = context.inputs[stage.model]
     tokenizer = load_tokenizer(start.path() / "model", side="right")
-    records = [record for ref in stage.rows for record in context.rows(ref)]
+    everything = [record for ref in stage.rows for record in context.rows(ref)]
+    records = choose(everything, context.run.scaled(stage.take), context.run.seed)
     prepared = prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}")
     held = (
         prepare(context.rows(stage.eval_rows), tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}")

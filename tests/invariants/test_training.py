@@ -101,6 +101,11 @@ def test_rows_over_the_limit_are_dropped_cut_or_refused(tmp_path: Path) -> None:
     assert "row " in str(error.value)
 
 
+def test_take_draws_rows_of_all_sets_and_follows_the_scale(tmp_path: Path) -> None:
+    run = small.run(tmp_path, small.train("few", take=8, rows=["data/train", "data/dev"]), scale=1.5)
+    assert execute(run).artifacts["few"].manifest.rows.written["train"] == 12
+
+
 def test_a_non_finite_loss_stops_with_the_rows(tmp_path: Path) -> None:
     stage = small.train("sft", learning_rate=1e30, strategy=FULL, epochs=3, trl={"max_grad_norm": 0.0})
     with pytest.raises(StageError, match="not finite") as error:

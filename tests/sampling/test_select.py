@@ -108,6 +108,12 @@ def test_pairs_refuse_with_a_reason(answers: list[Answer], reason: str) -> None:
     assert dict(made.dropped) == {f"pairs: {reason}": 1}
 
 
+def test_the_chosen_side_of_a_pair_must_reach_min_score() -> None:
+    answers = [said("a", 0, 3), said("a", 1, 1)]
+    assert len(pairs_max_min(ask("a"), answers, min_score=3).records) == 1
+    assert dict(pairs_max_min(ask("a"), answers, min_score=3.1).dropped) == {"pairs: chosen under min_score": 1}
+
+
 def test_newest_previous_never_prefers_the_previous_model() -> None:
     newest = [said("a", 0, 4), said("a", 1, 3)]
     previous = [said("a", 0, 3, model="previous"), said("a", 1, 2, model="previous")]
