@@ -60,3 +60,7 @@ def main() -> None:
     except KubeAlignError as error:
         complain(error)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,8 @@ def keys(run: Run) -> dict[str, Key]:
     """
     made: dict[str, Key] = {}
     for stage in run.stages:
-        config = stage.model_dump(mode="json", exclude=_NOT_LEARNED)
+        # Without the keys that are null: a later version's new, unused key must not make everything anew.
+        config = stage.model_dump(mode="json", exclude=_NOT_LEARNED, exclude_none=True)
         if config.get("take") is not None:
             config["take"] = run.scaled(config["take"])
         parts = {

@@ -128,8 +128,11 @@ def test_interrupting_a_run(run_file: str) -> None:
     Path("rows.jsonl").unlink()
     os.mkfifo("rows.jsonl")  # reading it waits for a writer that never comes
     code = "from alignment.cli.main import main; import alignment.pipeline; print('up', flush=True); main()"
-    running = subprocess.Popen([sys.executable, "-c", code, "run", run_file], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "run", run_file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert running.stdout is not None
     assert running.stdout.readline() == "up\n"
     with pytest.raises(subprocess.TimeoutExpired):

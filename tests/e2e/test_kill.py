@@ -79,6 +79,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("alone")
     run = chain(folder)
     assert start(run, folder).wait(timeout=500) == 0, (folder / "log").read_text()
+    assert set(visible(run)) == {stage.name for stage in run.stages}
     return run
 
 
