@@ -216,11 +216,21 @@ def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: An
         # The embedding is never trained here; asked to find that out, PEFT looks the base up on the hub.
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        _sort_lists(folder / "adapter_config.json")
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_info(folder, role=role, form="adapter" if adapter else "full", base=base_key(start) if adapter else None,
                tokenizer=tokenizer, template_name=template_of(start)["name"])
+
+
+def _sort_lists(file: Path) -> None:
+    """PEFT writes sets of module names in the order of this process's hashes; the same adapter is the same file."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            config[key] = sorted(value)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _outcome(
