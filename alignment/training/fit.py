@@ -92,8 +92,9 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
             context.store.pull_work(context.key, "checkpoints/")
         _barrier()
         resume = latest_complete(Path(arguments.output_dir))
+        began = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.monotonic() - recorder.began
+    seconds = time.monotonic() - began
     if first:
         trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
         outcome = _outcome(stage, trainer, prepared, held, facts, start, method.role)

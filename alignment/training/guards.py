@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, context: StageContext, tracker: Tracker | None, tokens_per_row: float) -> None:
         self.context, self.tracker, self.tokens_per_row = context, tracker, tokens_per_row
-        self.steps_here, self.began = 0, 0.0
+        self.steps_here = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = time.monotonic()
         if state.best_model_checkpoint:  # a resumed run may find its work folder elsewhere
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         if state.is_world_process_zero:
