@@ -16,7 +16,6 @@ from alignment.config.aims import Aim, parse_aim
 from alignment.config.stages import (
     Dpo,
     Evaluate,
-    Full,
     ImportData,
     ImportModel,
     Lora,
@@ -162,7 +161,7 @@ def inputs_of(stage: AnyStage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def adapter_of(run: Run, stage: AnyStage) -> Lora | None:
+def adapter_of(stage: AnyStage) -> Lora | None:
     """The LoRA a stage's model carries on top of its base weights, or None for full weights."""
     if isinstance(stage, Sft | Reward | Dpo) and isinstance(stage.strategy, Lora):
         return stage.strategy
@@ -214,7 +213,7 @@ def _check_model(
         yield RefError(loc, f"needs {wanted}", name, _choices(allowed))
         return
     if isinstance(stage, Sft | Reward | Dpo) and isinstance(stage.strategy, Lora):
-        start = adapter_of(run, earlier[name])
+        start = adapter_of(earlier[name])
         if start is not None and (start.r, start.alpha, start.targets) != (
             stage.strategy.r,
             stage.strategy.alpha,
@@ -282,5 +281,3 @@ def _choices(names: Any) -> str:
     names = list(names)
     return "one of " + ", ".join(names) if names else "no earlier stage fits"
 
-
-__all__ = ["AnyStage", "Compute", "Full", "Run", "Stage", "TrainStage", "adapter_of", "inputs_of", "splits_of"]

@@ -69,7 +69,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         if stage.eval_rows is not None else None
     )
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
-    arguments = _arguments(context, stage, device, dtype, workers, prepared)
+    arguments = _arguments(context, stage, device, dtype, workers)
     trainer = method.trainer(
         model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
         eval_dataset=Dataset.from_list(held.rows) if held else None, callbacks=list(callbacks),
@@ -130,7 +130,7 @@ def _training_dtype(context: StageContext, device: str) -> torch.dtype:
 
 
 def _arguments(
-    context: StageContext, stage: TrainStage, device: str, dtype: torch.dtype, workers: int, prepared: Prepared
+    context: StageContext, stage: TrainStage, device: str, dtype: torch.dtype, workers: int
 ) -> Any:
     per_step = stage.micro_batch_size * workers
     if stage.batch_size % per_step:
