@@ -50,6 +50,8 @@ bench: setup  ## every benchmark; tables here, JSON under benchmarks/out
 lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
 	$(UV) pip compile pyproject.toml --all-extras --no-header --no-annotate --generate-hashes \
 	    --python-version 3.11 $(UPGRADE) --quiet -o requirements/lock.txt
+	$(UV) pip compile pyproject.toml --extra cluster --extra s3 --no-header --no-annotate --generate-hashes \
+	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/control.txt
 
 clean:  ## remove caches and benchmark results; .venv and runs stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis benchmarks/out *.egg-info
