@@ -13,6 +13,7 @@ from alignment.records import Message, Record
 Preference = tuple[list[Message], str, str]
 """(prompt, chosen, rejected)"""
 
+
 def to_sft(record: Record) -> list[Message] | str:
     """The whole conversation, the answer to learn last (always the assistant's); or why not."""
     if record.type == "unpaired" and record.label is not True:
