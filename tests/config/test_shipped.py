@@ -14,7 +14,7 @@ from alignment.config import load_run
 from alignment.config.load import _Loader
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+CONFIGS = sorted((ROOT / "configs/runs").glob("*.yaml"))
 RECIPES = sorted((ROOT / "alignment/cli/recipes").glob("*.yaml"))
 
 

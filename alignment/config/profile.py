@@ -1,0 +1,204 @@
+"""`Profile`: where a run is computed and where its artifacts lie, apart from what it learns.
+
+The same run file goes to a laptop, one 24 GB card or a cluster; only the profile changes, and nothing in a profile
+changes a digest. Does not talk to Kubernetes: `cluster` turns a profile into manifests.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.config.run import AnyStage, Compute, Run
+from alignment.config.stages import Evaluate, ImportData, ImportModel, Name, Sample, Strict
+
+_QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20, description="A Kubernetes quantity: 500m, 2, 8Gi.")]
+DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
+
+
+_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
+          "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+
+def bytes_of(quantity: str) -> float:
+    """A Kubernetes quantity as a number (bytes, or cores for a CPU quantity). Raises ValueError when it is none."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", quantity)
+    if match is None:
+        raise ValueError(f"{quantity!r} is no quantity such as 500m, 2 or 8Gi")
+    return float(match[1]) * _UNITS[match[2] or ""]
+
+
+class Images(Strict):
+    """The project's own images, made by `make images` or by you from docker/Dockerfile."""
+
+    train: str = "docker.io/local/kubealign-train:0.1.0"
+    """Everything a stage needs, with the code in it."""
+    control: str = "docker.io/local/kubealign-control:0.1.0"
+    """Command line and operator, without torch."""
+    pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[DnsName, ...] = Field(default=(), max_length=8)
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        for image in (self.train, self.control):
+            tag = image.rpartition("/")[2].partition(":")[2]
+            if "@sha256:" not in image and tag in ("", "latest"):
+                raise ValueError(f"{image}: an image needs a tag other than latest, or a digest")
+        return self
+
+
+class Toleration(Strict):
+    """As in a pod's spec."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Pod(Strict):
+    """One pod of a stage's Ray cluster: what it asks for is what it may use."""
+
+    cpu: Quantity = "2"
+    memory: Quantity = "8Gi"
+    shm: Quantity = "1Gi"
+    """Memory-backed /dev/shm; it counts against `memory`. Ray's object store and NCCL live there."""
+    workers: Annotated[int, Field(ge=1, le=16)] = 1
+    """Ray workers (ranks) in one such pod; its GPUs are shared out among them."""
+    scratch: Quantity = "20Gi"
+    """Ephemeral storage: the copy of models and work in progress."""
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    extra_resources: dict[str, Quantity] = Field(default_factory=dict, max_length=8)
+    """Further extended resources by name, for example an RDMA device."""
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=16)
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=16)
+
+    @model_validator(mode="after")
+    def _shm_fits(self) -> Self:
+        if bytes_of(self.shm) >= bytes_of(self.memory):
+            raise ValueError(f"shm ({self.shm}) is part of memory ({self.memory}) and must be less")
+        return self
+
+
+class StageOverride(Strict):
+    """What differs for one stage name, kind or method; the closest match wins (name, then method, then kind)."""
+
+    workers: Annotated[int, Field(ge=0, le=512)] | None = None
+    worker: Pod | None = None
+
+
+class Storage(Strict):
+    """Where artifacts lie as the pods see it: a mounted volume, or object storage with a secret."""
+
+    url: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+.-]*://).+", max_length=500)]
+    """An absolute folder below the mounted claim's path, or an fsspec URL (s3://bucket/prefix)."""
+    claim: DnsName | None = None
+    """PersistentVolumeClaim (ReadWriteMany, or one node) mounted at `mount`."""
+    mount: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]+$", max_length=200)] = "/artifacts"
+    secret: DnsName | None = None
+    """Secret whose keys become environment variables of the pods: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and
+    AWS_ENDPOINT_URL for anything but Amazon's own."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        local = self.url.startswith("/")
+        if local and self.claim is None:
+            raise ValueError(f"{self.url} is a folder, so `claim` must name the volume that holds it")
+        if local and not (self.url + "/").startswith(self.mount.rstrip("/") + "/"):
+            raise ValueError(f"{self.url} is not below the claim's mount {self.mount}")
+        if not local and self.claim is not None:
+            raise ValueError(f"{self.url} is object storage: it needs `secret`, not `claim`")
+        return self
+
+
+class Cluster(Strict):
+    """The Kubernetes part of a profile: one fresh Ray cluster per stage, of these pods."""
+
+    storage: Storage
+    images: Images = Images()
+    head: Pod = Pod(cpu="1", memory="4Gi", shm="512Mi", scratch="10Gi")
+    """Head of a stage with workers: it schedules, reads and publishes, and computes nothing (num-cpus 0)."""
+    worker: Pod = Pod()
+    """A worker; a stage that runs in one process (import, evaluate, workers: 0) gets one such pod as its head."""
+    stages: dict[Name, StageOverride] = Field(default_factory=dict, max_length=64)
+    queue: DnsName | None = None
+    """Kueue LocalQueue that admits the stages."""
+    env: dict[EnvName, str] = Field(default_factory=dict, max_length=64)
+    """Environment of every pod (NCCL_*, HF_HOME, ...). No secrets here: `env_from`."""
+    env_from: tuple[DnsName, ...] = Field(default=(), max_length=16)
+    """Secrets whose keys become environment variables (tokens of a hub or tracker)."""
+    cache_claim: DnsName | None = None
+    """PersistentVolumeClaim for copies of artifacts and hub downloads, mounted at /cache; none: ephemeral."""
+    spread: bool = True
+    """Spread the workers of a stage over nodes where that is possible."""
+    start_within: Annotated[int, Field(ge=30)] = 1800
+    """Seconds a stage may wait for its pods before it fails with the reason."""
+    run_within: Annotated[int, Field(ge=60)] = 86_400
+    keep_finished: Annotated[int, Field(ge=0)] = 600
+    """Seconds a finished stage's RayJob stays for a look; its logs and artifacts stay in the storage."""
+
+
+class Profile(Strict):
+    """One file of configs/profiles/."""
+
+    name: Name
+    description: str | None = None
+    compute: Compute = Compute()
+    """Replaces the run's own `compute`."""
+    store: str | None = None
+    """Replaces the run's `store`; with `cluster`, storage.url says it."""
+    cluster: Cluster | None = None
+    """Absent: the profile is for this machine, or for a Ray cluster at compute.address."""
+
+    @model_validator(mode="after")
+    def _one_store(self) -> Self:
+        if self.cluster is not None and self.store is not None:
+            raise ValueError("with `cluster`, the store is cluster.storage.url; remove `store`")
+        if self.cluster is not None and self.compute.address is not None:
+            raise ValueError("with `cluster`, each stage makes its own Ray cluster; remove compute.address")
+        return self
+
+    def applied(self, run: Run, stage: AnyStage | None = None) -> Run:
+        """The run as it is executed under this profile; with a stage, as that stage's pods see it."""
+        compute = self.compute
+        if stage is not None and self.cluster is not None:
+            compute = compute.model_copy(update={"workers": self.workers_of(stage)})
+        store = self.cluster.storage.url if self.cluster is not None else self.store or run.store
+        return run.model_copy(update={"compute": compute, "store": store})
+
+    def workers_of(self, stage: AnyStage) -> int:
+        """Ray workers of a stage; 0 for the kinds that run in one process."""
+        if isinstance(stage, ImportData | ImportModel | Evaluate):
+            return 0
+        for override in self._overrides(stage):
+            if override.workers is not None:
+                return override.workers
+        return self.compute.workers
+
+    def pod_of(self, stage: AnyStage) -> Pod:
+        """The pod that computes a stage. The seam for a memory planner, which will answer where nothing is stated."""
+        assert self.cluster is not None
+        for override in self._overrides(stage):
+            if override.worker is not None:
+                return override.worker
+        return self.cluster.worker
+
+    def pods_of(self, stage: AnyStage) -> int:
+        """Worker pods of a stage: its workers, shared out; 0 where the head does the work."""
+        return -(-self.workers_of(stage) // self.pod_of(stage).workers)
+
+    def _overrides(self, stage: AnyStage) -> list[StageOverride]:
+        assert self.cluster is not None
+        method = "" if isinstance(stage, ImportData | ImportModel | Evaluate | Sample) else stage.method
+        found = self.cluster.stages
+        return [found[name] for name in (stage.name, method, stage.kind) if name in found]
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """The profile as plain JSON without what was not set, for an AlignmentRun's spec."""
+    return profile.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,63 @@
+"""Small Jobs that look into the storage, and the probe that one of them runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.cluster.manifests import COMPONENT_LABEL, RUN_LABEL, storage_probe, store_job
+from alignment.cluster.pods import RUN_FOLDER
+from alignment.cluster.probe import main as probe_main
+from alignment.cluster.probe import probe
+from alignment.config import bytes_of, load_profile, load_run
+from alignment.errors import ArtifactError
+from tests.cluster.policy import templates, violations
+from tests.schemas import problems
+
+ROOT = Path(__file__).parents[2]
+RUN = load_run(ROOT / "configs/runs/tiny.yaml")
+PROFILES = {path.stem: profile for path in sorted((ROOT / "configs/profiles").glob("*.yaml"))
+            if (profile := load_profile(path)).cluster is not None}
+
+
+@pytest.mark.parametrize("where", PROFILES)
+def test_store_jobs(where: str) -> None:
+    run, profile = RUN, PROFILES[where]
+    args = ["kubealign", "report", f"{RUN_FOLDER}/run.yaml"]
+    for made in (store_job(profile, name="report", namespace="align", args=args, config_map="tiny-1", run=run),
+                 store_job(profile, name="report", namespace="align", args=args),
+                 storage_probe(profile, name="probe", namespace="align")):
+        assert problems(made) == []
+        assert [text for _, template in templates(made) for text in violations(template)] == []
+        [container] = made["spec"]["template"]["spec"]["containers"]
+        assert profile.cluster is not None
+        assert container["image"] == profile.cluster.images.control
+        assert bytes_of(container["resources"]["limits"]["memory"]) <= 2**30
+        mounted = RUN_FOLDER in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert mounted == (RUN_LABEL in made["metadata"]["labels"]) == (container["workingDir"] == RUN_FOLDER)
+        assert made["metadata"]["labels"][COMPONENT_LABEL] == "store"
+
+
+def test_the_probe_is_the_module_that_the_job_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = storage_probe(PROFILES["s3"], name="probe", namespace="align")
+    [container] = made["spec"]["template"]["spec"]["containers"]
+    python, dash, module, url = container["command"]
+    assert (python, dash, url) == ("python", "-m", "s3://kubealign/runs")
+    assert importlib.import_module(module).main is probe_main
+    for store in (str(tmp_path / "new" / "store"), "memory://probe"):
+        assert set(probe(store)["seconds"]) == {"write", "list", "read", "delete"}
+    assert list((tmp_path / "new" / "store").iterdir()) == []
+    assert probe_main([str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["url"] == str(tmp_path)
+    assert probe_main([]) == 2
+
+
+def test_the_probe_names_the_step_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="refuses to write"):
+        probe(str(tmp_path / "file" / "store"))
+    assert probe_main([str(tmp_path / "file" / "store")]) == 1
+    assert "refuses to write" in capsys.readouterr().err
