@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lock clean
+.PHONY: help setup run test lint bench lock images clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -11,6 +11,15 @@ STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
+
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.11-slim-bookworm
+REGISTRY ?= docker.io/local
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILD_ARGS ?=
+# What the package clients inside a build trust, in place of the base image's own bundle; it stays out of the images.
+CA_BUNDLE ?= $(SSL_CERT_FILE)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
 # Importing TRL without bytecode takes 40 s instead of 10 s; some machines switch bytecode off for all.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,6 +61,22 @@ lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UP
 	    --python-version 3.11 $(UPGRADE) --quiet -o requirements/lock.txt
 	$(UV) pip compile pyproject.toml --extra cluster --extra s3 --no-header --no-annotate --generate-hashes \
 	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/control.txt
+	$(UV) pip compile pyproject.toml --extra train --extra s3 --no-header --no-annotate --generate-hashes \
+	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/train.txt
+	printf '%s\n' setuptools uv | $(UV) pip compile - --no-header --no-annotate --generate-hashes \
+	    --python-version 3.11 $(UPGRADE) --quiet -c requirements/lock.txt -o requirements/build.txt
+
+images:  ## build the images train and control (BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
+	@if [ -n "$(CA_BUNDLE)" ] && [ ! -e docker/ca.crt ]; then \
+	    trap 'rm -f docker/ca.crt' EXIT; cp "$(CA_BUNDLE)" docker/ca.crt; fi; \
+	for target in train control; do \
+	    $(DOCKER) build --file docker/Dockerfile --target $$target --tag $(REGISTRY)/kubealign-$$target:$(TAG) \
+	        $(addprefix --build-arg ,BASE_IMAGE=$(BASE_IMAGE) VERSION=$(TAG) REVISION=$(REVISION) PIP_INDEX_URL \
+	            UV_DEFAULT_INDEX HTTP_PROXY HTTPS_PROXY NO_PROXY) $(BUILD_ARGS) . </dev/null; \
+	done
+	@for target in train control; do \
+	    $(DOCKER) image inspect --format '{{.Size}}' $(REGISTRY)/kubealign-$$target:$(TAG) \
+	        | awk -v name=$(REGISTRY)/kubealign-$$target:$(TAG) '{printf "%-50s %6.0f MB\n", name, $$1 / 1e6}'; done
 
 clean:  ## remove caches and benchmark results; .venv and runs stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis benchmarks/out *.egg-info
