@@ -1,0 +1,233 @@
+"""Sees, decides, acts: one look at one AlignmentRun at a time. Safe to call from several threads for different runs.
+
+Keeps copies of what the watches say, and trusts them only as far as "nothing to do": before anything is written, the
+run and its RayJobs are read anew and the decision is made again. So a lost, doubled or late event costs time, never
+correctness; and all of this may be killed at any moment, because it remembers nothing that is not in the cluster or the
+store. Decisions themselves are reconcile's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from alignment.cluster.bundle import config_map
+from alignment.cluster.client import Object
+from alignment.cluster.manifests import ray_job
+from alignment.cluster.operator.metrics import Metrics
+from alignment.cluster.operator.prepare import Prepared, Refused, plan_of, prepare
+from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, reconcile, wanted
+from alignment.cluster.operator.rows import Delete
+from alignment.cluster.operator.seen import Cluster, Seen, version
+from alignment.cluster.operator.types import owner_of, status_json, status_of
+from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of
+from alignment.cluster.refusals import ClusterError, is_missing_api
+from alignment.errors import ArtifactError
+
+PATIENCE = 15.0
+"""Seconds that a RayJob may wait for its pods before one asks why; and between such questions."""
+ANEW = 1.0
+"""Seconds until the next look after one that was overtaken by a change."""
+REFUSED = 30.0
+"""Seconds until a RayJob that the API server refused is tried again."""
+_log = logging.getLogger("kubealign.operator")
+
+
+@dataclasses.dataclass
+class Memory:
+    """What is remembered of one run between two looks; all of it can be lost."""
+
+    uid: str = ""
+    generation: int = 0
+    prepared: Prepared | Refused | None = None
+    finished: dict[str, Finished] = dataclasses.field(default_factory=dict)
+    refused: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    trouble: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    config_map: str = ""
+    settled: object = None
+
+
+class Controller:
+    """See the module."""
+
+    def __init__(self, cluster: Cluster, metrics: Metrics, *, namespace: str,
+                 look_up: Callable[[str, str], Finished | None], trouble: Callable[[str, str, str], str],
+                 clock: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            look_up: store.look_up.
+            trouble: (run, stage, RayJob) -> why the RayJob's pods do not run, "" where nothing is wrong.
+        """
+        self.cluster, self.metrics, self.namespace = cluster, metrics, namespace
+        self.look_up, self.trouble, self.clock = look_up, trouble, clock
+        self.seen = Seen()
+        self._memory: dict[str, Memory] = {}
+
+    def resync(self) -> list[str]:
+        """Read everything anew, whatever the watches said; returns the names to look at."""
+        try:
+            jobs = self.cluster.rayjobs()
+        except ClusterError as error:
+            if not is_missing_api(error):
+                raise
+            jobs = []  # each look says what is missing
+        runs = self.seen.replace(self.cluster.runs(), jobs)
+        self._memory = {name: memory for name, memory in self._memory.items() if name in runs}
+        statuses = [body.get("status") or {} for body in runs.values()]
+        self.metrics.count((status.get("phase", "Pending") for status in statuses),
+                           (row["state"] for status in statuses for row in status.get("stages", ())))
+        return list(runs)
+
+    def look(self, name: str) -> float | None:
+        """Bring one run a step on. Returns the seconds until the next look, None where only news make one.
+
+        Raises:
+            ClusterError: the API server refused or stayed away; look again later.
+        """
+        body, jobs = self.seen.of(name)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._memory.pop(name, None)
+            return None
+        memory = self._memory.setdefault(name, Memory())
+        stamp = (version(body), frozenset(map(version, jobs)))
+        if memory.settled == stamp:
+            return None
+        decision = self._decide(body, jobs, memory)
+        acted = bool(decision.actions) or decision.status != status_of(body)
+        if acted:
+            return self._act(name, memory)
+        self.metrics.looks.labels("idle").inc()
+        sure = memory.prepared is not None and all(part.status != "Unknown" for part in decision.status.conditions)
+        if decision.status.ended is not None and decision.wake is None and sure:
+            # An ended run costs nothing until something about it changes.
+            memory.settled, memory.prepared, memory.finished = stamp, None, {}
+        return None if decision.wake is None else max(0.0, decision.wake - self.clock())
+
+    def _act(self, name: str, memory: Memory) -> float | None:
+        """Decide again on what the API server says now, write the status, then do what there is to do."""
+        body = self.cluster.run(name)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return None
+        stop, jobs = None, []
+        try:
+            jobs = self.cluster.rayjobs(name)
+        except ClusterError as error:
+            if not is_missing_api(error):
+                raise
+            stop = ("KubeRayMissing", str(error))
+        decision = self._decide(body, jobs, memory, stop)
+        if decision.status != status_of(body):
+            try:
+                body = self.cluster.apply_status(body, status_json(decision.status))
+            except ClusterError as error:
+                if error.status == 409:
+                    return ANEW
+                if error.status == 404:
+                    return None
+                raise
+        self.seen.read(name, body, jobs)
+        for note in decision.notes:
+            self.cluster.event(body, note.type, note.reason, note.message, stamp_of(self.clock()))
+        for action in decision.actions:
+            if isinstance(action, Create):
+                self._create(body, action, memory)
+            elif isinstance(action, Delete):
+                _log.info("%s: deleting RayJob %s: %s", name, action.name, action.why)
+                self.cluster.delete_rayjob(action.name, action.uid)
+                self.metrics.children.labels("deleted").inc()
+            else:
+                _log.info("%s: its time to live is over", name)
+                self.cluster.delete_run(name, body["metadata"]["uid"])
+        ready = memory.prepared
+        if decision.status.phase == "Succeeded" and not memory.config_map and isinstance(ready, Prepared) \
+                and ready.as_sent:
+            # Nothing had to be made; the ConfigMap that came with it goes with it all the same.
+            memory.config_map = self._config_map(body, ready, owner_of(body))
+        self.metrics.looks.labels("acted").inc()
+        # One more look, at copies, tells whether this is all.
+        return ANEW if stop is None else REFUSED
+
+    def _decide(self, body: Object, jobs: Iterable[Object], memory: Memory,
+                stop: tuple[str, str] | None = None) -> Decision:
+        prepared = self._prepared(body, memory)
+        plan = plan_of(body, prepared)
+        if plan.problem is None and stop is None:
+            try:
+                while found := {stage.key: artifact for stage in wanted(plan, memory.finished)
+                                if (artifact := self.look_up(plan.store, stage.key)) is not None}:
+                    memory.finished |= found
+            except ArtifactError as error:
+                stop = ("StoreUnreadable", str(error))
+        children = [self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory) for job in jobs]
+        hindrance = Hindrance(stop, memory.refused)
+        return reconcile(plan, status_of(body), children, memory.finished, self.clock(), hindrance)
+
+    def _prepared(self, body: Object, memory: Memory) -> Prepared | Refused:
+        metadata = body["metadata"]
+        same = (memory.uid, memory.generation) == (metadata["uid"], metadata["generation"])
+        if not same:
+            memory.uid, memory.generation, memory.prepared = metadata["uid"], metadata["generation"], None
+            memory.config_map, memory.refused, memory.finished = "", {}, {}
+        if memory.prepared is None:
+            files = (body["spec"].get("files") or {}).get("configMap")
+            try:
+                memory.prepared = prepare(body, self.cluster.config_map(files) if files else None)
+            except Refused as error:
+                if error.reason in ("FilesMissing", "SourceUnreadable"):  # mended without an edit of the AlignmentRun
+                    return error
+                memory.prepared = error
+        return memory.prepared
+
+    def _troubled(self, child: Child, run: str, memory: Memory) -> Child:
+        """The child with the reason why its pods do not run, when it has waited for a while."""
+        now = self.clock()
+        if child.state != "pending" or not child.mine or now < seconds_of(child.started) + PATIENCE:
+            memory.trouble.pop(child.name, None)
+            return child
+        asked, text = memory.trouble.get(child.name, (0.0, ""))
+        if now >= asked + PATIENCE:
+            text = self.trouble(run, child.stage, child.name)
+            memory.trouble[child.name] = (now, text)
+        return dataclasses.replace(child, trouble=text)
+
+    def _create(self, body: Object, action: Create, memory: Memory) -> None:
+        """Make a stage's RayJob, or remember why not."""
+        prepared = memory.prepared
+        assert isinstance(prepared, Prepared)
+        name, owner = body["metadata"]["name"], owner_of(body)
+        try:
+            if not memory.config_map:
+                memory.config_map = self._config_map(body, prepared, owner)
+            manifest = ray_job(
+                prepared.run, prepared.run.stage(action.stage), prepared.profile, namespace=self.namespace,
+                name=action.name, config_map=memory.config_map, attempt=action.attempt, owner=owner)
+            job = self.cluster.create_rayjob(manifest)
+        except ClusterError as error:
+            taken = self.cluster.rayjob(action.name) if error.status == 409 else None
+            if taken is not None:
+                self.seen.job(taken, run=name)
+                return
+            if not 400 <= error.status < 500:
+                raise
+            _log.warning("%s: RayJob %s is refused: %s", name, action.name, error)
+            self.metrics.children.labels("refused").inc()
+            memory.refused[action.name] = (self.clock() + REFUSED, f"the API server refuses the RayJob: {error}")
+            return
+        memory.refused.pop(action.name, None)
+        self.seen.job(job)
+        self.metrics.children.labels("created").inc()
+        _log.info("%s: created RayJob %s", name, action.name)
+
+    def _config_map(self, body: Object, prepared: Prepared, owner: dict[str, Any]) -> str:
+        """The name of the ConfigMap with this very run, which the AlignmentRun owns from now on."""
+        files = prepared.spec.files
+        if prepared.as_sent and files is not None:
+            found = {"apiVersion": "v1", "kind": "ConfigMap",
+                     "metadata": {"name": files.config_map, "ownerReferences": [{**owner, "controller": False}]}}
+        else:
+            name = f"{body['metadata']['name']}-{prepared.bundle.digest[:8]}"
+            found = config_map(prepared.bundle, name=name, namespace=self.namespace, owner=owner)
+        return str(self.cluster.apply_config_map(found)["metadata"]["name"])

@@ -1,0 +1,197 @@
+"""A spec read and checked: which stages there are, what key each has, which gates stand between them.
+
+Reads the ConfigMap that it is handed and, for a run without known digests, the run's sources. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from alignment.artifacts import key_of
+from alignment.cluster.bundle import Bundle, located, unpack
+from alignment.cluster.manifests import ray_job
+from alignment.cluster.operator.types import APPROVE, RETRY, Gate, Spec, spec_of
+from alignment.config import Aim, Profile, Run, inputs_of, parse_aim, parse_run
+from alignment.config.yaml_file import dump
+from alignment.errors import ConfigError, KubeAlignError
+from alignment.pipeline.keys import keys
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its artifact's folder name and full digest, and the stages it reads."""
+
+    name: str
+    key: str
+    digest: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A gate, its metric bound parsed (None: a person's approval)."""
+
+    after: str
+    aim: Aim | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be: all that reconcile() needs to know of an AlignmentRun."""
+
+    name: str
+    generation: int
+    stages: tuple[StagePlan, ...] = ()
+    gates: tuple[Bound, ...] = ()
+    suspend: bool = False
+    retries: int = 2
+    parallel: int = 1
+    ttl: int | None = None
+    keep_finished: int = 600
+    """Seconds a finished stage's RayJob stays."""
+    store: str = ""
+    approved: frozenset[str] = frozenset()
+    retry: str = ""
+    problem: tuple[str, str] | None = None
+    """(reason, message) when the spec cannot be carried out."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A spec that can be carried out, with what its pods are made from."""
+
+    spec: Spec
+    run: Run
+    """As executed: store and compute are the profile's."""
+    profile: Profile
+    stages: tuple[StagePlan, ...]
+    gates: tuple[Bound, ...]
+    bundle: Bundle = field(repr=False)
+    as_sent: bool
+    """The ConfigMap in `files` holds this very run; else the operator makes another one."""
+
+
+class Refused(ConfigError):
+    """A spec that cannot be carried out; `reason` is one word for the condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Refused, (self.reason, self.problem))
+
+
+def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Prepared:
+    """Check an AlignmentRun.
+
+    Args:
+        body: the AlignmentRun.
+        config_map: the ConfigMap that `spec.files` names, None when it is not there or none is named.
+
+    Raises:
+        Refused: with one clear message.
+    """
+    try:
+        spec = spec_of(body)
+        profile = Profile.model_validate_json(json.dumps(spec.profile))
+        run = profile.applied(parse_run(dump(spec.run), "spec.run"))
+    except ValidationError as error:
+        found = "; ".join(f"spec.profile.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise Refused("InvalidProfile", found) from error
+    except KubeAlignError as error:
+        raise Refused("InvalidRun", str(error)) from error
+    if profile.cluster is None:
+        raise Refused("InvalidProfile", f"profile {profile.name} has no `cluster`, so it cannot say what pods to make")
+    if run.name != body["metadata"]["name"]:
+        raise Refused("InvalidRun", f"the run is called {run.name} and the AlignmentRun {body['metadata']['name']}: "
+                                    "give both the same name")
+    if spec.queue is not None:
+        profile = profile.model_copy(update={"cluster": profile.cluster.model_copy(update={"queue": spec.queue})})
+    gates = tuple(_bound(gate, run) for gate in spec.gates)
+    _renderable(run, profile)
+    if spec.files is not None and config_map is None:
+        raise Refused("FilesMissing", f"the ConfigMap {spec.files.config_map} with the run's files is not there; "
+                                      "kubealign submit makes it")
+    with tempfile.TemporaryDirectory(prefix="kubealign-") as folder:
+        return _with_bundle(spec, run, profile, gates, config_map, Path(folder))
+
+
+def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
+    """What reconcile() is to bring about, annotations included."""
+    metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
+    if isinstance(found, Refused):
+        return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)))
+    spec, cluster = found.spec, found.profile.cluster
+    assert cluster is not None
+    return Plan(
+        metadata["name"], metadata["generation"], found.stages, found.gates, spec.suspend, spec.retries, spec.parallel,
+        spec.ttl, cluster.keep_finished, found.run.store,
+        frozenset(name.strip() for name in annotations.get(APPROVE, "").split(",")), annotations.get(RETRY, ""),
+    )
+
+
+def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...],
+                 config_map: Mapping[str, Any] | None, folder: Path) -> Prepared:
+    sent: Run | None = None
+    text, files = "", {}
+    try:
+        if config_map is not None:
+            path = unpack(dict(config_map), folder)
+            text = path.read_text(encoding="utf-8")
+            sent = parse_run(text, f"ConfigMap {config_map['metadata']['name']}, {path.name}")
+            files = {file.relative_to(folder).as_posix(): file.read_bytes()
+                     for file in sorted(folder.rglob("*")) if file.is_file() and file != path}
+        as_sent = sent == run
+        if not as_sent:
+            text = dump(run.model_dump(mode="json"))
+        known = spec.digests or {}
+        if sent is None or _learned(sent) != _learned(run) or set(known) != {stage.name for stage in run.stages}:
+            known = {name: key.digest for name, key in keys(located(run, folder)).items()}
+    except KubeAlignError as error:
+        raise Refused("SourceUnreadable", f"{error}\nThe operator sees what the run's ConfigMap and the storage hold; "
+                                          "submit the changed run again from where its sources lie.") from error
+    stages = tuple(StagePlan(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], inputs_of(stage))
+                   for stage in run.stages)
+    return Prepared(spec, run, profile, stages, gates, Bundle(text, files), as_sent)
+
+
+def _renderable(run: Run, profile: Profile) -> None:
+    """Say now, not in mid-run, which stage's pods cannot be."""
+    try:
+        for stage in run.stages:
+            ray_job(run, stage, profile, namespace="-", name="-", config_map="-", attempt=1)
+    except KubeAlignError as error:
+        raise Refused("InvalidProfile", str(error)) from error
+
+
+def _learned(run: Run) -> object:
+    return run.seed, run.scale, run.stages
+
+
+def _bound(gate: Gate, run: Run) -> Bound:
+    names = [stage.name for stage in run.stages]
+    if gate.after not in names:
+        raise Refused("InvalidGate", f"a gate stands after {gate.after}, which is no stage of the run: "
+                                     f"one of {', '.join(names)}")
+    if gate.metric is None:
+        return Bound(gate.after, None)
+    try:
+        aim = parse_aim(gate.metric)
+    except ValueError as error:
+        raise Refused("InvalidGate", f"the gate after {gate.after}: {gate.metric!r} is no bound, expected {error}"
+                      ) from error
+    before = names[: names.index(gate.after) + 1]
+    for metric in aim.metrics:
+        if metric.split(".")[0] not in before:
+            raise Refused("InvalidGate", f"the gate after {gate.after} asks for {metric}, which is not known by then: "
+                                         f"a metric of one of {', '.join(before)}")
+    return Bound(gate.after, aim)

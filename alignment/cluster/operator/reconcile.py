@@ -1,0 +1,168 @@
+"""All that the operator decides: what is wanted and what is seen -> the status to write and what to do.
+
+Pure: no clock, no network, no memory. What it says may be done late, twice or not at all; the next look at the
+world then says what is left. The status is written before anything is done, so that no failure is counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from alignment.cluster.labels import job_name
+from alignment.cluster.operator.prepare import Plan, StagePlan
+from alignment.cluster.operator.rows import Delete, Settled, carried, settle
+from alignment.cluster.operator.types import StageRow, State, Status
+from alignment.cluster.operator.verdict import GateState, Note, conclude, gate_state, notes, stopped
+from alignment.cluster.operator.world import Child, Finished, seconds_of
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create a stage's RayJob of this name."""
+
+    stage: str
+    attempt: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Delete the AlignmentRun itself: its time to live is over."""
+
+
+Action = Create | Delete | Remove
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The status to write, then what to do in this order; `wake`: when to look again, at latest (None: no hurry)."""
+
+    status: Status
+    actions: tuple[Action, ...] = ()
+    notes: tuple[Note, ...] = ()
+    wake: float | None = None
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """What kept the shell from seeing or doing something.
+
+    Attributes:
+        stop: (reason, message) when the store or the RayJobs cannot be read, so that nothing may be decided.
+        refused: RayJob name -> until when not to try it again, and why the API server would not make it.
+    """
+
+    stop: tuple[str, str] | None = None
+    refused: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+
+
+def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[StagePlan, ...]:
+    """Stages to look up in the store next: those not known to be finished whose inputs all are."""
+    finished = {stage.name for stage in plan.stages if stage.key in artifacts}
+    return tuple(stage for stage in plan.stages if stage.name not in finished and finished.issuperset(stage.inputs))
+
+
+def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: Mapping[str, Finished], now: float,
+              hindrance: Hindrance = Hindrance()) -> Decision:
+    """Decide.
+
+    Args:
+        plan: the AlignmentRun's spec, prepared, or its problem.
+        status: as last written; an empty one will do.
+        children: RayJobs with the run's label, and any that has a name which the run needs.
+        artifacts: finished artifacts by key.
+        now: seconds since the epoch.
+    """
+    anew = plan.retry != status.retried or status.observed_generation not in (0, plan.generation)
+    before = {row.name: row for row in status.stages}
+    if plan.problem is not None or hindrance.stop is not None:
+        # Nothing is started and nothing is stopped: what runs was wanted once, and may be again.
+        rows = tuple(carried(before.get(stage.name), stage, anew) for stage in plan.stages) or status.stages
+        after = conclude(plan, status, rows, (), now, busy=False)
+        if plan.problem is None and hindrance.stop is not None:
+            after = stopped(after, status, *hindrance.stop)
+        return Decision(after, notes=notes(status, after))
+    gates = tuple(gate_state(gate, plan, artifacts) for gate in plan.gates)
+    mine = list({child.uid: child for child in children if child.mine}.values())
+    settled = {}
+    deletes: list[Delete] = []
+    strays = mine
+    for stage in plan.stages:
+        own = [child for child in mine
+               if child.stage == stage.name and child.name == name_of(plan, stage, child.attempt)]
+        strays = [child for child in strays if child not in own]
+        settled[stage.name] = settle(plan, stage, carried(before.get(stage.name), stage, anew), own,
+                                     artifacts.get(stage.key), now)
+        deletes += settled[stage.name].deletes
+    deletes += [Delete(child.name, child.uid, "no stage of the run asks for it") for child in strays
+                if not child.deleting]
+    busy = sum(child.live for child in mine)
+    rows, creates = _start(plan, settled, _obstacles(plan, artifacts, gates, strays),
+                           frozenset(child.name for child in children), busy, hindrance.refused)
+    after = conclude(plan, status, rows, gates, now, busy=busy > 0)
+    wake = [look.wake for look in settled.values() if look.wake is not None]
+    held = {create.name: hindrance.refused[create.name][0] for create in creates
+            if now < hindrance.refused.get(create.name, (0.0, ""))[0]}
+    wake += held.values()
+    actions: tuple[Action, ...] = (*deletes, *(create for create in creates if create.name not in held))
+    if after.ended is not None and plan.ttl is not None:
+        if seconds_of(after.ended) + plan.ttl <= now:
+            actions = (Remove(),)
+        wake.append(seconds_of(after.ended) + plan.ttl)
+    return Decision(after, actions, notes(status, after), min(wake, default=None))
+
+
+def name_of(plan: Plan, stage: StagePlan, attempt: int) -> str:
+    """The one name that an attempt at a stage may have."""
+    return job_name(plan.name, stage.name, stage.digest, attempt)
+
+
+def _start(
+    plan: Plan, settled: Mapping[str, Settled], obstacles: Mapping[str, tuple[State, str]], taken: frozenset[str],
+    busy: int, refused: Mapping[str, tuple[float, str]],
+) -> tuple[tuple[StageRow, ...], tuple[Create, ...]]:
+    """Begin what is ready, in the run's order, as long as there is room."""
+    rows, creates = [], []
+    for stage in plan.stages:
+        row = settled[stage.name].row
+        if settled[stage.name].ready and stage.name in obstacles:
+            row = _waiting(row, *obstacles[stage.name])
+        elif settled[stage.name].ready and busy >= plan.parallel:
+            row = _waiting(row, "Waiting", f"waits for a free place (parallel: {plan.parallel})")
+        elif settled[stage.name].ready:
+            busy += 1
+            # A name may be taken by a run whose name starts alike and that makes the same; its lease in the store
+            # keeps the two from doing the work twice.
+            attempts = count(row.tries if row.state == "Starting" else row.tries + 1)
+            attempt = next(number for number in attempts if name_of(plan, stage, number) not in taken)
+            name = name_of(plan, stage, attempt)
+            creates.append(Create(stage.name, attempt, name))
+            row = row.model_copy(update={"state": "Starting", "tries": attempt, "ray_job": name, "retry_at": None,
+                                         "message": refused.get(name, (0.0, None))[1]})
+        rows.append(row)
+    return tuple(rows), tuple(creates)
+
+
+def _obstacles(plan: Plan, artifacts: Mapping[str, Finished], gates: Sequence[GateState],
+               strays: Sequence[Child]) -> dict[str, tuple[State, str]]:
+    """What keeps each stage from starting: a RayJob from before an edit, inputs that are missing, a gate."""
+    missing = {stage.name for stage in plan.stages if stage.key not in artifacts}
+    order = [stage.name for stage in plan.stages]
+    found: dict[str, tuple[State, str]] = {}
+    for place, stage in enumerate(plan.stages):
+        left = [child.name for child in strays if child.stage == stage.name and child.live]
+        needs = [name for name in stage.inputs if name in missing]
+        closed = [gate.message for gate in gates if gate.state != "open" and order.index(gate.after) < place]
+        if left:
+            found[stage.name] = ("Waiting", f"waits until RayJob {left[0]}, from before an edit, is gone")
+        elif needs:
+            found[stage.name] = ("Waiting", f"waits for {', '.join(needs)}")
+        elif closed:
+            found[stage.name] = ("Held", closed[0])
+    return found
+
+
+def _waiting(row: StageRow, state: State, message: str) -> StageRow:
+    return row.model_copy(update={"state": state, "message": message, "retry_at": None})

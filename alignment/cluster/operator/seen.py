@@ -1,0 +1,108 @@
+"""Copies of the AlignmentRuns and RayJobs that were seen last, small ones, for all threads; and the requests that the
+controller makes. A copy may be old: the controller trusts it only as far as "nothing to do".
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from alignment.cluster.client import Object
+from alignment.cluster.labels import RUN_LABEL
+from alignment.cluster.operator.types import GROUP
+
+_METADATA = ("name", "uid", "resourceVersion", "generation", "labels", "annotations", "ownerReferences",
+             "creationTimestamp", "deletionTimestamp")
+_JOB_STATUS = ("jobDeploymentStatus", "jobStatus", "message", "reason", "startTime", "endTime")
+
+
+class Cluster(Protocol):
+    """The requests of api.Api."""
+
+    def runs(self) -> list[Object]: ...
+    def run(self, name: str) -> Object | None: ...
+    def rayjobs(self, run: str | None = None) -> list[Object]: ...
+    def rayjob(self, name: str) -> Object | None: ...
+    def create_rayjob(self, manifest: Object) -> Object: ...
+    def delete_rayjob(self, name: str, uid: str) -> None: ...
+    def delete_run(self, name: str, uid: str) -> None: ...
+    def apply_status(self, body: Object, status: Object) -> Object: ...
+    def config_map(self, name: str) -> Object | None: ...
+    def apply_config_map(self, manifest: Object) -> Object: ...
+    def event(self, body: Object, kind: str, reason: str, message: str, stamp: str) -> None: ...
+
+
+class Seen:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Object] = {}
+        self._jobs: dict[str, dict[str, Object]] = {}
+        self._lock = threading.Lock()
+
+    def run(self, body: Object, gone: bool = False) -> str:
+        """An AlignmentRun, as a watch has it; returns the name to look at."""
+        name = str(body["metadata"]["name"])
+        with self._lock:
+            self._runs.pop(name, None)
+            if not gone:
+                self._runs[name] = _slim(body)
+        return name
+
+    def job(self, job: Object, gone: bool = False, run: str | None = None) -> str:
+        """A RayJob, as a watch has it; returns the name of the run to look at.
+
+        Args:
+            run: whose it is, where its label says otherwise.
+        """
+        owner = run or str(job["metadata"]["labels"][RUN_LABEL])
+        with self._lock:
+            jobs = self._jobs.setdefault(owner, {})
+            jobs.pop(job["metadata"]["name"], None)
+            if not gone:
+                jobs[job["metadata"]["name"]] = _slim_job(job)
+        return owner
+
+    def read(self, name: str, body: Object, jobs: list[Object]) -> None:
+        """One run and all its RayJobs, as the API server has just said."""
+        with self._lock:
+            self._runs[name] = _slim(body)
+            self._jobs[name] = {job["metadata"]["name"]: _slim_job(job) for job in jobs}
+
+    def replace(self, bodies: list[Object], jobs: list[Object]) -> dict[str, Object]:
+        """Everything, as the API server has just said; returns the runs by name."""
+        runs = {str(body["metadata"]["name"]): _slim(body) for body in bodies}
+        by_run: dict[str, dict[str, Object]] = {}
+        for job in jobs:
+            by_run.setdefault(job["metadata"]["labels"][RUN_LABEL], {})[job["metadata"]["name"]] = _slim_job(job)
+        with self._lock:
+            self._runs, self._jobs = runs, by_run
+        return runs
+
+    def of(self, name: str) -> tuple[Object | None, list[Object]]:
+        """The run, None when there is none, and its RayJobs."""
+        with self._lock:
+            return self._runs.get(name), list(self._jobs.get(name, {}).values())
+
+
+def version(thing: Object) -> tuple[str, str]:
+    """Two copies with the same are the same."""
+    return thing["metadata"]["uid"], thing["metadata"]["resourceVersion"]
+
+
+def _slim(body: Object) -> Object:
+    """A copy of an AlignmentRun without what no decision reads."""
+    return {"metadata": _metadata(body), "spec": body.get("spec", {}), "status": body.get("status")}
+
+
+def _slim_job(job: Object) -> Object:
+    """A copy of a RayJob without what no decision reads: hundreds of runs have thousands of them."""
+    status = {key: value for key, value in (job.get("status") or {}).items() if key in _JOB_STATUS}
+    suspend = job.get("spec", {}).get("suspend", False)
+    return {"metadata": _metadata(job), "status": status, "spec": {"suspend": suspend}}
+
+
+def _metadata(thing: Object) -> Object:
+    metadata = {key: value for key, value in thing["metadata"].items() if key in _METADATA}
+    annotations = (metadata.get("annotations") or {}).items()
+    return {**metadata, "annotations": {key: value for key, value in annotations if key.startswith(f"{GROUP}/")}}

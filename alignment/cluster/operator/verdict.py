@@ -1,0 +1,167 @@
+"""The whole from its stages: gates, phase, conditions, and what is worth an event. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.cluster.operator.prepare import Bound, Plan
+from alignment.cluster.operator.types import APPROVE, Condition, Phase, StageRow, Status
+from alignment.cluster.operator.world import Finished, stamp_of
+from alignment.config import judge
+
+AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying")
+
+
+@dataclass(frozen=True)
+class GateState:
+    """How a gate stands: `ahead` while its stage is not finished, `asking` while a person's approval is missing."""
+
+    after: str
+    state: Literal["ahead", "asking", "failed", "open"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What becomes a Kubernetes Event."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def gate_state(gate: Bound, plan: Plan, artifacts: Mapping[str, Finished]) -> GateState:
+    """Hold a gate against the finished artifacts and the approvals."""
+    finished = {stage.name: artifacts[stage.key] for stage in plan.stages if stage.key in artifacts}
+    needed = {gate.after} | ({name.split(".")[0] for name in gate.aim.metrics} if gate.aim else set())
+    missing = [stage.name for stage in plan.stages if stage.name in needed and stage.name not in finished]
+    if missing:
+        needs = ", ".join(missing)
+        return GateState(gate.after, "ahead", f"waits for the gate after {gate.after}, which needs {needs}")
+    if gate.aim is None:
+        if gate.after in plan.approved:
+            return GateState(gate.after, "open", f"{gate.after} is approved")
+        return GateState(gate.after, "asking", f"{gate.after} is finished and waits for approval: kubectl annotate "
+                                               f"alignmentrun {plan.name} --overwrite {APPROVE}={gate.after}")
+    metrics = {f"{name}.{metric}": value for name, found in finished.items() for metric, value in found.metrics.items()}
+    verdict = judge(gate.aim, metrics)
+    if verdict.met is None:
+        absent = ", ".join(metric for metric in gate.aim.metrics if metric not in metrics)
+        return GateState(gate.after, "failed", f"the gate after {gate.after} asks for {gate.aim}, and there is no "
+                                               f"finite {absent} among the metrics")
+    right = "" if isinstance(gate.aim.right, float) else f" against {verdict.right:g}"
+    said = f"{gate.aim} after {gate.after}: {verdict.left:g}{right}"
+    return GateState(gate.after, "open" if verdict.met else "failed",
+                     f"gate met, {said}" if verdict.met else f"gate not met, {said}")
+
+
+def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequence[GateState], now: float, *,
+             busy: bool) -> Status:
+    """The status of the whole.
+
+    Args:
+        before: the status that is replaced; times of conditions that stay the same are kept.
+        busy: a RayJob is alive, perhaps of a stage that is finished.
+    """
+    failed = next((gate for gate in gates if gate.state == "failed"), None)
+    asking = next((gate for gate in gates if gate.state == "asking"), None)
+    broken = next((row for row in rows if row.state == "Failed"), None)
+    done = [row for row in rows if row.state == "Finished"]
+    at_work = [row for row in rows if row.state in AT_WORK]
+    failure = plan.problem or (("GateFailed", failed.message) if failed else None) or (
+        ("StageFailed", f"stage {broken.name}: {broken.message}") if broken else None)
+    going = not plan.problem and (busy or bool(at_work))
+    phase = _phase(plan, len(done) == len(rows), going, failure is not None, asking is not None, bool(done))
+    shown = at_work or ([broken] if broken and not failed else [])
+    ended = (before.ended or stamp_of(now)) if phase in ("Failed", "Succeeded") else None
+    conditions = _conditions(plan, phase, failure, asking, at_work, f"{len(done)} of {len(rows)} stages")
+    return Status(
+        observed_generation=plan.generation, phase=phase,
+        stage=",".join(row.name for row in shown) or (failed or asking or GateState("", "open", "")).after or None,
+        finished=f"{len(done)}/{len(rows)}" if rows else None, store=plan.store or before.store,
+        started=before.started or (stamp_of(now) if at_work else None), ended=ended, retried=plan.retry,
+        conditions=tuple(_kept(condition, plan.generation, before, now) for condition in conditions),
+        stages=tuple(rows),
+    )
+
+
+def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
+    """`after`, when the world could not be seen: as it was, and why it does not go on."""
+    moment = next(condition for condition in after.conditions if condition.type == "Progressing")
+    stop = moment.model_copy(update={"status": "Unknown", "reason": reason, "message": message})
+    if before.conditions:
+        after = after.model_copy(update={"phase": before.phase, "stage": before.stage, "ended": before.ended,
+                                         "conditions": before.conditions})
+    return after.model_copy(update={"conditions": tuple(
+        stop if condition.type == "Progressing" else condition for condition in after.conditions)})
+
+
+def notes(before: Status, after: Status) -> tuple[Note, ...]:
+    """What changed and is worth an event."""
+    found = []
+    old = {row.name: row for row in before.stages}
+    for row in after.stages:
+        was = old.get(row.name)
+        if was is not None and (was.state, was.message, was.key) == (row.state, row.message, row.key):
+            continue
+        text = f"stage {row.name}" + (f" (RayJob {row.ray_job})" if row.ray_job else "")
+        text += f": {row.message}" if row.message else ""
+        changed = was is None or (was.state, was.key) != (row.state, row.key)
+        if row.state in ("Retrying", "Failed") and changed:
+            found.append(Note("Warning", f"Stage{row.state}", text))
+        elif row.state in ("Pending", "Starting") and row.message:
+            found.append(Note("Warning", "StagePending", text))
+        elif row.state in ("Starting", "Running", "Finished", "Suspended") and changed:
+            found.append(Note("Normal", f"Stage{row.state}", text))
+    told = {(condition.type, condition.status, condition.message) for condition in before.conditions}
+    for condition in after.conditions:
+        news = (condition.type, condition.status, condition.message) not in told and condition.status == "True"
+        if news and condition.type == "GateWaiting":
+            found.append(Note("Normal", condition.reason, condition.message))
+        elif news and condition.type == "Failed" and condition.reason != "StageFailed":
+            found.append(Note("Warning", condition.reason, condition.message))
+    if after.phase == "Succeeded" and before.phase != "Succeeded":
+        found.append(Note("Normal", "Succeeded", f"all stages are finished in {after.store}"))
+    return tuple(found)
+
+
+def _phase(plan: Plan, done: bool, going: bool, failed: bool, asking: bool, begun: bool) -> Phase:
+    if plan.problem:
+        return "Failed"
+    if plan.suspend and not done:
+        return "Suspended"
+    if going:
+        return "Running"
+    if failed:
+        return "Failed"
+    if asking:
+        return "Waiting"
+    return "Succeeded" if done else "Running" if begun else "Pending"
+
+
+def _conditions(plan: Plan, phase: Phase, failure: tuple[str, str] | None, asking: GateState | None,
+                at_work: Sequence[StageRow], count: str) -> list[tuple[str, str, str, str]]:
+    """(type, status, reason, message) of each."""
+    doing = "; ".join(f"{row.name} {row.state}" + (f": {row.message}" if row.message else "") for row in at_work)
+    idle = {"Waiting": "GateWaiting", "Pending": "NotStarted", "Running": "Working"}.get(phase, phase)
+    working = ("True", "Working", doing or "the last RayJob ends") if phase == "Running" else ("False", idle, count)
+    return [
+        ("Ready", "True" if phase == "Succeeded" else "False", "Finished" if phase == "Succeeded" else idle,
+         f"{count} finished"),
+        ("Progressing", *working),
+        ("Failed", "True", *failure) if failure else ("Failed", "False", "NoFailure", ""),
+        ("Suspended", "True" if plan.suspend else "False", "Asked" if plan.suspend else "NotAsked", ""),
+        ("GateWaiting", "True" if asking else "False", "ApprovalNeeded" if asking else "NoGate",
+         asking.message if asking else ""),
+    ]
+
+
+def _kept(found: tuple[str, str, str, str], generation: int, before: Status, now: float) -> Condition:
+    """A condition with the time of its last change of status, and the generation it speaks of."""
+    kind, status, reason, message = found
+    old = next((condition for condition in before.conditions if condition.type == kind), None)
+    since = old.last_transition_time if old is not None and old.status == status else stamp_of(now)
+    return Condition.model_validate({"type": kind, "status": status, "reason": reason, "message": message,
+                                     "observed_generation": generation, "last_transition_time": since})
