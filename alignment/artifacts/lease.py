@@ -15,11 +15,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import fsspec
 
+from alignment.artifacts.faults import explained
 from alignment.errors import ArtifactError
 
 
@@ -48,6 +50,7 @@ class Lease:
     Args:
         fs, path: where the lease file is.
         finished: asked while waiting; when it says True the wait ends without the lease (`held` is False).
+        url: of the lease file, for errors.
         ttl: seconds without renewal after which a lease is anyone's.
         waiting: called once with a sentence about the holder when another one holds it.
     """
@@ -58,17 +61,31 @@ class Lease:
         path: str,
         finished: Callable[[], bool],
         *,
+        url: str,
         ttl: float = 60.0,
         poll: float = 0.5,
         waiting: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self.fs, self.path, self.finished, self.ttl, self.poll, self.waiting = fs, path, finished, ttl, poll, waiting
+        self.fs, self.path, self.finished, self.url = fs, path, finished, url
+        self.ttl, self.poll, self.waiting = ttl, poll, waiting
         self.token = uuid.uuid4().hex
         self.held = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
+        try:
+            self.held = self._wait()
+        except BaseException:
+            self._give_back()  # it may have been taken an instant ago
+            raise
+        if self.held:
+            self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+            self._thread.start()
+        return self
+
+    def _wait(self) -> bool:
+        """Whether the lease was taken; False when the work was finished meanwhile."""
         said = False
         seen: tuple[str, float] | None = None
         while not self.finished():
@@ -89,28 +106,31 @@ class Lease:
                                      "on it; waiting for its result")
                         said = True
             if taken:
-                self.held = True
-                self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-                self._thread.start()
-                return self
+                return True
             time.sleep(self.poll)
-        return self
+        return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
         if self.held:
+            self._give_back()
+            self.held = False
+
+    def _give_back(self) -> None:
+        # A store that fails now must not hide what ended the block; the lease then lapses by itself.
+        with suppress(ArtifactError, FileNotFoundError):
             holder = self._read()
             if holder is not None and holder.get("token") == self.token:
-                self.fs.rm_file(self.path)
-            self.held = False
+                with explained(self.url, "written"):
+                    self.fs.rm_file(self.path)
 
     def check(self) -> None:
         """Raises ArtifactError when the lease was taken over (this process slept longer than the ttl)."""
         holder = self._read()
         if holder is None or holder.get("token") != self.token:
-            raise ArtifactError("the lease was lost to another writer, so nothing is published", where=self.path,
+            raise ArtifactError("the lease was lost to another writer, so nothing is published", where=self.url,
                                 hint="this process was stopped for longer than the lease lasts; run it again")
 
     def _body(self) -> bytes:
@@ -120,14 +140,14 @@ class Lease:
         }).encode()
 
     def _create(self) -> bool:
+        """Of several that create the file at once the file system lets one (S3: If-None-Match)."""
         try:
-            self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
-            self.fs.pipe_file(self.path, self._body(), mode="create")
+            with explained(self.url, "written"):
+                if "file" in self.fs.protocol:  # on an object store this would make a missing bucket
+                    self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+                self.fs.pipe_file(self.path, self._body(), mode="create")
         except FileExistsError:
             return False
-        except OSError as error:
-            raise ArtifactError(f"the store cannot be written: {error}", where=self.path,
-                                expected="a folder or bucket that this user may write") from error
         return True
 
     def _take_over(self) -> bool:
@@ -138,17 +158,20 @@ class Lease:
         return holder is not None and holder.get("token") == self.token
 
     def _write(self) -> None:
-        if "file" in self.fs.protocol:  # rename is atomic, so a reader never sees half a lease
-            temporary = f"{self.path}.{self.token}"
-            self.fs.pipe_file(temporary, self._body())
-            os.replace(temporary, self.path)
-        else:
-            self.fs.pipe_file(self.path, self._body())
+        with explained(self.url, "written"):
+            if "file" in self.fs.protocol:  # rename is atomic, so a reader never sees half a lease
+                temporary = f"{self.path}.{self.token}"
+                self.fs.pipe_file(temporary, self._body())
+                os.replace(temporary, self.path)
+            else:
+                self.fs.pipe_file(self.path, self._body())
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            self.fs.invalidate_cache()
-            holder = json.loads(self.fs.cat_file(self.path))
+            with explained(self.url, "read"):
+                self.fs.invalidate_cache()
+                body = self.fs.cat_file(self.path)
+            holder = json.loads(body)
         except FileNotFoundError:
             return None
         except ValueError:  # being created at this moment
@@ -167,5 +190,5 @@ class Lease:
                 if holder is None or holder.get("token") != self.token:
                     return  # lost; check() will say so
                 self._write()
-            except OSError:
+            except (ArtifactError, FileNotFoundError):
                 continue  # a storage hiccup: the next beat tries again, well inside the ttl

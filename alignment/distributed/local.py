@@ -5,13 +5,15 @@ Joins and starts clusters, never stops one that others may use: a private cluste
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from alignment.config import Compute
-from alignment.errors import ConfigError, KubeAlignError
+from alignment.errors import ConfigError, KubeAlignError, StageError
 
 ENVIRONMENT = {
     # Ray Train: no second copy of every print; a dead worker is noticed in a fifth of a second, not two.
@@ -23,6 +25,15 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set in this process and in its workers, where the user has set nothing else."""
+_FORWARDED = ("OMP_WAIT_POLICY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE",
+              "TRANSFORMERS_VERBOSITY")
+"""What the pipeline has set in this process; workers on other machines do not inherit it."""
+
+
+class WorkersLost(StageError):
+    """Worker processes or their machines went away too often. Nothing the user wrote need be wrong."""
+
+    transient = True
 
 
 def ensure_ray(compute: Compute) -> None:
@@ -47,27 +58,50 @@ def ensure_ray(compute: Compute) -> None:
             address=address,
             # One more than the workers need, since Ray's own tasks (reading, the train controller) take CPUs too.
             **({"num_cpus": max(os.cpu_count() or 1, needed + 1), "include_dashboard": False} if own else {}),
-            runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}},
+            runtime_env={"env_vars": _environment()},
             logging_level=logging.ERROR,
-            log_to_driver=False,
+            # A terminal has our progress; where pods come and go, this is the only place that keeps their output.
+            log_to_driver=not own,
         )
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers: {error}", where="compute.address", found=address,
                           expected="auto, HOST:PORT, ray://HOST:PORT, or nothing for a local one") from error
 
 
+def _environment() -> dict[str, str]:
+    """ENVIRONMENT for the workers, without what the Ray job has set already: Ray refuses to hear it twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    told = (job.get("runtime_env") or {}).get("env_vars") or {}
+    wanted = {**ENVIRONMENT, **{name: os.environ[name] for name in _FORWARDED if name in os.environ}}
+    return {name: os.environ.get(name, value) for name, value in wanted.items() if name not in told}
+
+
 def users_error(error: BaseException) -> KubeAlignError | None:
     """The user's error inside Ray's wrapping, if there is one: found along causes and in worker failures."""
+    return next((item for item in _inside(error) if isinstance(item, KubeAlignError)), None)
+
+
+def workers_lost(error: BaseException) -> BaseException | None:
+    """What tells that processes or machines went away (killed, out of memory, not scheduled), if something does."""
+    from ray.exceptions import RayError, RayTaskError
+    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    ours = (RayTaskError, UserExceptionWithTraceback, TrainingFailedError)  # wrappings of what a worker raised
+    return next((item for item in _inside(error)
+                 if isinstance(item, RayError | RayTrainError) and not isinstance(item, ours)), None)
+
+
+def _inside(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     queue: list[Any] = [error]
     while queue:
         item = queue.pop()
-        if item is None or id(item) in seen:
+        if not isinstance(item, BaseException) or id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, KubeAlignError):
-            return item
-        queue += [getattr(item, name, None) for name in ("__cause__", "__context__", "cause")]
+        yield item
+        queue += [getattr(item, name, None) for name in (
+            "__cause__", "__context__", "cause", "controller_failure", "health_check_failure")]
         failures = getattr(item, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None

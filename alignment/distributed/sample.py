@@ -19,7 +19,7 @@ from typing import Any
 from alignment.artifacts import RowCounts, digest_of
 from alignment.config import Sample
 from alignment.context import Outcome, StageContext
-from alignment.distributed.local import ensure_ray, users_error
+from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.engine import Request, batches
@@ -50,7 +50,8 @@ def sample_stage(context: StageContext) -> Outcome:
 
     Raises:
         DataError: no prompt is left.
-        StageError: nothing could be answered or scored, or workers died too often.
+        StageError: nothing could be answered or scored.
+        WorkersLost: workers died too often.
     """
     stage = context.stage
     if not isinstance(stage, Sample):
@@ -165,8 +166,9 @@ def _with_ray(context: StageContext, missing: Batches) -> Iterator[tuple[str, Pa
         ours = users_error(error)
         if ours is not None:
             raise ours from error
-        raise StageError(f"a worker failed: {error}", where=f"stage {context.stage.name}",
-                         hint="finished batches are kept; run it again to go on with the others") from error
+        kind = StageError if workers_lost(error) is None else WorkersLost
+        raise kind(f"a worker failed: {error}", where=f"stage {context.stage.name}",
+                   hint="finished batches are kept; run it again to go on with the others") from error
 
 
 class _Worker:

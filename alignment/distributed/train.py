@@ -1,7 +1,8 @@
 """A train stage on Ray Train V2: `compute.workers` processes, or this one.
 
 Starts workers, restarts them after a crash (each resumes from the newest complete checkpoint) and collects the
-outcome. Does not know methods, losses or models. Launched by the pipeline or by ray_jobs/train.py.
+outcome. The workers may be on other machines that share only the store. Does not know methods, losses or models.
+Launched by the pipeline or by ray_jobs/train.py.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from dataclasses import replace
 from typing import Any
 
 from alignment.context import Outcome, StageContext
-from alignment.distributed.local import ensure_ray, users_error
+from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.errors import KubeAlignError, StageError
 
 MAX_RESTARTS = 3
 
 
 def train_stage(context: StageContext) -> Outcome:
-    """Body of the stages of kind train."""
+    """Body of the stages of kind train.
+
+    Raises:
+        WorkersLost: workers died or were lost more often than they are restarted.
+        StageError: the training itself failed.
+    """
     compute = context.run.compute
     if compute.workers:
         ensure_ray(compute)  # before ray.train is imported, which reads its switches then
@@ -27,6 +33,7 @@ def train_stage(context: StageContext) -> Outcome:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    context.store.drop_work(context.key, "out")  # of an earlier attempt
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"context": context},
@@ -38,11 +45,8 @@ def train_stage(context: StageContext) -> Outcome:
                                   **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
             if compute.workers else None,
         ),
-        run_config=RunConfig(
-            name=context.key,
-            storage_path=str(context.work / "ray") if context.store.is_local else context.store.url_of("work/ray"),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-        ),
+        run_config=RunConfig(name=context.key, failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+                             **_storage(context)),
     )
     try:
         trainer.fit()
@@ -52,14 +56,31 @@ def train_stage(context: StageContext) -> Outcome:
         cause = users_error(error)
         if cause is not None:
             raise cause from error
+        lost = workers_lost(error)
+        if lost is not None:
+            raise WorkersLost(f"workers were lost more than {MAX_RESTARTS} times, last: {lost}",
+                              where=f"stage {context.stage.name}",
+                              hint="look at their pods or processes (memory?); run again to resume") from error
         problem = f"training failed: {type(error).__name__}: {error}"
         raise StageError(problem, where=f"stage {context.stage.name}") from error
     from alignment.training.fit import read_outcome
 
-    if not context.store.is_local and compute.workers:
-        shutil.rmtree(context.out, ignore_errors=True)
-        context.store.pull_work(context.key, "out")
+    if compute.workers and not context.store.is_local:
+        context.store.fetch_work(context.key, "out", "training.json")  # the rest never comes here: see Store.publish
     return read_outcome(context)
+
+
+def _storage(context: StageContext) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes (nothing of ours): a place that every node sees.
+
+    Through the store's client, so that there is one way to say endpoint and credentials.
+    """
+    if context.store.is_local:
+        return {"storage_path": str(context.work / "ray")}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {"storage_path": f"{context.store.root}/work/{context.key}/ray",
+            "storage_filesystem": PyFileSystem(FSSpecHandler(context.store.fs))}
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -67,9 +88,23 @@ def _worker(config: dict[str, Any]) -> None:
     from alignment.training.fit import fit
 
     context: StageContext = config["context"]
-    context = replace(context, work=context.store.workdir(context.key))
-    workers = context.run.compute.workers
-    fit(context, workers=max(1, workers), callbacks=_reports() if workers else ())
+    store, workers = context.store, context.run.compute.workers
+    if not workers:
+        fit(context, workers=1, callbacks=())
+        return
+    import ray.train
+
+    for name in ("ray.train", "aiobotocore", "botocore"):  # Ray sets the root logger to INFO in its workers
+        logging.getLogger(name).setLevel(logging.WARNING)
+    context = replace(context, work=store.workdir(context.key))  # of this machine
+    first = ray.train.get_context().get_world_rank() == 0
+    if first:
+        shutil.rmtree(context.out, ignore_errors=True)  # of an attempt that was cut short
+        context.out.mkdir(parents=True)
+    fit(context, workers=workers, callbacks=_reports())
+    if first and not store.is_local:
+        store.push_work(context.key, "out")
+        shutil.rmtree(context.out, ignore_errors=True)
 
 
 def _reports() -> tuple[Any, ...]:

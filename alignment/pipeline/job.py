@@ -2,33 +2,52 @@
 
     ray job submit --working-dir . -- python ray_jobs/train.py RUN.yaml STAGE [key=value ...]
 
-The stages it reads must be finished. Ends with exit code 0 only when the stage's artifact exists.
+The stages it reads must be finished. Refreshes the run's report in the store and keeps its own output there, as
+STORE/runs/RUN/logs/STAGE-ATTEMPT.log (attempt from $KUBEALIGN_ATTEMPT, else the time). Exit codes: 0 the stage's
+artifact exists; 2 the user's error, which another attempt would meet again; 3 infrastructure (the store does not
+answer, workers were lost, no artifact), worth another attempt; 1 a bug of ours; by a signal, the signal's.
+
+SIGTERM gives the lease back. A pod's own SIGTERM never comes here: it goes to `ray start`, which drains for 30 s and
+then kills. So a pod needs a preStop hook that sends it to the process that $TMPDIR/kubealign-stage.pid names:
+`kill -TERM "$(cat /tmp/kubealign-stage.pid)" && sleep 5`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
 from alignment.artifacts import Store
-from alignment.config import load_run
+from alignment.config import AnyStage, Run, load_run
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
-from alignment.pipeline.run import make_stage
+from alignment.pipeline.run import make_stage, write_report
+from alignment.pipeline.stage_log import StageLog
+
+MADE, BUG, USERS_ERROR, INFRASTRUCTURE = 0, 1, 2, 3
 
 
 def main(*kinds: type, argv: Sequence[str] | None = None) -> int:
     """Parse the command line, check that the stage is of one of `kinds`, and make it.
 
     Returns:
-        Exit code: 0 made or found, 2 the user's error, printed.
+        Exit code, see the module; what went wrong is printed.
     """
     parser = argparse.ArgumentParser(description="Make one stage of a run.")
     parser.add_argument("run", help="the run file")
     parser.add_argument("stage", help="name of the stage")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as kubealign's --set")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)  # an exception gives the lease back; Ray's own handler raises one too
     try:
         run = load_run(arguments.run, arguments.overrides)
         fitting = [stage for stage in run.stages if isinstance(stage, kinds)]
@@ -37,8 +56,45 @@ def main(*kinds: type, argv: Sequence[str] | None = None) -> int:
             raise ConfigError("this entrypoint makes no such stage of the run", where=arguments.run,
                               found=arguments.stage,
                               expected="one of " + (", ".join(s.name for s in fitting) or "none in this run"))
-        make_stage(run, stage, Store(run.store), keys(run))
+        store = Store(run.store)
     except KubeAlignError as error:
         print(error, file=sys.stderr)
-        return 2
-    return 0
+        return USERS_ERROR
+    attempt = os.environ.get("KUBEALIGN_ATTEMPT") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt}"):
+        return _make(run, stage, store, arguments.run)
+
+
+def _make(run: Run, stage: AnyStage, store: Store, run_file: str) -> int:
+    try:
+        known = keys(run)
+        make_stage(run, stage, store, known)
+        if store.find(known[stage.name].key) is None:
+            print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
+            return INFRASTRUCTURE
+    except KubeAlignError as error:
+        print(error, file=sys.stderr)
+        return INFRASTRUCTURE if getattr(error, "transient", False) else USERS_ERROR
+    except Exception:
+        traceback.print_exc()
+        return BUG
+    try:
+        write_report(run, run_file)
+    except KubeAlignError as error:  # the stage is made; the next one writes the report again
+        print(f"the report was not refreshed\n{error}", file=sys.stderr)
+    return MADE
+
+
+@contextmanager
+def _found_by_hook() -> Iterator[None]:
+    file = Path(tempfile.gettempdir(), "kubealign-stage.pid")
+    file.write_text(str(os.getpid()), encoding="ascii")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what is given back must not be cut short
+    raise SystemExit(128 + number)

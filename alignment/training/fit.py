@@ -23,7 +23,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from alignment.artifacts import RowCounts
-from alignment.config import Dpo, Lora, TrainStage
+from alignment.config import Dpo, Lora, TrainStage, micro_batch
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
@@ -35,8 +35,9 @@ from alignment.inference.loading import (
     template_of,
     write_info,
 )
-from alignment.progress import track
-from alignment.training.guards import Recorder, Rows, latest_complete
+from alignment.progress import console, track
+from alignment.training.checkpoints import Checkpoints, barrier
+from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import METHODS
 from alignment.training.model import build
 from alignment.training.prepare import Prepared, prepare
@@ -87,14 +88,16 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     per_row = sum(prepared.lengths) / max(len(prepared.rows), 1)
     with track(stage.name, total, "steps") if first else nullcontext() as tracker:
         recorder = Recorder(context, tracker, per_row)
+        checkpoints = Checkpoints(context)
         trainer.add_callback(recorder)
-        if first:
-            context.store.pull_work(context.key, "checkpoints/")
-        _barrier()
-        resume = latest_complete(Path(arguments.output_dir))
+        trainer.add_callback(checkpoints)
+        resume = checkpoints.resume()
         began = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.monotonic() - began
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            seconds = time.monotonic() - began
+        finally:
+            checkpoints.finish()
     if first:
         trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
         outcome = _outcome(stage, trainer, prepared, held, facts, start, method.role)
@@ -103,10 +106,11 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(trained / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
+            "micro_batch_size": micro_batch(stage, workers),
         }
         write_outcome(context, outcome)
-        context.store.push_work(context.key, "out")
-    _barrier()
+    barrier()
+    checkpoints.clear()
 
 
 def write_outcome(context: StageContext, outcome: Outcome) -> None:
@@ -132,12 +136,15 @@ def _training_dtype(context: StageContext, device: str) -> torch.dtype:
 def _arguments(
     context: StageContext, stage: TrainStage, device: str, dtype: torch.dtype, workers: int
 ) -> Any:
-    per_step = stage.micro_batch_size * workers
-    if stage.batch_size % per_step:
+    micro = micro_batch(stage, workers)
+    if not micro:
         raise ConfigError(
-            "batch_size is no multiple of micro_batch_size times workers", where=f"stage {stage.name}",
-            found=f"{stage.batch_size}, {stage.micro_batch_size} x {workers}", expected=f"a multiple of {per_step}",
+            "batch_size cannot be shared out over the workers", where=f"stage {stage.name}",
+            found=f"{stage.batch_size}, {workers} workers", expected=f"a multiple of {workers}",
         )
+    if micro < stage.micro_batch_size and os.environ.get("RANK", "0") == "0":
+        console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since each "
+                      f"of {workers} workers has {stage.batch_size // workers} of a batch")
     for tool in stage.log_to:
         _check_logger(tool, stage.name)
     # transformers reads the folder from the environment only; its own default lies among the checkpoints, which go.
@@ -160,9 +167,9 @@ def _arguments(
     return METHODS[stage.method].config(
         output_dir=str(context.work / "checkpoints"),
         run_name=f"{context.run.name}-{stage.name}",
-        per_device_train_batch_size=stage.micro_batch_size,
-        per_device_eval_batch_size=stage.micro_batch_size,
-        gradient_accumulation_steps=stage.batch_size // per_step,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=stage.batch_size // (micro * workers),
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
         # Mixed precision only where the hardware gains: on a CPU the frozen weights are in `dtype` already.
@@ -200,11 +207,6 @@ def _steps(arguments: Any, trainer: Any, rows: int) -> int:
     per_epoch = -(-rows // (arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
                             * arguments.world_size))
     return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
-
-
-def _barrier() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
 
 
 def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: Any, role: str) -> None:

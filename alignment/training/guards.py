@@ -1,15 +1,12 @@
 """What we add to TRL's trainers: guards against silent failure, and events.
 
 `Guarded` is mixed into every trainer class: it stops on a non-finite loss and names the rows, and mends two
-places where a resumed or finished run would lose weights. `Recorder` writes events and marks checkpoints
-complete. Neither changes a loss.
+places where a resumed or finished run would lose weights. `Recorder` writes events. Neither changes a loss.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,6 @@ from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker
 
-COMPLETE = "complete"
-"""Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
 _TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
 
@@ -88,7 +83,7 @@ class Rows:
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Events, progress, and complete checkpoints, on the first rank; on the others it does nothing."""
+    """Events and progress on the first rank; on the others it does nothing."""
 
     def __init__(self, context: StageContext, tracker: Tracker | None, tokens_per_row: float) -> None:
         self.context, self.tracker, self.tokens_per_row = context, tracker, tokens_per_row
@@ -115,12 +110,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero and state.log_history:
             self._write(state.log_history[-1])
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / COMPLETE).write_text("", encoding="utf-8")
-            self.context.store.push_work(self.context.key, f"checkpoints/{folder.name}")
-
     def _write(self, entry: dict[str, Any]) -> None:
         kind = "eval" if any(key.startswith("eval_") for key in entry) else "train" if "loss" in entry else None
         if kind is None:
@@ -130,15 +119,3 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             if isinstance(value, float) and not math.isfinite(value):
                 values[key] = None  # JSON has no NaN
         self.context.event(kind, **values)
-
-
-def latest_complete(folder: Path) -> Path | None:
-    """The newest checkpoint with its marker; folders without one (a kill while saving) are removed."""
-    best: tuple[int, Path] | None = None
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path, ignore_errors=True)
-            continue
-        step = int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
-        best = max(best or (step, path), (step, path))
-    return best[1] if best else None

@@ -11,6 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from alignment.config import Dpo, Sft, TrainStage
+from alignment.training.checkpoints import everywhere
 from alignment.training.guards import Guarded
 
 
@@ -31,14 +32,14 @@ class GuardedDpo(Guarded, DPOTrainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir).parent / "reference"
         file = folder / f"{name}.parquet"
         columns = ["ref_chosen_logps", "ref_rejected_logps"]
-        if file.exists():
+        # Computing gathers over all ranks, so they decide together: a machine that came in later has no file.
+        if everywhere(file.exists()):
             return concatenate_datasets([dataset, Dataset.from_parquet(str(file))], axis=1)
         dataset = super()._precompute_ref_logps(dataset, name, batch_size)
-        if self.args.should_save:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            dataset.select_columns(columns).to_parquet(str(part))
-            part.replace(file)
+        folder.mkdir(parents=True, exist_ok=True)  # every rank: they may share no disk
+        part = file.with_suffix(f".{self.args.process_index}")
+        dataset.select_columns(columns).to_parquet(str(part))
+        part.replace(file)
         return dataset
 
 

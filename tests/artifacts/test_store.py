@@ -114,6 +114,18 @@ def test_the_cache_is_used_again(tmp_path: Path) -> None:
     assert (first / "a.txt").read_text() == FILES["a.txt"]
 
 
+def test_a_copy_of_an_artifact_that_was_made_anew_is_fetched_again(tmp_path: Path) -> None:
+    store = Store("memory://anew", cache=tmp_path)
+    with store.lease(KEY) as lease:
+        old = publish(store, KEY, lease).path()
+    assert (old / "a.txt").read_text() == FILES["a.txt"]
+    store.fs.rm(f"{store.root}/artifacts/{KEY}", recursive=True)
+    with store.lease(KEY) as lease:
+        fill(store.workdir(KEY) / "out", {"a.txt": "another"})
+        made = store.publish(manifest(KEY), store.workdir(KEY) / "out", lease)
+    assert (made.path() / "a.txt").read_text() == "another"
+
+
 def test_two_stores_never_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBEALIGN_CACHE", str(tmp_path))
     assert Store("memory://one").cache != Store("memory://two").cache
@@ -150,6 +162,25 @@ def test_a_store_below_a_file_is_refused_everywhere(tmp_path: Path) -> None:
             attempt()
 
 
+def test_an_unknown_kind_of_store_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="no client for this kind of store"):
+        Store("nosuch://bucket")
+
+
+def test_a_store_that_travels_uses_the_cache_of_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBEALIGN_CACHE", str(tmp_path / "driver"))
+    packed = pickle.dumps(Store("memory://travels"))
+    monkeypatch.setenv("KUBEALIGN_CACHE", str(tmp_path / "worker"))
+    assert pickle.loads(packed).workdir(KEY).is_relative_to(tmp_path / "worker")
+
+
+def test_leftovers_of_a_finished_artifact_are_swept(store: Store) -> None:
+    fill(store.workdir(KEY) / "checkpoint-5")
+    store.push_work(KEY, "checkpoint-5")
+    store.sweep_work(KEY)
+    assert not store.fs.exists(f"{store.root}/work/{KEY}")
+
+
 def test_run_files_are_replaced_whole(store: Store) -> None:
     url = store.write_run_file("my-run", "run.yaml", "first")
     assert store.write_run_file("my-run", "run.yaml", "second") == url == f"{store.url}/runs/my-run/run.yaml"
@@ -165,12 +196,19 @@ def test_work_travels_to_another_machine_and_back(tmp_path: Path) -> None:
     fill(here.workdir(KEY) / "out")
     for name in ("checkpoints/checkpoint-5", "out"):
         here.push_work(KEY, name)
-    assert here.pull_work(KEY) == [], "what is here already is left alone"
+    file = here.workdir(KEY) / "out/a.txt"
+    before = file.stat().st_mtime_ns
+    assert here.pull_work(KEY) == ["checkpoints/checkpoint-5", "out"]
+    assert file.stat().st_mtime_ns == before, "what is here and whole is left alone"
     assert there.pull_work(KEY, "checkpoints/") == ["checkpoints/checkpoint-5"]
-    assert there.pull_work(KEY) == ["out"]
+    assert not (there.workdir(KEY) / "out").exists()
+    assert there.pull_work(KEY, "out") == ["out"]
     copied = there.workdir(KEY) / "checkpoints"
     assert [path.name for path in copied.iterdir()] == ["checkpoint-5"]
     assert (copied / "checkpoint-5/deep/b.bin").read_text() == FILES["deep/b.bin"]
+    (copied / "checkpoint-5/a.txt").unlink()
+    assert there.pull_work(KEY, "checkpoints/checkpoint-5") == ["checkpoints/checkpoint-5"], "mended"
+    assert (copied / "checkpoint-5/a.txt").exists()
     here.clear_work(KEY)
     assert there.pull_work(KEY) == []
 
@@ -179,8 +217,57 @@ def test_a_push_without_its_marker_is_not_pulled(tmp_path: Path) -> None:
     here, there = Store("memory://part", cache=tmp_path / "a"), Store("memory://part", cache=tmp_path / "b")
     fill(here.workdir(KEY) / "checkpoint-5")
     here.push_work(KEY, "checkpoint-5")
-    here.fs.rm_file(f"{here.root}/work/{KEY}/checkpoint-5.pushed")
+    here.fs.rm_file(f"{here.root}/work/{KEY}/checkpoint-5.pushed-0-of-1")
     assert there.pull_work(KEY) == []
+    assert there.started_work(KEY) == {"checkpoint-5"}
+
+
+def test_a_folder_of_two_machines_counts_when_both_have_pushed(store: Store, tmp_path: Path) -> None:
+    if store.is_local:
+        pytest.skip("a local store is one disk")
+    one, two = (Store(store.url, cache=tmp_path / name) for name in ("one", "two"))
+    fill(one.workdir(KEY) / "c/checkpoint-4", {"model": "weights", "rng_0": "a"})
+    fill(two.workdir(KEY) / "c/checkpoint-4", {"rng_1": "b"})
+    one.push_work(KEY, "c/checkpoint-4", part=0, parts=2)
+    assert one.pushed_work(KEY) == one.pull_work(KEY) == []
+    two.push_work(KEY, "c/checkpoint-4", part=1, parts=2)
+    for machine in (one, two, Store(store.url, cache=tmp_path / "three")):
+        assert machine.pull_work(KEY, "c/") == ["c/checkpoint-4"]
+        folder = machine.workdir(KEY) / "c/checkpoint-4"
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {
+            "model": "weights", "rng_0": "a", "rng_1": "b"}
+    one.drop_work(KEY, "c/checkpoint-4")
+    assert one.started_work(KEY, "c/") == set()
+
+
+def test_pushed_files_that_do_not_fit_their_marker_are_not_taken(tmp_path: Path) -> None:
+    here, there = Store("memory://torn", cache=tmp_path / "a"), Store("memory://torn", cache=tmp_path / "b")
+    fill(here.workdir(KEY) / "checkpoint-5")
+    here.push_work(KEY, "checkpoint-5")
+    here.fs.pipe_file(f"{here.root}/work/{KEY}/checkpoint-5/a.txt", b"0ne")  # a second push, killed half-way
+    assert there.pull_work(KEY) == []
+    assert not any(there.workdir(KEY).iterdir())
+
+
+def test_what_a_worker_pushed_is_published_without_passing_through_the_driver(store: Store, tmp_path: Path) -> None:
+    if store.is_local:
+        pytest.skip("a local store is one disk")
+    worker, driver = Store(store.url, cache=tmp_path / "worker"), Store(store.url, cache=tmp_path / "driver")
+    fill(worker.workdir(KEY) / "out", {"model/weights": "w" * 5000, "training.json": "old"})
+    worker.push_work(KEY, "out")
+    out = driver.workdir(KEY) / "out"
+    driver.fetch_work(KEY, "out", "training.json")
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["training.json"]
+    (out / "training.json").write_text("new")
+    with driver.lease(KEY) as lease:
+        made = driver.publish(manifest(KEY), out, lease)
+        driver.clear_work(KEY)
+    reader = Store(store.url, cache=tmp_path / "reader").find(KEY)
+    assert reader is not None
+    assert reader.manifest == made.manifest
+    assert {name: (reader.path() / name).read_text() for name in made.manifest.files} == {
+        "model/weights": "w" * 5000, "training.json": "new"}
+    assert driver.started_work(KEY) == set()
 
 
 def test_digests_ignore_order_and_see_every_change() -> None:

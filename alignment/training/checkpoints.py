@@ -1,0 +1,195 @@
+"""Checkpoints that outlive their machine: complete or not there, pushed to the store, found again by every rank.
+
+Ranks in different pods share no disk: each writes its own random state, so files of a checkpoint are pushed from every
+disk, and it counts when all have been. Which ranks share one is found out by looking. Pushing goes on beside the
+training, one checkpoint at a time; what the trainer has deleted goes from the store too. Does not decide when to save:
+the trainer does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from alignment.context import StageContext
+from alignment.errors import ArtifactError
+from alignment.progress import console
+
+COMPLETE = "complete"
+"""Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
+_PREFIX = "checkpoints/"
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Marks and pushes what the trainer saves. On every rank: saving waits for all of them."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.store, self.key, self.work = context.store, context.key, context.work
+        self.folder = context.work / "checkpoints"
+        self.disk, self.disks, self.leads = _disks(context.work)
+        """Number of this rank's disk, how many there are, and whether this rank pushes and pulls for its disk."""
+        self._pool = ThreadPoolExecutor(1, "push")
+        self._push: Future[None] | None = None
+
+    def resume(self) -> Path | None:
+        """The newest checkpoint that is complete, whole on every disk; the same one on all ranks."""
+        names = self._choose() if _rank() == 0 else None
+        names = _from_first(names)
+        if self.disks > 1 and self.leads:
+            for old in self.folder.glob("checkpoint-*"):
+                if old.name not in names:
+                    shutil.rmtree(old, ignore_errors=True)
+            for name in names:
+                if not self._whole(name):
+                    raise ArtifactError("a pushed checkpoint is gone or damaged", where=self.store.url_of(
+                        f"work/{self.key}/{_PREFIX}{name}"), hint="run again: it resumes from the newest whole one")
+        barrier()
+        return self.folder / names[0] if names else None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        barrier()  # every rank has written its random state
+        folder = self.folder / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            (folder / COMPLETE).write_text("", encoding="utf-8")
+        if self.leads and not self.store.is_local:
+            self.finish()
+            # Hard links: the trainer may delete the folder while it is being pushed.
+            linked = self.work / f"push-{self.disk}"
+            shutil.rmtree(linked, ignore_errors=True)
+            shutil.copytree(folder, linked, copy_function=_link)
+            kept = {_PREFIX + path.name for path in self.folder.glob("checkpoint-*")}
+            self._push = self._pool.submit(self._send, _PREFIX + folder.name, linked, kept)
+
+    def finish(self) -> None:
+        """Wait until what was saved is pushed."""
+        if self._push is not None:
+            self._push.result()
+
+    def clear(self) -> None:
+        """Give the disk back: a cache outlives the pod, and the driver clears its own machine alone."""
+        if self.leads and not self.store.is_local:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _send(self, name: str, linked: Path, kept: set[str]) -> None:
+        try:
+            self.store.push_work(self.key, name, source=linked, part=self.disk, parts=self.disks)
+            # The older ones stay until this one is whole, with the parts of all disks.
+            if self.disk == 0 and name in self.store.pushed_work(self.key, _PREFIX):
+                for old in self.store.started_work(self.key, _PREFIX) - kept:
+                    self.store.drop_work(self.key, old)
+        except ArtifactError as error:
+            # Training goes on: the next checkpoint is pushed again, and nothing is lost while this machine lives.
+            console.print(f"[yellow]![/] {name} was not pushed\n{error}", markup=True)
+        finally:
+            shutil.rmtree(linked, ignore_errors=True)
+
+    def _choose(self) -> list[str]:
+        """Names of the checkpoint to resume from and of the best one so far, both whole here; none: start anew."""
+        if self.store.is_local:
+            return _names(latest_complete(self.folder))
+        pushed = sorted(self.store.pushed_work(self.key, _PREFIX), key=_step, reverse=True)
+        newest = next((name for name in pushed if self._usable(name.removeprefix(_PREFIX))), None)
+        for name in self.store.started_work(self.key, _PREFIX):
+            if name not in pushed or newest is None or _step(name) > _step(newest):
+                self.store.drop_work(self.key, name)  # cut short by a kill
+        if self.disks == 1:  # what this disk kept may be newer than what was pushed
+            return _names(latest_complete(self.folder))
+        return _names(self.store.workdir(self.key) / newest) if newest else []
+
+    def _usable(self, name: str) -> bool:
+        return self._whole(name) and all(self._whole(best) for best in _names(self.folder / name)[1:])
+
+    def _whole(self, name: str) -> bool:
+        return bool(self.store.pull_work(self.key, _PREFIX + name))
+
+
+def latest_complete(folder: Path) -> Path | None:
+    """The newest checkpoint with its marker; folders without one (a kill while saving) are removed."""
+    best: tuple[int, Path] | None = None
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        step = int(_state(path)["global_step"])
+        best = max(best or (step, path), (step, path))
+    return best[1] if best else None
+
+
+def barrier() -> None:
+    """Wait for all ranks; nothing without a process group."""
+    if _group():
+        dist.barrier()
+
+
+def everywhere(yes: bool) -> bool:
+    """Whether it holds on all ranks."""
+    return all(_of_all(yes))
+
+
+def _group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _rank() -> int:
+    return dist.get_rank() if _group() else 0
+
+
+def _from_first(value: Any) -> Any:
+    values = [value]
+    if _group():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def _disks(folder: Path) -> tuple[int, int, bool]:
+    """Number of the disk that `folder` is on, how many the ranks have in all, and whether this rank is its first."""
+    if not _group():
+        return 0, 1, True
+    token = _from_first(uuid.uuid4().hex)
+    mine = folder / f".{token}-{_rank()}"
+    mine.touch()
+    barrier()
+    first = next(rank for rank in range(dist.get_world_size()) if (folder / f".{token}-{rank}").exists())
+    firsts = sorted(set(_of_all(first)))
+    mine.unlink()
+    return firsts.index(first), len(firsts), first == _rank()
+
+
+def _of_all(value: Any) -> list[Any]:
+    if not _group():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _names(newest: Path | None) -> list[str]:
+    """The checkpoint's name and, if it is another one, that of the best so far, which the end may need."""
+    if newest is None:
+        return []
+    best = _state(newest).get("best_model_checkpoint")
+    return list(dict.fromkeys([newest.name, *([Path(best).name] if best else [])]))
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def _step(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

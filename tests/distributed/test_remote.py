@@ -1,0 +1,154 @@
+"""Stages on Ray nodes that share no disk, with the artifacts on S3: what a cluster of pods is, on this machine.
+
+Three nodes of one Ray cluster stand for pods: a head without CPUs, where the driver is, and two workers with exactly
+the CPUs that the stage's workers ask for. Each has a cache of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.artifacts import Artifact, Store
+from alignment.config import Run
+from alignment.pipeline import execute, keys
+from alignment.records import read_records
+from tests import small
+from tests.s3 import Server, forget_clients, s3_server
+
+__all__ = ["s3_server"]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+STEPS = 9
+
+
+class Nodes:
+    """A Ray cluster of local processes, one cache folder per node."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder, self.cluster = folder, Cluster()
+        self.cluster.add_node(num_cpus=0, env_vars={"KUBEALIGN_CACHE": str(folder / "head")})
+        self.workers: dict[str, Any] = {}
+
+    def add(self, name: str) -> None:
+        self.workers[name] = self.cluster.add_node(num_cpus=1, env_vars={"KUBEALIGN_CACHE": str(self.cache(name))})
+
+    def cache(self, name: str) -> Path:
+        return self.folder / name
+
+    def copies(self, name: str) -> set[str]:
+        """Keys of the artifacts that a node has fetched."""
+        return {path.name for path in self.cache(name).glob("*/*-*") if path.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, s3_server: Server) -> Iterator[Nodes]:
+    import ray
+
+    patch = pytest.MonkeyPatch()
+    for name, value in s3_server.environment.items():
+        patch.setenv(name, value)
+    patch.setenv("OMP_NUM_THREADS", "1")
+    forget_clients()
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    patch.setenv("KUBEALIGN_CACHE", str(made.cache("head")))
+    for name in ("one", "two"):
+        made.add(name)
+    yield made
+    ray.shutdown()
+    made.cluster.shutdown()
+    patch.undo()
+
+
+def chain(nodes: Nodes, folder: Path, url: str, *more: dict[str, Any], workers: int = 2) -> Run:
+    """Training with dropout, so that every rank's random state counts."""
+    sft = small.train("sft", epochs=3, micro_batch_size=4, eval_rows="data/dev",
+                      strategy={"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2},
+                      checkpoints={"every": 2, "keep": 1, "final": "best"})
+    return small.run(folder, sft, *more, store=url, compute={
+        "workers": workers, "dtype": "float32", "device": "cpu", "cpus_per_worker": 1,
+        "address": nodes.cluster.address})
+
+
+@pytest.fixture(scope="module")
+def alone(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """A run left alone: trained and sampled by both nodes."""
+    folder = tmp_path_factory.mktemp("alone")
+    sample = {"name": "rs", "kind": "sample", "model": "sft", "prompts": ["data/train"], "n": 2, "batch_size": 4,
+              "sampling": {"temperature": 1.0, "max_new_tokens": 8}, "score": {"function": "brevity"}}
+    made = execute(chain(nodes, folder, "s3://bucket/alone", sample)).artifacts
+    return {name: artifact for name, artifact in made.items() if artifact is not None}
+
+
+def test_two_nodes_train_and_sample_from_one_store(alone: dict[str, Artifact], nodes: Nodes) -> None:
+    sft, rs = alone["sft"], alone["rs"]
+    assert sft.manifest.facts["workers"] == 2
+    assert sft.manifest.metrics["steps"] == STEPS
+    assert {"model/adapter_model.safetensors", "last/adapter_model.safetensors", "events.jsonl"} <= set(
+        sft.manifest.files)
+    for name in ("one", "two"):
+        assert {alone["base"].key, alone["data"].key, sft.key} <= nodes.copies(name)
+        assert not list(nodes.cache(name).glob("*/work/*/checkpoints")), "a node's disk is given back"
+    assert sft.key not in nodes.copies("head"), "the model never passed through the driver"
+    assert not sft.store._listed(sft.key), "nothing is left of the work"
+    assert len(read_records(rs.path() / "rows" / "samples.jsonl")) == 2 * alone["data"].manifest.rows.written["train"]
+    losses = small.losses(sft)
+    assert len(losses) == STEPS
+    assert sft.path().exists()  # digests are checked on the way
+
+
+def test_a_node_that_is_lost_is_replaced_and_nothing_changes(
+    alone: dict[str, Artifact], nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignment.distributed import train as module
+
+    run = chain(nodes, tmp_path, "s3://bucket/lost")
+    store, key = Store(run.store), keys(run)["sft"].key
+    killed = tmp_path / "killed"
+    original = module._worker
+
+    def dies_once(config: dict[str, Any]) -> None:
+        """Rank 1 takes its whole node with it after step 5, once the checkpoint of step 4 has been pushed."""
+        from transformers import TrainerCallback
+
+        from alignment.training import fit as fit_module
+
+        class Dies(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step != 5 or args.process_index != 1 or killed.exists():
+                    return
+                context = config["context"]
+                until = time.monotonic() + 30
+                while "checkpoints/checkpoint-4" not in context.store.pushed_work(context.key):
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+                killed.write_text(os.environ["KUBEALIGN_CACHE"])
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(60)
+
+        fit = fit_module.fit
+        fit_module.fit = lambda context, workers=1, callbacks=(): fit(
+            context, workers=workers, callbacks=(*callbacks, Dies()))
+        original(config)
+
+    monkeypatch.setattr(module, "_worker", dies_once)
+    nodes.add("three")  # the pod that will take the lost one's place
+    made = execute(run).artifacts["sft"]
+    assert made is not None
+    assert made.manifest.facts["timing"]["resumed_from_step"] == 4
+    lost = killed.read_text()
+    left = {name for name in nodes.workers if str(nodes.cache(name)) != lost}
+    assert len(left) == 2
+    assert all(list(nodes.cache(name).glob(f"*/work/{key}")) for name in left), "both that were left took part"
+    assert small.losses(made) == small.losses(alone["sft"])
+    assert small.losses(made, "eval", "eval_loss") == small.losses(alone["sft"], "eval", "eval_loss")
+    for name in ("model/adapter_model.safetensors", "last/adapter_model.safetensors"):
+        assert made.manifest.files[name].sha256 == alone["sft"].manifest.files[name].sha256
+    assert store.find(key) is not None
