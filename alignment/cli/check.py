@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from alignment.cli.options import Overrides, RunFile
+from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
-from alignment.config import load_run
 from alignment.errors import ConfigErrors
 
 
-def check(file: RunFile, overrides: Overrides = None) -> None:
+def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
-    run = load_run(file, overrides or ())
+    run, loaded = load(file, overrides, profile)
     from alignment.cli.preflight import preflight
     from alignment.pipeline.run import describe
 
-    seen = preflight(run, file)
+    seen = preflight(run, file, loaded)
     if seen.findings:
         raise ConfigErrors(seen.findings)
     width = max(len(stage.name) for stage in run.stages)

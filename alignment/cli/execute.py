@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignment.cli.options import Overrides, RunFile
+from alignment.cli.options import Context, Namespace, Overrides, ProfileName, RunFile, load, load_applied
 from alignment.cli.show import duration, say, show
-from alignment.config import Evaluate, load_run
+from alignment.config import Evaluate, Run
+
+if TYPE_CHECKING:
+    from alignment.artifacts import Manifest
 
 MISSED_AIMS = 3
 
@@ -17,10 +21,11 @@ def run(
     file: RunFile,
     stage: Annotated[str | None, typer.Option(help="Make this stage alone; what it reads must be finished.")] = None,
     strict_aims: Annotated[bool, typer.Option("--strict-aims", help="End with code 3 when an aim is missed.")] = False,
+    profile: ProfileName = None,
     overrides: Overrides = None,
 ) -> None:
     """Make every unfinished stage, then the report. Finished stages are left alone."""
-    loaded = load_run(file, overrides or ())
+    loaded = load_applied(file, overrides, profile)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
@@ -42,22 +47,69 @@ def run(
         raise typer.Exit(MISSED_AIMS)
 
 
-def status(file: RunFile, overrides: Overrides = None) -> None:
-    """Which stages are finished, and where they lie."""
-    loaded = load_run(file, overrides or ())
+def status(
+    file: RunFile,
+    profile: ProfileName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON with every stage's manifest.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
+    """Which stages are finished, and where they lie; on a cluster also what is at work."""
+    loaded, place = load(file, overrides, profile)
+    if place is not None and place.cluster is not None:
+        from alignment.cli.remote import remote_status
+
+        remote_status(loaded, place, namespace=namespace, context=context, as_json=as_json)
+        return
+    loaded = loaded if place is None else place.applied(loaded)
     from alignment import pipeline
     from alignment.report.tables import stages_table
 
     found = pipeline.status(loaded)
+    if as_json:
+        print(status_json(loaded, {name: None if made is None else made.manifest for name, made in found.items()}))
+        return
     show(stages_table(loaded, found))
     left = [name for name, artifact in found.items() if artifact is None]
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
-    say(f"  kubealign {'run' if left else 'report'} {file}")
+    say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
 
 
-def report(file: RunFile, overrides: Overrides = None) -> None:
+def status_json(loaded: Run, manifests: dict[str, Manifest | None]) -> str:
+    """One line: the run, its store, and every stage with its manifest (null: not finished)."""
+    stages = [{"name": stage.name, "kind": stage.kind,
+               "manifest": None if (found := manifests[stage.name]) is None else found.model_dump(mode="json")}
+              for stage in loaded.stages]
+    return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages}, ensure_ascii=False)
+
+
+def report(
+    file: RunFile,
+    profile: ProfileName = None,
+    printed: Annotated[bool, typer.Option("--print", help="Print the page itself to stdout.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
     """Render the report of what is finished again; prints where it lies."""
-    loaded = load_run(file, overrides or ())
-    from alignment import pipeline
+    loaded, place = load(file, overrides, profile)
+    if place is not None and place.cluster is not None:
+        from alignment.cli.remote import remote_report
 
-    print(pipeline.write_report(loaded, file))
+        remote_report(loaded, place, file, namespace=namespace, context=context, printed=printed)
+        return
+    print(page_of(loaded if place is None else place.applied(loaded), file, printed=printed))
+
+
+def page_of(loaded: Run, file: str, *, printed: bool) -> str:
+    """The report, written to the run's store anew: where it lies, or with `printed` the page itself."""
+    from alignment import pipeline
+    from alignment.artifacts import Store
+
+    where = pipeline.write_report(loaded, file)
+    if not printed:
+        return where
+    store = Store(loaded.store)
+    page: bytes = store.fs.cat_file(f"{store.root}/runs/{loaded.name}/report.html")
+    return page.decode("utf-8")

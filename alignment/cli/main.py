@@ -3,9 +3,10 @@
     kubealign init my-run.yaml --recipe qa
     kubealign check my-run.yaml
     kubealign run my-run.yaml
+    kubealign submit my-run.yaml --profile dev-cpu
 
 Exit codes: 0 done, 1 a bug of ours (with its traceback), 2 something to mend in the run, its data or the command
-line, 3 missed aims under --strict-aims, 130 interrupted.
+line (or a preflight that found it), 3 missed aims under --strict-aims, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from alignment import __version__
-from alignment.cli import check, execute, info, init, plan
+from alignment.cli import check, cluster, execute, info, init, plan
 from alignment.cli.show import complain
 from alignment.errors import KubeAlignError
 
@@ -49,6 +50,11 @@ app.command("plan")(plan.plan)
 app.command("run")(execute.run)
 app.command("status")(execute.status)
 app.command("report")(execute.report)
+app.command("preflight")(cluster.preflight)
+app.command("submit")(cluster.submit)
+app.command("logs")(cluster.logs)
+app.command("cancel")(cluster.cancel)
+app.command("resume")(cluster.resume)
 app.command("schema")(info.schema)
 app.command("templates")(info.templates)
 

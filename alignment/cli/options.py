@@ -1,13 +1,69 @@
-"""Arguments that several sub-commands share."""
+"""Arguments that several sub-commands share, and how a run and its profile are loaded from them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
+from alignment.config import Profile, Run, load_profile, load_run
+from alignment.errors import ConfigError
+
 RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: sft.epochs=2, compute.workers=2, params.x=y."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: sft.epochs=2, compute.workers=2, params.x=y, "
+                                                    "cluster.worker.memory=4Gi (of the profile)."),
 ]
+ProfileName = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME|PATH", help="Where it is computed and stored: a file, or a name in "
+                                                        "configs/profiles. Default: as the run file says."),
+]
+ClusterProfile = Annotated[
+    str,
+    typer.Option("--profile", metavar="NAME|PATH", envvar="KUBEALIGN_PROFILE",
+                 help="Profile with a cluster: a file, or a name in configs/profiles."),
+]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Kubernetes namespace. Default: the kubeconfig's.")
+]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig. Default: its current one.")]
+StageName = Annotated[str | None, typer.Option("--stage", help="This stage alone.")]
+
+_OF_PROFILE = ("compute", "cluster")
+"""Top-level keys that a profile replaces, so that an override of them is meant for it."""
+
+
+def load(file: str, overrides: Iterable[str] | None, profile: str | None) -> tuple[Run, Profile | None]:
+    """The run as its file has it, and the profile; overrides go to the one that has the last word.
+
+    Raises:
+        ConfigErrors: findings in either file.
+        ConfigError: an override that the profile would make void.
+    """
+    given = list(overrides or ())
+    if profile is None:
+        return load_run(file, given), None
+    of_profile = [text for text in given if text.partition("=")[0].strip().split(".")[0] in _OF_PROFILE]
+    loaded = load_profile(profile, of_profile)
+    run = load_run(file, [text for text in given if text not in of_profile])
+    stores = [text for text in given if text.partition("=")[0].strip() == "store"]
+    if stores and (loaded.store is not None or loaded.cluster is not None):
+        raise ConfigError("the profile says where artifacts lie, so this override has no effect",
+                          where=f"--set {stores[-1]}", found=f"profile {loaded.name}",
+                          hint="override cluster.storage.url, or change the profile")
+    return run, loaded
+
+
+def load_applied(file: str, overrides: Iterable[str] | None, profile: str | None) -> Run:
+    """The run as this machine executes it. Raises ConfigError for a profile that is for a cluster."""
+    run, loaded = load(file, overrides, profile)
+    if loaded is None:
+        return run
+    if loaded.cluster is not None:
+        raise ConfigError("this profile is for Kubernetes, not for this machine", where="--profile", found=profile,
+                          expected="a profile without `cluster`",
+                          hint=f"kubealign submit {file} --profile {profile}")
+    return loaded.applied(run)

@@ -14,10 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.artifacts import Store
-from alignment.config import AnyStage, Evaluate, ImportData, ImportModel, Run, Sample, TrainStage, place_of
+from alignment.config import (
+    AnyStage,
+    Evaluate,
+    ImportData,
+    ImportModel,
+    Profile,
+    Run,
+    Sample,
+    TrainStage,
+    micro_batch,
+    place_of,
+)
 from alignment.config.load import Loc
 from alignment.config.stages import FolderModel, GgufModel
-from alignment.errors import ArtifactError, ConfigError, KubeAlignError
+from alignment.errors import ArtifactError, ConfigError, ConfigErrors, KubeAlignError
 
 READ_LIMIT = 32_000_000
 """Bytes of one data file up to which `check` reads every row."""
@@ -31,15 +42,40 @@ class Preflight:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def preflight(run: Run, file: str) -> Preflight:
-    """Look at everything that `run` (loaded from `file`) reads from outside."""
+def preflight(run: Run, file: str, profile: Profile | None = None) -> Preflight:
+    """Look at everything that `run` (loaded from `file`) reads from outside, as it would be executed under `profile`.
+
+    A cluster itself is not asked: `kubealign preflight` does that.
+    """
     made = Preflight()
     for index, stage in enumerate(run.stages):
         here: Loc = ("stages", index)
-        for loc, error in _stage(run, stage, made):
+        for loc, error in _stage(run if profile is None else profile.applied(run, stage), stage, made):
             made.findings.append(_finding(file, (*here, *loc), error))
-    made.findings += [_finding(file, ("store",), error) for error in _store(run.store)]
+    if profile is None or profile.cluster is None:
+        store = run.store if profile is None else profile.applied(run).store
+        made.findings += [_finding(file, ("store",), error) for error in _store(store)]
+    elif not made.findings:
+        made.findings += _cluster(run, profile)
     return made
+
+
+def _cluster(run: Run, profile: Profile) -> Iterator[ConfigError]:
+    """What cannot travel to a cluster, and pods that could not hold their stage."""
+    from alignment.cluster.bundle import bundle
+    from alignment.cluster.manifests import ray_job
+
+    try:
+        bundle(run, profile)
+    except ConfigErrors as errors:
+        yield from errors.findings
+    except ConfigError as error:
+        yield error
+    for stage in run.stages:
+        try:
+            ray_job(run, stage, profile, namespace="default", name=stage.name, config_map=run.name, attempt=1)
+        except ConfigError as error:
+            yield error
 
 
 def _finding(file: str, loc: Loc, error: KubeAlignError) -> ConfigError:
@@ -156,12 +192,11 @@ def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
 
 
 def _train(run: Run, stage: TrainStage) -> Iterator[tuple[Loc, KubeAlignError]]:
-    together = stage.micro_batch_size * max(1, run.compute.workers)
-    if stage.batch_size % together:
+    if not micro_batch(stage, run.compute.workers):
         yield ("batch_size",), ConfigError(
-            "batch_size is no multiple of micro_batch_size times compute.workers",
-            found=f"{stage.batch_size}, {stage.micro_batch_size} x {run.compute.workers}",
-            expected=f"a multiple of {together}")
+            "batch_size cannot be shared out over the workers",
+            found=f"{stage.batch_size}, {run.compute.workers} workers",
+            expected=f"a multiple of {run.compute.workers}")
 
 
 def _reward_function(stage: Sample | Evaluate) -> Iterator[tuple[Loc, KubeAlignError]]:

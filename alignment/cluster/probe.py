@@ -33,7 +33,8 @@ def probe(url: str) -> dict[str, Any]:
     path, seconds = f"{folder}/object", {}
 
     def write() -> None:
-        fs.makedirs(folder, exist_ok=True)
+        if store.is_local:  # elsewhere this would make a bucket, where the user has none
+            fs.makedirs(folder, exist_ok=True)
         fs.pipe_file(path, content)
 
     def read() -> None:

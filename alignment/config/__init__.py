@@ -24,6 +24,7 @@ from alignment.config.run import (
     adapter_of,
     inputs_of,
     is_policy,
+    micro_batch,
     model_refs,
     rows_refs,
     splits_of,
@@ -54,5 +55,5 @@ __all__ = [
     "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Pod", "Profile", "RatioSplit", "Reward",
     "Run", "Sample", "Sampling", "Scorer", "Sft", "Source", "StageOverride", "Storage", "TinyModel", "Toleration",
     "TrainStage", "Verdict", "adapter_of", "bytes_of", "inputs_of", "is_policy", "judge", "load_profile", "load_run",
-    "model_refs", "parse_aim", "parse_run", "place_of", "profile_json", "rows_refs", "splits_of",
+    "micro_batch", "model_refs", "parse_aim", "parse_run", "place_of", "profile_json", "rows_refs", "splits_of",
 ]

@@ -6,6 +6,7 @@ does not know where a run is executed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
@@ -122,6 +123,13 @@ def splits_of(stage: AnyStage) -> tuple[str, ...]:
     if isinstance(stage, ImportData):
         return stage.split.splits
     return SAMPLE_SPLITS if isinstance(stage, Sample) else ()
+
+
+def micro_batch(stage: TrainStage, workers: int) -> int:
+    """Rows per forward pass on each of `workers`: micro_batch_size, or what of it divides a worker's share of
+    batch_size; 0 where batch_size cannot be shared out evenly."""
+    share, left = divmod(stage.batch_size, max(1, workers))
+    return 0 if left else math.gcd(share, stage.micro_batch_size)
 
 
 def is_policy(stage: AnyStage) -> bool:

@@ -213,7 +213,7 @@ class TrainBase(Strict):
     batch_size: Positive = 8
     """Rows per optimizer step over all workers; accumulation follows from it."""
     micro_batch_size: Positive = 8
-    """Rows per forward pass on one worker."""
+    """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     max_length: Positive = 1024
     """Tokens of prompt and answer together."""

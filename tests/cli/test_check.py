@@ -125,7 +125,7 @@ def test_everything_wrong_comes_at_once(call: Call) -> None:
 """)
     said = call("check", "run.yaml", "--set", "compute.workers=3")
     assert said.code == 2
-    found = ((7, "does not exist"), (9, "chat template"), (10, "no multiple"), (11, "not a reward function"),
+    found = ((7, "does not exist"), (9, "chat template"), (10, "shared out"), (11, "not a reward function"),
              (12, "module is not installed"), (2, "in the way"))
     for line, problem in found:
         assert re.search(rf"run\.yaml:{line} .*{problem}", said.err), (line, problem, said.err)

@@ -1,0 +1,275 @@
+"""`preflight`, `submit`, `logs`, `cancel` and `resume`: a run on Kubernetes.
+
+    kubealign preflight RUN.yaml --profile dev-cpu --target kubernetes
+    kubealign submit    RUN.yaml --profile dev-cpu --target rayjob --wait
+
+Thin: the work is `alignment.cluster`'s, loaded inside the functions. Exit code 0 of a `submit` that waited means that
+every stage asked for has its manifest in the storage.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from alignment.cli.options import ClusterProfile, Context, Namespace, Overrides, ProfileName, RunFile, StageName, load
+from alignment.cli.preflight import preflight as mistakes
+from alignment.cli.remote import connect, progress, remote_logs
+from alignment.cli.show import say, table
+from alignment.config import Profile, Run, parse_aim
+from alignment.errors import ConfigError, ConfigErrors
+
+if TYPE_CHECKING:
+    from alignment.cluster.operator.types import Gate
+    from alignment.cluster.submit import Voice
+
+DEFAULT_PROFILE = "dev-cpu"
+
+
+class Target(StrEnum):
+    """How a run is sent: jobs on the chart's RayCluster, RayJobs driven from here, or an AlignmentRun."""
+
+    job = "job"
+    rayjob = "rayjob"
+    run = "run"
+
+
+class PreflightTarget(StrEnum):
+    """What to look for: everything (`kubernetes`), or what one target needs."""
+
+    kubernetes = "kubernetes"
+    job = "job"
+    rayjob = "rayjob"
+    run = "run"
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C ends the command, not what it has started."""
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        try:
+            command(*arguments, **named)
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted here; what was submitted goes on in the cluster: see kubealign logs, status and "
+                       "cancel", err=True)
+            raise typer.Exit(130) from None
+    return wrapped
+
+
+def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, Profile]:
+    """Run and profile, without a mistake that `check` finds: no pod should be waited for to be told of it."""
+    run, place = load(file, overrides, profile)
+    if place is None or place.cluster is None:
+        raise ConfigError("this profile is for this machine, not for Kubernetes", where="--profile", found=profile,
+                          expected="a profile with `cluster`", hint=f"kubealign run {file} --profile {profile}")
+    findings = mistakes(run, file, place).findings
+    if findings:
+        raise ConfigErrors(findings)
+    return run, place
+
+
+@_interruptible
+def preflight(
+    file: RunFile,
+    profile: ClusterProfile = DEFAULT_PROFILE,
+    target: Annotated[PreflightTarget, typer.Option(help="What to look for.")] = PreflightTarget.kubernetes,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
+    """Look at everything that the run will need on the cluster; ends with code 2 when something would fail."""
+    run, place = _loaded(file, overrides, profile)
+    client = connect(namespace, context, must_exist=False)
+    from alignment.cluster.preflight import preflight as look
+
+    findings = look(run, place, client, target=target.value, say=progress)
+    table(("", "what", "seen", "what to do"),
+          [(item.state.upper() if item.state == "fail" else item.state, item.topic, item.seen, item.do)
+           for item in findings])
+    counts = {state: sum(item.state == state for item in findings) for state in ("ok", "warn", "fail")}
+    say("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    if counts["fail"]:
+        raise typer.Exit(2)
+    say(f"  kubealign submit {file} --profile {profile}")
+
+
+@_interruptible
+def submit(
+    file: RunFile,
+    profile: ClusterProfile = DEFAULT_PROFILE,
+    target: Annotated[Target, typer.Option(help="job: to the chart's RayCluster. rayjob: a Ray cluster per stage, "
+                                                "driven from here. run: driven by the operator.")] = Target.rayjob,
+    stage: StageName = None,
+    retries: Annotated[int, typer.Option(min=0, max=20, help="Further attempts after failures not of your own.")] = 2,
+    gate: Annotated[list[str] | None, typer.Option(
+        metavar="STAGE:BOUND", help="Of --target run: stop after STAGE unless BOUND holds (evaluate.win_rate >= 0.55), "
+                                    "or wait for a person (STAGE:approval).")] = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Of --target job: Ray's job API, "
+                                                                    "http://HOST:8265.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; implied for several stages of rayjob "
+                                                      "and job.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nothing.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
+    """Send a run to a cluster. Finished stages are left alone."""
+    run, place = _loaded(file, overrides, profile)
+    _fitting(target, stage, gate, address)
+    if dry_run:
+        _print_dry(run, place, namespace or "default", target, stage, gate, retries)
+        return
+    client = connect(namespace, context)
+    from alignment.cluster.submit import RayJobs, Voice
+
+    voice = Voice(progress, lambda line: print(f"    {line}", flush=True))
+    if target is Target.run:
+        from alignment.cluster.follow import submit_run, wait_run
+
+        submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
+        if wait:
+            wait_run(client, run.name, voice)
+        _done(file, profile, client.namespace, finished=wait)
+        return
+    if target is Target.job:
+        from alignment.cli.jobs import submit_jobs
+
+        found = submit_jobs(run, place, client, voice, address=address, only=stage, retries=retries, wait=wait)
+    else:
+        found = RayJobs(run, place, client, voice).submit(only=stage, retries=retries, wait=wait)
+    _done(file, profile, client.namespace,
+          finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
+
+
+def _fitting(target: Target, stage: str | None, gate: list[str] | None, address: str | None) -> None:
+    """Refuse options that the target would not read."""
+    for name, value, targets in (("--stage", stage, (Target.rayjob, Target.job)), ("--gate", gate, (Target.run,)),
+                                 ("--address", address, (Target.job,))):
+        if value and target not in targets:
+            raise ConfigError("the option has no meaning for this target", where=name, found=f"--target {target}",
+                              expected=" or ".join(f"--target {item}" for item in targets))
+
+
+def _print_dry(
+    run: Run, profile: Profile, namespace: str, target: Target, stage: str | None, gate: list[str] | None, retries: int
+) -> None:
+    try:
+        from alignment.cluster.submit import chosen
+        from alignment.cluster.submit import dry_run as manifests
+    except ImportError as error:
+        raise ConfigError(f"the Kubernetes client is not installed here: {error}", where="submit",
+                          hint="pip install 'kubealign[cluster]'") from error
+    if target is Target.job:
+        from alignment.cli.jobs import job_specs
+
+        documents: list[dict[str, Any]] = job_specs(run, profile, list(chosen(run, stage)))
+    else:
+        documents = manifests(run, profile, namespace=namespace, target=target.value, only=stage,
+                              gates=_gates(gate, run), retries=retries)
+    print(yaml.dump_all(documents, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+class _Readable(yaml.SafeDumper):
+    """Text of several lines as such: a run file inside a ConfigMap can be read."""
+
+
+_Readable.add_representer(str, lambda dumper, text: dumper.represent_scalar(
+    "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
+
+
+def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
+    from alignment.cluster.operator.types import Gate
+
+    made = []
+    for text in given or ():
+        after, colon, bound = (part.strip() for part in text.partition(":"))
+        if not colon or after not in {stage.name for stage in run.stages}:
+            raise ConfigError("not a gate", where="--gate", found=text, expected="STAGE:METRIC OP NUMBER or "
+                              "STAGE:approval, STAGE being one of " + ", ".join(stage.name for stage in run.stages))
+        if bound == "approval":
+            made.append(Gate(after=after, approval=True))
+            continue
+        try:
+            parse_aim(bound)
+        except ValueError as error:
+            raise ConfigError("not a bound", where="--gate", found=bound, expected=str(error)) from error
+        made.append(Gate(after=after, metric=bound))
+    return tuple(made)
+
+
+def _done(file: str, profile: str, namespace: str, *, finished: bool) -> None:
+    say("every stage asked for is finished" if finished else "submitted")
+    say(f"  kubealign {'report' if finished else 'status'} {file} --profile {profile} -n {namespace}")
+
+
+@_interruptible
+def logs(
+    file: RunFile,
+    profile: ProfileName = None,
+    stage: StageName = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage at work has ended.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
+    """What stages printed: from live pods, else from the storage; without a cluster's profile from the run's store."""
+    run, place = load(file, overrides, profile)
+    if place is not None and place.cluster is not None:
+        remote_logs(run, place, namespace=namespace, context=context, stage=stage, follow=follow)
+        return
+    if follow:
+        raise ConfigError("there is nothing to follow without a cluster", where="--follow",
+                          hint="add --profile with a cluster's profile")
+    from alignment.artifacts import Store
+    from alignment.cluster.stored import stored_logs
+
+    applied = run if place is None else place.applied(run)
+    for name, attempt, text in stored_logs(Store(applied.store), applied.name, stage):
+        print(f"--- {name}, attempt {attempt}\n{text}", end="")
+
+
+def cancel(file: RunFile, namespace: Namespace = None, context: Context = None, overrides: Overrides = None) -> None:
+    """Stop what a run has on the cluster; finished stages, checkpoints and logs stay in the storage."""
+    run, _ = load(file, overrides, None)
+    client = connect(namespace, context)
+    from alignment.cluster.submit import cancel as stop
+
+    done = stop(client, run.name)
+    for sentence in done:
+        say(sentence)
+    say(f"artifacts are kept; to go on: kubealign resume {file} -n {client.namespace}" if done else
+        f"namespace {client.namespace} has nothing of run {run.name}")
+
+
+@_interruptible
+def resume(
+    file: RunFile,
+    profile: ClusterProfile = DEFAULT_PROFILE,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
+    """Go on with a run that was cancelled or has failed: its AlignmentRun, or its unfinished stages as RayJobs."""
+    run, place = _loaded(file, overrides, profile)
+    client = connect(namespace, context)
+    from alignment.cluster.follow import resume as let_go_on
+    from alignment.cluster.follow import wait_run
+    from alignment.cluster.submit import RayJobs, Voice
+
+    voice: Voice = Voice(progress, lambda line: print(f"    {line}", flush=True))
+    if client.has("AlignmentRun") and client.find("AlignmentRun", run.name) is not None:
+        let_go_on(client, run.name)
+        say(f"AlignmentRun {run.name} goes on")
+        if wait:
+            wait_run(client, run.name, voice)
+        finished = wait
+    else:
+        found = RayJobs(run, place, client, voice).submit(wait=wait)
+        finished = all(found.values())
+    _done(file, profile, client.namespace, finished=finished)

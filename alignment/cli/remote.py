@@ -1,0 +1,161 @@
+"""`status`, `report` and `logs` of a run on a cluster: what the storage has, and what is at work.
+
+The storage says which stages are finished; live objects only say what the others are doing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.cli.show import duration, say, table
+from alignment.config import Profile, Run
+from alignment.errors import ConfigError
+from alignment.progress import console
+
+if TYPE_CHECKING:
+    from alignment.cluster.client import Client
+    from alignment.cluster.truth import Truth
+
+
+def progress(text: str) -> None:
+    """One sentence to stderr, where it does not mix with what a command prints."""
+    console.print(text, markup=False)
+
+
+def connect(namespace: str | None, context: str | None, *, must_exist: bool = True) -> Client:
+    """A client for the cluster, in a namespace that exists (unless `must_exist` is False).
+
+    Raises:
+        ConfigError: the Kubernetes client is not installed here.
+        ClusterError: no kubeconfig, no such context or namespace, no API server.
+    """
+    try:
+        from alignment.cluster.client import Client
+        from alignment.cluster.submit import needs_namespace
+    except ImportError as error:
+        raise ConfigError(f"the Kubernetes client is not installed here: {error}", where="--profile",
+                          hint="pip install 'kubealign[cluster]'") from error
+    client = Client(namespace, context, say=progress)
+    if must_exist:
+        needs_namespace(client)
+    return client
+
+
+def remote_status(
+    run: Run, profile: Profile, *, namespace: str | None, context: str | None, as_json: bool
+) -> None:
+    """Every stage: finished (by the storage), or what the cluster does about it."""
+    client = connect(namespace, context)
+    truth = _truth(run, profile, client)
+    manifests = truth.manifests()
+    live = live_states(client, run.name)
+    if as_json:
+        from alignment.cli.execute import status_json
+
+        tree = json.loads(status_json(profile.applied(run), manifests))
+        for stage in tree["stages"]:
+            stage["live"] = live.get(stage["name"])
+        print(json.dumps(tree, ensure_ascii=False))
+        return
+    rows = []
+    for stage in run.stages:
+        made, now = manifests[stage.name], live.get(stage.name, {})
+        if made is not None:
+            written = ", ".join(f"{count} {name}" for name, count in made.rows.written.items())
+            rows.append((stage.name, "finished", written, duration(made.seconds), made.digest[:12], ""))
+        else:
+            rows.append((stage.name, now.get("state", "not finished"), "", "", "", now.get("note", "")))
+    table(("stage", "state", "rows", "time", "artifact", "note"), rows, right=("time",))
+    left = [name for name, made in manifests.items() if made is None]
+    say(f"\n{len(manifests) - len(left)} of {len(manifests)} stages finished, in {truth.url}")
+    if live.get(""):
+        say(live[""]["note"])
+
+
+def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
+    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself."""
+    from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
+    from alignment.cluster.operator.types import status_of
+    from alignment.cluster.trouble import in_short
+    from alignment.cluster.wait import ended, gist, in_words, ray_job_troubles
+
+    found: dict[str, dict[str, Any]] = {}
+    if not client.has("RayJob"):
+        return found
+    jobs = client.list("RayJob", labels(run))
+    jobs.sort(key=lambda job: int(job["metadata"]["labels"].get(ATTEMPT_LABEL, "0")))
+    for job in jobs:
+        end, name = ended(job), job["metadata"]["name"]
+        note = f"RayJob {name}"
+        if end is None:
+            note = "; ".join([note, *in_short(ray_job_troubles(client, job))])
+        elif end.message:
+            note += f": {gist(end.message).splitlines()[0][:200]}"
+        found[job["metadata"]["labels"].get(STAGE_LABEL, "")] = {
+            "state": in_words(job) if end is None else "failed" if end.how != "succeeded" else "ended",
+            "note": note, "rayjob": name}
+    body = client.find("AlignmentRun", run) if client.has("AlignmentRun") else None
+    if body is not None:
+        status = status_of(body)
+        for row in status.stages:
+            parts = (f"RayJob {row.ray_job}" if row.ray_job else "", row.message or "")
+            note = "; ".join(part for part in parts if part)
+            found[row.name] = {"state": row.state.lower(), "note": note, "rayjob": row.ray_job}
+        why = [item.message for item in status.conditions if item.status == "True" and item.message]
+        found[""] = {"state": status.phase, "note": f"AlignmentRun {run}: {status.phase}"
+                     + (f"; {'; '.join(why)}" if why else "")}
+    return found
+
+
+def remote_report(
+    run: Run, profile: Profile, file: str, *, namespace: str | None, context: str | None, printed: bool
+) -> None:
+    """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller."""
+    from alignment.cli.execute import page_of
+
+    truth = _truth(run, profile, connect(namespace, context))
+    if truth.near:
+        print(page_of(profile.applied(run), file, printed=printed))
+        return
+    page = truth.report()
+    if printed:
+        print(page, end="")
+        return
+    path = Path(f"{run.name}-report.html")
+    path.write_text(page, encoding="utf-8")
+    progress(f"in the storage: {truth.url}/runs/{run.name}/report.html")
+    print(path)
+
+
+def remote_logs(
+    run: Run, profile: Profile, *, namespace: str | None, context: str | None, stage: str | None, follow: bool
+) -> None:
+    """Output of stages from live pods; of those whose pods are gone, from the storage."""
+    client = connect(namespace, context)
+    from alignment.cluster.logs import Follower, live_jobs
+    from alignment.cluster.wait import wait_ray_job
+
+    assert profile.cluster is not None
+    live = live_jobs(client, run.name, stage) if client.has("RayJob") else []
+    if not live:
+        text = _truth(run, profile, client).logs(stage)
+        print(text, end="")
+        if not text:
+            progress("nothing was printed yet: no pod of this run is there, and the storage has no log of it")
+        return
+    for name, attempt, job in live:
+        print(f"--- {name}, attempt {attempt}", flush=True)
+        follower = Follower(client, job, lambda line: print(line, flush=True))
+        if follow and (name, attempt, job) == live[-1]:
+            end = wait_ray_job(client, job, start_within=profile.cluster.start_within,
+                               on_change=lambda words, _: progress(words))
+            progress(f"{name}: {end.how}")
+        follower.end()
+
+
+def _truth(run: Run, profile: Profile, client: Client) -> Truth:
+    from alignment.cluster.truth import Truth
+
+    return Truth(run, profile, client, progress)
