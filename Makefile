@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lock images clean
+.PHONY: help setup run test test-cluster test-e2e lint bench lock images clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_LINK_MODE ?= hardlink
 
 help:  ## show this
-	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ {printf "  make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## install the locked packages and this one into .venv; a no-op when nothing changed
 
@@ -44,8 +44,14 @@ $(STAMP): $(INPUTS)
 run: setup  ## the quickstart: seed data to an evaluated model, with a report
 	$(VENV)/bin/kubealign run configs/runs/quickstart.yaml </dev/null
 
-test: setup lint  ## lint, then every test
-	$(PYTHON) -m pytest -rfEs --durations=15 </dev/null
+test: setup lint  ## lint, then every test that needs no cluster
+	$(PYTHON) -m pytest -rfEs --durations=15 -m "not k8s" </dev/null
+
+test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
+	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" </dev/null
+
+test-e2e: setup  ## whole runs on the cluster of KUBECONFIG; tests/e2e/cluster_helpers.py says what has to be there
+	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and e2e" </dev/null
 
 lint: setup  ## ruff, mypy --strict, import rules
 	$(VENV)/bin/ruff check .
@@ -53,8 +59,10 @@ lint: setup  ## ruff, mypy --strict, import rules
 	$(VENV)/bin/lint-imports --config importlinter.ini --no-cache
 
 bench: setup  ## every benchmark; tables here, JSON under benchmarks/out
-	@mkdir -p benchmarks/out
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PYTHON) "$$file" </dev/null; done
+	$(PYTHON) -m benchmarks.cli </dev/null
+	$(PYTHON) -m benchmarks.sampling --dtype float32 </dev/null
+	$(PYTHON) -m benchmarks.sampling --dtype bfloat16 </dev/null
+	$(PYTHON) -m benchmarks.training </dev/null
 
 lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
 	$(UV) pip compile pyproject.toml --all-extras --no-header --no-annotate --generate-hashes \

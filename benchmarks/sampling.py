@@ -1,10 +1,11 @@
 """Speed of our engine beside transformers' generate: the same prompts, N answers each, the same sampling parameters.
 
-    python -m benchmarks.sampling MODEL_FOLDER [--dtype float32] [--prompts 24] [--n 4] [--tokens 24] [--out FILE.json]
+    python -m benchmarks.sampling [--model FOLDER] [--dtype float32] [--prompts 24] [--n 4] [--tokens 24]
 
-MODEL_FOLDER is the `model/` folder of an import stage. The sides take turns, so that other load on the machine hits
-both; ratios of the same round are what to read, seconds are this machine's of that minute. No answer ends early
-(both sides generate `--tokens` tokens), so both do the same work. Not a measure of quality; writes a table and JSON.
+FOLDER is the `model/` folder of an import stage; without it the quickstart's model is imported. The sides take turns,
+so that other load on the machine hits both; ratios of the same round are what to read, seconds are this machine's of
+that minute. No answer ends early (both sides generate `--tokens` tokens), so both do the same work. Not a measure of
+quality; prints a table and writes benchmarks/out/sampling-DTYPE.json.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alignment.inference.engine import Draw, Engine, Request, left_padded
 from alignment.records import Message
 from alignment.templates import encode_prompt
+from benchmarks.model import OUT, base_model
 
 WORDS = (
     "the", "ferry", "leaves", "harbour", "at", "nine", "and", "carries", "forty", "cars", "two", "lorries", "until",
@@ -81,7 +84,7 @@ def seconds(run: Callable[[], int], wanted: int) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("--model", type=Path, help="a local model folder; default: the quickstart's")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=24)
@@ -89,11 +92,17 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, options.model or base_model(Path(folder)))
+    return 0
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Run the rounds, print the table, write the JSON."""
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype))
     engine = Engine(model.to(options.device).eval(), tokenizer)
     engine.stops = frozenset()
     prompts = conversations(options.prompts, options.words)
@@ -109,7 +118,7 @@ def main() -> int:
                 spent[side].append(taken)
     ratios = [theirs_s / ours_s for ours_s, theirs_s in zip(spent["ours"], spent["generate"], strict=True)]
     result = {
-        "model": options.model.name, "dtype": options.dtype, "device": options.device,
+        "model": str(options.model or "quickstart"), "dtype": options.dtype, "device": options.device,
         "threads": torch.get_num_threads(), "prompts": options.prompts, "n": options.n,
         "prompt_tokens": [len(encode_prompt(tokenizer, prompt)) for prompt in prompts],
         "tokens": options.tokens, "seconds": spent, "ratios": ratios, "median_ratio": statistics.median(ratios),
@@ -122,9 +131,9 @@ def main() -> int:
     console.print(table)
     console.print(f"generate / ours: median {result['median_ratio']:.2f}, rounds "
                   + ", ".join(f"{ratio:.2f}" for ratio in ratios))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    out = OUT / f"sampling-{options.dtype}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

