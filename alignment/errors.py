@@ -18,6 +18,9 @@ class KubeAlignError(Exception):
         hint: what to do next.
     """
 
+    transient = False
+    """Worth another attempt without a change by the user: the store did not answer, a worker was lost."""
+
     def __init__(
         self,
         problem: str,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from alignment.cluster.bundle import bundle, config_map
 from alignment.cluster.client import Client, Object
 from alignment.cluster.logs import Follower
-from alignment.cluster.operator.types import APPROVE, RETRY, Gate, StageRow, Status, alignment_run, status_of
+from alignment.cluster.operator.types import RETRY, Gate, StageRow, Status, alignment_run, status_of
 from alignment.cluster.refusals import cluster_error
 from alignment.cluster.submit import Voice
 from alignment.cluster.wait import RESYNC, UNTOUCHED
@@ -76,7 +76,7 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
                 elif row.state in ("Finished", "Failed") and row.ray_job in followers:
                     followers.pop(row.ray_job).end()
             if seen:
-                _gates(status, name, client.namespace, said, voice)
+                _gates(status, client.namespace, said, voice)
                 if _over(status, body):
                     return status
             client.changed("AlignmentRun", name, body["metadata"]["resourceVersion"], RESYNC)
@@ -113,11 +113,10 @@ def _row(row: StageRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _gates(status: Status, name: str, namespace: str, said: dict[str, str], voice: Voice) -> None:
+def _gates(status: Status, namespace: str, said: dict[str, str], voice: Voice) -> None:
     for item in status.conditions:
         if item.type == "GateWaiting" and item.status == "True":
-            _once(said, "gate", f"a gate waits: {item.message}; to let it go on: kubectl annotate alignmentrun {name} "
-                                f"-n {namespace} {APPROVE}=STAGE --overwrite", voice)
+            _once(said, "gate", f"a gate waits (namespace {namespace}): {item.message}", voice)
 
 
 def _once(said: dict[str, str], about: str, text: str, voice: Voice) -> None:

@@ -26,6 +26,9 @@ POD_SECURITY: Json = {
 CONTAINER_SECURITY: Json = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
 }
+STOP_STAGE = 'pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && sleep 5; true'
+"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: the lease is given back, and
+the log is complete. Nothing is at work, nothing is ended."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 """A pod that only speaks to others: the submitter, a look into the storage."""
 
@@ -51,6 +54,9 @@ def ray_pod(
         # Ray gives a process one thread where it was given no whole CPU, and every stage's driver is such a process.
         "OMP_NUM_THREADS": str(max(1, math.floor(bytes_of(pod.cpu) / (pod.workers if workers else 1)))),
         "HF_HOME": f"{CACHE}/huggingface", "RAY_USAGE_STATS_ENABLED": "0",
+        # A pod that is told to go has one stage, which was stopped by then (or resumes elsewhere): Ray's 30 s of
+        # waiting for other work would only keep the GPU.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
         **cluster.env,
         "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": str(attempt),
     }
@@ -61,6 +67,8 @@ def ray_pod(
         ports=[{"name": name, "containerPort": port} for name, port in ports.items()],
         readinessProbe=_probe(failures=10), livenessProbe=_probe(failures=60), workingDir=RUN_FOLDER,
     )
+    if not workers:
+        made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", STOP_STAGE]}}}
     spec = _spec(cluster, made, volumes)
     if pod.node_selector:
         spec["nodeSelector"] = dict(pod.node_selector)

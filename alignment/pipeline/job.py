@@ -74,7 +74,7 @@ def _make(run: Run, stage: AnyStage, store: Store, run_file: str) -> int:
             return INFRASTRUCTURE
     except KubeAlignError as error:
         print(error, file=sys.stderr)
-        return INFRASTRUCTURE if getattr(error, "transient", False) else USERS_ERROR
+        return INFRASTRUCTURE if error.transient else USERS_ERROR
     except Exception:
         traceback.print_exc()
         return BUG
