@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from alignment.cluster.client import Client
+from alignment.cluster.forward import forwarded
 from alignment.cluster.preflight import preflight
 from alignment.cluster.refusals import ClusterError
 from alignment.cluster.submit import dry_run
@@ -177,6 +179,27 @@ def test_a_rayjob_whose_pods_admission_refuses(client: Client, run: Run) -> None
     assert "RayCluster" in said
     assert "Pod Security refuses its pods" in said
     assert client.delete("RayJob", name)
+
+
+def test_logs_and_a_tunnel_of_a_running_pod(client: Client) -> None:
+    operators = client.list("Pod", fields="status.phase=Running", everywhere=True)
+    found = [item["metadata"] for item in operators if item["metadata"]["name"].startswith("kuberay-operator")]
+    if not found:
+        pytest.skip("no pod is called kuberay-operator")
+    near = Client(found[0]["namespace"])
+    lines = list(near.log_lines(found[0]["name"]))
+    assert lines
+    stamps = [line.split(" ", 1)[0] for line in lines]
+    assert stamps == sorted(stamps)
+    assert all(stamp.endswith("Z") for stamp in stamps)
+    followed = near.log_lines(found[0]["name"], follow=True, since=stamps[0])
+    assert next(followed) in lines
+    with forwarded(near, found[0]["name"], 8082) as port:
+        for _ in range(2):  # each connection has a tunnel of its own
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as answer:
+                assert answer.status == 200
+    with pytest.raises(ClusterError, match="no tunnel"), forwarded(client, "no-such-pod", 1):
+        raise AssertionError
 
 
 def test_preflight_finds_all_that_a_gpu_profile_lacks_here(client: Client, run: Run) -> None:

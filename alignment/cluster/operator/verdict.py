@@ -43,8 +43,9 @@ def gate_state(gate: Bound, plan: Plan, artifacts: Mapping[str, Finished]) -> Ga
     if gate.aim is None:
         if gate.after in plan.approved:
             return GateState(gate.after, "open", f"{gate.after} is approved")
+        together = ",".join(stage.name for stage in plan.stages if stage.name in plan.approved | {gate.after})
         return GateState(gate.after, "asking", f"{gate.after} is finished and waits for approval: kubectl annotate "
-                                               f"alignmentrun {plan.name} --overwrite {APPROVE}={gate.after}")
+                                               f"alignmentrun {plan.name} --overwrite {APPROVE}={together}")
     metrics = {f"{name}.{metric}": value for name, found in finished.items() for metric, value in found.metrics.items()}
     verdict = judge(gate.aim, metrics)
     if verdict.met is None:
