@@ -241,7 +241,7 @@ def test_notes_name_the_next_commands_and_where_data_stays(tmp_path: Path) -> No
     assert "helm test kubealign -n align" in shown["values-dev.yaml"]
     assert "--target job" in shown["values-dev.yaml"]
     assert "delete pvc kubealign-artifacts" in shown["values-dev.yaml"]
-    assert "Artifacts lie in s3://bucket/prefix" in shown["s3"]
+    assert "this release has s3://bucket/prefix" in shown["s3"]
     assert "create secret generic kubealign-s3" in shown["s3"]
     assert "delete pvc" not in shown["s3"]
     assert "Token authentication is off" in shown["dev without token"]

@@ -144,7 +144,13 @@ def test_a_live_attempt_is_joined(world: World) -> None:
     world.drive(run).submit()
     name = world.jobs()[0]
     assert "goes on without this command" in world.said[-1]
-    threading.Timer(1.0, world.controllers._end, (name, "FAILED", "AppFailed", "lost")).start()
+
+    def lose() -> None:
+        while not any("at work already" in sentence for sentence in world.said):
+            time.sleep(0.1)
+        world.controllers._end(name, "FAILED", "AppFailed", "lost")
+
+    threading.Thread(target=lose, daemon=True).start()
     found = world.drive(run).submit(wait=True)
     assert any(f"RayJob {name}, which is at work already" in sentence for sentence in world.said)
     assert found["one"] is not None
@@ -154,8 +160,14 @@ def test_a_live_attempt_is_joined(world: World) -> None:
 def test_a_deleted_rayjob_ends_the_wait(world: World) -> None:
     world.controllers.mishaps = ["hang"]
     run = run_of(data("one"))
-    timer = threading.Timer(2.0, lambda: world.api.objects.pop(("RayJob", "align", world.jobs()[0])))
-    timer.start()
+
+    def delete() -> None:
+        while not world.jobs():
+            time.sleep(0.1)
+        time.sleep(1.0)
+        world.api.objects.pop(("RayJob", "align", world.jobs()[0]))
+
+    threading.Thread(target=delete, daemon=True).start()
     with pytest.raises(StageError, match="its RayJob was deleted"):
         world.drive(run).submit(wait=True)
 
