@@ -24,7 +24,8 @@ __all__ = ["Finding", "permissions_for", "preflight", "stage_asks"]
 
 _ALL = ("get", "list", "watch", "create", "patch", "delete")
 _ALWAYS = (
-    ("configmaps", "", ("get", "list", "create", "patch", "delete")), ("pods", "", ("list",)), ("pods/log", "", ("get",)),
+    ("configmaps", "", ("get", "list", "create", "patch", "delete")),
+    ("pods", "", ("list",)), ("pods/log", "", ("get",)),
     ("events", "", ("list",)), ("jobs", "batch", ("get", "watch", "create", "patch", "delete")),
 )
 _BY_TARGET = {
