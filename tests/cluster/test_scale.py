@@ -113,6 +113,7 @@ def test_five_hundred_runs(client: Client, tmp_path: Path) -> None:
         "runs": RUNS, "stages": len(known) * RUNS, "seconds": round(seconds, 1),
         "resident_mib": round(number(text, "process_resident_memory_bytes") / 2**20, 1),
         "api_calls_per_run": round(number(text, "kubealign_api_calls_total") / RUNS, 1),
+        "cpu_seconds": round(number(text, "process_cpu_seconds_total"), 1),
         "looks_per_run": round(number(text, "kubealign_reconciles_total") / RUNS, 1),
         "errors": number("\n".join(line for line in text.splitlines() if 'outcome="error"' in line),
                          "kubealign_reconciles_total"),
