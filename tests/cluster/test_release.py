@@ -9,10 +9,8 @@ import json
 import os
 import secrets
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +20,7 @@ from alignment.cluster.manifests import job_name, ray_job
 from alignment.cluster.operator.types import alignment_run
 from alignment.cluster.refusals import ClusterError
 from alignment.config import load_profile, load_run
+from tests.cluster.test_operator_cluster import until
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
@@ -62,16 +61,6 @@ def done(client: Client, *arguments: str, values: Object | None = None) -> str:
     ended = helm(client, *arguments, values=values)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout + ended.stderr
-
-
-def until(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come about")
 
 
 def test_install_upgrade_rollback_uninstall(client: Client) -> None:
