@@ -58,6 +58,7 @@ lint: setup  ## ruff, mypy --strict, import rules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --config importlinter.ini --no-cache
 
+bench: export TQDM_DISABLE := 1
 bench: setup  ## every benchmark; tables here, JSON under benchmarks/out
 	$(PYTHON) -m benchmarks.cli </dev/null
 	$(PYTHON) -m benchmarks.sampling --dtype float32 </dev/null

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from alignment.cli.options import ClusterProfile, Context, Namespace, Overrides, ProfileName, RunFile, StageName, load
+from alignment.cli.options import (
+    ClusterProfile,
+    Context,
+    KnownProfile,
+    Namespace,
+    Overrides,
+    RunFile,
+    StageName,
+    load,
+)
 from alignment.cli.preflight import preflight as mistakes
 from alignment.cli.remote import connect, progress, remote_logs
 from alignment.cli.show import say, table
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from alignment.cluster.submit import Voice
 
 DEFAULT_PROFILE = "dev-cpu"
+Address = Annotated[str | None, typer.Option(metavar="URL", help="Of --target job: Ray's job API, http://HOST:8265. "
+                                                                 "Default: the chart's RayCluster.")]
 
 
 class Target(StrEnum):
@@ -109,8 +120,7 @@ def submit(
     gate: Annotated[list[str] | None, typer.Option(
         metavar="STAGE:BOUND", help="Of --target run: stop after STAGE unless BOUND holds (evaluate.win_rate >= 0.55), "
                                     "or wait for a person (STAGE:approval).")] = None,
-    address: Annotated[str | None, typer.Option(metavar="URL", help="Of --target job: Ray's job API, "
-                                                                    "http://HOST:8265.")] = None,
+    address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; implied for several stages of rayjob "
                                                       "and job.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; contact nothing.")] = False,
@@ -210,7 +220,7 @@ def _done(file: str, profile: str, namespace: str, *, finished: bool) -> None:
 @_interruptible
 def logs(
     file: RunFile,
-    profile: ProfileName = None,
+    profile: KnownProfile = None,
     stage: StageName = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage at work has ended.")] = False,
     namespace: Namespace = None,
@@ -233,17 +243,26 @@ def logs(
         print(f"--- {name}, attempt {attempt}\n{text}", end="")
 
 
-def cancel(file: RunFile, namespace: Namespace = None, context: Context = None, overrides: Overrides = None) -> None:
+def cancel(
+    file: RunFile,
+    profile: KnownProfile = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    overrides: Overrides = None,
+) -> None:
     """Stop what a run has on the cluster; finished stages, checkpoints and logs stay in the storage."""
-    run, _ = load(file, overrides, None)
+    run, _ = load(file, overrides, profile)
     client = connect(namespace, context)
+    from alignment.cli.jobs import stop_jobs
     from alignment.cluster.submit import cancel as stop
 
-    done = stop(client, run.name)
+    done = [*stop(client, run.name), *stop_jobs(run.name, client, address, progress)]
     for sentence in done:
         say(sentence)
-    say(f"artifacts are kept; to go on: kubealign resume {file} -n {client.namespace}" if done else
-        f"namespace {client.namespace} has nothing of run {run.name}")
+    of = f" --profile {profile}" if profile else ""
+    say(f"artifacts are kept; to go on: kubealign resume {file}{of} -n {client.namespace}" if done else
+        f"namespace {client.namespace} has nothing of run {run.name} to stop")
 
 
 @_interruptible

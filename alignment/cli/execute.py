@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignment.cli.options import Context, Namespace, Overrides, ProfileName, RunFile, load, load_applied
+from alignment.cli.options import (
+    Context,
+    KnownProfile,
+    Namespace,
+    Overrides,
+    ProfileName,
+    RunFile,
+    load,
+    load_applied,
+)
 from alignment.cli.show import duration, say, show
 from alignment.config import Evaluate, Run
 
@@ -49,7 +58,7 @@ def run(
 
 def status(
     file: RunFile,
-    profile: ProfileName = None,
+    profile: KnownProfile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON with every stage's manifest.")] = False,
     namespace: Namespace = None,
     context: Context = None,
@@ -86,7 +95,7 @@ def status_json(loaded: Run, manifests: dict[str, Manifest | None]) -> str:
 
 def report(
     file: RunFile,
-    profile: ProfileName = None,
+    profile: KnownProfile = None,
     printed: Annotated[bool, typer.Option("--print", help="Print the page itself to stdout.")] = False,
     namespace: Namespace = None,
     context: Context = None,

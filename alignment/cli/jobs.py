@@ -10,13 +10,13 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.artifacts import Manifest
 from alignment.config import AnyStage, Profile, Run
-from alignment.errors import StageError
+from alignment.errors import KubeAlignError, StageError
 from alignment.pipeline.keys import keys
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ USERS_ERROR = 2
 def job_specs(run: Run, profile: Profile, stages: list[AnyStage]) -> list[dict[str, Any]]:
     """What would be submitted for each stage at its first attempt, as plain data for --dry-run."""
     from alignment.cluster.bundle import bundle
-    from alignment.cluster.labels import job_name
+    from alignment.cluster.labels import RUN_LABEL, job_name
 
     packed, known = bundle(run, profile), keys(run)
     return [{"submission_id": job_name(run.name, stage.name, known[stage.name].digest, 1),
              "entrypoint": entrypoint_in_bundle(profile, stage),
-             "runtime_env": {"working_dir": ["run.yaml", *packed.files], "env_vars": {"KUBEALIGN_ATTEMPT": "1"}}}
+             "metadata": {RUN_LABEL: run.name},
+            "runtime_env": {"working_dir": ["run.yaml", *packed.files], "env_vars": {"KUBEALIGN_ATTEMPT": "1"}}}
             for stage in stages]
 
 
@@ -105,16 +106,39 @@ def submit_jobs(
     return found
 
 
+def stop_jobs(run: str, client: Client, address: str | None, say: Callable[[str], None]) -> list[str]:
+    """Stop the jobs that `--target job` has at work for a run; one sentence for each.
+
+    Args:
+        address: as in submit_jobs; None: the RayCluster `kubealign`, where there is one.
+        say: told when that one cannot be looked at.
+    """
+    from alignment.cluster.labels import RUN_LABEL
+
+    if address is None and not (client.has("RayCluster") and client.exists("RayCluster", RAY_CLUSTER)):
+        return []
+    try:
+        with _address(client, address) as (url, token):
+            api = importlib.import_module("alignment.distributed.submit").JobApi(url, token)
+            return [f"job {name} is stopped" for name in api.stop({RUN_LABEL: run})]
+    except KubeAlignError as error:
+        if address is not None:
+            raise
+        say(f"! jobs of --target job on RayCluster {RAY_CLUSTER} were not looked at: {error.problem}")
+        return []
+
+
 class _Stage:
     """One stage's submissions to one Ray cluster."""
 
     def __init__(
         self, run: Run, stage: AnyStage, profile: Profile, digest: str, api: Any, folder: Path, voice: Voice
     ) -> None:
-        from alignment.cluster.labels import job_name
+        from alignment.cluster.labels import RUN_LABEL, job_name
 
         self.entrypoint, self.api, self.folder, self.voice = entrypoint_in_bundle(profile, stage), api, folder, voice
         self.label = f"{stage.name} {digest[:12]}"
+        self.marks = {RUN_LABEL: run.name}
         self.prefix = job_name(run.name, stage.name, digest, 0).removesuffix("0")
 
     def start(self) -> str:
@@ -125,7 +149,7 @@ class _Stage:
         name = f"{self.prefix}{number}"
         self.voice.say(f"> {self.label} job {name}" + (", which is at work already" if live else ""))
         if not live:
-            self.api.submit(name, self.entrypoint, self.folder, {"KUBEALIGN_ATTEMPT": str(number)})
+            self.api.submit(name, self.entrypoint, self.folder, {"KUBEALIGN_ATTEMPT": str(number)}, self.marks)
         return name
 
     def attempt(self) -> int:

@@ -21,6 +21,12 @@ ProfileName = Annotated[
     typer.Option("--profile", metavar="NAME|PATH", help="Where it is computed and stored: a file, or a name in "
                                                         "configs/profiles. Default: as the run file says."),
 ]
+KnownProfile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME|PATH", envvar="KUBEALIGN_PROFILE",
+                 help="The profile that the run was made with: a file, or a name in configs/profiles. Default: none, "
+                      "that is the run file's own store."),
+]
 ClusterProfile = Annotated[
     str,
     typer.Option("--profile", metavar="NAME|PATH", envvar="KUBEALIGN_PROFILE",

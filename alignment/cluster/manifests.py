@@ -27,7 +27,7 @@ from alignment.errors import ConfigError
 
 __all__ = [
     "ATTEMPT_LABEL", "COMPONENT_LABEL", "LONGEST", "QUEUE_LABEL", "RUN_LABEL", "STAGE_LABEL", "entrypoint", "job_name",
-    "labels", "ray_job", "storage_probe", "store_job",
+    "labels", "ray_job", "store_job",
 ]
 
 RAY_VERSION = "2.60.0"
@@ -134,12 +134,6 @@ def store_job(
         "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 600,
                  "template": store_pod(_cluster(profile), mark, args, run, config_map)},
     }
-
-
-def storage_probe(profile: Profile, *, name: str, namespace: str) -> Json:
-    """A Job that writes, reads and deletes one small object in the storage, as `alignment.cluster.probe` does it."""
-    args = ["python", "-m", "alignment.cluster.probe", _cluster(profile).storage.url]
-    return store_job(profile, name=name, namespace=namespace, args=args)
 
 
 def _cluster(profile: Profile) -> Cluster:

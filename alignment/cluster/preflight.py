@@ -63,6 +63,7 @@ def preflight(
         ("kuberay", lambda: _kuberay(client)),
         ("operator", lambda: _operator(client, target)),
         ("manifests", lambda: _manifests(client, manifests)),
+        ("alignmentrun", lambda: _alignment_run(client, run, profile, target)),
         ("admission", lambda: _admission(client, manifests)),
         ("quota", lambda: _quota(client, manifests)),
         ("capacity", lambda: _capacity(client, manifests)),
@@ -183,6 +184,21 @@ def _manifests(client: Client, manifests: list[Object]) -> Iterator[Finding]:
                        + (f": {error.found}" if error.found else ""), error.hint or "")
             return
     yield ok("manifests", f"the API server takes all {len(manifests)} RayJobs")
+
+
+def _alignment_run(client: Client, run: Run, profile: Profile, target: str) -> Iterator[Finding]:
+    if target not in ("run", "kubernetes") or not client.has("AlignmentRun"):
+        return
+    body = dry_run(run, profile, namespace=client.namespace, target="run")[1]
+    try:
+        client.apply(body, dry_run=True)
+    except ClusterError as error:
+        if error.status == 403:
+            raise
+        make = fail if target == "run" else warn
+        yield make("alignmentrun", error.problem + (f": {error.found}" if error.found else ""), error.hint or "")
+        return
+    yield ok("alignmentrun", "the API server takes it")
 
 
 def _admission(client: Client, manifests: list[Object]) -> Iterator[Finding]:

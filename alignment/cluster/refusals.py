@@ -20,6 +20,12 @@ _INSTALL = {
     "kueue.x-k8s.io": ("Kueue", "helm install kueue oci://registry.k8s.io/kueue/charts/kueue -n kueue-system "
                        "--create-namespace"),
 }
+_OLD = {
+    "ray.io": ("KubeRay 1.6 or later",
+               f"{KUBERAY.replace('install', 'upgrade --install', 1)}; Helm leaves its definitions as they are: "
+               "kubectl replace -k 'github.com/ray-project/kuberay/ray-operator/config/crd?ref=v1.6.1'"),
+    "kubealign.dev": ("this version's chart", "helm upgrade kubealign charts/kubealign -n NAMESPACE"),
+}
 _RBAC = re.compile(r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group '
                    r'"(?P<group>[^"]*)"(?: in the namespace "(?P<namespace>[^"]+)")?')
 
@@ -71,14 +77,18 @@ def refusal(status: int, body: str, *, verb: str, path: str) -> ClusterError:
     if status == 409:
         return cluster_error(f"someone else holds it: {message}", status, where=where)
     if "field not declared in schema" in message or "unknown field" in message:
+        name, command = _OLD.get(_group(path), (f"a newer version of {_group(path)}", None))
         return cluster_error("the cluster's resource definition does not know a field", status, where=where,
-                             found=message, expected="KubeRay 1.6 or later for ray.io, this version's chart for "
-                             "kubealign.dev", hint=f"upgrade it: {KUBERAY.replace('install', 'upgrade --install', 1)}")
+                             found=message, expected=name, hint=command)
     return cluster_error(f"the API server answered {status}: {message}", status, where=where)
 
 
+def _group(path: str) -> str:
+    return path.split("/")[2] if path.startswith("/apis/") else "v1"
+
+
 def _unknown_path(path: str, where: str) -> ClusterError:
-    group = path.split("/")[2] if path.startswith("/apis/") else "v1"
+    group = _group(path)
     name, command = _INSTALL.get(group, (f"the API group {group}", None))
     return cluster_error(f"the cluster does not have {name}", 404, where=where, expected=f"resources of {group}",
                          hint=f"install it: {command}" if command else None)

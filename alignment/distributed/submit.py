@@ -58,10 +58,17 @@ class JobApi:
                 found[int(name.removeprefix(prefix))] = str(job.status.value)
         return found
 
-    def submit(self, name: str, entrypoint: str, folder: Path, env: dict[str, str]) -> None:
-        """Submit a job of this id; `folder` becomes its working directory."""
-        self.api.submit_job(entrypoint=entrypoint, submission_id=name,
+    def submit(self, name: str, entrypoint: str, folder: Path, env: dict[str, str],
+               marks: dict[str, str]) -> None:
+        """Submit a job of this id with `marks` as its metadata; `folder` becomes its working directory."""
+        self.api.submit_job(entrypoint=entrypoint, submission_id=name, metadata=marks,
                             runtime_env={"working_dir": str(folder), "env_vars": env})
+
+    def stop(self, marks: dict[str, str]) -> list[str]:
+        """Stop the jobs with these marks that have not ended; returns their ids. Ray sends each a SIGTERM first."""
+        found = [job.submission_id for job in self.api.list_jobs()
+                 if marks.items() <= (job.metadata or {}).items() and str(job.status.value) not in _ENDS]
+        return [name for name in found if self.api.stop_job(name)]
 
     def wait(self, name: str, write: Callable[[str], None], *, poll: float = 2.0, patience: float = 120.0) -> int:
         """Follow a job to its end; returns the exit code of its driver.

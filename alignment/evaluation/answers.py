@@ -1,8 +1,8 @@
 """What needs a model: answers to the test rows, log-probabilities of the references, reward scores.
 
-One model is in memory at a time. Finished batches are kept in the stage's work folder, so that a killed evaluation
-goes on where it was; the batches are the same each time, since padding changes the last bits of a number. Everything
-is joined by row id. Does not judge text or compare models: results.py does.
+One model is in memory at a time. Finished batches are kept in the stage's work folder, and pushed to a remote store now
+and then, so that a killed evaluation goes on where it was; the batches are the same each time, since padding changes
+the last bits of a number. Everything is joined by row id. Does not judge text or compare models: results.py does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,9 @@ from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.progress import track
 from alignment.templates import encode_prompt
+
+PUSH = 30.0
+"""Seconds between two pushes of unfinished work to a remote store: what a lost machine loses at most."""
 
 
 @dataclass
@@ -69,15 +71,15 @@ def answer(context: StageContext, stage: Evaluate, name: str, questions: Sequenc
 
     Raises ModelError when the model cannot be loaded or its logits are not finite.
     """
-    path = context.work / f"answers-{name}.json"
-    done = _read_answers(path)
+    kept = _Kept(context, f"answers-{name}")
+    done = _read_answers(kept)
     seed = context.run.seed
     # The same draw for every model, so that models differ by their weights alone.
     requests = [Request(q.id, q.prompt, draws(q.id, seed, 1, stage.sampling, model="evaluate")) for q in questions]
     waiting = [batch for batch in batches(requests, stage.batch_size) if any(r.id not in done.answers for r in batch)]
     reused = len(questions) - sum(map(len, waiting))
     if waiting:
-        _answer_batches(context, stage, name, {q.id: q for q in questions}, waiting, done, path)
+        _answer_batches(context, stage, name, {q.id: q for q in questions}, waiting, done, kept)
         free_memory()
     context.event("answers", model=name, rows=len(done.answers), reused=reused, **done.timing())
     return done
@@ -85,7 +87,7 @@ def answer(context: StageContext, stage: Evaluate, name: str, questions: Sequenc
 
 def _answer_batches(
     context: StageContext, stage: Evaluate, name: str, questions: dict[str, Question],
-    waiting: list[list[Request]], done: Answers, path: Path,
+    waiting: list[list[Request]], done: Answers, kept: _Kept,
 ) -> None:
     artifact, device = context.inputs[name], resolve_device(context.run.compute)
     with _clock(done.seconds, "load"):
@@ -104,7 +106,7 @@ def _answer_batches(
                 with _clock(done.seconds, "perplexity"):
                     found = log_probs(model, tokenizer, [(prompt, text) for _, prompt, text in items])
                 done.log_probs.update(zip((id_ for id_, _, _ in items), found, strict=True))
-            _write(path, vars(done))
+            kept.write(vars(done), last=batch is waiting[-1])
 
 
 def reward_scores(
@@ -119,14 +121,14 @@ def reward_scores(
     """
     assert stage.score is not None
     assert stage.score.model is not None
-    path = context.work / "rewards.json"
-    done = {id_: {text: _number(score) for text, score in own.items()} for id_, own in _read(path).items()}
+    kept = _Kept(context, "rewards")
+    done = {id_: {text: _number(score) for text, score in own.items()} for id_, own in kept.read().items()}
     requests = [Request(q.id, q.prompt, ()) for q in questions]
     waiting = [batch for batch in batches(requests, stage.batch_size)
                if any(text not in done.get(r.id, {}) for r in batch for text in texts[r.id])]
     began, reused = time.monotonic(), sum(map(len, done.values()))
     if waiting:
-        _score_batches(context, stage.score.model, waiting, texts, done, path)
+        _score_batches(context, stage.score.model, waiting, texts, done, kept)
         free_memory()
     context.event("rewards", model=stage.score.model, scores=sum(map(len, done.values())), reused=reused,
                   seconds=round(time.monotonic() - began, 3))
@@ -135,7 +137,7 @@ def reward_scores(
 
 def _score_batches(
     context: StageContext, name: str, waiting: list[list[Request]], texts: dict[str, list[str]],
-    done: dict[str, dict[str, float]], path: Path,
+    done: dict[str, dict[str, float]], kept: _Kept,
 ) -> None:
     artifact, device = context.inputs[name], resolve_device(context.run.compute)
     model = load_reward(artifact, dtype=resolve_dtype(context.run.compute, device), device=device)
@@ -146,7 +148,7 @@ def _score_batches(
             scores = scorer.score([(prompt, text) for _, prompt, text in items])
             for (id_, _, text), score in zip(items, scores, strict=True):
                 done.setdefault(id_, {})[text] = score
-            _write(path, done)
+            kept.write(done, last=batch is waiting[-1])
             progress.advance(len(batch))
 
 
@@ -164,22 +166,33 @@ def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def _read_answers(path: Path) -> Answers:
-    kept = _read(path)
-    pairs = {id_: (_number(total), tokens) for id_, (total, tokens) in kept.pop("log_probs", {}).items()}
-    return Answers(**kept, log_probs=pairs)
+class _Kept:
+    """Finished batches of one model: one JSON file in a folder of the stage's work."""
+
+    def __init__(self, context: StageContext, name: str) -> None:
+        self.context, self.name, self.pushed = context, name, time.monotonic()
+        context.store.pull_work(context.key, name)
+        self.path = context.work / name / "done.json"
+        self.path.parent.mkdir(exist_ok=True)
+
+    def read(self) -> dict[str, Any]:
+        done: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        return done
+
+    def write(self, value: dict[str, Any], *, last: bool) -> None:
+        """Replace the file whole: a kill leaves the old one or the new one. `last`: nothing will follow."""
+        temporary = self.path.with_suffix(".part")
+        temporary.write_text(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        os.replace(temporary, self.path)
+        if last or time.monotonic() >= self.pushed + PUSH:
+            self.context.store.push_work(self.context.key, self.name)
+            self.pushed = time.monotonic()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return kept
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    """Replace the file whole: a kill leaves the old one or the new one."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    os.replace(temporary, path)
+def _read_answers(kept: _Kept) -> Answers:
+    done = kept.read()
+    pairs = {id_: (_number(total), tokens) for id_, (total, tokens) in done.pop("log_probs", {}).items()}
+    return Answers(**done, log_probs=pairs)
 
 
 def _number(value: float | None) -> float:

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 
-import yaml
-
 from alignment import __version__
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import (
@@ -30,6 +28,7 @@ from alignment.config import (
     inputs_of,
     judge,
 )
+from alignment.config.yaml_file import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, KubeAlignError, StageError
 from alignment.pipeline.keys import Key, keys
@@ -99,7 +98,7 @@ def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") ->
     store, known = Store(run.store), keys(run)
     if only is not None and only not in known:
         raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))
-    store.write_run_file(run.name, "run.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    store.write_run_file(run.name, "run.yaml", dump(run.model_dump(mode="json")))
     for stage in run.stages:
         if only is None or stage.name == only:
             make_stage(run, stage, store, known)

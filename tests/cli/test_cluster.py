@@ -199,6 +199,14 @@ def test_a_run_from_submit_to_report(api: Api, here: Path, call: Call) -> None:
     assert "has nothing of run mine" in call("cancel", "run.yaml").out
 
 
+def test_cancel_says_what_it_could_not_look_at(api: Api, here: Path, call: Call) -> None:
+    api.put({"kind": "RayCluster", "metadata": {"name": "kubealign", "namespace": "align"}})
+    said = call("cancel", "run.yaml")
+    assert said.code == 0
+    assert "were not looked at: the RayCluster has no running head pod" in said.err
+    assert call("cancel", "run.yaml", "--address", "http://127.0.0.1:1").code == 2
+
+
 def test_the_users_error_ends_with_two_and_is_shown(api: Api, here: Path, call: Call) -> None:
     api.reacts = Controllers(api, here, mishaps=["lost"] * 2).react
     said = call("submit", "run.yaml", "--profile", "cluster.yaml", "--wait", "--retries", "1")

@@ -152,6 +152,18 @@ def test_refusals_in_words(status: int, body: Json, expected: str) -> None:
         raise error
 
 
+@pytest.mark.parametrize(("group", "command"), [
+    ("ray.io", "helm upgrade --install kuberay-operator"), ("kubealign.dev", "helm upgrade kubealign charts/kubealign"),
+])
+def test_an_old_definition_is_upgraded_by_its_own_chart(group: str, command: str) -> None:
+    body = '{"kind": "Status", "message": ".spec.new: field not declared in schema"}'
+    error = refusal(500, body, verb="PATCH", path=f"/apis/{group}/v1/namespaces/align/x/y")
+    assert command in (error.hint or "")
+    other = refusal(500, body, verb="PATCH", path="/apis/apps/v1/namespaces/align/deployments/y")
+    assert other.expected == "a newer version of apps"
+    assert other.hint is None
+
+
 # --- waiting ---
 
 MESSAGE = "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\nno rows"

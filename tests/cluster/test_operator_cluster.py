@@ -23,13 +23,16 @@ from alignment.artifacts import Store
 from alignment.artifacts.manifest import Manifest
 from alignment.cluster.bundle import bundle, config_map
 from alignment.cluster.client import Client
+from alignment.cluster.follow import submit_run
 from alignment.cluster.labels import STAGE_LABEL
 from alignment.cluster.operator.crd import definition
-from alignment.cluster.operator.types import KIND, alignment_run, spec_of, status_of
+from alignment.cluster.operator.types import KIND, Gate, alignment_run, spec_of, status_of
 from alignment.cluster.refusals import ClusterError
+from alignment.cluster.submit import Voice
 from alignment.config import load_profile, load_run
 from alignment.pipeline.keys import keys
 from tests.cluster.operator_world import chain, profile
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -69,17 +72,6 @@ def _served(client: Client) -> bool:
     return True
 
 
-def until(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What `ready` says as soon as it is something."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come about")
-
-
 def tiny(client: Client, monkeypatch: pytest.MonkeyPatch) -> Object:
     monkeypatch.chdir(ROOT)
     run, of = load_run("configs/runs/tiny.yaml"), load_profile("s3")
@@ -92,6 +84,16 @@ def test_an_alignmentrun_comes_back_as_it_was_sent(client: Client, monkeypatch: 
     assert sent["spec"] == manifest["spec"]  # nothing pruned, no default put in
     assert spec_of(client.get(KIND, "tiny")) == spec_of(manifest)
     assert sent["metadata"]["generation"] == 1
+    client.delete(KIND, "tiny")
+
+
+def test_a_gate_that_the_next_submit_leaves_out_is_gone(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run, of, voice = load_run("configs/runs/tiny.yaml"), load_profile("s3"), Voice(print, print)
+    submit_run(run, of, client, voice, gates=(Gate(after="sft", approval=True),))
+    assert spec_of(client.get(KIND, "tiny")).gates == (Gate(after="sft", approval=True),)
+    submit_run(run, of, client, voice)
+    assert spec_of(client.get(KIND, "tiny")).gates == ()
     client.delete(KIND, "tiny")
 
 

@@ -49,7 +49,7 @@ def served(watched: Watched, script: Callable[[Queue], None], seconds: float) ->
 
     async def go() -> None:
         queue = Queue(watched, metrics)  # type: ignore[arg-type]
-        tasks = [asyncio.create_task(queue.work()) for _ in range(WORKERS)]
+        tasks = [asyncio.create_task(part) for part in (queue.resync(), *(queue.work() for _ in range(WORKERS)))]
         script(queue)
         await asyncio.sleep(seconds)
         for task in tasks:

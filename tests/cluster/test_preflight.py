@@ -297,6 +297,8 @@ def test_a_good_cluster(run: Run, s3_profile: Profile, api: Api) -> None:
                   "secrets"):
         assert [item.state for item in found[topic]] == ["ok"], found[topic]
     assert "operator" not in found
+    assert "alignmentrun" not in found
+    assert look(run, s3_profile, target="run")["alignmentrun"][0].state == "ok"
     assert "no such file" in found["pod"][0].seen
     assert [kind for kind in ("Job", "ConfigMap", "NetworkPolicy") if api.of_kind(kind)] == []
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from alignment.cluster.forward import forwarded
 from alignment.cluster.preflight import preflight
 from alignment.cluster.refusals import ClusterError
 from alignment.cluster.submit import dry_run
-from alignment.cluster.trouble import Trouble
 from alignment.cluster.wait import ray_job_troubles, troubles, wait_job
 from alignment.config import Profile, Run, load_profile, parse_run
+from tests.waiting import until
 
 Json = dict[str, Any]
 pytestmark = [
@@ -67,16 +67,6 @@ def shipped(name: str) -> Profile:
 def pod(name: str, **container: Any) -> Json:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"test": name}},
             "spec": {"securityContext": SECURITY, "containers": [{**CONTAINER, **container}]}}
-
-
-def until(look: Callable[[], list[Trouble]], seconds: float = 30) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return str(found[0])
-        time.sleep(0.3)
-    raise AssertionError(f"no trouble within {seconds} s")
 
 
 def test_apply_is_strict_and_a_patch_is_kept(client: Client) -> None:
@@ -143,13 +133,13 @@ def test_a_user_without_rights_is_told_which(client: Client, tmp_path: Path, mon
 
 def test_an_image_that_is_not_there(client: Client) -> None:
     client.create(pod("image"))
-    said = until(lambda: troubles(client, {"test": "image"}))
+    said = str(until(lambda: troubles(client, {"test": "image"}))[0])
     assert "image docker.io/local/no-such-image:0 cannot be had (ErrImageNeverPull)" in said
 
 
 def test_a_gpu_that_no_node_has(client: Client) -> None:
     client.create(pod("gpu", resources={"limits": {"nvidia.com/gpu": "64"}}))
-    said = until(lambda: troubles(client, {"test": "gpu"}))
+    said = str(until(lambda: troubles(client, {"test": "gpu"}))[0])
     assert "nvidia.com/gpu (the pod asks for 64)" in said
     assert "preemption" not in said
 
@@ -158,7 +148,7 @@ def test_a_volume_that_does_not_exist(client: Client) -> None:
     made = pod("claim")
     made["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "nothing"}}]
     client.create(made)
-    assert "PersistentVolumeClaim nothing does not exist" in until(lambda: troubles(client, {"test": "claim"}))
+    assert "PersistentVolumeClaim nothing does not exist" in str(until(lambda: troubles(client, {"test": "claim"}))[0])
 
 
 def test_pods_that_admission_refuses(client: Client) -> None:
@@ -175,7 +165,7 @@ def test_a_rayjob_whose_pods_admission_refuses(client: Client, run: Run) -> None
     head["containers"][0].pop("securityContext")
     client.apply(job)
     name = job["metadata"]["name"]
-    said = until(lambda: ray_job_troubles(client, client.get("RayJob", name)), 60)
+    said = str(until(lambda: ray_job_troubles(client, client.get("RayJob", name)))[0])
     assert "RayCluster" in said
     assert "Pod Security refuses its pods" in said
     assert client.delete("RayJob", name)

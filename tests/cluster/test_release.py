@@ -20,8 +20,8 @@ from alignment.cluster.manifests import job_name, ray_job
 from alignment.cluster.operator.types import alignment_run
 from alignment.cluster.refusals import ClusterError
 from alignment.config import load_profile, load_run
-from tests.cluster.test_operator_cluster import until
 from tests.tools import tool
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "kubealign"

@@ -1,4 +1,4 @@
-"""150 AlignmentRuns at once on a real API server (KUBECONFIG) with children that finish at once: how long the operator
+"""500 AlignmentRuns at once on a real API server (KUBECONFIG) with children that finish at once: how long the operator
 takes, how large it grows and how much it asks. The figures go to benchmarks/out/operator.json.
 
 The operator is a process of this machine; a thread of the test plays KubeRay and the pods. $KUBEALIGN_SCALE: how many.
@@ -25,11 +25,12 @@ from alignment.cluster.operator.types import KIND, alignment_run, status_of
 from alignment.pipeline.keys import keys
 from tests import small
 from tests.cluster.operator_world import profile
-from tests.cluster.test_operator_cluster import answer, client, make, operator, until
+from tests.cluster.test_operator_cluster import answer, client, make, operator
+from tests.waiting import until
 
 __all__ = ["client"]
 OUT = Path(__file__).parents[2] / "benchmarks" / "out" / "operator.json"
-RUNS = int(os.environ.get("KUBEALIGN_SCALE", "150"))
+RUNS = int(os.environ.get("KUBEALIGN_SCALE", "500"))
 pytestmark = [
     pytest.mark.k8s, pytest.mark.slow, pytest.mark.timeout(1500),
     pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster"),

@@ -16,6 +16,7 @@ import yaml
 
 from alignment.cluster.client import Client
 from alignment.cluster.follow import resume, submit_run, wait_run
+from alignment.cluster.labels import labels
 from alignment.cluster.operator.crd import definition
 from alignment.cluster.operator.types import Gate
 from alignment.cluster.submit import RayJobs, Voice, cancel, dry_run
@@ -186,6 +187,17 @@ def test_cancel_keeps_artifacts_and_other_runs(world: World) -> None:
     assert world.jobs() == ["x"]
     assert Truth(run, world.profile, world.client, print).manifests()["one"] is not None
     assert cancel(world.client, "mine") == []
+
+
+def test_cancel_of_an_alignment_run_also_stops_rayjobs_that_are_not_its_own(world: World) -> None:
+    run = run_of(data("one"))
+    submit_run(run, world.profile, world.client, world.voice)
+    for name, owners in (("by-hand", []), ("operated", [{"uid": "u", "kind": "AlignmentRun"}])):
+        world.api.put({"kind": "RayJob", "metadata": {
+            "name": name, "namespace": "align", "ownerReferences": owners, "labels": labels("mine")}})
+    assert cancel(world.client, "mine") == ["AlignmentRun mine is suspended", "RayJob by-hand is deleted"]
+    assert world.jobs() == ["operated"]
+    assert world.client.list("ConfigMap", labels("mine")), "needed when it goes on"
 
 
 def test_looking_leaves_nothing_behind(world: World) -> None:

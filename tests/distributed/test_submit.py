@@ -53,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200 if self.command == "PUT" else 404, {})
         elif self.path.endswith("/logs"):
             self._send(200, {"logs": self.ray.logs.pop(0) if len(self.ray.logs) > 1 else self.ray.logs[0]})
+        elif self.path.endswith("/stop"):
+            self.ray.jobs[self.path.split("/")[-2]]["status"] = "STOPPED"
+            self._send(200, {"stopped": True})
         elif self.command == "POST":
             self.ray.sent = json.loads(body)
             name = self.ray.sent["submission_id"]
@@ -95,11 +98,12 @@ def test_a_stage_is_sent_with_its_bundle_and_followed(ray: Ray, tmp_path: Path) 
     ray.logs = ["one\ntw", f"one\ntwo\n{noise}\nthr", f"one\ntwo\n{noise}\nthree"]
     ray.ends = {"status": "SUCCEEDED", "driver_exit_code": 0}
     api = JobApi(ray.address, TOKEN)
-    api.submit("mine-one-1", "python x.py run.yaml one", tmp_path, {"KUBEALIGN_ATTEMPT": "1"})
+    api.submit("mine-one-1", "python x.py run.yaml one", tmp_path, {"KUBEALIGN_ATTEMPT": "1"}, {"run": "mine"})
     assert ray.uploaded > 0
     assert ray.sent["entrypoint"] == "python x.py run.yaml one"
     assert ray.sent["runtime_env"]["env_vars"] == {"KUBEALIGN_ATTEMPT": "1"}
     assert ray.sent["runtime_env"]["working_dir"].startswith("gcs://")
+    assert ray.sent["metadata"] == {"run": "mine"}
     lines: list[str] = []
     assert api.wait("mine-one-1", lines.append, poll=0.05) == 0
     assert lines == ["one", "two", "three"]
@@ -135,6 +139,17 @@ def test_attempts_of_one_stage_only(ray: Ray) -> None:
     for name, status in (("r-sft-1", "FAILED"), ("r-sft-2", "RUNNING"), ("r-sft-x-1", "RUNNING"), ("other", "RUNNING")):
         ray.jobs[name] = _Handler._job(name, status)
     assert JobApi(ray.address, TOKEN).attempts("r-sft-") == {1: "FAILED", 2: "RUNNING"}
+
+
+def test_only_the_runs_own_jobs_are_stopped(ray: Ray) -> None:
+    for name, run, status in (("a-1", "a", "SUCCEEDED"), ("a-2", "a", "RUNNING"), ("a-b-1", "a-b", "RUNNING"),
+                              ("a-3", "a", "PENDING")):
+        ray.jobs[name] = {**_Handler._job(name, status), "metadata": {"run": run}}
+    ray.jobs["unmarked"] = _Handler._job("unmarked", "RUNNING")
+    api = JobApi(ray.address, TOKEN)
+    assert api.stop({"run": "a"}) == ["a-2", "a-3"]
+    assert [name for name, job in ray.jobs.items() if job["status"] == "STOPPED"] == ["a-2", "a-3"]
+    assert api.stop({"run": "a"}) == []
 
 
 def test_a_missing_token_and_a_wrong_address(ray: Ray) -> None:

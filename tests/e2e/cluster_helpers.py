@@ -92,8 +92,7 @@ class World:
         return Done(process.returncode, out, err)
 
     def kubealign(self, verb: str, run: str, *more: str, profile: str = "e2e", seconds: float = 900) -> Done:
-        chosen = () if verb == "cancel" else ("--profile", f"{profile}.yaml")
-        return self.finish(self.start(verb, run, *chosen, "-n", self.space, *more), seconds)
+        return self.finish(self.start(verb, run, "--profile", f"{profile}.yaml", "-n", self.space, *more), seconds)
 
     def helm(self, *arguments: str, values: Object | None = None) -> str:
         """Helm in this namespace; fails the test with its words."""
@@ -175,17 +174,6 @@ class World:
             "networkPolicy": {"egress": {"storage": [{"ports": [{"protocol": "TCP", "port": port}]}]}},
             "rayCluster": {"enabled": False}, **changes,
         }
-
-
-def until(ready: Callable[[], Any], seconds: float, what: str, pause: float = 1.0) -> Any:
-    """What `ready` says as soon as it is something."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(pause)
-    pytest.fail(f"not within {seconds:.0f} s: {what}")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def snapshot(run: Run) -> set[tuple[str, int]]:
     """Checkpoints, parts and artifacts that exist, with their times."""
     root = Path(run.store)
     seen = set()
-    for pattern in ("artifacts/*", "work/*/checkpoints/*", "work/*/parts/*", "work/*/answers-*"):
+    for pattern in ("artifacts/*", "work/*/checkpoints/*", "work/*/parts/*", "work/*/answers-*/*"):
         for path in root.glob(pattern):
             try:
                 seen.add((str(path), path.stat().st_mtime_ns))

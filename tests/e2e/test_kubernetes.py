@@ -23,7 +23,8 @@ from alignment.cluster.refusals import ClusterError
 from alignment.cluster.wait import job_pod
 from alignment.config import load_run
 from alignment.pipeline.keys import keys
-from tests.e2e.cluster_helpers import CANARY, CHART, CRD, ROOT, World, until, world
+from tests.e2e.cluster_helpers import CANARY, CHART, CRD, ROOT, World, world
+from tests.waiting import until
 
 pytestmark = [pytest.mark.k8s, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 TINY = "configs/runs/tiny.yaml"
@@ -295,17 +296,21 @@ def ray_cluster(place: World, finished: dict[str, Any]) -> str:
 _ASK = """
 import json, sys, time, urllib.request, urllib.error
 address, wanted, found = sys.argv[1], sys.argv[2], {}
-for path in ("/api/jobs/", "/api/version", "/nodes"):  # `/` is a page without data
+# `/` is a page without data; DELETE is what Ray up to 2.53 let a web page do (CVE-2026-27482).
+for asked in ("GET /api/jobs/", "GET /api/version", "GET /nodes", "DELETE /api/jobs/none", "POST /api/jobs/"):
+    method, path = asked.split()
+    data = b'{"entrypoint": "true"}' if method == "POST" else None
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"}, method=method)
     until = time.monotonic() + 20
     while True:
         try:
-            found[path] = urllib.request.urlopen(address + path, timeout=4).status
+            found[asked] = urllib.request.urlopen(request, timeout=4).status
         except urllib.error.HTTPError as error:
-            found[path] = error.code
+            found[asked] = error.code
         except OSError:
-            found[path] = 0
+            found[asked] = 0
         # Policies take a moment to reach a new pod.
-        if str(found[path]) == wanted or time.monotonic() > until:
+        if str(found[asked]) == wanted or time.monotonic() > until:
             break
         time.sleep(0.5)
 print(json.dumps(found))
@@ -332,6 +337,16 @@ def test_one_stage_as_a_job_on_the_raycluster(place: World, ray_cluster: str, fi
     made = place.manifests(TINY, *change)["eval"]
     assert made is not None
     assert made["key"] != finished["eval"]["key"]
+
+
+def test_cancel_stops_a_job_on_the_raycluster(place: World, ray_cluster: str, finished: dict[str, Any]) -> None:
+    file = short(place, "stopped", epochs=39)
+    done = place.kubealign("submit", file, "--target", "job", "--stage", "sft")
+    assert done.code == 0, done
+    (name,) = re.findall(r"as job (\S+)", done.err)
+    assert f"job {name} is stopped" in place.kubealign("cancel", file).out
+    assert "has nothing of run stopped" in place.kubealign("cancel", file).out
+    assert place.manifests(file)["sft"] is None
 
 
 def test_helm_test_passes(place: World, ray_cluster: str) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from alignment.artifacts import Store
 from alignment.config import Evaluate
-from alignment.context import Outcome
+from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, DataError
 from alignment.evaluation import answers as answers_module
 from alignment.evaluation.evaluate import evaluate
 from alignment.inference import import_model
 from alignment.inference.engine import Draw, Engine, Request
 from alignment.inference.loading import load_policy, load_tokenizer, write_info
+from alignment.inference.scoring import RewardScorer
 from alignment.records import Record
 from alignment.templates import encode_completion, encode_prompt
 from tests.evaluation.built import Built, build_run
@@ -274,6 +276,39 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(world: World, monkeypatch
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     reused = {event["model"]: event["reused"] for event in events if event["event"] == "answers"}
     assert reused == {"base": ROWS, "twin": len(calls[3]), "other": 0}
+
+
+def test_another_machine_goes_on_from_what_was_pushed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read(run(world.built(score=SCORE, bootstrap=202))[1])
+
+    def on(machine: str) -> StageContext:
+        context = world.built(score=SCORE, bootstrap=202).context("eval")
+        store = Store("memory://evaluations", cache=tmp_path / machine)
+        moved = replace(context, store=store, work=store.workdir(context.key))
+        moved.out.mkdir()
+        return moved
+
+    generate, score, asked = Engine.generate, RewardScorer.score, list[str]()
+
+    def counted(self: Engine, requests: Any, *args: Any) -> Any:
+        asked.extend(request.id for request in requests)
+        return generate(self, requests, *args)
+
+    def lost(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "generate", counted)
+    monkeypatch.setattr(RewardScorer, "score", lost)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(on("first"))
+    assert len(asked) == 3 * ROWS
+    monkeypatch.setattr(RewardScorer, "score", score)
+    second = on("second")
+    evaluate(second)
+    assert len(asked) == 3 * ROWS, "an answer was made twice"
+    assert read(second.out) == whole
 
 
 def test_one_model_in_memory_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

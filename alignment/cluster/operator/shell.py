@@ -39,6 +39,7 @@ class Queue:
         self.controller, self.metrics = controller, metrics
         self.pool = ThreadPoolExecutor(WORKERS + 1, "look")  # one of them for the full reads
         self.beat = time.monotonic()
+        self._begun = asyncio.Event()
         self._names: asyncio.Queue[str] = asyncio.Queue()
         self._asked: set[str] = set()
         self._busy: set[str] = set()
@@ -53,8 +54,9 @@ class Queue:
                 self._names.put_nowait(name)
 
     async def work(self) -> None:
-        """One worker, until cancelled."""
+        """One worker, until cancelled; begins after the first full read, which spares each look one of its own."""
         loop = asyncio.get_running_loop()
+        await self._begun.wait()
         while True:
             name = await self._names.get()
             self.metrics.waiting.set(self._names.qsize())
@@ -91,6 +93,7 @@ class Queue:
                 self.metrics.resyncs.labels("error").inc()
                 _log.exception("the full read failed")
             self.beat = time.monotonic()
+            self._begun.set()
             await asyncio.sleep(RESYNC)
 
     def _ring(self, name: str) -> None:
