@@ -6,6 +6,7 @@ elsewhere. Does not know what stages do: a body is found by the stage's type and
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import platform
@@ -44,6 +45,8 @@ _ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false",
 }
 """Set before a stage loads its libraries, where the user has set nothing else."""
+_ROOM = 2**20
+"""Bytes; a stage that fails on a disk with less has failed for want of it, whatever its library says."""
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "ray", "datasets", "accelerate")
 
 
@@ -208,19 +211,35 @@ def _call(context: StageContext) -> Outcome:
     # What an earlier, killed attempt was about to publish is not trusted; what it kept beside it is.
     shutil.rmtree(context.out, ignore_errors=True)
     context.out.mkdir(parents=True)
+    where = f"stage {context.stage.name}"
     try:
         return body_of(context.stage)(context)
-    except KubeAlignError as error:
-        if error.where is None:
-            error.where = f"stage {context.stage.name}"
-        raise
-    except OSError as error:
-        if error.errno is not None and os.strerror(error.errno) in str(error):
+    except Exception as error:
+        free = shutil.disk_usage(context.work).free
+        if _is_for_want_of_room(error) or free < _ROOM:
             raise StageError(
-                f"the file system refused: {error}", where=f"stage {context.stage.name}",
-                hint="look at free space and permissions of the store, then run again to resume",
+                "no space is left on the device", where=where, found=f"{free >> 10} KiB free in {context.work}: {error}",
+                hint="make room; finished stages and checkpoints are kept, run again to resume",
+            ) from error
+        if isinstance(error, KubeAlignError):
+            error.where = error.where or where
+            raise
+        if isinstance(error, OSError) and error.errno is not None and os.strerror(error.errno) in str(error):
+            raise StageError(
+                f"the file system refused: {error}", where=where,
+                hint="look at the permissions of the store, then run again to resume",
             ) from error
         raise
+
+
+def _is_for_want_of_room(error: BaseException | None) -> bool:
+    """Whether the error, or one that it came from, says that the disk or the quota is full."""
+    while error is not None:
+        # safetensors passes on Rust's words; torch's writer passes on nothing, so free space is looked at as well.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _stamp(seconds: float) -> str:
