@@ -22,6 +22,8 @@ from alignment.errors import KubeAlignError
 
 __all__ = ["Finding", "permissions_for", "preflight", "stage_asks"]
 
+OPERATOR = "kubealign-operator"
+"""The chart's Deployment."""
 _ALL = ("get", "list", "watch", "create", "patch", "delete")
 _ALWAYS = (
     ("configmaps", "", ("get", "list", "create", "patch", "delete")),
@@ -165,12 +167,12 @@ def _operator(client: Client, target: str) -> Iterator[Finding]:
     if not client.has("AlignmentRun"):
         yield make("operator", "the cluster has no AlignmentRuns, so --target run does not work", install)
         return
-    found = client.list("Deployment", {"kubealign.dev/component": "operator"})
-    if any(item.get("status", {}).get("readyReplicas") for item in found):
+    found = client.find("Deployment", OPERATOR)
+    if found is not None and found.get("status", {}).get("readyReplicas"):
         yield ok("operator", "KubeAlign's operator runs in this namespace")
     else:
         yield make("operator", f"KubeAlign's operator does not run in namespace {client.namespace}",
-                   "kubectl describe deployment kubealign-operator" if found else install)
+                   f"kubectl describe deployment {OPERATOR} -n {client.namespace}" if found else install)
 
 
 def _manifests(client: Client, manifests: list[Object]) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def probe_job(run: Run, profile: Profile, *, name: str, namespace: str, files: s
     mark = {**labels(run.name, component="store"), PROBE_LABEL: name}
     template = ray_pod(pod, cluster, run, container="probe", labels=mark, config_map=files, attempt=0)
     main = template["spec"]["containers"][0]
-    for key in ("readinessProbe", "livenessProbe", "ports"):
+    for key in ("readinessProbe", "livenessProbe", "lifecycle", "ports"):
         main.pop(key, None)
     main["command"] = ["python", "-m", "alignment.cluster.inside", cluster.storage.url, f"{RUN_FOLDER}/run.yaml"]
     main["resources"]["requests"] = {**main["resources"]["requests"], "memory": "1Gi"}

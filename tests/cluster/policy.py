@@ -41,6 +41,8 @@ def violations(template: Json) -> Iterator[str]:
         yield "volumes and mounts differ"
     if not {"/tmp", "/home/kubealign"} <= {mount["mountPath"] for mount in mounts.values()}:
         yield "nowhere to write"
+    if any({"lifecycle", "livenessProbe", "readinessProbe"} & set(item) for item in spec.get("initContainers", [])):
+        yield "an init container with what the API server refuses"
     for container in [*spec["containers"], *spec.get("initContainers", [])]:
         security = container["securityContext"]
         if security != {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},

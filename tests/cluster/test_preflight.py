@@ -32,7 +32,7 @@ from alignment.cluster.submit import dry_run
 from alignment.config import Profile, Run, load_profile, parse_run
 from alignment.pipeline.keys import keys
 from tests.cluster.api_server import Api, Json, serving
-from tests.cluster.policy import templates
+from tests.cluster.policy import templates, violations
 from tests.schemas import problems
 
 GIB = 2.0**30
@@ -180,6 +180,7 @@ def test_the_probes_manifests_are_valid_and_like_a_stages(run: Run, s3_profile: 
     job = probe_job(run, s3_profile, name="probe-1", namespace="align", files="mine-1")
     assert problems(job) == []
     assert problems(deny_egress("probe-1", "align")) == []
+    assert "an init container with what the API server refuses" not in violations(job["spec"]["template"])
     spec = job["spec"]["template"]["spec"]
     stage = dict(templates(dry_run(run, s3_profile, namespace="align", target="rayjob")[1]))["head"]["spec"]
     assert spec["securityContext"] == stage["securityContext"]
@@ -298,7 +299,11 @@ def test_a_good_cluster(run: Run, s3_profile: Profile, api: Api) -> None:
         assert [item.state for item in found[topic]] == ["ok"], found[topic]
     assert "operator" not in found
     assert "alignmentrun" not in found
-    assert look(run, s3_profile, target="run")["alignmentrun"][0].state == "ok"
+    for topic, state in (("alignmentrun", "ok"), ("operator", "fail")):
+        assert [item.state for item in look(run, s3_profile, target="run")[topic]] == [state]
+    api.put({"kind": "Deployment", "metadata": {"name": "kubealign-operator", "namespace": "align"},
+             "status": {"readyReplicas": 1}})
+    assert look(run, s3_profile, target="run")["operator"][0].state == "ok"
     assert "no such file" in found["pod"][0].seen
     assert [kind for kind in ("Job", "ConfigMap", "NetworkPolicy") if api.of_kind(kind)] == []
 

@@ -69,9 +69,9 @@ def remember(place: World) -> None:
                     place.said += place.client.log_lines(pod["metadata"]["name"], status["name"])
 
 
-def ray_pods(place: World, kind: str, **more: str) -> list[Object]:
-    """Live Ray pods (head or worker) of the run `short`."""
-    found = place.client.list("Pod", {"kubealign.dev/run": "short", "ray.io/node-type": kind, **more})
+def ray_pods(place: World, kind: str, run: str = "short") -> list[Object]:
+    """Live Ray pods (head or worker) of a run."""
+    found = place.client.list("Pod", {"kubealign.dev/run": run, "ray.io/node-type": kind})
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]
             and pod["status"].get("phase") in ("Pending", "Running")]
 
@@ -83,6 +83,7 @@ def test_preflight_finds_nothing_in_the_way(place: World) -> None:
     done = place.kubealign("preflight", TINY, *LONG)
     assert done.code == 0, done
     assert re.search(r"\b0 fail", done.out), done
+    assert "KubeAlign's operator runs in this namespace" in " ".join(done.out.split()), done
     remember(place)
 
 
@@ -147,10 +148,23 @@ def test_the_same_submit_again_changes_nothing(place: World, finished: dict[str,
     assert place.manifests(TINY, *LONG) == finished
 
 
-def test_one_stage_as_a_rayjob_driven_from_here(place: World, finished: dict[str, Any]) -> None:
+def test_one_stage_as_a_rayjob_driven_from_here_while_the_chart_changes(
+    place: World, finished: dict[str, Any]
+) -> None:
     change = (*LONG, "--set", "eval.take=4")
-    done = place.kubealign("submit", TINY, "--target", "rayjob", "--stage", "eval", "--wait", *change)
+    process = place.start("submit", TINY, "--profile", "e2e.yaml", "-n", place.space, "--target", "rayjob", "--stage",
+                          "eval", "--wait", *change)
+    try:
+        until(lambda: ray_pods(place, "head", "tiny"), 120, "the stage's pod is there")
+        place.helm("upgrade", "kubealign", str(CHART), "--values", str(CHART / "values-dev.yaml"), "--set",
+                   "operator.resources.requests.cpu=110m", "--wait", "--timeout", "120s", values=place.values())
+        place.helm("rollback", "kubealign", "--wait", "--timeout", "120s")
+    except BaseException:
+        process.kill()
+        raise
+    done = place.finish(process)
     assert done.code == 0, done
+    assert "attempt failed" not in done.err
     made = place.manifests(TINY, *change)["eval"]
     assert made is not None
     assert made["key"] != finished["eval"]["key"]
