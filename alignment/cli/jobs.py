@@ -37,7 +37,7 @@ def job_specs(run: Run, profile: Profile, stages: list[AnyStage]) -> list[dict[s
     return [{"submission_id": job_name(run.name, stage.name, known[stage.name].digest, 1),
              "entrypoint": entrypoint_in_bundle(profile, stage),
              "metadata": {RUN_LABEL: run.name},
-            "runtime_env": {"working_dir": ["run.yaml", *packed.files], "env_vars": {"KUBEALIGN_ATTEMPT": "1"}}}
+             "runtime_env": {"working_dir": ["run.yaml", *packed.files], "env_vars": {"KUBEALIGN_ATTEMPT": "1"}}}
             for stage in stages]
 
 
@@ -115,9 +115,9 @@ def stop_jobs(run: str, client: Client, address: str | None, say: Callable[[str]
     """
     from alignment.cluster.labels import RUN_LABEL
 
-    if address is None and not (client.has("RayCluster") and client.exists("RayCluster", RAY_CLUSTER)):
-        return []
     try:
+        if address is None and not (client.has("RayCluster") and client.exists("RayCluster", RAY_CLUSTER)):
+            return []
         with _address(client, address) as (url, token):
             api = importlib.import_module("alignment.distributed.submit").JobApi(url, token)
             return [f"job {name} is stopped" for name in api.stop({RUN_LABEL: run})]

@@ -218,7 +218,8 @@ def _call(context: StageContext) -> Outcome:
         free = shutil.disk_usage(context.work).free
         if _is_for_want_of_room(error) or free < _ROOM:
             raise StageError(
-                "no space is left on the device", where=where, found=f"{free >> 10} KiB free in {context.work}: {error}",
+                "no space is left on the device", where=where,
+                found=f"{free >> 10} KiB free in {context.work}: {error}",
                 hint="make room; finished stages and checkpoints are kept, run again to resume",
             ) from error
         if isinstance(error, KubeAlignError):

@@ -66,7 +66,7 @@ class Controller:
         self.cluster, self.metrics, self.namespace = cluster, metrics, namespace
         self.look_up, self.trouble, self.clock = look_up, trouble, clock
         self.seen = Seen()
-        self._read = False
+        self._read = False  # whether a full read has shown all RayJobs
         self._memory: dict[str, Memory] = {}
 
     def resync(self) -> list[str]:
