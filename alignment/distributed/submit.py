@@ -64,11 +64,26 @@ class JobApi:
         self.api.submit_job(entrypoint=entrypoint, submission_id=name, metadata=marks,
                             runtime_env={"working_dir": str(folder), "env_vars": env})
 
-    def stop(self, marks: dict[str, str]) -> list[str]:
-        """Stop the jobs with these marks that have not ended; returns their ids. Ray sends each a SIGTERM first."""
-        found = [job.submission_id for job in self.api.list_jobs()
-                 if marks.items() <= (job.metadata or {}).items() and str(job.status.value) not in _ENDS]
-        return [name for name in found if self.api.stop_job(name)]
+    def stop(self, marks: dict[str, str], *, poll: float = 1.0, patience: float = 60.0) -> list[str]:
+        """Stop the jobs with these marks that have not ended, and see them end; returns their ids.
+
+        Ray sends each driver a SIGTERM, and after a few seconds a SIGKILL.
+
+        Raises:
+            StageError: one goes on for longer than `patience` seconds.
+        """
+        def live() -> list[str]:
+            return [str(job.submission_id) for job in self.api.list_jobs()
+                    if marks.items() <= (job.metadata or {}).items() and str(job.status.value) not in _ENDS]
+
+        found, end = live(), time.monotonic() + patience
+        for name in found:
+            self.api.stop_job(name)
+        while left := set(found).intersection(live()):
+            if time.monotonic() > end:
+                raise StageError("Ray was asked to stop jobs, and they go on", found=", ".join(sorted(left)))
+            time.sleep(poll)
+        return found
 
     def wait(self, name: str, write: Callable[[str], None], *, poll: float = 2.0, patience: float = 120.0) -> int:
         """Follow a job to its end; returns the exit code of its driver.

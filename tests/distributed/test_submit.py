@@ -29,6 +29,8 @@ class Ray:
     ends: dict[str, Any] = field(default_factory=dict)
     """What a job's info becomes when the log is whole."""
     refuse_next: int = 0
+    stubborn: set[str] = field(default_factory=set)
+    """Jobs that do not stop."""
     uploaded: int = 0
     sent: dict[str, Any] = field(default_factory=dict)
 
@@ -54,7 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/logs"):
             self._send(200, {"logs": self.ray.logs.pop(0) if len(self.ray.logs) > 1 else self.ray.logs[0]})
         elif self.path.endswith("/stop"):
-            self.ray.jobs[self.path.split("/")[-2]]["status"] = "STOPPED"
+            name = self.path.split("/")[-2]
+            if name not in self.ray.stubborn:
+                threading.Timer(0.3, self.ray.jobs[name].update, kwargs={"status": "STOPPED"}).start()
             self._send(200, {"stopped": True})
         elif self.command == "POST":
             self.ray.sent = json.loads(body)
@@ -147,9 +151,12 @@ def test_only_the_runs_own_jobs_are_stopped(ray: Ray) -> None:
         ray.jobs[name] = {**_Handler._job(name, status), "metadata": {"run": run}}
     ray.jobs["unmarked"] = _Handler._job("unmarked", "RUNNING")
     api = JobApi(ray.address, TOKEN)
-    assert api.stop({"run": "a"}) == ["a-2", "a-3"]
+    assert api.stop({"run": "a"}, poll=0.05) == ["a-2", "a-3"]
     assert [name for name, job in ray.jobs.items() if job["status"] == "STOPPED"] == ["a-2", "a-3"]
     assert api.stop({"run": "a"}) == []
+    ray.stubborn = {"a-b-1"}
+    with pytest.raises(StageError, match="a-b-1"):
+        api.stop({"run": "a-b"}, poll=0.05, patience=0.3)
 
 
 def test_a_missing_token_and_a_wrong_address(ray: Ray) -> None:
