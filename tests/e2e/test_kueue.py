@@ -1,7 +1,4 @@
-"""A run whose stages wait in a Kueue queue, on a cluster (KUBECONFIG) with KubeRay and Kueue; skipped without Kueue.
-
-Kueue's start takes minutes, so .ci/cluster does not install it.
-"""
+"""A run whose stages wait in a Kueue queue, on a cluster (KUBECONFIG) with KubeRay and Kueue; skipped without Kueue."""
 
 from __future__ import annotations
 
