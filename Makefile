@@ -11,6 +11,7 @@ STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
+TESTS ?=
 
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -51,7 +52,7 @@ test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's def
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" </dev/null
 
 test-e2e: setup  ## whole runs on the cluster of KUBECONFIG; tests/e2e/cluster_helpers.py says what has to be there
-	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and e2e" </dev/null
+	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and e2e" $(TESTS) </dev/null
 
 lint: setup  ## ruff, mypy --strict, import rules
 	$(VENV)/bin/ruff check .

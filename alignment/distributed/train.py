@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alignment.context import Outcome, StageContext
@@ -94,7 +95,9 @@ def _worker(config: dict[str, Any]) -> None:
         return
     import ray.train
 
-    for name in ("ray.train", "aiobotocore", "botocore"):  # Ray sets the root logger to INFO in its workers
+    # Ray sets the root logger to INFO in its workers; some of Ray Train's own loggers are called by their file.
+    files = [name for name in logging.root.manager.loggerDict if name.startswith(str(Path(ray.train.__file__).parent))]
+    for name in ("ray.train", "aiobotocore", "botocore", *files):
         logging.getLogger(name).setLevel(logging.WARNING)
     context = replace(context, work=store.workdir(context.key))  # of this machine
     first = ray.train.get_context().get_world_rank() == 0

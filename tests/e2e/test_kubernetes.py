@@ -47,6 +47,8 @@ def finished(place: World) -> dict[str, Any]:
     """The whole run, made by the operator; stage -> manifest."""
     done = place.kubealign("submit", TINY, "--target", "run", "--wait", *LONG, seconds=1700)
     assert done.code == 0, f"{done}\n{place.pods()}"
+    assert "sft: " in done.out
+    assert "Reporting training result" not in done.out, "Ray's own notes are not for the user"
     return place.manifests(TINY, *LONG)
 
 
