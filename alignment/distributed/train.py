@@ -11,11 +11,12 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.errors import KubeAlignError, StageError
+from alignment.progress import console
 
 MAX_RESTARTS = 3
 
@@ -31,11 +32,46 @@ def train_stage(context: StageContext) -> Outcome:
     if compute.workers:
         ensure_ray(compute)  # before ray.train is imported, which reads its switches then
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    context.store.drop_work(context.key, "out")  # of an earlier attempt
+    # Restarts are ours: Ray's would also try again what only the user can mend. Anything else is worth another try, as
+    # a lost rank may first show as a broken connection of another.
+    for left in reversed(range(1 + (MAX_RESTARTS if compute.workers else 0))):
+        try:
+            _trainer(context).fit()
+            break
+        except KubeAlignError:
+            raise
+        except Exception as error:
+            cause = users_error(error)
+            if cause is not None and (not left or not cause.transient):
+                raise cause from error
+            if not left:
+                _give_up(context, error)
+            why = next(iter(str(workers_lost(error) or error).splitlines()), "")[:300]
+            console.print(f"! {context.stage.name} starts its workers again: {why}", markup=False)
+    from alignment.training.fit import read_outcome
+
+    if compute.workers and not context.store.is_local:
+        context.store.fetch_work(context.key, "out", "training.json")  # the rest never comes here: see Store.publish
+    return read_outcome(context)
+
+
+def _give_up(context: StageContext, error: Exception) -> NoReturn:
+    lost = workers_lost(error)
+    if lost is not None:
+        raise WorkersLost(f"workers were lost more than {MAX_RESTARTS} times, last: {lost}",
+                          where=f"stage {context.stage.name}",
+                          hint="look at their pods or processes (memory?); run again to resume") from error
+    problem = f"training failed: {type(error).__name__}: {error}"
+    raise StageError(problem, where=f"stage {context.stage.name}") from error
+
+
+def _trainer(context: StageContext) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    context.store.drop_work(context.key, "out")  # of an earlier attempt
-    trainer = TorchTrainer(
+    compute = context.run.compute
+    return TorchTrainer(
         _worker,
         train_loop_config={"context": context},
         torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
@@ -46,29 +82,8 @@ def train_stage(context: StageContext) -> Outcome:
                                   **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
             if compute.workers else None,
         ),
-        run_config=RunConfig(name=context.key, failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-                             **_storage(context)),
+        run_config=RunConfig(name=context.key, failure_config=FailureConfig(max_failures=0), **_storage(context)),
     )
-    try:
-        trainer.fit()
-    except KubeAlignError:
-        raise
-    except Exception as error:
-        cause = users_error(error)
-        if cause is not None:
-            raise cause from error
-        lost = workers_lost(error)
-        if lost is not None:
-            raise WorkersLost(f"workers were lost more than {MAX_RESTARTS} times, last: {lost}",
-                              where=f"stage {context.stage.name}",
-                              hint="look at their pods or processes (memory?); run again to resume") from error
-        problem = f"training failed: {type(error).__name__}: {error}"
-        raise StageError(problem, where=f"stage {context.stage.name}") from error
-    from alignment.training.fit import read_outcome
-
-    if compute.workers and not context.store.is_local:
-        context.store.fetch_work(context.key, "out", "training.json")  # the rest never comes here: see Store.publish
-    return read_outcome(context)
 
 
 def _storage(context: StageContext) -> dict[str, Any]:

@@ -228,3 +228,25 @@ def test_deleting_a_run_takes_its_children_and_its_configmap_along(client: Clien
         until(lambda: not client.list("RayJob", {"kubealign.dev/run": name}), 90)
         until(lambda: not client.list("ConfigMap", {"kubealign.dev/run": name}), 90)
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_two_runs_of_one_name_in_two_namespaces_share_what_they_make(client: Client, tmp_path: Path) -> None:
+    other = Client(f"operator-{uuid.uuid4().hex[:8]}")
+    other.request("POST", "/api/v1/namespaces", {}, {"metadata": {"name": other.namespace}})
+    try:
+        name, known = submitted(client, tmp_path, "twin")
+        submitted(other, tmp_path, "twin")
+
+        def over() -> bool:
+            for one in (client, other):
+                pods(one, tmp_path, name, known)
+            return all(status_of(one.get(KIND, name)).phase == "Succeeded" for one in (client, other))
+
+        with operator(client, tmp_path / "log"), operator(other, tmp_path / "log"):
+            until(over, 120)
+        rows = [status_of(one.get(KIND, name)).stages for one in (client, other)]
+        assert [[row.digest for row in each] for each in rows] == [[key.digest for key in known.values()]] * 2
+        assert {row.tries for each in rows for row in each} <= {0, 1}
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    finally:
+        other.delete("Namespace", other.namespace)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.errors import DataError
 from alignment.pipeline import execute
 from tests import small
 
@@ -59,3 +60,23 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert small.losses(killed) == small.losses(alone)
     name = "model/adapter_model.safetensors"
     assert killed.manifest.files[name].sha256 == alone.manifest.files[name].sha256
+
+
+def test_what_only_the_user_can_mend_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from alignment.distributed import train as module
+
+    tries = tmp_path / "tries"
+
+    def refuses(config):
+        with tries.open("a") as file:
+            file.write("x")
+        raise DataError("no row is left", hint="give more")
+
+    monkeypatch.setattr(module, "_worker", refuses)
+    compute = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
+    with pytest.raises(DataError, match="no row is left"):
+        execute(small.run(tmp_path, stage("sft"), compute=compute))
+    assert len(tries.read_text()) <= 2, "once for each worker at most"
+    assert "starts its workers again" not in capsys.readouterr().err
