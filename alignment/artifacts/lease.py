@@ -140,12 +140,16 @@ class Lease:
         }).encode()
 
     def _create(self) -> bool:
-        """Of several that create the file at once the file system lets one (S3: If-None-Match)."""
+        """Of several that create the file at once the file system lets one (O_EXCL; S3: If-None-Match)."""
         try:
             with explained(self.url, "written"):
-                if "file" in self.fs.protocol:  # on an object store this would make a missing bucket
+                if "file" in self.fs.protocol:
                     self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
-                self.fs.pipe_file(self.path, self._body(), mode="create")
+                    # fsspec's mode="create" looks first and writes then: two at once would both have it.
+                    with open(self.path, "xb") as file:
+                        file.write(self._body())
+                else:
+                    self.fs.pipe_file(self.path, self._body(), mode="create")
         except FileExistsError:
             return False
         return True

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from alignment.artifacts import Store
+from alignment.artifacts.lease import Lease
 from alignment.errors import ArtifactError
 from tests.artifacts.built import publish
 
@@ -54,6 +56,19 @@ def test_of_two_processes_one_does_the_work(tmp_path: Path) -> None:
     assert all(words[-1] == "ends" for words in said)
     assert store.find(KEY) is not None
     assert not _lease_file(store).exists()
+
+
+def test_of_many_that_create_it_at_once_one_has_it(tmp_path: Path) -> None:
+    for again in range(20):
+        store, gate = Store(str(tmp_path / str(again))), threading.Barrier(8)
+        leases = [store.lease(KEY) for _ in range(8)]
+
+        def create(lease: Lease, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            return lease._create()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(create, leases)) == 1
 
 
 def test_a_living_holder_is_waited_for_and_named(tmp_path: Path) -> None:
