@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import pytest
 
+from alignment.cluster.client import Client
+
 Found = TypeVar("Found")
 
 
@@ -20,3 +22,9 @@ def until(ready: Callable[[], Found], seconds: float = 60.0, what: str = "", pau
             return found
         time.sleep(pause)
     pytest.fail(f"not within {seconds:.0f} s: {what or ready}")
+
+
+def gone(client: Client, kind: str, name: str) -> None:
+    """Delete an object and see it go: until then, who looks for it finds it, and nobody can make it anew."""
+    client.delete(kind, name)
+    until(lambda: not client.exists(kind, name), 120, f"{kind} {name} goes")

@@ -32,7 +32,7 @@ from alignment.cluster.submit import Voice
 from alignment.config import load_profile, load_run
 from alignment.pipeline.keys import keys
 from tests.cluster.operator_world import chain, profile
-from tests.waiting import until
+from tests.waiting import gone, until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -59,7 +59,7 @@ def client() -> Iterator[Client]:
     yield client
     client.delete("Namespace", name)
     if new:
-        client.delete("CustomResourceDefinition", crd["metadata"]["name"])
+        gone(client, "CustomResourceDefinition", crd["metadata"]["name"])
 
 
 def _served(client: Client) -> bool:

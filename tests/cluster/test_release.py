@@ -21,7 +21,7 @@ from alignment.cluster.operator.types import alignment_run
 from alignment.cluster.refusals import ClusterError
 from alignment.config import load_profile, load_run
 from tests.tools import tool
-from tests.waiting import until
+from tests.waiting import gone, until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "kubealign"
@@ -47,7 +47,7 @@ def client() -> Iterator[Client]:
     yield client
     client.delete("Namespace", client.namespace)
     if new:
-        client.delete("CustomResourceDefinition", CRD)
+        gone(client, "CustomResourceDefinition", CRD)
 
 
 def helm(client: Client, *arguments: str, values: Object | None = None) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,7 @@ from alignment.cluster.manifests import store_job
 from alignment.cluster.wait import job_pod, wait_job
 from alignment.config import Profile, load_profile
 from tests.tools import tool
+from tests.waiting import gone
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "kubealign"
@@ -203,7 +204,7 @@ def world(folder: Path) -> Iterator[World]:
     finally:
         client.delete("Namespace", made.space)
         if new:
-            client.delete("CustomResourceDefinition", CRD)
+            gone(client, "CustomResourceDefinition", CRD)
 
 
 def _profiles(made: World) -> None:
