@@ -49,7 +49,7 @@ test: setup lint  ## lint, then every test that needs no cluster
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "not k8s" </dev/null
 
 test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
-	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" </dev/null
+	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" $(TESTS) </dev/null
 
 test-e2e: setup  ## whole runs on the cluster of KUBECONFIG; tests/e2e/cluster_helpers.py says what has to be there
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and e2e" $(TESTS) </dev/null
