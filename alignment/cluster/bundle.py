@@ -39,6 +39,10 @@ class Bundle:
         """sha256 (hex) of everything in it."""
         return digest_of([self.run_yaml, {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}])
 
+    def name_for(self, run: str) -> str:
+        """Name of the ConfigMap with it: another content is another name."""
+        return f"{run}-{self.digest[:8]}"
+
 
 def sources(run: Run) -> dict[str, str]:
     """Local data files that a run reads: path as it stands in the run -> path in the bundle, in order.

@@ -32,7 +32,7 @@ def submit_run(
                             expected="the CRD alignmentruns.kubealign.dev",
                             hint=f"helm install kubealign charts/kubealign -n {client.namespace}; or --target rayjob")
     packed = bundle(run, profile)
-    name = f"{run.name}-{packed.digest[:8]}"
+    name = packed.name_for(run.name)
     before = client.find("AlignmentRun", run.name)
     client.apply(config_map(packed, name=name, namespace=client.namespace))
     client.apply(alignment_run(run, profile, packed, namespace=client.namespace, config_map=name, gates=gates,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from alignment.cluster.bundle import bundle, config_map
+from alignment.cluster.bundle import bundle
 from alignment.cluster.capacity import amount, pretty
 from alignment.cluster.client import Client, Object
 from alignment.cluster.finding import Finding, fail, ok, warn
@@ -21,6 +21,7 @@ from alignment.cluster.inside import versions
 from alignment.cluster.labels import COMPONENT_LABEL, RUN_LABEL, labels
 from alignment.cluster.pods import RUN_FOLDER, ray_pod
 from alignment.cluster.refusals import ClusterError
+from alignment.cluster.truth import lent
 from alignment.cluster.wait import job_pod, wait_job
 from alignment.config import Cluster, Pod, Profile, Run
 from alignment.pipeline.keys import keys
@@ -79,26 +80,20 @@ def look_inside(run: Run, profile: Profile, client: Client, say: Callable[[str],
         ClusterError: its pod does not start; that is a finding too, and the caller's to word.
     """
     name, space = f"kubealign-probe-{secrets.token_hex(3)}", client.namespace
-    packed = bundle(run, profile)
-    files = f"{run.name}-{packed.digest[:8]}"
-    made = not client.exists("ConfigMap", files)
     denies = all(
         client.may(verb, kind, group) for verb, kind, group in (
             ("create", "networkpolicies", "networking.k8s.io"), ("delete", "networkpolicies", "networking.k8s.io"),
             ("patch", "pods", "")))
-    if made:
-        client.apply(config_map(packed, name=files, namespace=space))
-    try:
-        client.apply(probe_job(run, profile, name=name, namespace=space, files=files))
-        say("a pod of the train image looks at the storage, DNS and policies; a first pull of it may take minutes")
-        wait_job(client, name, limit=_LIMIT, on_change=say, started=True)
-        seen = _answers(client, name, denies)
-    finally:
-        client.delete("Job", name)
-        if denies:  # only then was one made, and only then may it be deleted
-            client.delete("NetworkPolicy", name)
-        if made:
-            client.delete("ConfigMap", files)
+    with lent(client, bundle(run, profile), run) as files:
+        try:
+            client.apply(probe_job(run, profile, name=name, namespace=space, files=files))
+            say("a pod of the train image looks at the storage, DNS and policies; a first pull of it may take minutes")
+            wait_job(client, name, limit=_LIMIT, on_change=say, started=True)
+            seen = _answers(client, name, denies)
+        finally:
+            client.delete("Job", name)
+            if denies:  # only then was one made, and only then may it be deleted
+                client.delete("NetworkPolicy", name)
     return list(judged(seen, run, profile, denies=denies))
 
 

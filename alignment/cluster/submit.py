@@ -48,7 +48,7 @@ def dry_run(
         KubeAlignError: the run cannot go to a cluster with this profile.
     """
     packed = bundle(run, profile)
-    name = f"{run.name}-{packed.digest[:8]}"
+    name = packed.name_for(run.name)
     files = config_map(packed, name=name, namespace=namespace)
     if target == "run":
         return [files, alignment_run(run, profile, packed, namespace=namespace, config_map=name, gates=gates,
@@ -197,7 +197,7 @@ def cancel(client: Client, run: str) -> list[str]:
         done.append(f"AlignmentRun {run} is suspended")
         kinds.remove("ConfigMap")  # one that its operator has not taken over yet is needed when it goes on
     for kind in kinds:
-        for item in client.list(kind, {**labels(run)}):
+        for item in client.list(kind, labels(run)):
             if item["metadata"].get("ownerReferences"):
                 continue
             if client.delete(kind, item["metadata"]["name"]):

@@ -10,7 +10,8 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
 
@@ -54,7 +55,7 @@ class Truth:
     @property
     def config_map(self) -> str:
         """Name of the ConfigMap with the bundle."""
-        return f"{self.run.name}-{self.bundle.digest[:8]}"
+        return self.bundle.name_for(self.run.name)
 
     def manifests(self) -> dict[str, Manifest | None]:
         """Stage name -> manifest of its finished artifact, or None.
@@ -93,24 +94,34 @@ class Truth:
         """
         space = self.client.namespace
         name = f"kubealign-{args[1]}-{secrets.token_hex(3)}"
-        made = not self.client.exists("ConfigMap", self.config_map)
         self.say(f"the storage is looked at from a pod in namespace {space}")
-        if made:
-            self.client.apply(config_map(self.bundle, name=self.config_map, namespace=space))
-        try:
-            self.client.apply(store_job(self.profile, name=name, namespace=space, args=args,
-                                        config_map=self.config_map, run=self.run))
-            done = wait_job(self.client, name, limit=_PATIENCE, on_change=self.say)
-            printed = printed_by(self.client, name)
-        finally:
-            self.client.delete("Job", name)
-            if made:
-                self.client.delete("ConfigMap", self.config_map)
+        with lent(self.client, self.bundle, self.run) as files:
+            try:
+                self.client.apply(store_job(self.profile, name=name, namespace=space, args=args, config_map=files,
+                                            run=self.run))
+                done = wait_job(self.client, name, limit=_PATIENCE, on_change=self.say)
+                printed = printed_by(self.client, name)
+            finally:
+                self.client.delete("Job", name)
         if not done:
             said = printed[printed.rfind("error: "):].removeprefix("error: ") if "error: " in printed else printed
             raise cluster_error(f"`{' '.join(args[:2])}` failed in the cluster\n{said.strip()[-1500:]}",
                                 where=f"namespace {space}")
         return printed
+
+
+@contextmanager
+def lent(client: Client, bundle: Bundle, run: Run) -> Iterator[str]:
+    """The name of a ConfigMap with the bundle; one that was not there before goes with the block."""
+    name = bundle.name_for(run.name)
+    made = not client.exists("ConfigMap", name)
+    if made:
+        client.apply(config_map(bundle, name=name, namespace=client.namespace))
+    try:
+        yield name
+    finally:
+        if made:
+            client.delete("ConfigMap", name)
 
 
 def manifests_in(printed: str) -> dict[str, Manifest | None]:

@@ -246,6 +246,6 @@ class Controller:
             found = {"apiVersion": "v1", "kind": "ConfigMap",
                      "metadata": {"name": files.config_map, "ownerReferences": [{**owner, "controller": False}]}}
         else:
-            name = f"{body['metadata']['name']}-{prepared.bundle.digest[:8]}"
+            name = prepared.bundle.name_for(body["metadata"]["name"])
             found = config_map(prepared.bundle, name=name, namespace=self.namespace, owner=owner)
         return str(self.cluster.apply_config_map(found)["metadata"]["name"])
