@@ -11,12 +11,14 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alignment.artifacts import Artifact, RowCounts, Store
 from alignment.config import AnyStage, Run
 from alignment.errors import DataError
 from alignment.records import Record, read_records
+
+Kind = TypeVar("Kind", bound=AnyStage)
 
 
 @dataclass
@@ -55,6 +57,12 @@ class StageContext:
     def events(self) -> Path:
         """events.jsonl of the stage: one JSON object per line with `time` and `event`, streamed as work goes on."""
         return self.out / "events.jsonl"
+
+    def stage_as(self, kind: type[Kind]) -> Kind:
+        """The stage, known to be a `kind`. Raises TypeError when a body was called for another: a bug of ours."""
+        if not isinstance(self.stage, kind):
+            raise TypeError(f"stage {self.stage.name} is a {type(self.stage).__name__}, and no {kind.__name__}")
+        return self.stage
 
     def rows(self, ref: str) -> list[Record]:
         """Records of `STAGE/SPLIT`. Raises DataError when the split has none."""

@@ -49,9 +49,7 @@ def import_data(context: StageContext) -> Outcome:
         DataError: a file cannot be used, more than max_bad of the rows are bad, or a split has no rows. The bad
             rows are then in `bad.jsonl` of the stage's work folder.
     """
-    stage = context.stage
-    if not isinstance(stage, ImportData):
-        raise TypeError(f"stage {stage.name} does not import data")
+    stage = context.stage_as(ImportData)
     _check_template(stage)
     read = _read_all(context, stage)
     bad_path = context.work / "bad.jsonl"

@@ -53,9 +53,7 @@ def sample_stage(context: StageContext) -> Outcome:
         StageError: nothing could be answered or scored.
         WorkersLost: workers died too often.
     """
-    stage = context.stage
-    if not isinstance(stage, Sample):
-        raise TypeError(f"stage {stage.name} is no sample stage")
+    stage = context.stage_as(Sample)
     if stage.score.function is not None:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
     prompts, bad, read = _prompts(context, stage)

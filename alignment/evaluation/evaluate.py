@@ -53,8 +53,7 @@ def evaluate(context: StageContext) -> Outcome:
         DataError: rows with one id, test rows that were seen before, or none left.
         ConfigError: a model named like the table's line for references.
     """
-    stage = context.stage
-    assert isinstance(stage, Evaluate)
+    stage = context.stage_as(Evaluate)
     if REFERENCE in stage.models:
         raise ConfigError("the name is taken by the results' line for the reference answers", found=REFERENCE,
                           where=f"stage {stage.name}, models", expected="another name for that stage")

@@ -34,8 +34,7 @@ def import_model(context: StageContext) -> Outcome:
     Raises:
         ModelError: the source cannot be used, or no template, end token or pad token can be settled on.
     """
-    stage = context.stage
-    assert isinstance(stage, ImportModel)
+    stage = context.stage_as(ImportModel)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     disable_progress_bar()
     where = f"stage {stage.name}"

@@ -62,9 +62,7 @@ class SampleBatch:
     """Answers batches of a sample stage. Models are loaded at the first batch and kept for the process's life."""
 
     def __init__(self, context: StageContext) -> None:
-        if not isinstance(context.stage, Sample):
-            raise TypeError(f"stage {context.stage.name} is no sample stage")
-        self.context, self.stage = context, context.stage
+        self.context, self.stage = context, context.stage_as(Sample)
 
     def make(self, records: Sequence[Record]) -> Part:
         """Answer and score one batch.
