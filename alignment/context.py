@@ -35,7 +35,7 @@ class StageContext:
     """One stage about to be made.
 
     Attributes:
-        inputs: finished artifacts by stage name, one for each name in `inputs_of(stage)`.
+        inputs: finished artifacts by stage name, one for each name in `stage.inputs()`.
         work: local folder for work in progress (checkpoints, finished batches).
         digest: full digest of what is made; a seed for anything that must be the same when run again.
     """

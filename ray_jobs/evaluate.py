@@ -5,8 +5,7 @@
 Also runs as plain `python ray_jobs/evaluate.py RUN.yaml STAGE`. See alignment/pipeline/job.py.
 """
 
-from alignment.config import Evaluate
 from alignment.pipeline.job import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(Evaluate))
+    raise SystemExit(main("evaluate"))

@@ -5,8 +5,7 @@
 Also runs as plain `python ray_jobs/import_stage.py RUN.yaml STAGE`. See alignment/pipeline/job.py.
 """
 
-from alignment.config import ImportData, ImportModel
 from alignment.pipeline.job import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(ImportData, ImportModel))
+    raise SystemExit(main("import_stage"))

@@ -5,8 +5,7 @@
 Also runs as plain `python ray_jobs/sample.py RUN.yaml STAGE`. See alignment/pipeline/job.py.
 """
 
-from alignment.config import Sample
 from alignment.pipeline.job import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(Sample))
+    raise SystemExit(main("sample"))

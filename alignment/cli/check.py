@@ -1,23 +1,78 @@
-"""`check`: every mistake that can be found before anything is started, all at once."""
+"""`check`: every mistake that can be found before anything is started, all at once.
+
+A cluster itself is not asked: `kubealign preflight` does that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
-from alignment.errors import ConfigErrors
+from alignment.config import Profile, Run, place_of
+from alignment.config.stages.base import Place
+from alignment.config.yaml_file import dotted
+from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
 
 def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
-    run, loaded = load(file, overrides, profile)
-    from alignment.cli.preflight import preflight
+    run, place = load(file, overrides, profile)
     from alignment.pipeline.run import describe
 
-    seen = preflight(run, file, loaded)
-    if seen.findings:
-        raise ConfigErrors(seen.findings)
+    notes: dict[str, str] = {}
+    findings = mistakes(run, file, place, notes)
+    if findings:
+        raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
     for stage in run.stages:
-        note = seen.notes.get(stage.name)
+        note = notes.get(stage.name)
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
     say("ok")
+
+
+def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str] | None = None) -> list[ConfigError]:
+    """What is known to fail of `run` (loaded from `file`), as it would be executed under `profile`.
+
+    Args:
+        notes: gets a few words on what was seen, by stage.
+    """
+    from alignment.checks.stages import wrong
+    from alignment.checks.store import store
+
+    notes = {} if notes is None else notes
+    found: list[ConfigError] = []
+    for index, stage in enumerate(run.stages):
+        executed = run if profile is None else profile.applied(run, stage)
+        found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
+    if profile is None or profile.cluster is None:
+        url = run.store if profile is None else profile.applied(run).store
+        return found + [_finding(file, ("store",), error) for error in store(url)]
+    found += [ConfigError(item.problem, where=f"profile {profile.name} ({dotted(item.place)})", found=item.found,
+                          expected=item.expected) for item in profile.findings(run)]
+    return found or list(_unfit(run, profile))
+
+
+def _unfit(run: Run, profile: Profile) -> Iterator[ConfigError]:
+    """What cannot travel to a cluster, and pods that could not hold their stage."""
+    from alignment.cluster.bundle import bundle
+    from alignment.cluster.manifests import ray_job
+
+    try:
+        bundle(run, profile)
+    except ConfigErrors as errors:
+        yield from errors.findings
+    except ConfigError as error:
+        yield error
+    for stage in run.stages:
+        try:
+            ray_job(run, stage, profile, namespace="default", name=stage.name, config_map=run.name, attempt=1)
+        except ConfigError as error:
+            yield error
+
+
+def _finding(file: str, place: Place, error: KubeAlignError) -> ConfigError:
+    # The error's own place (a row of a data file) matters as much as the line of the run file that led there.
+    problem = error.problem if error.where is None else f"{error.problem} ({error.where})"
+    return ConfigError(problem, where=place_of(file, place), found=error.found, expected=error.expected,
+                       hint=error.hint)

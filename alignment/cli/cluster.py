@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from alignment.cli.check import mistakes
 from alignment.cli.options import (
     ClusterProfile,
     Context,
@@ -27,7 +28,6 @@ from alignment.cli.options import (
     StageName,
     load,
 )
-from alignment.cli.preflight import preflight as mistakes
 from alignment.cli.remote import connect, progress, remote_logs
 from alignment.cli.show import say, table
 from alignment.config import Profile, Run, parse_aim
@@ -78,7 +78,7 @@ def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, 
     if place is None or place.cluster is None:
         raise ConfigError("this profile is for this machine, not for Kubernetes", where="--profile", found=profile,
                           expected="a profile with `cluster`", hint=f"kubealign run {file} --profile {profile}")
-    findings = mistakes(run, file, place).findings
+    findings = mistakes(run, file, place)
     if findings:
         raise ConfigErrors(findings)
     return run, place

@@ -18,7 +18,7 @@ from alignment.cli.options import (
     load_applied,
 )
 from alignment.cli.show import duration, say, show
-from alignment.config import Evaluate, Run
+from alignment.config import Run
 
 if TYPE_CHECKING:
     from alignment.artifacts import Manifest
@@ -44,7 +44,7 @@ def run(
         typer.echo("\ninterrupted; finished stages and checkpoints are kept, run it again to resume", err=True)
         raise typer.Exit(130) from None
     say()
-    if any(isinstance(item, Evaluate) for item in loaded.stages):
+    if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
     if loaded.aims:
         show(aims_table(loaded, result.artifacts))

@@ -34,7 +34,7 @@ def plan(file: RunFile, profile: ProfileName = None, overrides: Overrides = None
         say("\nmemory per worker")
         table(("stage", *PARTS, "in all"), by_part, right=(*PARTS, "in all"))
     left = [item for item in plans if item.artifact is None]
-    unknown = [item.name for item in left if item.size is None and item.what != "import data"]
+    unknown = [item.name for item in left if item.size is None and item.needs_model]
     say("\nas if nothing were finished yet; kubealign status says what is" if remote else
         f"\n{len(plans) - len(left)} of {len(plans)} stages finished")
     say(f"time and memory not known before the model is imported: {', '.join(unknown)}" if unknown else

@@ -17,8 +17,8 @@ from typing import Any
 
 from alignment.artifacts import digest_of
 from alignment.cluster.labels import labels
-from alignment.config import FolderModel, GgufModel, ImportData, ImportModel, Profile, Run, parse_run
-from alignment.config.yaml_file import dump
+from alignment.config import Profile, Run, parse_run
+from alignment.config.yaml_file import dotted, dump
 from alignment.errors import ConfigError, ConfigErrors, DataError
 
 LIMIT = 900 * 1024
@@ -49,7 +49,7 @@ def sources(run: Run) -> dict[str, str]:
 
     Paths that are in a bundle already stay, so a bundled run gives the same answer as the one that it came from.
     """
-    paths = [source.path for stage in run.stages if isinstance(stage, ImportData) for source in stage.data]
+    paths = [item.path for stage in run.stages for item in stage.sources() if item.travels and item.path]
     local = [path for path in dict.fromkeys(paths)
              if not path.startswith("/") and "://" not in path and "::" not in path]
     taken = {match[1] for path in local if (match := _INSIDE.fullmatch(path))}
@@ -61,13 +61,7 @@ def sources(run: Run) -> dict[str, str]:
 def located(run: Run, folder: Path | None = None) -> Run:
     """The run with its local data files where the bundle has them: relative, or below the folder it was unpacked to."""
     paths = {path: inside if folder is None else str(folder / inside) for path, inside in sources(run).items()}
-    stages = tuple(
-        stage.model_copy(update={"data": tuple(
-            source.model_copy(update={"path": paths.get(source.path, source.path)}) for source in stage.data)})
-        if isinstance(stage, ImportData) else stage
-        for stage in run.stages
-    )
-    return run.model_copy(update={"stages": stages})
+    return run.model_copy(update={"stages": tuple(stage.relocated(paths) for stage in run.stages)})
 
 
 def bundle(run: Run, profile: Profile) -> Bundle:
@@ -153,17 +147,15 @@ def _refused(run: Run) -> list[ConfigError]:
             findings.append(ConfigError("a name that ends in - is no label value in Kubernetes", where=f"{kind} {name}",
                                         found=name, expected=name.rstrip("-")))
     for stage in run.stages:
-        model = stage.model if isinstance(stage, ImportModel) else None
-        if isinstance(model, FolderModel) and not model.path.startswith("/"):
-            key, found = "path", model.path
-        elif isinstance(model, GgufModel) and model.package is None and not model.file.startswith("/"):
-            key, found = "file", model.file
-        else:
-            continue
-        findings.append(ConfigError(
-            "a model on this machine is not sent to a cluster", where=f"stage {stage.name}, model.{key}", found=found,
-            expected="an absolute path that the pods have (on the profile's volume), or source hub",
-            hint="copy it to the volume once, or run the import with a profile of this machine against the same store"))
+        for item in stage.sources():
+            if item.path is None or item.travels or item.path.startswith("/"):
+                continue
+            findings.append(ConfigError(
+                "a model on this machine is not sent to a cluster", where=f"stage {stage.name}, {dotted(item.place)}",
+                found=item.path,
+                expected="an absolute path that the pods have (on the profile's volume), or source hub",
+                hint="copy it to the volume once, or run the import with a profile of this machine against the same "
+                     "store"))
     return findings
 
 

@@ -22,7 +22,7 @@ from alignment.cluster.labels import (
     labels,
 )
 from alignment.cluster.pods import RUN_FOLDER, Json, object_store_bytes, ray_pod, store_pod, submitter_pod
-from alignment.config import AnyStage, Cluster, Evaluate, ImportData, ImportModel, Pod, Profile, Run, Sample, bytes_of
+from alignment.config import AnyStage, Cluster, Pod, Profile, Run, bytes_of
 from alignment.errors import ConfigError
 
 __all__ = [
@@ -104,13 +104,7 @@ def ray_job(
 
 def entrypoint(profile: Profile, stage: AnyStage) -> str:
     """The shell command that makes a stage inside a pod that has the bundle."""
-    if isinstance(stage, ImportData | ImportModel):
-        script = "import_stage"
-    elif isinstance(stage, Sample):
-        script = "sample"
-    else:
-        script = "evaluate" if isinstance(stage, Evaluate) else "train"
-    return shlex.join(["python", f"{CODE}/ray_jobs/{script}.py", f"{RUN_FOLDER}/{RUN_FILE}", stage.name,
+    return shlex.join(["python", f"{CODE}/ray_jobs/{stage.script}.py", f"{RUN_FOLDER}/{RUN_FILE}", stage.name,
                        f"compute.workers={profile.workers_of(stage)}"])
 
 

@@ -2,6 +2,7 @@
 never imports torch."""
 
 from alignment.config.aims import Aim, Verdict, judge, parse_aim
+from alignment.config.compute import Compute
 from alignment.config.load import load_run, parse_run, place_of
 from alignment.config.profile import (
     Cluster,
@@ -15,45 +16,29 @@ from alignment.config.profile import (
     profile_json,
 )
 from alignment.config.profile_file import load_profile
-from alignment.config.run import (
-    SAMPLE_SPLITS,
-    AnyStage,
-    Compute,
-    Run,
-    TrainStage,
-    adapter_of,
-    inputs_of,
-    is_policy,
-    micro_batch,
-    model_refs,
-    rows_refs,
-    splits_of,
-)
-from alignment.config.stages import (
-    Dpo,
-    Evaluate,
+from alignment.config.run import Run
+from alignment.config.stages import KINDS, AnyStage
+from alignment.config.stages.base import Outside, Stage, row_of
+from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.imports import (
     FieldSplit,
     FolderModel,
-    Full,
     GgufModel,
     HubModel,
     ImportData,
     ImportModel,
-    Lora,
     RatioSplit,
-    Reward,
-    Sample,
-    Sampling,
-    Scorer,
-    Sft,
+    ShippedTemplate,
     Source,
     TinyModel,
 )
+from alignment.config.stages.sample import Sample, Sampling, Scorer
+from alignment.config.stages.train import METHODS, Dpo, Full, Lora, Reward, Sft, TrainBase
 
 __all__ = [
-    "SAMPLE_SPLITS", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit", "FolderModel", "Full",
-    "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Pod", "Profile", "RatioSplit", "Reward",
-    "Run", "Sample", "Sampling", "Scorer", "Sft", "Source", "StageOverride", "Storage", "TinyModel", "Toleration",
-    "TrainStage", "Verdict", "adapter_of", "bytes_of", "inputs_of", "is_policy", "judge", "load_profile", "load_run",
-    "micro_batch", "model_refs", "parse_aim", "parse_run", "place_of", "profile_json", "rows_refs", "splits_of",
+    "KINDS", "METHODS", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit", "FolderModel", "Full",
+    "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod", "Profile", "RatioSplit",
+    "Reward", "Run", "Sample", "Sampling", "Scorer", "Sft", "ShippedTemplate", "Source", "Stage", "StageOverride",
+    "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "bytes_of", "judge", "load_profile", "load_run",
+    "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from alignment.config.run import Run
-from alignment.config.trl_keys import trl_findings
 from alignment.config.yaml_file import Loader as _Loader
 from alignment.config.yaml_file import Loc as Loc
 from alignment.config.yaml_file import dotted, line_of, parse_override, parse_tree, read_text, set_value, validated
@@ -43,14 +42,7 @@ def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> 
     for override in overrides:
         _override(tree, override)
     params = tree.get("params")
-    run = validated(Run, _substitute(tree, params if isinstance(params, dict) else {}, file, node), file, node)
-    findings = [
-        ConfigError(problem, where=f"{file}:{line_of(node, loc)}", found=found, expected=expected)
-        for loc, problem, found, expected in trl_findings(run)
-    ]
-    if findings:
-        raise ConfigErrors(findings)
-    return run
+    return validated(Run, _substitute(tree, params if isinstance(params, dict) else {}, file, node), file, node)
 
 
 def place_of(file: str | Path, loc: Loc) -> str:

@@ -7,12 +7,15 @@ changes a digest. Does not talk to Kubernetes: `cluster` turns a profile into ma
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.run import AnyStage, Compute, Run
-from alignment.config.stages import Evaluate, ImportData, ImportModel, Name, Sample, Strict
+from alignment.config.compute import Compute
+from alignment.config.run import Run
+from alignment.config.stages import KINDS, AnyStage
+from alignment.config.stages.base import Finding, Name, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20, description="A Kubernetes quantity: 500m, 2, 8Gi.")]
@@ -173,7 +176,7 @@ class Profile(Strict):
 
     def workers_of(self, stage: AnyStage) -> int:
         """Ray workers of a stage; 0 for the kinds that run in one process."""
-        if isinstance(stage, ImportData | ImportModel | Evaluate):
+        if not stage.on_workers:
             return 0
         for override in self._overrides(stage):
             if override.workers is not None:
@@ -194,9 +197,34 @@ class Profile(Strict):
 
     def _overrides(self, stage: AnyStage) -> list[StageOverride]:
         assert self.cluster is not None
-        method = "" if isinstance(stage, ImportData | ImportModel | Evaluate | Sample) else stage.method
         found = self.cluster.stages
-        return [found[name] for name in (stage.name, method, stage.kind) if name in found]
+        return [found[name] for name in stage.groups if name in found]
+
+    def findings(self, run: Run) -> Iterator[Finding]:
+        """What of the profile means nothing for this run: overrides of stages that it does not have, and workers for
+        stages that run in one process."""
+        if self.cluster is None:
+            return
+        stages = {stage.name: stage for stage in run.stages}
+        known = [*stages, *_kinds()]
+        for name, override in self.cluster.stages.items():
+            place = ("cluster", "stages", name)
+            kinds = [type(stages[name])] if name in stages else _kinds().get(name, [])
+            if not kinds:
+                yield Finding(place, "names no stage, method or kind, so nothing would obey it", name,
+                              "one of " + ", ".join(known))
+            elif override.workers and not any(kind.on_workers for kind in kinds):
+                yield Finding((*place, "workers"), "this stage runs in one process", override.workers,
+                              "no `workers` here; `worker` says what pod it gets")
+
+
+def _kinds() -> dict[str, list[type[AnyStage]]]:
+    """Every kind and method that an override may name -> its stage classes."""
+    found: dict[str, list[type[AnyStage]]] = {}
+    for kind in KINDS:
+        for name in dict.fromkeys((str(kind.model_fields["kind"].default), kind.tag)):
+            found.setdefault(name, []).append(kind)
+    return found
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:

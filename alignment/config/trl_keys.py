@@ -10,13 +10,10 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from alignment.config.run import Run
-from alignment.config.stages import Dpo, Reward, Sft
 
 OURS = {
     "output_dir": "the store decides", "per_device_train_batch_size": "micro_batch_size",
@@ -32,12 +29,6 @@ OURS = {
     "resume_from_checkpoint": "nothing: a killed stage resumes by itself",
 }
 """TRL's keys whose value our own config already holds: one value, one place."""
-
-_FILES: dict[type, tuple[str, str]] = {
-    Sft: ("trl/trainer/sft_config.py", "SFTConfig"),
-    Reward: ("trl/trainer/reward_config.py", "RewardConfig"),
-    Dpo: ("trl/trainer/dpo_config.py", "DPOConfig"),
-}
 
 
 @cache
@@ -58,12 +49,16 @@ def _fields(file: Path, name: str) -> frozenset[str]:
     return frozenset()
 
 
-def known_keys(stage_type: type) -> frozenset[str] | None:
-    """Keys of the method's TRL config, or None where the libraries are not installed."""
+def known_keys(config: str) -> frozenset[str] | None:
+    """Keys of a TRL config, or None where the libraries are not installed.
+
+    Args:
+        config: FILE:CLASS, relative to TRL's package, as in a method's `trl_config`.
+    """
     trl, transformers = _site("trl"), _site("transformers")
     if trl is None or transformers is None:
         return None
-    file, name = _FILES[stage_type]
+    file, _, name = config.partition(":")
     return (
         _fields(trl / file, name)
         | _fields(trl / "trl/trainer/base_config.py", "_BaseConfig")
@@ -71,16 +66,12 @@ def known_keys(stage_type: type) -> frozenset[str] | None:
     )
 
 
-def trl_findings(run: Run) -> Iterator[tuple[tuple[str | int, ...], str, Any, str]]:
-    """(place, problem, found, expected) for every key under `trl` that cannot be passed on."""
-    for index, stage in enumerate(run.stages):
-        if not isinstance(stage, Sft | Reward | Dpo):
-            continue
-        known = known_keys(type(stage)) if stage.trl else None
-        for key in stage.trl:
-            loc = ("stages", index, "trl", key)
-            if key in OURS:
-                yield loc, "set it on the stage, not under trl", key, OURS[key]
-            elif known is not None and key not in known:
-                close = difflib.get_close_matches(key, known, 3)
-                yield loc, "TRL's config of this method has no such key", key, "perhaps " + ", ".join(close or ["none"])
+def trl_findings(given: Mapping[str, Any], config: str) -> Iterator[tuple[str, str, str, str]]:
+    """(key, problem, found, expected) for every key under `trl` that cannot be passed on."""
+    known = known_keys(config) if given else None
+    for key in given:
+        if key in OURS:
+            yield key, "set it on the stage, not under trl", key, OURS[key]
+        elif known is not None and key not in known:
+            close = difflib.get_close_matches(key, known, 3)
+            yield key, "TRL's config of this method has no such key", key, "perhaps " + ", ".join(close or ["none"])

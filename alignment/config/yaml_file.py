@@ -9,12 +9,12 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from alignment.config.run import RefErrors
+from alignment.config.stages.base import Findings
 from alignment.errors import ConfigError, ConfigErrors
 
 Loc = tuple[str | int, ...]
@@ -142,10 +142,10 @@ def _index(items: list[Any], part: str, where: str) -> int:
     return int(part)
 
 
-def _frozen(value: Any, key: str = "") -> Any:
-    """Lists become tuples (the models are frozen and strict), but for what is handed to TRL untouched."""
+def _frozen(value: Any) -> Any:
+    """Lists become tuples: the models are frozen and strict."""
     if isinstance(value, dict):
-        return {name: item if name == "trl" else _frozen(item, name) for name, item in value.items()}
+        return {name: _frozen(item) for name, item in value.items()}
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
@@ -153,13 +153,15 @@ def _findings(error: ValidationError, model: type[BaseModel], file: str, node: A
     findings = []
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, RefErrors):
+        if isinstance(cause, Findings):
             findings += [
-                ConfigError(ref.problem, where=f"{file}:{line_of(node, ref.loc)} ({dotted(ref.loc)})", found=ref.found,
-                            expected=ref.expected)
-                for ref in cause.findings
+                ConfigError(one.problem, where=f"{file}:{line_of(node, one.place)} ({dotted(one.place)})",
+                            found=one.found, expected=one.expected)
+                for one in cause.findings
             ]
             continue
+        if item["type"] == "too_short" and item.get("input"):
+            continue  # items were given, and what is wrong with each is a finding of its own
         loc, problem, expected = item["loc"], item["msg"].removeprefix("Value error, "), None
         found: object = item.get("input")
         if item["type"] == "extra_forbidden":
@@ -180,8 +182,6 @@ def _short(value: object) -> object:
 
 def _known_keys(root: type[BaseModel], loc: Loc) -> list[str]:
     """Field names of the model that refused the key, found by following the location through the models."""
-    from typing import get_args
-
     def models(annotation: Any) -> list[type[BaseModel]]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return [annotation]
@@ -195,19 +195,14 @@ def _known_keys(root: type[BaseModel], loc: Loc) -> list[str]:
         if fields:
             current = [model for annotation in fields for model in models(annotation)]
         else:  # a union's tag: keep the members that carry it
-            tagged = [model for model in current if _tag(model) == part]
-            current = tagged or current
+            current = [model for model in current if _carries(model, part)] or current
     return list(dict.fromkeys(name for model in current for name in model.model_fields))
 
 
-def _tag(model: Any) -> str | None:
-    if model.__name__ in ("ImportModel", "ImportData"):
-        return "import-model" if model.__name__ == "ImportModel" else "import-data"
-    for key in ("method", "source", "by", "kind"):
-        if key in model.model_fields:
-            values = getattr(model.model_fields[key].annotation, "__args__", ())
-            return str(values[0]) if values else None
-    return None
+def _carries(model: type[BaseModel], tag: str) -> bool:
+    """Whether a member of a union is told by this tag: its own name for it, or the one value of one of its keys."""
+    return getattr(model, "tag", None) == tag or any(
+        get_args(field.annotation) == (tag,) for field in model.model_fields.values())
 
 
 def _real(node: Any, loc: Loc) -> Loc:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,53 +19,44 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from alignment.artifacts import sha256_of
-from alignment.config import ImportModel
-from alignment.config.stages import FolderModel, GgufModel, HubModel
+from alignment.config import FolderModel, GgufModel
 from alignment.errors import DataError, ModelError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """What a model folder may hold that is read: weights, configuration, tokenizer, chat template. Nothing pickled."""
 
 
-def files_digest(paths: list[str]) -> list[str]:
-    """sha256 (hex) of each file's content, in order.
+def file_digest(path: str) -> str:
+    """sha256 (hex) of a file's content.
 
     Args:
-        paths: local paths or fsspec URLs, as a user wrote them.
+        path: local path or fsspec URL, as a user wrote it.
 
     Raises:
-        DataError: a file is missing or cannot be read.
+        DataError: the file is missing or cannot be read.
     """
-    return [_file_digest(path) for path in paths]
+    try:
+        fs, plain = url_to_fs(path)
+        if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
+            return local_digest(Path(plain))
+        with fsspec.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, ImportError) as error:
+        where = path if "://" in path else str(Path(path).absolute())
+        missing = isinstance(error, FileNotFoundError)
+        raise DataError("the data file does not exist" if missing else f"the data file cannot be read: {error}",
+                        where=where, found=path, expected="a file or fsspec URL that can be read",
+                        hint="relative paths start at the working directory" if missing else None) from error
 
 
-def source_digest(stage: ImportModel) -> dict[str, Any]:
-    """What an imported model is made from, as JSON: file contents, hub name and revision, or the tiny model's shape;
-    and the text of the shipped chat template.
-
-    Raises:
-        ModelError: a file, folder or package is missing, or no template has the given name.
-    """
-    model = stage.model
-    found: dict[str, Any] = {"source": model.source}
-    if isinstance(model, HubModel):
-        found |= {"repo": model.repo, "revision": model.revision}
-    elif isinstance(model, FolderModel):
-        folder = Path(model.path).expanduser()
-        if not folder.is_dir():
-            raise ModelError("the model folder does not exist", where=f"stage {stage.name}, model.path",
-                             found=model.path, expected=f"a folder at {folder.absolute()}")
-        files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-        found["files"] = {path.name: _remembered(path) for path in files}
-    elif isinstance(model, GgufModel):
-        found["file"] = _remembered(gguf_path(stage.name, model))
-    else:
-        found |= model.model_dump(mode="json")
-    if stage.template is not None:
-        # By name: rooms of one row don't import each other, and which templates are shipped is that room's to say.
-        text = import_module("alignment.templates").source(stage.template)
-        found["template"] = hashlib.sha256(text.encode()).hexdigest()
-    return found
+def folder_digest(stage: str, model: FolderModel) -> dict[str, str]:
+    """Name -> sha256 of the files of a model folder that are read. Raises ModelError when there is no such folder."""
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        raise ModelError("the model folder does not exist", where=f"stage {stage}, model.path",
+                         found=model.path, expected=f"a folder at {folder.absolute()}")
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    return {path.name: local_digest(path) for path in files}
 
 
 def gguf_path(stage: str, model: GgufModel) -> Path:
@@ -90,22 +80,7 @@ def gguf_path(stage: str, model: GgufModel) -> Path:
     return path
 
 
-def _file_digest(path: str) -> str:
-    try:
-        fs, plain = url_to_fs(path)
-        if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
-            return _remembered(Path(plain))
-        with fsspec.open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, ImportError) as error:
-        where = path if "://" in path else str(Path(path).absolute())
-        missing = isinstance(error, FileNotFoundError)
-        raise DataError("the data file does not exist" if missing else f"the data file cannot be read: {error}",
-                        where=where, found=path, expected="a file or fsspec URL that can be read",
-                        hint="relative paths start at the working directory" if missing else None) from error
-
-
-def _remembered(path: Path) -> str:
+def local_digest(path: Path) -> str:
     """sha256 of a local file, hashed again only when its size or modification time changed."""
     status = path.stat()
     name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alignment.artifacts import Artifact
-from alignment.config import Evaluate, inputs_of, rows_refs
+from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.data.overlap import find_overlap
 from alignment.errors import ArtifactError, DataError
@@ -72,7 +72,7 @@ def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, list[Record]]
 
 def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Artifact]]:
     """(STAGE/SPLIT, artifact that holds it) for every row set that a stage upstream reads; may repeat."""
-    names = [*stage.models, *([stage.score.model] if stage.score is not None and stage.score.model else [])]
+    names = [ref.stage for ref in stage.model_refs()]
     waiting = [(name, context.inputs[name]) for name in dict.fromkeys(names)]
     visited: set[str] = set()
     while waiting:
@@ -81,9 +81,9 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        inputs = {source: _input(artifact, source) for source in inputs_of(upstream)}
-        for _, ref in rows_refs(upstream):
-            yield ref, inputs[ref.split("/")[0]]
+        inputs = {source: _input(artifact, source) for source in upstream.inputs()}
+        for place in upstream.row_refs():
+            yield place.ref, inputs[place.stage]
         waiting.extend(inputs.items())
 
 

@@ -32,7 +32,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignment.config.stages import FolderModel, GgufModel, HubModel, TinyModel
+from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
 from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
 from alignment.inference.loading import weights_of

@@ -36,8 +36,11 @@ from alignment.pipeline.stage_log import StageLog
 MADE, BUG, USERS_ERROR, INFRASTRUCTURE = 0, 1, 2, 3
 
 
-def main(*kinds: type, argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, check that the stage is of one of `kinds`, and make it.
+def main(script: str, argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, check that the stage is one that this script makes, and make it.
+
+    Args:
+        script: the caller's own name, as stage classes have it in `script`.
 
     Returns:
         Exit code, see the module; what went wrong is printed.
@@ -50,7 +53,7 @@ def main(*kinds: type, argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)  # an exception gives the lease back; Ray's own handler raises one too
     try:
         run = load_run(arguments.run, arguments.overrides)
-        fitting = [stage for stage in run.stages if isinstance(stage, kinds)]
+        fitting = [stage for stage in run.stages if stage.script == script]
         stage = next((stage for stage in fitting if stage.name == arguments.stage), None)
         if stage is None:
             raise ConfigError("this entrypoint makes no such stage of the run", where=arguments.run,

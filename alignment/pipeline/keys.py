@@ -2,20 +2,30 @@
 
 A key covers the stage's own config, the run's seed, the content of source files and the keys of its inputs; so a
 changed key re-runs that stage and those after it, and no other. It does not cover where a run is computed
-(`compute`), what it is called, or where logs go.
+(`compute`), what it is called, or where logs go. A kind's or method's `revision` counts from 2 on: raised, it makes
+anew what a faulty version made.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from alignment import templates
 from alignment.artifacts import FORMAT, digest_of, key_of
-from alignment.config import AnyStage, ImportData, ImportModel, Run, inputs_of
-from alignment.data.fingerprint import files_digest, source_digest
-
-_NOT_LEARNED = {"name", "log_to"}
-"""Keys of a stage that change nothing in what it makes."""
+from alignment.config import (
+    AnyStage,
+    FolderModel,
+    GgufModel,
+    HubModel,
+    Run,
+    ShippedTemplate,
+    Source,
+    TinyModel,
+)
+from alignment.data.fingerprint import file_digest, folder_digest, gguf_path, local_digest
 
 
 @dataclass(frozen=True)
@@ -35,30 +45,37 @@ def keys(run: Run) -> dict[str, Key]:
     """
     made: dict[str, Key] = {}
     for stage in run.stages:
-        # Without the keys that are null: a later version's new, unused key must not make everything anew.
-        config = stage.model_dump(mode="json", exclude=_NOT_LEARNED, exclude_none=True)
-        if config.get("take") is not None:
-            config["take"] = run.scaled(config["take"])
+        config = stage.learned(run.scaled)
         parts = {
             "format": FORMAT,
             "config": config,
             "seed": run.seed,
-            "inputs": {name: made[name].digest for name in inputs_of(stage)},
-            "sources": _sources(run, stage, config),
+            "inputs": {name: made[name].digest for name in stage.inputs()},
+            "sources": _sources(stage),
         }
+        if revisions := stage.revisions():
+            parts["revisions"] = revisions
         digest = digest_of(parts)
         made[stage.name] = Key(key_of(stage.name, digest), digest, config)
     return made
 
 
-def _sources(run: Run, stage: AnyStage, config: dict[str, Any]) -> Any:
-    """Content digests of what a stage reads from outside; its paths are taken out of the config."""
-    if isinstance(stage, ImportModel):
-        config["model"] = {"source": stage.model.source}
-        return source_digest(stage)
-    if isinstance(stage, ImportData):
-        for source, entry in zip(stage.data, config["data"], strict=True):
-            entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
-            entry["take"] = run.scaled(source.take)
-        return files_digest([source.path for source in stage.data])
-    return None
+def _sources(stage: AnyStage) -> Any:
+    """Digests of what a stage reads from outside: a list of files in order, or one object for all that makes a model;
+    None for a stage that reads artifacts alone."""
+    found = [CONTENT[type(item.source)](stage.name, item.source) for item in stage.sources()]
+    if found and isinstance(found[0], dict):
+        return {key: value for part in found for key, value in part.items()}
+    return found or None
+
+
+CONTENT: dict[type, Callable[[str, Any], Any]] = {
+    Source: lambda stage, source: file_digest(source.path),
+    HubModel: lambda stage, model: {"source": "hub", "repo": model.repo, "revision": model.revision},
+    FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},
+    GgufModel: lambda stage, model: {"source": "gguf", "file": local_digest(gguf_path(stage, model))},
+    TinyModel: lambda stage, model: model.model_dump(mode="json"),
+    ShippedTemplate: lambda stage, template: {
+        "template": hashlib.sha256(templates.source(template.name).encode()).hexdigest()},
+}
+"""What a stage may read from outside -> what stands for its content in the digest, from (stage's name, source)."""

@@ -18,17 +18,7 @@ from importlib import metadata
 
 from alignment import __version__
 from alignment.artifacts import Artifact, Manifest, Store
-from alignment.config import (
-    AnyStage,
-    Evaluate,
-    ImportData,
-    ImportModel,
-    Run,
-    Sample,
-    Verdict,
-    inputs_of,
-    judge,
-)
+from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.config.yaml_file import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, KubeAlignError, StageError
@@ -66,17 +56,7 @@ class RunResult:
 
 def body_of(stage: AnyStage) -> Body:
     """The function that makes a stage; imported here, so that heavy libraries load only when something is made."""
-    if isinstance(stage, ImportModel):
-        path = "alignment.inference.import_model:import_model"
-    elif isinstance(stage, ImportData):
-        path = "alignment.data.import_data:import_data"
-    elif isinstance(stage, Sample):
-        path = "alignment.distributed.sample:sample_stage"
-    elif isinstance(stage, Evaluate):
-        path = "alignment.evaluation.evaluate:evaluate"
-    else:
-        path = "alignment.distributed.train:train_stage"
-    module, _, name = path.partition(":")
+    module, _, name = stage.body.partition(":")
     body: Body = getattr(importlib.import_module(module), name)
     return body
 
@@ -127,7 +107,7 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -
         if found is not None:
             console.print(f"[green]=[/] {label} finished by another process")
             return found
-        inputs = {name: _input(store, known[name].key, stage.name, name) for name in inputs_of(stage)}
+        inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
         console.print(f"[cyan]>[/] {label} {describe(stage)}")
         context = StageContext(run, stage, store, key.key, key.digest, inputs, store.workdir(key.key))
         started, clock = time.time(), time.monotonic()
@@ -165,16 +145,11 @@ def write_report(run: Run, run_file: str, artifacts: dict[str, Artifact | None] 
 
 
 def describe(stage: AnyStage) -> str:
-    """A few words on what a stage does, for the terminal."""
-    if isinstance(stage, ImportModel):
-        return f"import model ({stage.model.source})"
-    if isinstance(stage, ImportData):
-        return f"import data ({', '.join(source.format for source in stage.data)})"
-    if isinstance(stage, Sample):
-        return f"sample {stage.n} answers per prompt of {stage.model}, {stage.pairs}"
-    if isinstance(stage, Evaluate):
-        return f"evaluate {', '.join(stage.models)} on {stage.rows}"
-    return f"train {stage.method} ({stage.strategy.kind}) from {stage.model} on {', '.join(stage.rows)}"
+    """What a stage is and what it reads, for the terminal: `dpo · lora r 16: sft2 on rs/pairs`."""
+    models, rows = [ref.stage for ref in stage.model_refs()], [ref.ref for ref in stage.row_refs()]
+    files = [item.path.rsplit("/", 1)[-1] for item in stage.sources() if item.path is not None]
+    read = " on ".join(", ".join(some) for some in (models, [*rows, *files]) if some)
+    return f"{stage.title()}: {read}" if read else stage.title()
 
 
 def summary(artifact: Artifact) -> str:

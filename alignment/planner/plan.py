@@ -7,27 +7,28 @@ the run file asks for.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import (
     AnyStage,
     Compute,
-    Dpo,
     Evaluate,
+    FolderModel,
+    GgufModel,
+    HubModel,
     ImportData,
     ImportModel,
-    Lora,
-    Reward,
     Run,
     Sample,
-    Sft,
-    TrainStage,
-    splits_of,
+    Stage,
+    TinyModel,
+    TrainBase,
+    row_of,
 )
-from alignment.config.stages import FolderModel, GgufModel, TinyModel
 from alignment.data.fingerprint import gguf_path
 from alignment.planner import estimate, machine, rows
 from alignment.planner.estimate import Memory, Rates
@@ -43,6 +44,7 @@ class StagePlan:
         rows: rows read (all, in one pass), or written by an import; `rows_known` says whether that is exact.
         tokens: tokens computed: over all epochs of a training, all models of an evaluation; in generation with
             answers of full length. `counted`: by the tokenizer.
+        needs_model: False where the stage computes with none, so that its `size` never comes.
         seconds: estimated for one worker of this machine's CPU; measured where the stage is finished.
     """
 
@@ -56,6 +58,7 @@ class StagePlan:
     memory: Memory | None = None
     seconds: float | None = None
     artifact: Artifact | None = None
+    needs_model: bool = True
 
 
 @dataclass
@@ -83,26 +86,17 @@ def plan(run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates) -> li
         DataError, ModelError: a data file or a local model cannot be read.
     """
     state = _State(run, artifacts, rates)
-    state.lengths = next((found for stage in run.stages if isinstance(stage, ImportModel)
+    state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
     return [_stage(state, stage) for stage in run.stages]
 
 
 def _stage(state: _State, stage: AnyStage) -> StagePlan:
-    if isinstance(stage, ImportModel):
-        made = _import_model(state, stage)
-    elif isinstance(stage, ImportData):
-        made = _import_data(state, stage)
-    elif isinstance(stage, Sample):
-        made = _sample(state, stage)
-    elif isinstance(stage, Evaluate):
-        made = _evaluate(state, stage)
-    else:
-        made = _train(state, stage)
+    made = row_of(PLANS, type(stage))(state, stage)
     artifact = state.artifacts.get(stage.name)
     if artifact is None:
         return made
-    return StagePlan(**{**vars(made), "artifact": artifact, "seconds": artifact.manifest.seconds})
+    return replace(made, artifact=artifact, seconds=artifact.manifest.seconds)
 
 
 def _tokenizer(artifact: Artifact | None) -> rows.Lengths | None:
@@ -112,87 +106,80 @@ def _tokenizer(artifact: Artifact | None) -> rows.Lengths | None:
 
 def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     artifact, model = state.artifacts.get(stage.name), stage.model
-    size: ModelSize | None = None
+    size: ModelSize | None
     if artifact is not None and artifact.store.is_local:
         size = size_of_folder(artifact.path() / "model")
     elif artifact is not None:
         config = f"{artifact.store.root}/artifacts/{artifact.key}/model/config.json"
         size = size_from_config(json.loads(artifact.store.fs.cat_file(config)))
-    elif isinstance(model, FolderModel):
-        size = size_of_folder(Path(model.path).expanduser())
-    elif isinstance(model, GgufModel):
-        size = size_of_gguf(gguf_path(stage.name, model))
-    elif isinstance(model, TinyModel):
-        size = size_of_tiny(model)
+    else:
+        size = SIZES[type(model)](stage.name, model)
     state.sizes[stage.name] = size
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
-    return StagePlan(stage.name, f"import model ({model.source})", size, memory=memory)
+    return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
-    sets = (rows.of_artifact(artifact, splits_of(stage), state.lengths) if artifact is not None
+    sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
             else rows.of_sources(state.run, stage, state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}
     every = rows.together(list(sets.values()))
-    return StagePlan(stage.name, "import data", rows=every.rows, rows_known=every.known, counted=every.counted,
-                     tokens=every.rows * (every.prompt + every.answer + every.rejected))
+    return StagePlan(stage.name, stage.title(), rows=every.rows, rows_known=every.known, counted=every.counted,
+                     needs_model=False, tokens=every.rows * (every.prompt + every.answer + every.rejected))
 
 
-def _train(state: _State, stage: TrainStage) -> StagePlan:
+def _train(state: _State, stage: TrainBase) -> StagePlan:
     size = state.sizes[stage.name] = state.sizes[stage.model]
     read = rows.together([state.sets[ref] for ref in stage.rows])
     if (take := state.run.scaled(stage.take)) is not None:
         read = replace(read, rows=min(read.rows, take))
-    lora = stage.strategy if isinstance(stage.strategy, Lora) else None
-    what = f"{stage.method} ({stage.strategy.kind})"
+    lora = stage.adapter
     steps_asked = int(stage.trl.get("max_steps", -1))
     passes = read.rows * stage.epochs if steps_asked <= 0 else float(steps_asked * stage.batch_size)
     row_tokens = _row_tokens(stage, read)
     tokens = passes * row_tokens
-    base = StagePlan(stage.name, what, size, read.rows, tokens, read.known, read.known and read.counted)
+    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, read.known and read.counted)
     if size is None:
         return base
     checkpointing = bool(stage.trl.get("gradient_checkpointing", machine.device(state.compute) == "cuda"))
-    sequences = 1 if isinstance(stage, Sft) else 2
+    sequences = stage.sequences
     length = min(read.longest, stage.max_length)
-    frozen_copy = isinstance(stage, Dpo) and stage.reference_mode == "adapter"
+    frozen_copy = stage.reference_mode == "adapter"
     memory = estimate.train_memory(
         size, lora_rank=lora.r if lora else None, frozen_bytes=machine.value_bytes(state.compute, training=True),
-        sequences=stage.micro_batch_size * sequences, length=round(length), head=not isinstance(stage, Reward),
+        sequences=stage.micro_batch_size * sequences, length=round(length), head=stage.makes == "policy",
         checkpointing=checkpointing, reference=frozen_copy,
     )
     mean = row_tokens / sequences
     flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)
-    if isinstance(stage, Dpo):  # the reference sees every row once, or in every epoch where it is not kept
+    if stage.reference_mode is not None:  # the reference sees every row once, or in every epoch where it is not kept
         flops += estimate.forward_flops(size, tokens if frozen_copy else read.rows * row_tokens, mean)
     if stage.eval_rows is not None:
         held = state.sets[stage.eval_rows]
         times = passes / stage.batch_size // stage.checkpoints.every
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
-    return StagePlan(**{**vars(base), "memory": memory, "seconds": seconds})
+    return replace(base, memory=memory, seconds=seconds)
 
 
-def _row_tokens(stage: TrainStage, read: RowSet) -> float:
-    """Mean tokens computed for a row: one sequence for SFT, a pair for the others."""
-    if isinstance(stage, Sft):
-        return min(read.prompt + read.answer, stage.max_length)
-    return min(read.prompt + read.answer, stage.max_length) + min(read.prompt + read.rejected, stage.max_length)
+def _row_tokens(stage: TrainBase, read: RowSet) -> float:
+    """Mean tokens computed for a row: its answer after its prompt, and for pairs the rejected one after it again."""
+    answer = min(read.prompt + read.answer, stage.max_length)
+    return answer if stage.sequences == 1 else answer + min(read.prompt + read.rejected, stage.max_length)
 
 
 def _sample(state: _State, stage: Sample) -> StagePlan:
     prompts = rows.together([state.sets[ref] for ref in stage.prompts])
     artifact = state.artifacts.get(stage.name)
-    made = (rows.of_artifact(artifact, splits_of(stage), state.lengths) if artifact is not None
+    made = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
             else rows.of_sample(state.run, stage, prompts))
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
     take = state.run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
     models = 2 if stage.pairs == "newest-previous" else 1
-    what = f"sample ({stage.n} answers each)"
-    return _generation(state, stage, what, state.sizes[stage.model], asked, prompts, stage.n, models)
+    return _generation(state, stage, state.sizes[stage.model], asked, prompts, stage.n, models)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
@@ -200,17 +187,17 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
     size = state.sizes[stage.models[0]]
-    return _generation(state, stage, f"evaluate ({len(stage.models)} models)", size, asked, read, 1, len(stage.models))
+    return _generation(state, stage, size, asked, read, 1, len(stage.models), perplexity=stage.perplexity)
 
 
 def _generation(
-    state: _State, stage: Sample | Evaluate, what: str, size: ModelSize | None, asked: float, prompts: RowSet,
-    answers: int, models: int,
+    state: _State, stage: Sample | Evaluate, size: ModelSize | None, asked: float, prompts: RowSet, answers: int,
+    models: int, *, perplexity: bool = False,
 ) -> StagePlan:
     new = stage.sampling.max_new_tokens
     prompt = min(prompts.prompt, stage.max_prompt_tokens)
     tokens = models * asked * answers * (prompt + new)
-    base = StagePlan(stage.name, what, size, asked, tokens, prompts.known)
+    base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
     if size is None:
         return base
     value = machine.value_bytes(state.compute)
@@ -222,6 +209,19 @@ def _generation(
         size, state.rates, prompts=asked, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
         new_tokens=new, weight_bytes=value,
     )
-    scored = tokens * (1 if scorer else 0) + (tokens if isinstance(stage, Evaluate) and stage.perplexity else 0)
+    scored = tokens * (1 if scorer else 0) + (tokens if perplexity else 0)
     seconds += estimate.forward_flops(size, scored, prompt + new) / state.rates.flops
-    return StagePlan(**{**vars(base), "memory": memory, "seconds": seconds / max(1, state.compute.workers)})
+    return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
+
+
+PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
+    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _sample, Evaluate: _evaluate,
+}
+"""Stage class -> what one of its stages will need."""
+SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
+    HubModel: lambda stage, model: None,
+    FolderModel: lambda stage, model: size_of_folder(Path(model.path).expanduser()),
+    GgufModel: lambda stage, model: size_of_gguf(gguf_path(stage, model)),
+    TinyModel: lambda stage, model: size_of_tiny(model),
+}
+"""Where a model comes from -> its size before it is imported, from (stage's name, source); None: not known yet."""

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import ImportData, Run, Sample, splits_of
-from alignment.config.stages import FieldSplit
+from alignment.config import FieldSplit, ImportData, Run, Sample
 from alignment.data.import_data import draw, source_names
 from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record, read_records
@@ -142,7 +141,7 @@ def of_sample(run: Run, stage: Sample, prompts: RowSet) -> dict[str, RowSet]:
     one = RowSet(asked, prompts.prompt, new, longest=prompts.longest + new, known=False)
     samples = replace(one, rows=asked * stage.n, known=prompts.known)
     made = {"best": one, "pairs": replace(one, rejected=new), "samples": samples}
-    return {name: made[name] for name in splits_of(stage)}
+    return {name: made[name] for name in stage.splits()}
 
 
 def together(sets: Sequence[RowSet]) -> RowSet:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from alignment.config import Run, model_refs, rows_refs, splits_of
+from alignment.config import Run
 from alignment.report.layout import BOX_HEIGHT, BOX_WIDTH, Box, Wire, arrange
 from alignment.report.svg import picture, px, shortened, tag, text_width
 
@@ -49,12 +49,12 @@ def _sentence(run: Run, name: str) -> str:
 def refs(run: Run, name: str, source: str | None = None) -> list[str]:
     """What a stage reads, as the run file names it (`base`, `seed/train`); of one source only, where given."""
     stage = run.stage(name)
-    found = [model for _, model, _ in model_refs(stage)] + [rows for _, rows in rows_refs(stage)]
+    found = [model.stage for model in stage.model_refs()] + [rows.ref for rows in stage.row_refs()]
     return list(dict.fromkeys(ref for ref in found if source is None or ref.split("/")[0] == source))
 
 
 def _wire(run: Run, wire: Wire, colour: str) -> Markup:
-    kind = "rows" if splits_of(run.stage(wire.source)) else "model"
+    kind = "rows" if run.stage(wire.source).makes == "rows" else "model"
     x, y = wire.points[-1]
     return tag(
         "g", tag("title", f"{', '.join(refs(run, wire.target, wire.source))} → {wire.target}"),

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from alignment.artifacts import Store
-from alignment.config import AnyStage, Dpo, Evaluate, ImportData, ImportModel, Reward, Run, Sample, Sft
+from alignment.config import Run
 from alignment.report.reading import Artifacts
 
 
@@ -16,18 +16,11 @@ class Command:
     line: str
 
 
-def entrypoint(stage: AnyStage) -> str:
-    """The file of ray_jobs/ that makes a stage of this kind."""
-    if isinstance(stage, ImportModel | ImportData):
-        return "ray_jobs/import_stage.py"
-    return f"ray_jobs/{stage.kind}.py"
-
-
 def commands(run: Run, artifacts: Artifacts, file: str) -> list[Command]:
     """What to type next; `file` is the run file as the user typed it."""
     name, store = shlex.quote(file), Store(run.store)
     left = [stage for stage in run.stages if artifacts.get(stage.name) is None]
-    trained = [stage for stage in run.stages if isinstance(stage, Sft | Reward | Dpo)]
+    epochs = {stage.name: value for stage in run.stages if (value := getattr(stage, "epochs", None)) is not None}
     shared = " and the store on a disk that all its nodes share" if store.is_local else ""
     one = left[0] if left else run.stages[-1]
     made = [
@@ -36,8 +29,9 @@ def commands(run: Run, artifacts: Artifacts, file: str) -> list[Command]:
         Command("See which stages are finished and where they lie", f"kubealign status {name}"),
         Command("Make one stage alone, the stages it reads being finished", f"kubealign run {name} --stage {one.name}"),
     ]
-    if trained:
-        key = f"{trained[-1].name}.epochs={trained[-1].epochs * 2:g}"
+    if epochs:
+        last = list(epochs)[-1]
+        key = f"{last}.epochs={epochs[last] * 2:g}"
         made.append(Command("Change a value: that stage and those that read it are made anew beside the old ones",
                             f"kubealign run {name} --set {key}"))
     if store.is_local:
@@ -47,7 +41,7 @@ def commands(run: Run, artifacts: Artifacts, file: str) -> list[Command]:
         Command(f"The whole run on a Ray cluster, its address in RAY_ADDRESS{shared}, here with two workers a stage",
                 f"ray job submit --working-dir . -- kubealign run {name} --set compute.workers=2"),
         Command("One stage as a Ray job",
-                f"ray job submit --working-dir . -- python {entrypoint(one)} {name} {one.name}"),
+                f"ray job submit --working-dir . -- python ray_jobs/{one.script}.py {name} {one.name}"),
         Command("Render this page again", f"kubealign report {name}"),
     ]
     return made
@@ -62,10 +56,10 @@ def made_by(run: Run, artifacts: Artifacts) -> list[tuple[str, str, str]]:
             continue
         files = artifact.manifest.files
         if any(file.startswith("model/") for file in files):
-            what = "reward model" if isinstance(stage, Reward) else "model"
+            what = "reward model" if stage.makes == "reward" else "model"
             places.append((stage.name, what, f"{artifact.url}/model"))
         elif any(file.startswith("rows/") for file in files):
-            places.append((stage.name, "scored rows" if isinstance(stage, Sample) else "rows", f"{artifact.url}/rows"))
-        elif isinstance(stage, Evaluate):
+            places.append((stage.name, "scored rows" if any(stage.model_refs()) else "rows", f"{artifact.url}/rows"))
+        elif stage.makes == "table":
             places.append((stage.name, "results and answers", artifact.url))
     return places

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alignment.config import TrainStage
+from alignment.config import TrainBase
 from alignment.report.charts import Series, line_chart, thinned
 from alignment.report.format import is_number
 from alignment.report.svg import Point
@@ -63,7 +63,7 @@ Charts = list[tuple[str, Markup]]
 """(title, chart) pairs."""
 
 
-def charts_of(stage: TrainStage, events: Sequence[dict[str, Any]]) -> tuple[Charts, Charts]:
+def charts_of(stage: TrainBase, events: Sequence[dict[str, Any]]) -> tuple[Charts, Charts]:
     """The charts of a train stage: those to look at first, and the minor ones."""
     groups: tuple[Charts, Charts] = ([], [])
     for panel in PANELS[stage.method]:

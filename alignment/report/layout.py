@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from alignment.config import Evaluate, Reward, Run, inputs_of, splits_of
+from alignment.config import Run
 
 BOX_WIDTH, BOX_HEIGHT = 264.0, 74.0
 TRACK = 9.0
@@ -54,22 +54,22 @@ class Layout:
     height: float
 
 
+_LANE = {"rows": 0, "policy": 1, "reward": 2, "table": 2, "files": 2}
+
+
 def lane_of(run: Run, name: str) -> int:
     """Index into LANES by what the stage makes."""
-    stage = run.stage(name)
-    if splits_of(stage):
-        return 0
-    return 2 if isinstance(stage, Reward | Evaluate) else 1
+    return _LANE[run.stage(name).makes]
 
 
 def layers_of(run: Run) -> dict[str, int]:
     """Layer of every stage: one below its lowest input; a stage without inputs stands just above its first reader."""
     layers: dict[str, int] = {}
     for stage in run.stages:
-        layers[stage.name] = max((layers[name] + 1 for name in inputs_of(stage)), default=0)
+        layers[stage.name] = max((layers[name] + 1 for name in stage.inputs()), default=0)
     for stage in run.stages:
-        readers = [layers[other.name] for other in run.stages if stage.name in inputs_of(other)]
-        if not inputs_of(stage) and readers:
+        readers = [layers[other.name] for other in run.stages if stage.name in other.inputs()]
+        if not stage.inputs() and readers:
             layers[stage.name] = min(readers) - 1
     return layers
 
@@ -78,7 +78,7 @@ def arrange(run: Run) -> Layout:
     """The whole layout of a run's chain, in pixels from the top left corner."""
     layers = layers_of(run)
     columns = _columns(run, layers)
-    edges = [(name, stage.name) for stage in run.stages for name in inputs_of(stage)]
+    edges = [(name, stage.name) for stage in run.stages for name in stage.inputs()]
     router = _Router(layers, {name: column for name, (_, column) in columns.items()}, edges)
     lefts, tops, width, height = router.measure()
     boxes = {

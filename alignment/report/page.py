@@ -18,27 +18,16 @@ from markupsafe import Markup
 
 from alignment import __version__
 from alignment.artifacts import Artifact, Store
-from alignment.config import AnyStage, Dpo, Evaluate, ImportModel, Reward, Run, Sample, Sft, Verdict
+from alignment.config import AnyStage, Run, Verdict
 from alignment.report import format as texts
-from alignment.report.answers import chosen
 from alignment.report.chain import chain
-from alignment.report.charts import SHARE, Counts, bars, histogram
+from alignment.report.charts import bars
 from alignment.report.commands import commands, made_by
-from alignment.report.curves import charts_of
-from alignment.report.reading import read_answers, read_events, results_of, verdicts_of
-from alignment.report.results import (
-    colours_of,
-    comparisons,
-    differences,
-    kinds,
-    metric_table,
-    models_of,
-    reward_chart,
-)
-from alignment.report.summary import headline, kind_of, stage_text, tiles, total_seconds
+from alignment.report.reading import measured_by, results_of, verdicts_of
+from alignment.report.results import colours_of
+from alignment.report.sections import sections
+from alignment.report.summary import headline, stage_text, tiles, total_seconds
 
-SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
-"""Metrics of a sample stage that stand below its distribution."""
 HIDDEN_FACTS = {"histogram", "dropped_rows"}
 """Facts that are drawn, or kept for machines."""
 
@@ -62,15 +51,12 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], command: str, gen
         headline=headline(run, found, results, verdicts), tiles=tiles(run, found, results, verdicts),
         aims=[_aim(verdict) for verdict in verdicts],
         chain=chain(run, {stage.name: stage_text(stage, found[stage.name]) for stage in run.stages}, _colours(run)),
-        evaluations=[_evaluation(stage, found[stage.name], results.get(stage.name))
-                     for stage in run.stages if isinstance(stage, Evaluate)],
-        training=[_training(stage, found[stage.name]) for stage in run.stages if isinstance(stage, Sft | Reward | Dpo)],
-        sampling=[_sampling(stage, found[stage.name]) for stage in run.stages if isinstance(stage, Sample)],
-        rows=[_rows(stage, found[stage.name]) for stage in run.stages if not isinstance(stage, ImportModel)],
+        **sections(run, found, results),
+        rows=[_rows(stage, found[stage.name]) for stage in run.stages if stage.splits() or any(stage.row_refs())],
         times=_times(run, found), versions=_versions(found),
         stages=[_stage(stage, found[stage.name]) for stage in run.stages],
         models=[_model(stage, artifact) for stage in run.stages
-                if isinstance(stage, ImportModel | Sft | Reward | Dpo) and (artifact := found[stage.name]) is not None],
+                if stage.makes in ("policy", "reward") and (artifact := found[stage.name]) is not None],
         commands=commands(run, found, command), places=made_by(run, found), script_hash=_script_hash(),
     )
 
@@ -104,38 +90,6 @@ def _aim(verdict: Verdict) -> dict[str, str]:
             "op": verdict.aim.op, "state": state}
 
 
-def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str, Any] | None) -> dict[str, Any]:
-    if artifact is None or results is None:
-        return {"stage": stage, "done": artifact is not None, "results": None}
-    models = models_of(results, stage.models)
-    columns, rows = metric_table(results, stage.models)
-    first, more = chosen(read_answers(artifact), models) if models else ([], [])
-    return {
-        "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
-        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
-        "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
-        "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more,
-    }
-
-
-def _training(stage: Sft | Reward | Dpo, artifact: Artifact | None) -> dict[str, Any]:
-    charts, minor = charts_of(stage, read_events(artifact)) if artifact is not None else ([], [])
-    metrics = artifact.manifest.metrics if artifact is not None else {}
-    return {"stage": stage, "kind": kind_of(stage), "done": artifact is not None, "charts": charts, "minor": minor,
-            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
-
-
-def _sampling(stage: Sample, artifact: Artifact | None) -> dict[str, Any]:
-    facts = artifact.manifest.facts if artifact is not None else {}
-    metrics = artifact.manifest.metrics if artifact is not None else {}
-    data = facts.get("histogram") or {}
-    counts = Counts("answers", data.get("edges", []), data.get("counts", []), "s1")
-    title = f"{stage.name}: score of every sampled answer"
-    drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
-    values = [(name, texts.number(metrics[name])) for name in SCORES if name in metrics]
-    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
-
-
 def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     if artifact is None:
         return {"name": stage.name, "done": False}
@@ -150,8 +104,8 @@ def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
 
 def _colours(run: Run) -> dict[str, str]:
     """One colour a model on the whole page: those of the last evaluation, and one for reward models."""
-    colours = {stage.name: "s5" for stage in run.stages if isinstance(stage, Reward)}
-    evaluated = [stage.models for stage in run.stages if isinstance(stage, Evaluate)]
+    colours = {stage.name: "s5" for stage in run.stages if stage.makes == "reward"}
+    evaluated = [measured_by(stage) for stage in run.stages if stage.makes == "table"]
     return colours | (colours_of(evaluated[-1]) if evaluated else {})
 
 
@@ -184,7 +138,7 @@ def _stage(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     manifest = artifact.manifest if artifact is not None else None
     facts = {name: value for name, value in manifest.facts.items() if name not in HIDDEN_FACTS} if manifest else {}
     return {
-        "name": stage.name, "kind": kind_of(stage), "manifest": manifest, "url": artifact.url if artifact else "",
+        "name": stage.name, "kind": stage.title(), "manifest": manifest, "url": artifact.url if artifact else "",
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
         "facts": texts.flat(facts), "metrics": texts.flat(manifest.metrics) if manifest else [],
         "started": texts.when(manifest.started) if manifest else "",
@@ -200,7 +154,7 @@ def _model(stage: AnyStage, artifact: Artifact) -> dict[str, str]:
     reference = facts.get("reference")
     reference = ", ".join(map(str, reference.values())) if isinstance(reference, Mapping) else reference
     return {
-        "name": stage.name, "kind": kind_of(stage),
+        "name": stage.name, "kind": stage.title(),
         "parameters": texts.number(facts.get("parameters", artifact.manifest.metrics.get("parameters"))),
         "trainable": texts.number(facts.get("trainable_parameters")),
         "template": str(named.get("name") or texts.NONE), "hash": str(named.get("hash") or "")[:12],

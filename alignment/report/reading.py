@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import Evaluate, Run, Verdict, judge
+from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.errors import ArtifactError
 
 Artifacts = Mapping[str, Artifact | None]
@@ -82,12 +82,17 @@ def verdicts_of(run: Run, artifacts: Artifacts) -> list[Verdict]:
 
 
 def results_of(run: Run, artifacts: Artifacts) -> dict[str, dict[str, Any]]:
-    """Results of every finished evaluate stage, by stage name, in the run's order."""
+    """Results of every finished stage that makes a table, by stage name, in the run's order."""
     found = {}
     for stage in run.stages:
         artifact = artifacts.get(stage.name)
-        if isinstance(stage, Evaluate) and artifact is not None:
+        if stage.makes == "table" and artifact is not None:
             results = read_results(artifact)
             if results is not None:
                 found[stage.name] = results
     return found
+
+
+def measured_by(stage: AnyStage) -> list[str]:
+    """Names of the models that a stage measures, in the order of its table."""
+    return [ref.stage for ref in stage.model_refs() if ref.role == "policy"]

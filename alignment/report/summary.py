@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import AnyStage, Evaluate, ImportData, ImportModel, Lora, Run, Sample, Verdict
+from alignment.config import AnyStage, Run, Verdict
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, plural, side
-from alignment.report.reading import Artifacts
+from alignment.report.reading import Artifacts, measured_by
 from alignment.report.results import METRICS, change, models_of
 
 Values = Mapping[str, Any]
@@ -31,20 +31,6 @@ class Tile:
     value: str
     note: str
     tone: str = "plain"
-
-
-def kind_of(stage: AnyStage) -> str:
-    """What a stage is, for its box: `dpo · lora r 16`."""
-    if isinstance(stage, ImportModel):
-        return f"import · {stage.model.source} model"
-    if isinstance(stage, ImportData):
-        return f"import · {plural(len(stage.data), 'file')}"
-    if isinstance(stage, Sample):
-        return f"sample · {plural(stage.n, 'answer')}"
-    if isinstance(stage, Evaluate):
-        return f"evaluate · {plural(len(stage.models), 'model')}"
-    strategy = f"lora r {stage.strategy.r}" if isinstance(stage.strategy, Lora) else "all weights"
-    return f"{stage.method} · {strategy}"
 
 
 def rows_text(artifact: Artifact) -> str:
@@ -68,9 +54,9 @@ def count(value: float) -> str:
 
 def stage_text(stage: AnyStage, artifact: Artifact | None) -> StageText:
     if artifact is None:
-        return StageText(kind_of(stage), "not finished", "", "", done=False)
+        return StageText(stage.title(), "not finished", "", "", done=False)
     manifest = artifact.manifest
-    return StageText(kind_of(stage), rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
+    return StageText(stage.title(), rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
 
 
 def total_seconds(artifacts: Artifacts) -> float:
@@ -95,18 +81,12 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
     sentences = []
     if results:
         name, result = list(results.items())[-1]
-        sentences.append(_change(result, _evaluate(run, name).models))
+        sentences.append(_change(result, measured_by(run.stage(name))))
     elif finished == len(run.stages):
         sentences.append(f"All {plural(finished, 'stage')} finished; this run evaluates no model.")
     if finished < len(run.stages):
         sentences.append(f"{finished} of {plural(len(run.stages), 'stage')} finished.")
     return " ".join(part for part in [*sentences, aims_sentence(verdicts)] if part)
-
-
-def _evaluate(run: Run, name: str) -> Evaluate:
-    stage = run.stage(name)
-    assert isinstance(stage, Evaluate)
-    return stage
 
 
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
@@ -150,7 +130,7 @@ def tiles(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequence[V
     made = []
     if results:
         name, result = list(results.items())[-1]
-        models = _evaluate(run, name).models
+        models = measured_by(run.stage(name))
         made += _metric_tiles(result, models) + _win_tiles(result, models)
     if verdicts:
         met = sum(verdict.met is True for verdict in verdicts)

@@ -12,11 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from alignment.config import Evaluate, Run
+from alignment.config import Run
 from alignment.report.format import NONE, duration, is_number, metric, number
-from alignment.report.reading import Artifacts, results_of, verdicts_of
+from alignment.report.reading import Artifacts, measured_by, results_of, verdicts_of
 from alignment.report.results import DRAWN, METRICS, models_of
-from alignment.report.summary import kind_of, rows_text
+from alignment.report.summary import rows_text
 
 WIDTH = 100
 SHORT = {"exact_match": "exact", "perplexity": "ppl", "finished": "done", "rouge_l": "rouge"}
@@ -40,10 +40,10 @@ def stages_table(run: Run, artifacts: Artifacts) -> Table:
     for stage in run.stages:
         artifact = artifacts.get(stage.name)
         if artifact is None:
-            table.add_row(Text(stage.name), Text(kind_of(stage)), Text(""), Text(""), Text("not finished", "yellow"))
+            table.add_row(Text(stage.name), Text(stage.title()), Text(""), Text(""), Text("not finished", "yellow"))
         else:
             manifest = artifact.manifest
-            table.add_row(Text(stage.name), Text(kind_of(stage)), Text(rows_text(artifact)),
+            table.add_row(Text(stage.name), Text(stage.title()), Text(rows_text(artifact)),
                           Text(duration(manifest.seconds)), Text(manifest.digest[:12], "green"))
     return table
 
@@ -65,7 +65,7 @@ def aims_table(run: Run, artifacts: Artifacts) -> Table:
 def results_table(run: Run, artifacts: Artifacts) -> Table:
     """Models by metrics of every finished evaluate stage; one line for every one that is not finished."""
     results = results_of(run, artifacts)
-    stages = [stage for stage in run.stages if isinstance(stage, Evaluate)]
+    stages = [stage for stage in run.stages if stage.makes == "table"]
     columns = [name for name in METRICS if any(
         is_number((values.get(name) or {}).get("value")) for result in results.values()
         for values in result["models"].values())]
@@ -77,11 +77,11 @@ def results_table(run: Run, artifacts: Artifacts) -> Table:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for stage in stages:
         if len(stages) > 1:
-            table.add_row(Text(f"{stage.name}, {stage.rows}", "dim"))
+            table.add_row(Text(f"{stage.name}, {', '.join(place.ref for place in stage.row_refs())}", "dim"))
         if stage.name not in results:
             table.add_row(Text(stage.name), Text("not finished", "yellow"))
             continue
-        for model in models_of(results[stage.name], stage.models):
+        for model in models_of(results[stage.name], measured_by(stage)):
             values = results[stage.name]["models"][model]
             table.add_row(Text(model), *(_cell(name, values.get(name) or {}) for name in columns))
         table.add_section()

@@ -23,7 +23,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from alignment.artifacts import RowCounts
-from alignment.config import Dpo, Lora, TrainStage, micro_batch
+from alignment.config import TrainBase
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
@@ -38,7 +38,7 @@ from alignment.inference.loading import (
 from alignment.progress import console, track
 from alignment.training.checkpoints import Checkpoints, barrier
 from alignment.training.guards import Recorder, Rows
-from alignment.training.methods import METHODS
+from alignment.training.methods import Method, method_of
 from alignment.training.model import build
 from alignment.training.prepare import Prepared, prepare
 
@@ -52,9 +52,8 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         workers: processes that take part; the group must have exactly so many (a silent group of one is refused).
         callbacks: more transformers callbacks, for example to report to Ray.
     """
-    stage = context.stage
-    assert isinstance(stage, TrainStage)
-    method = METHODS[stage.method]
+    stage = context.stage_as(TrainBase)
+    method = method_of(stage)
     for name in ("transformers", "trl", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
     device = resolve_device(context.run.compute)
@@ -64,13 +63,12 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     tokenizer = load_tokenizer(start.path() / "model", side="right")
     everything = [record for ref in stage.rows for record in context.rows(ref)]
     records = choose(everything, context.run.scaled(stage.take), context.run.seed)
-    prepared = prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}")
-    held = (
-        prepare(context.rows(stage.eval_rows), tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}")
-        if stage.eval_rows is not None else None
-    )
+    where = f"stage {stage.name}"
+    prepared = prepare(records, tokenizer, stage, f"{where}, rows {', '.join(stage.rows)}", method.columns)
+    held = None if stage.eval_rows is None else prepare(
+        context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
-    arguments = _arguments(context, stage, device, dtype, workers)
+    arguments = _arguments(context, stage, method, device, dtype, workers)
     trainer = method.trainer(
         model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
         eval_dataset=Dataset.from_list(held.rows) if held else None, callbacks=list(callbacks),
@@ -79,7 +77,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     trainer.data_collator = Rows(trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer, method.role)
+    trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
     _check_world(trainer, workers)
@@ -100,13 +98,13 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
             checkpoints.finish()
     if first:
         trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
-        outcome = _outcome(stage, trainer, prepared, held, facts, start, method.role)
+        outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
         trained = recorder.steps_here * stage.batch_size * per_row
         outcome.facts |= {
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(trained / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
-            "micro_batch_size": micro_batch(stage, workers),
+            "micro_batch_size": stage.micro_batch(workers),
         }
         write_outcome(context, outcome)
     barrier()
@@ -134,9 +132,9 @@ def _training_dtype(context: StageContext, device: str) -> torch.dtype:
 
 
 def _arguments(
-    context: StageContext, stage: TrainStage, device: str, dtype: torch.dtype, workers: int
+    context: StageContext, stage: TrainBase, method: Method, device: str, dtype: torch.dtype, workers: int
 ) -> Any:
-    micro = micro_batch(stage, workers)
+    micro = stage.micro_batch(workers)
     if not micro:
         raise ConfigError(
             "batch_size cannot be shared out over the workers", where=f"stage {stage.name}",
@@ -160,11 +158,11 @@ def _arguments(
     given: dict[str, Any] = {
         "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and a third more compute is not
         "dataloader_pin_memory": on_gpu,
-        **METHODS[stage.method].arguments(stage), **steps, **stage.trl,
+        **method.arguments(stage), **steps, **stage.trl,
     }
     if workers > 1 and not on_gpu:
         given["ddp_backend"] = "gloo"
-    return METHODS[stage.method].config(
+    return method.config(
         output_dir=str(context.work / "checkpoints"),
         run_name=f"{context.run.name}-{stage.name}",
         per_device_train_batch_size=micro,
@@ -209,9 +207,9 @@ def _steps(arguments: Any, trainer: Any, rows: int) -> int:
     return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
 
 
-def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: Any, role: str) -> None:
+def _save(model: Any, folder: Path, stage: TrainBase, start: Any, tokenizer: Any) -> None:
     """Write weights, tokenizer and kubealign.json. The base is named by its key: a path is one machine's own."""
-    adapter = isinstance(stage.strategy, Lora)
+    adapter = stage.adapter is not None
     folder.mkdir(parents=True, exist_ok=True)
     if adapter:
         assert isinstance(model, PeftModel)
@@ -223,8 +221,9 @@ def _save(model: Any, folder: Path, stage: TrainStage, start: Any, tokenizer: An
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_info(folder, role=role, form="adapter" if adapter else "full", base=base_key(start) if adapter else None,
-               tokenizer=tokenizer, template_name=template_of(start)["name"])
+    form, base = ("adapter", base_key(start)) if adapter else ("full", None)
+    write_info(folder, role=stage.makes, form=form, base=base, tokenizer=tokenizer,
+               template_name=template_of(start)["name"])
 
 
 def _sort_lists(file: Path) -> None:
@@ -237,8 +236,8 @@ def _sort_lists(file: Path) -> None:
 
 
 def _outcome(
-    stage: TrainStage, trainer: Any, prepared: Prepared, held: Prepared | None, facts: dict[str, Any], start: Any,
-    role: str,
+    stage: TrainBase, method: Method, trainer: Any, prepared: Prepared, held: Prepared | None, facts: dict[str, Any],
+    start: Any,
 ) -> Outcome:
     reasons: dict[str, int] = {}
     for source in (prepared, held):
@@ -251,7 +250,7 @@ def _outcome(
     )
     history = trainer.state.log_history
     metrics = {"steps": float(trainer.state.global_step), "supervised_tokens": float(prepared.supervised)}
-    names = METHODS[stage.method].final_metrics
+    names = method.final_metrics
     train, evaluated = [e for e in history if "loss" in e], [e for e in history if "eval_loss" in e]
     if stage.checkpoints.final == "best" and trainer.state.best_global_step:
         metrics["best_step"] = float(trainer.state.best_global_step)
@@ -261,12 +260,9 @@ def _outcome(
     metrics |= {f"eval_{n}": evaluated[-1][f"eval_{n}"] for n in names if evaluated and f"eval_{n}" in evaluated[-1]}
     info = template_of(start)
     facts = facts | {
-        "template": info, "start": start.key, "role": role,
+        "template": info, "start": start.key, "role": stage.makes,
         "mean_length": sum(prepared.lengths) / len(prepared.lengths),
         "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
     }
-    if isinstance(stage, Dpo):
-        facts["reference"] = {"artifact": start.key, "how": {
-            "adapter": "frozen copy of the start adapter" if "ref" in getattr(trainer.model, "peft_config", {})
-            else "adapter off", "precomputed": "log-probabilities computed once before training"}[stage.reference_mode]}
+    facts |= method.facts(stage, trainer, start)
     return Outcome(rows, {k: float(v) for k, v in metrics.items()}, facts)

@@ -16,22 +16,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment.artifacts import Artifact
-from alignment.config import Lora, Reward, TrainStage
+from alignment.config import Lora, TrainBase
 from alignment.errors import ModelError
 from alignment.inference.loading import base_folder, load_policy, model_info, score_in_float32
 
 
-def build(stage: TrainStage, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> tuple[Any, dict[str, Any]]:
+def build(stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> tuple[Any, dict[str, Any]]:
     """The trainable model and facts about it (trainable and total parameters, adapted modules).
 
     Frozen weights are in `dtype`; everything trained is float32 (bfloat16 loses small updates).
     """
-    if isinstance(stage.strategy, Lora):
-        model = _with_adapter(stage, stage.strategy, start, dtype, pad_token_id)
+    lora = stage.adapter
+    if lora is not None:
+        model = _with_adapter(stage, lora, start, dtype, pad_token_id)
         adapted = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)
                           and hasattr(m, "lora_A")})
         count = sum(isinstance(m, BaseTunerLayer) and hasattr(m, "lora_A") for m in model.modules())
-        _check_targets(stage.strategy, adapted, count, stage.name)
+        _check_targets(lora, adapted, count, stage.name)
     else:
         model = _full(stage, start, pad_token_id)
         adapted, count = [], 0
@@ -49,9 +50,9 @@ def _head(folder: Any, dtype: torch.dtype, pad_token_id: int) -> Any:
     )
 
 
-def _full(stage: TrainStage, start: Artifact, pad_token_id: int) -> Any:
+def _full(stage: TrainBase, start: Artifact, pad_token_id: int) -> Any:
     policy = load_policy(start, dtype=torch.float32, device="cpu", merge=True)
-    if not isinstance(stage, Reward):
+    if stage.makes != "reward":
         return policy
     config = policy.config
     config.num_labels, config.pad_token_id = 1, pad_token_id
@@ -62,8 +63,8 @@ def _full(stage: TrainStage, start: Artifact, pad_token_id: int) -> Any:
     return model
 
 
-def _with_adapter(stage: TrainStage, lora: Lora, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
-    reward, info, folder = isinstance(stage, Reward), model_info(start), start.path() / "model"
+def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
+    reward, info, folder = stage.makes == "reward", model_info(start), start.path() / "model"
     base = base_folder(start)
     model = (
         _head(base, dtype, pad_token_id) if reward else AutoModelForCausalLM.from_pretrained(base, dtype=dtype)

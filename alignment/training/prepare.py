@@ -2,7 +2,8 @@
 
 We tokenize, TRL trains: ids come from `alignment.templates`, the same place that sampling and scoring use, so
 what is learned is what will be asked. Counts rows that are too long or cannot serve, and supervised tokens:
-zero is an error before the first step. Does not batch, pad or pack (TRL does).
+zero is an error before the first step. Which columns a row becomes is its method's to say. Does not batch, pad or pack
+(TRL does).
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignment import templates
-from alignment.config import Dpo, Reward, Sft, TrainStage
-from alignment.data.projections import to_preference, to_sft
+from alignment.config import TrainBase
+from alignment.data.projections import to_preference
 from alignment.errors import DataError
-from alignment.records import Message, Record
+from alignment.records import Record
 
 Columns = dict[str, Any]
 IGNORED = -100
@@ -48,18 +49,19 @@ class TooLong(Exception):
     """A row over max_length that the policy does not allow to be cut."""
 
 
-def prepare(records: Iterable[Record], tokenizer: Any, stage: TrainStage, where: str) -> Prepared:
+def prepare(
+    records: Iterable[Record], tokenizer: Any, stage: TrainBase, where: str,
+    columns: Callable[[Record, Any, Any, Prepared], Columns | str],
+) -> Prepared:
     """Tokenize the records of a train stage.
 
     Args:
+        columns: the method's.
         where: names the rows in errors, for example `stage sft, rows seed/train`.
 
     Raises:
         DataError: no row can serve the method, a row is too long under `too_long: error`, or nothing is supervised.
     """
-    columns: Callable[[Record, Any, Any, Prepared], Columns | str] = (
-        _sft if isinstance(stage, Sft) else _reward if isinstance(stage, Reward) else _dpo
-    )
     prepared, types = Prepared(), Counter[str]()
     for record in records:
         types[record.type] += 1
@@ -83,7 +85,7 @@ def prepare(records: Iterable[Record], tokenizer: Any, stage: TrainStage, where:
             f"no row can be used for method {stage.method}", where=where,
             found=f"{sum(types.values())} rows of types {dict(types)}, dropped: "
                   f"{dict(Counter(reason for _, reason in prepared.dropped))}",
-            expected="preference rows" if not isinstance(stage, Sft) else "rows with an answer, within max_length",
+            expected=stage.reads,
         )
     if not prepared.supervised:
         raise DataError("there is not one supervised token: every label is masked", where=where,
@@ -92,8 +94,12 @@ def prepare(records: Iterable[Record], tokenizer: Any, stage: TrainStage, where:
     return prepared
 
 
-def _fit(prompt: list[int], longest: int, stage: TrainStage, prepared: Prepared) -> list[int]:
-    """The prompt ids, cut at the left where prompt and the longest answer exceed max_length and policy allows."""
+def cut_prompt(prompt: list[int], longest: int, stage: TrainBase, prepared: Prepared) -> list[int]:
+    """The prompt ids, cut at the left where prompt and the longest answer exceed max_length and policy allows.
+
+    Raises:
+        TooLong: it does not allow, or the answer alone is too long.
+    """
     over = len(prompt) + longest - stage.max_length
     if over <= 0:
         return prompt
@@ -103,33 +109,10 @@ def _fit(prompt: list[int], longest: int, stage: TrainStage, prepared: Prepared)
     return prompt[over:]
 
 
-def _sft(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Columns | str:
-    projected = to_sft(record)
-    if isinstance(projected, str):
-        return projected
-    conversation: list[Message] = projected
-    if stage.loss == "completion":
-        if conversation[-1]["role"] != "assistant":
-            return "the last turn is not the assistant's"
-        prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1]["content"])
-        prompt = _fit(prompt, len(answer), stage, prepared)
-        ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
-    else:
-        ids, mask = templates.encode_conversation(tokenizer, conversation)
-        if len(ids) > stage.max_length:
-            raise TooLong(f"{len(ids)} tokens")
-        labels = list(ids) if stage.loss == "all" else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
-    supervised = sum(label != IGNORED for label in labels)
-    if not supervised:
-        return "no supervised token"
-    prepared.supervised += supervised
-    prepared.lengths.append(len(ids))
-    return {"input_ids": ids, "labels": labels}
-
-
-def _pair(
-    record: Record, tokenizer: Any, stage: Any, prepared: Prepared
+def pair(
+    record: Record, tokenizer: Any, stage: TrainBase, prepared: Prepared
 ) -> tuple[list[int], list[int], list[int]] | str:
+    """Ids of the prompt, the chosen and the rejected answer of a preference; or why the record cannot serve."""
     projected = to_preference(record)
     if isinstance(projected, str):
         return projected
@@ -138,23 +121,7 @@ def _pair(
     _, rejected = templates.encode_completion(tokenizer, messages, rejected_text)
     if chosen == rejected:
         return "chosen and rejected are the same tokens"
-    prompt = _fit(prompt, max(len(chosen), len(rejected)), stage, prepared)
+    prompt = cut_prompt(prompt, max(len(chosen), len(rejected)), stage, prepared)
     prepared.supervised += len(chosen) + len(rejected)
     prepared.lengths += [len(prompt) + len(chosen), len(prompt) + len(rejected)]
     return prompt, chosen, rejected
-
-
-def _reward(record: Record, tokenizer: Any, stage: Reward, prepared: Prepared) -> Columns | str:
-    pair = _pair(record, tokenizer, stage, prepared)
-    if isinstance(pair, str):
-        return pair
-    prompt, chosen, rejected = pair
-    return {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
-
-
-def _dpo(record: Record, tokenizer: Any, stage: Dpo, prepared: Prepared) -> Columns | str:
-    pair = _pair(record, tokenizer, stage, prepared)
-    if isinstance(pair, str):
-        return pair
-    prompt, chosen, rejected = pair
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}

@@ -182,14 +182,14 @@ def test_a_run_from_submit_to_report(api: Api, here: Path, call: Call) -> None:
     said = call("submit", *options, "--wait")
     assert said.code == 0, said.err
     assert "every stage asked for is finished" in said.out
-    assert "import data" in said.out  # the driver's output
+    assert "import · 1 file" in said.out  # the driver's output
     assert "+ one" in said.err  # progress
     assert "1 of 1 stages finished" in call("status", *options).out
     tree = json.loads(call("status", *options, "--json").out)
     assert tree["stages"][0]["manifest"]["rows"]["written"] == {"train": 10, "dev": 10}
     assert call("report", *options).out.strip() == "mine-report.html"
     assert Path("mine-report.html").read_text().startswith("<!doctype html")
-    assert "import data" in call("logs", *options).out
+    assert "import · 1 file" in call("logs", *options).out
     done = call("cancel", "run.yaml")
     assert "artifacts are kept" in done.out
     assert call("logs", *options, "--stage", "one").out.startswith("--- one, attempt 1\n")  # from the storage

@@ -225,8 +225,7 @@ def test_the_entrypoint_makes_stages_of_this_kind(run: str, stage: str) -> None:
     python, script, file, name, workers = shlex.split(of("dev-cpu", run, stage)["spec"]["entrypoint"])
     assert (python, file, name) == ("python", f"{RUN_FOLDER}/run.yaml", stage)
     text = (ROOT / script.removeprefix("/opt/kubealign/")).read_text(encoding="utf-8")
-    kinds = re.findall(r"main\((.+?)\)\)", text)[0].split(", ")
-    assert type(RUNS[run].stage(stage)).__name__ in kinds
+    assert re.findall(r"main\(\"(.+?)\"\)", text) == [RUNS[run].stage(stage).script]
     assert workers == f"compute.workers={PROFILES['dev-cpu'].workers_of(RUNS[run].stage(stage))}"
 
 

@@ -9,15 +9,11 @@ from alignment.config import (
     Dpo,
     Evaluate,
     ImportData,
+    RatioSplit,
     Sample,
     Sft,
-    inputs_of,
-    model_refs,
     parse_run,
-    rows_refs,
-    splits_of,
 )
-from alignment.config.stages import RatioSplit
 from alignment.errors import ConfigErrors
 
 
@@ -28,14 +24,14 @@ def test_the_small_run(run_text: str) -> None:
     assert isinstance(seed, ImportData)
     assert isinstance(seed.split, RatioSplit)
     assert seed.data[0].path == "rows.jsonl"
-    assert splits_of(seed) == ("train", "test")
+    assert seed.splits() == ("train", "test")
     assert isinstance(sft, Sft)
     assert sft.learning_rate == 1e-4
     assert isinstance(rs, Sample)
-    assert inputs_of(rs) == ("sft", "rm", "seed")
-    assert splits_of(rs) == ("best", "pairs", "samples")
-    assert [ref for _, ref in rows_refs(rs)] == ["seed/train"]
-    assert [(name, role) for _, name, role in model_refs(rs)] == [("sft", "policy"), ("rm", "reward")]
+    assert rs.inputs() == ("sft", "rm", "seed")
+    assert rs.splits() == ("best", "pairs", "samples")
+    assert [place.ref for place in rs.row_refs()] == ["seed/train"]
+    assert [(ref.stage, ref.role) for ref in rs.model_refs()] == [("sft", "policy"), ("rm", "reward")]
     assert isinstance(run.stage("eval"), Evaluate)
     assert str(run.parsed_aims()[0]) == "eval.dpo.f1 > eval.base.f1"
 

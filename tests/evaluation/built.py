@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact, Manifest, Store, digest_of, key_of
-from alignment.config import Run, inputs_of
+from alignment.config import Run
 from alignment.context import StageContext
 from alignment.records import Record, write_records
 
@@ -25,7 +25,7 @@ class Built:
 
     def digest(self, name: str) -> str:
         return digest_of([name, self.run.model_dump(mode="json"),
-                          [self.artifacts[i].manifest.digest for i in inputs_of(self.run.stage(name))]])
+                          [self.artifacts[i].manifest.digest for i in self.run.stage(name).inputs()]])
 
     def publish(self, name: str, fill: Callable[[Path], Any]) -> Artifact:
         """Run `fill` on the stage's empty folder and publish it."""
@@ -36,7 +36,7 @@ class Built:
         fill(folder)
         manifest = Manifest(
             key=key, digest=digest, stage=name, kind=stage.kind, config=stage.model_dump(mode="json"), files={},
-            inputs={i: self.artifacts[i].key for i in inputs_of(stage)},
+            inputs={i: self.artifacts[i].key for i in stage.inputs()},
             started="2026-01-01T00:00:00", finished="2026-01-01T00:00:01", seconds=1.0,
         )
         with self.store.lease(key) as lease:
@@ -57,7 +57,7 @@ class Built:
         work = self.store.workdir(key)
         (work / "out").mkdir(exist_ok=True)
         return StageContext(run=self.run, stage=stage, store=self.store, key=key, digest=digest,
-                            inputs={i: self.artifacts[i] for i in inputs_of(stage)}, work=work)
+                            inputs={i: self.artifacts[i] for i in stage.inputs()}, work=work)
 
 
 def build_run(folder: Path, stages: list[dict[str, Any]], **values: Any) -> Built:

@@ -54,10 +54,10 @@ def test_packed_rows_have_the_same_loss_per_token(tmp_path: Path) -> None:
 def test_a_reloaded_policy_equals_the_one_in_memory(
     tmp_path: Path, strategy: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignment.training import methods
+    from alignment.training.methods.sft import GuardedSft
 
     kept = {}
-    original = methods.GuardedSft.train
+    original = GuardedSft.train
 
     def train(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
@@ -67,7 +67,7 @@ def test_a_reloaded_policy_equals_the_one_in_memory(
             kept["logits"] = self.model(input_ids=ids).logits.clone()
         return result
 
-    monkeypatch.setattr(methods.GuardedSft, "train", train)
+    monkeypatch.setattr(GuardedSft, "train", train)
     made = execute(small.run(tmp_path, small.train("sft", strategy=strategy))).artifacts
     model = load_policy(made["sft"], dtype=torch.float32, device="cpu", merge=False)
     with torch.no_grad():

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from alignment.artifacts import Store
-from alignment.config import ImportData, ImportModel, Run, Sft
+from alignment.config import Run
 from alignment.pipeline import job, keys
 from alignment.pipeline.stage_log import StageLog
 from tests import small
@@ -49,12 +49,12 @@ def test_a_stage_leaves_artifact_report_and_log(s3: Server, tmp_path: Path, monk
     run = small.run(tmp_path, store=s3.url())
     store, file = Store(run.store), written(run, tmp_path)
     monkeypatch.setenv("KUBEALIGN_ATTEMPT", "2")
-    assert job.main(ImportData, ImportModel, argv=[file, "data"]) == 0
+    assert job.main("import_stage", argv=[file, "data"]) == 0
     assert store.find(keys(run)["data"].key) is not None
     assert "24 train, 8 dev, 8 test" in logs(store)["data-2.log"]
     assert b"data" in store.fs.cat_file(f"{store.root}/runs/small/report.html")
     monkeypatch.setenv("KUBEALIGN_ATTEMPT", "3")
-    assert job.main(ImportData, ImportModel, argv=[file, "data"]) == 0
+    assert job.main("import_stage", argv=[file, "data"]) == 0
     assert "finished before" in logs(store)["data-3.log"]
 
 
@@ -63,16 +63,16 @@ def test_the_users_errors_end_with_2_and_are_in_the_log(
 ) -> None:
     run = small.run(tmp_path, small.train("sft"), store=s3.url())
     file = written(run, tmp_path)
-    assert job.main(Sft, argv=[file, "data"]) == 2
+    assert job.main("train", argv=[file, "data"]) == 2
     assert "one of sft" in capsys.readouterr().err
-    assert job.main(Sft, argv=[str(tmp_path / "none.yaml"), "sft"]) == 2
+    assert job.main("train", argv=[str(tmp_path / "none.yaml"), "sft"]) == 2
     assert "none.yaml" in capsys.readouterr().err
     monkeypatch.setenv("KUBEALIGN_ATTEMPT", "1")
-    assert job.main(Sft, argv=[file, "sft"]) == 2
+    assert job.main("train", argv=[file, "sft"]) == 2
     shown = capsys.readouterr().err
     assert "base, is not finished" in shown
     assert logs(Store(run.store)) == {"sft-1.log": shown}
-    assert job.main(ImportData, argv=[file, "data", "store=s3://no-such-bucket/x"]) == 2
+    assert job.main("import_stage", argv=[file, "data", "store=s3://no-such-bucket/x"]) == 2
     shown = capsys.readouterr().err
     assert shown.count("bucket does not exist") == 2, "the stage, and its log that cannot be kept"
     assert "Traceback" not in shown
@@ -86,7 +86,7 @@ def test_what_another_attempt_may_mend_ends_with_3(
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
         forget_clients()
-        assert job.main(ImportData, argv=[file, "data"]) == 3
+        assert job.main("import_stage", argv=[file, "data"]) == 3
     shown = capsys.readouterr().err
     assert "does not answer" in shown
     assert "Traceback" not in shown
@@ -99,7 +99,7 @@ def test_what_another_attempt_may_mend_ends_with_3(
         return made
 
     monkeypatch.setattr(job, "make_stage", loses_it)
-    assert job.main(ImportData, argv=[file, "data", f"store={local}"]) == 3
+    assert job.main("import_stage", argv=[file, "data", f"store={local}"]) == 3
     assert "its artifact is not at" in capsys.readouterr().err
 
 
@@ -110,7 +110,7 @@ def test_a_bug_ends_with_1_and_its_traceback_is_kept(tmp_path: Path, monkeypatch
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(job, "make_stage", broken)
-    assert job.main(ImportData, argv=[written(run, tmp_path), "data"]) == 1
+    assert job.main("import_stage", argv=[written(run, tmp_path), "data"]) == 1
     (text,) = logs(Store(run.store)).values()
     assert "Traceback" in text
     assert "ZeroDivisionError: a bug" in text
@@ -145,7 +145,7 @@ def test_sigterm_gives_the_lease_back_and_another_machine_goes_on(s3: Server, tm
     run = small.run(tmp_path, stage, store=s3.url())
     store, file, key = Store(run.store), written(run, tmp_path), keys(run)["sft"].key
     for name in ("base", "data"):
-        assert job.main(ImportData, ImportModel, argv=[file, name]) == 0
+        assert job.main("import_stage", argv=[file, name]) == 0
 
     def start(machine: str, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -178,7 +178,7 @@ def test_sigterm_gives_the_lease_back_and_another_machine_goes_on(s3: Server, tm
     assert not work.exists(), "nothing is left of the work"
     losses = small.losses(made)
     shutil.rmtree(s3.folder(f"{run.store}/artifacts/{key}"))
-    assert job.main(Sft, argv=[file, "sft"]) == 0
+    assert job.main("train", argv=[file, "sft"]) == 0
     again = store.find(key)
     assert again is not None
     assert again.manifest.facts["timing"]["resumed_from_step"] == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.stages import TinyModel
+from alignment.config import TinyModel
 from alignment.errors import ModelError
 from alignment.planner.sizes import size_from_config, size_of_folder, size_of_gguf, size_of_tiny
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from alignment.artifacts import Artifact, Manifest, RowCounts, Store, digest_of, key_of
-from alignment.config import Run, inputs_of, parse_run
+from alignment.config import Run, parse_run
 
 LORA = {"kind": "lora", "r": 16, "alpha": 32}
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x.png onerror=alert(1)>'
@@ -105,7 +105,7 @@ def publish(store: Store, run: Run, name: str, files: dict[str, str], **fields: 
         (folder / file).write_text(text, encoding="utf-8")
     manifest = Manifest(
         key=key, digest=digest, stage=name, kind=stage.kind, config=stage.model_dump(mode="json"),
-        inputs={other: key_of(other, digest_of([run.name, other])) for other in inputs_of(stage)}, files={},
+        inputs={other: key_of(other, digest_of([run.name, other])) for other in stage.inputs()}, files={},
         versions={"trl": "1.16.0"}, started="2026-01-02T03:04:05Z", finished="2026-01-02T03:14:05Z",
         **{"seconds": 60.0, **fields},
     )

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from alignment.config import Run, inputs_of
+from alignment.config import Run
 from alignment.report.chain import StageText, chain
 from alignment.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, arrange, layers_of
 from tests.report.conftest import BASE, SEED, run_of, train
@@ -77,7 +77,7 @@ def test_arrows_of_different_stages_never_lie_on_each_other(tmp_path: Path, seed
 def test_every_input_has_one_arrow_from_the_source_to_the_target(tmp_path: Path) -> None:
     run = random_run(tmp_path, 3, 10)
     layout = arrange(run)
-    expected = {(name, stage.name) for stage in run.stages for name in inputs_of(stage)}
+    expected = {(name, stage.name) for stage in run.stages for name in stage.inputs()}
     assert {(wire.source, wire.target) for wire in layout.wires} == expected
     for wire in layout.wires:
         source, target = layout.boxes[wire.source], layout.boxes[wire.target]

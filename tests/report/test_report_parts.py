@@ -14,7 +14,7 @@ from rich.table import Table
 from alignment.artifacts import Artifact
 from alignment.config import Run, Sft
 from alignment.report.answers import MORE, SHOWN, chosen, outcome
-from alignment.report.commands import commands, entrypoint
+from alignment.report.commands import commands
 from alignment.report.curves import charts_of, lines_of, points_of, running_mean
 from alignment.report.format import clip, duration, flat, number, when
 from alignment.report.reading import read_events
@@ -135,5 +135,5 @@ def test_entrypoints_exist(finished: tuple[Run, dict[str, Artifact]]) -> None:
     run = finished[0]
     root = Path(__file__).parents[2]
     for stage in run.stages:
-        assert (root / entrypoint(stage)).is_file(), stage.name
+        assert (root / "ray_jobs" / f"{stage.script}.py").is_file(), stage.name
     assert any("--stage base" in command.line for command in commands(run, {}, "qa.yaml"))

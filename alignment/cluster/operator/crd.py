@@ -17,7 +17,7 @@ import yaml
 
 from alignment.cluster.operator.types import GROUP, KIND, PLURAL, VERSION, Spec, Status
 from alignment.config import Profile, Run
-from alignment.config.stages import NAME
+from alignment.config.stages.base import NAME
 
 Json = dict[str, Any]
 OPEN: Json = {"x-kubernetes-preserve-unknown-fields": True}

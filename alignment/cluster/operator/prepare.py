@@ -18,7 +18,7 @@ from alignment.artifacts import key_of
 from alignment.cluster.bundle import Bundle, located, unpack
 from alignment.cluster.manifests import ray_job
 from alignment.cluster.operator.types import APPROVE, RETRY, Gate, Spec, spec_of
-from alignment.config import Aim, Profile, Run, inputs_of, parse_aim, parse_run
+from alignment.config import Aim, Profile, Run, parse_aim, parse_run
 from alignment.config.yaml_file import dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
@@ -159,7 +159,7 @@ def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...
     except KubeAlignError as error:
         raise Refused("SourceUnreadable", f"{error}\nThe operator sees what the run's ConfigMap and the storage hold; "
                                           "submit the changed run again from where its sources lie.") from error
-    stages = tuple(StagePlan(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], inputs_of(stage))
+    stages = tuple(StagePlan(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], stage.inputs())
                    for stage in run.stages)
     return Prepared(spec, run, profile, stages, gates, Bundle(text, files), as_sent)
 

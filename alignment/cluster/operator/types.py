@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from alignment.cluster.bundle import Bundle
 from alignment.config.profile import DnsName, Profile, profile_json
 from alignment.config.run import Run
-from alignment.config.stages import NAME
+from alignment.config.stages.base import NAME
 from alignment.errors import ConfigError
 from alignment.pipeline.keys import keys
 

@@ -1,0 +1,178 @@
+"""One check for each stage kind, in `CHECKS` under its class: what its stages read from outside, and what that must be.
+
+Every finding is made, none stops the next. A data file over READ_LIMIT is looked for but not read: its stage reads it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alignment import templates
+from alignment.config import (
+    AnyStage,
+    Evaluate,
+    FolderModel,
+    GgufModel,
+    HubModel,
+    ImportData,
+    ImportModel,
+    Run,
+    Sample,
+    Stage,
+    TinyModel,
+    TrainBase,
+    row_of,
+)
+from alignment.config.stages.base import Place
+from alignment.data.fingerprint import gguf_path
+from alignment.errors import ConfigError, KubeAlignError
+from alignment.planner.rows import preview
+from alignment.rewards import BUILT_IN
+
+READ_LIMIT = 32_000_000
+"""Bytes of one data file up to which `check` reads every row."""
+Notes = dict[str, str]
+"""Stage name -> a few words on what was seen."""
+Wrong = Iterator[tuple[Place, KubeAlignError]]
+"""Findings, each with the stage's key that it is about."""
+
+
+def wrong(run: Run, stage: AnyStage, notes: Notes) -> Wrong:
+    """Everything that is known to fail of one stage.
+
+    Args:
+        run: as it would be executed.
+        notes: gets what was seen of the stage.
+    """
+    yield from row_of(CHECKS, type(stage))(run, stage, notes)
+
+
+def _import_model(run: Run, stage: ImportModel, notes: Notes) -> Wrong:
+    try:
+        MODELS[type(stage.model)](stage.name, stage.model)
+    except KubeAlignError as error:
+        yield ("model",), error
+    if stage.template is not None and stage.template not in templates.names():
+        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
+                                         expected="one of " + ", ".join(templates.names()))
+
+
+def _check_gguf(stage: str, model: GgufModel) -> None:
+    path = gguf_path(stage, model)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ConfigError(f"not a GGUF file ({path})", found=magic, expected="the four bytes GGUF at its start")
+
+
+def _check_folder(stage: str, model: FolderModel) -> None:
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError("the model folder does not exist", found=str(folder),
+                          expected=f"a folder at {folder.absolute()}",
+                          hint="relative paths start at the working directory")
+    names = {path.name for path in folder.iterdir()}
+    missing = [text for text, there in (
+        ("config.json", "config.json" in names),
+        ("weights (*.safetensors)", any(name.endswith(".safetensors") for name in names)),
+        ("a tokenizer", any(name.startswith("tokenizer.") or name in ("vocab.json", "tekken.json") for name in names)),
+    ) if not there]
+    if missing:
+        raise ConfigError(f"the model folder lacks {', '.join(missing)}",
+                          found=", ".join(sorted(names)[:8]) or "nothing",
+                          expected="config.json, safetensors weights and a tokenizer")
+
+
+def _import_data(run: Run, stage: ImportData, notes: Notes) -> Wrong:
+    problems, unread = list(_sources(stage)), []
+    for index, error in problems:
+        if error is None:
+            unread.append(stage.data[index].path)
+        else:
+            yield ("data", index), error
+    if any(error is not None for _, error in problems):
+        return
+    if unread:
+        notes[stage.name] = f"not read now: {', '.join(unread)}"
+        return
+    try:
+        seen = preview(run, stage)
+    except KubeAlignError as error:
+        yield ("data",), error
+        return
+    notes[stage.name] = ", ".join(f"{len(rows)} {split}" for split, rows in seen.splits.items()) + (
+        f", {len(seen.bad)} bad rows" if seen.bad else "")
+    if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
+        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
+        reasons = Counter(row.slug for row in seen.bad).most_common()
+        yield ("data",), ConfigError(
+            f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
+            expected=f"at most {stage.max_bad:.1%} (max_bad)",
+            hint="by reason: " + ", ".join(f"{count} {slug}" for slug, count in reasons))
+        return
+    empty = [split for split, rows in seen.splits.items() if not rows]
+    if empty:
+        yield ("split",), ConfigError(f"split {', '.join(empty)} has no rows", found=notes[stage.name],
+                                      expected="at least one row in every split")
+
+
+def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
+    """Sources that cannot be read (with the error), or are not read now (None)."""
+    for index, source in enumerate(stage.data):
+        if "://" in source.path:
+            yield index, None
+            continue
+        path = Path(source.path)
+        if not path.is_file():
+            near = sorted(other.name for other in path.parent.glob("*.json*"))[:5] if path.parent.is_dir() else []
+            yield index, ConfigError(
+                "the data file does not exist", found=source.path, expected=f"a file at {path.absolute()}",
+                hint=f"there are {', '.join(near)}" if near else "relative paths start at the working directory")
+        elif not os.access(path, os.R_OK):
+            yield index, ConfigError("the data file may not be read by this user", found=source.path)
+        elif path.stat().st_size > READ_LIMIT:
+            yield index, None
+
+
+def _train(run: Run, stage: TrainBase, notes: Notes) -> Wrong:
+    if not stage.micro_batch(run.compute.workers):
+        yield ("batch_size",), ConfigError(
+            "batch_size cannot be shared out over the workers",
+            found=f"{stage.batch_size}, {run.compute.workers} workers",
+            expected=f"a multiple of {run.compute.workers}")
+
+
+def _scored(run: Run, stage: Sample | Evaluate, notes: Notes) -> Wrong:
+    name = stage.score.function if stage.score is not None else None
+    if name is None:
+        return
+    module, colon, function = name.partition(":")
+    if name in BUILT_IN:
+        return
+    expected = f"one of {', '.join(BUILT_IN)}, or package.module:function"
+    if not (colon and module and function):
+        yield ("score", "function"), ConfigError("not a reward function", found=name, expected=expected)
+        return
+    try:  # located, not imported: a user's module may take minutes, or a GPU
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        yield ("score", "function"), ConfigError("the reward function's module is not installed", found=module,
+                                                 expected=expected)
+
+
+CHECKS: dict[type[Stage], Callable[[Run, Any, Notes], Wrong]] = {
+    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _scored, Evaluate: _scored,
+}
+"""Stage class -> its check."""
+MODELS: dict[type, Callable[[str, Any], None]] = {
+    HubModel: lambda stage, model: None, FolderModel: _check_folder, GgufModel: _check_gguf,
+    TinyModel: lambda stage, model: None,
+}
+"""Where a model comes from -> its check, from (stage's name, source); raises what is wrong."""

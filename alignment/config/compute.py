@@ -1,0 +1,24 @@
+"""Where numbers are computed: the one part of a run that a profile replaces and no digest covers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from alignment.config.stages.base import Strict
+
+
+class Compute(Strict):
+    """Where the numbers are computed. Nothing here changes what is learned, so nothing here changes a digest."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """0: everything in this process. n: n Ray workers per stage, on the cluster at `address`."""
+    address: str | None = None
+    """Ray cluster to join (`auto`, ray://...). Default: the one this process runs in, else a local one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the frozen weights and of generation; auto: bfloat16 where the hardware computes it
+    natively (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0

@@ -1,0 +1,196 @@
+"""What a stage says of itself: the facts that every room reads instead of asking which class it has.
+
+A stage class holds what a user may write and what follows from that alone; code that needs a library or the store lies
+in its room's table, under the class (`row_of`). Reads no files, imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from alignment.config.stages.train import Lora
+
+NAME = r"^[a-z][a-z0-9-]{0,39}$"
+Name = Annotated[str, Field(pattern=NAME)]
+RowsRef = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$", description="STAGE/SPLIT, for example seed/train"),
+]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Place = tuple[str | int, ...]
+"""Keys and list positions that lead to a value, from the stage's own mapping on."""
+Role = Literal["policy", "reward"]
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong types are errors; instances never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ModelRef(NamedTuple):
+    """A model that a stage reads: where its config says so, the stage that makes it, and what it has to be."""
+
+    place: Place
+    stage: str
+    role: Role
+
+
+class RowsPlace(NamedTuple):
+    """A row set that a stage reads: where its config says so, and STAGE/SPLIT."""
+
+    place: Place
+    ref: str
+
+    @property
+    def stage(self) -> str:
+        return self.ref.partition("/")[0]
+
+    @property
+    def split(self) -> str:
+        return self.ref.partition("/")[2]
+
+
+class Finding(NamedTuple):
+    """Something wrong in a config, with the place that it is about."""
+
+    place: Place
+    problem: str
+    found: object
+    expected: str
+
+    def below(self, *place: str | int) -> Finding:
+        """The same, seen from a mapping that holds this one at `place`."""
+        return self._replace(place=(*place, *self.place))
+
+
+class Findings(ValueError):
+    """Several findings as one error, for pydantic's validators."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("; ".join(finding.problem for finding in findings))
+        self.findings = findings
+
+
+class Outside(NamedTuple):
+    """Something that a stage reads from outside the store. Its content is part of the stage's digest.
+
+    Attributes:
+        source: what the config says of it; rooms have tables by its class.
+        path: of a file or folder, or a URL; None where it is found otherwise (a hub, an installed package).
+        travels: whether a bundle takes it along to a cluster.
+    """
+
+    place: Place
+    source: object
+    path: str | None = None
+    travels: bool = False
+
+
+class Stage(Strict):
+    """One step of a run: it reads finished artifacts and writes one."""
+
+    tag: ClassVar[str]
+    """The stage kind or method by one name: import-model, sft, sample, ..."""
+    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files"]]
+    body: ClassVar[str]
+    """module:function that makes it, `(StageContext) -> Outcome`; imported when something is made."""
+    script: ClassVar[str]
+    """Its file in ray_jobs/, without .py."""
+    on_workers: ClassVar[bool] = False
+    """Whether `compute.workers` counts; else it runs in one process."""
+    revision: ClassVar[int] = 1
+    """Raised when what the kind makes changes, so that an artifact of a faulty version is made again."""
+    not_learned: ClassVar[frozenset[str]] = frozenset({"name"})
+    """Keys that change nothing in what the stage makes."""
+
+    kind: str
+    name: Name
+    """The stage's own name, which later stages and aims refer to."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        """Whether a mapping, read by key through `get`, is a stage of this class."""
+        return bool(get("kind") == cls.model_fields["kind"].default)
+
+    @classmethod
+    def revisions(cls) -> dict[str, int]:
+        """Raised revisions of this class and of those that it is made from, by tag."""
+        own = {vars(base)["tag"]: vars(base).get("revision", 1) for base in cls.__mro__ if "tag" in vars(base)}
+        return {tag: revision for tag, revision in own.items() if revision != 1}
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        """Every model that the stage reads."""
+        return iter(())
+
+    def row_refs(self) -> Iterator[RowsPlace]:
+        """Every row set that the stage reads."""
+        return iter(())
+
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the stages that this one reads, each once, in order."""
+        names = [ref.stage for ref in self.model_refs()] + [ref.stage for ref in self.row_refs()]
+        return tuple(dict.fromkeys(names))
+
+    def splits(self) -> tuple[str, ...]:
+        """Names of the row sets that the stage writes; none where it makes something else."""
+        return ()
+
+    def sources(self) -> tuple[Outside, ...]:
+        """What the stage reads from outside the store."""
+        return ()
+
+    def relocated(self, paths: Mapping[str, str]) -> Self:
+        """The stage with the paths of its sources replaced; those that `paths` does not know stay."""
+        return self
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        """What of the config decides what is made, as JSON. The content of `sources` counts beside it.
+
+        Args:
+            scaled: a `take` as the run's scale has it.
+        """
+        # Without the keys that are null: a later version's new, unused key must not make everything anew.
+        config = self.model_dump(mode="json", exclude=set(self.not_learned), exclude_none=True)
+        if config.get("take") is not None:
+            config["take"] = scaled(config["take"])
+        return config
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong within the stage, beyond types and bounds."""
+        return iter(())
+
+    def title(self) -> str:
+        """What the stage is, in a few words: `dpo · lora r 16`."""
+        raise NotImplementedError(f"stage kind {self.tag} has no title")
+
+    @property
+    def adapter(self) -> Lora | None:
+        """The LoRA that the stage's model carries on top of its base weights; None for full weights and no model."""
+        return None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names that an override of a profile may call the stage by, the closest first."""
+        return (self.name, self.kind)
+
+
+Row = TypeVar("Row")
+
+
+def row_of(table: Mapping[type[Stage], Row], kind: type[Stage]) -> Row:
+    """A room's row for a stage class: its own, or that of the nearest class which it is made from."""
+    for base in kind.__mro__:
+        if base in table:
+            return table[base]
+    raise KeyError(f"the table has no row for stage kind {kind.tag}")
+
+
+def some(count: int, word: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,74 @@
+"""Evaluation: models measured on a held-out split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.config.stages.base import Finding, ModelRef, Name, Positive, RowsPlace, RowsRef, Stage, some
+from alignment.config.stages.sample import Sampling, Scorer
+
+
+class Evaluate(Stage):
+    """Answers of each model to a held-out split, measured; no stage before may have seen the split."""
+
+    tag: ClassVar[str] = "evaluate"
+    makes = "table"
+    body = "alignment.evaluation.evaluate:evaluate"
+    script = "evaluate"
+
+    kind: Literal["evaluate"] = "evaluate"
+    models: tuple[Name, ...] = Field(min_length=1)
+    """In the order of the table, the start model first."""
+    rows: RowsRef
+    take: Positive | None = None
+    sampling: Sampling = Sampling(temperature=0.0)
+    score: Scorer | None = None
+    """Reward model and/or function for scores and win rates; a function also gives its own column."""
+    compare: tuple[tuple[Name, Name], ...] = ()
+    """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
+    answer_pattern: str | None = None
+    """Regular expression whose group `answer` is compared for exact match and F1. Default: the whole text."""
+    perplexity: bool = True
+    """Perplexity of the reference answers under each model."""
+    overlap: Literal["error", "drop"] = "error"
+    """A test row that a stage has seen, by id or by text: an error, or dropped and counted."""
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    batch_size: Positive = 32
+    max_prompt_tokens: Positive = 1024
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        yield from (ModelRef(("models", index), name, "policy") for index, name in enumerate(self.models))
+        if self.score is not None:
+            yield from self.score.model_refs()
+
+    def row_refs(self) -> Iterator[RowsPlace]:
+        yield RowsPlace(("rows",), self.rows)
+
+    def findings(self) -> Iterator[Finding]:
+        for index, pair in enumerate(self.compare):
+            for name in pair:
+                if name not in self.models:
+                    yield Finding(("compare", index), "compares a model that is not evaluated", name,
+                                  "one of " + ", ".join(self.models))
+        if len(set(self.models)) != len(self.models):
+            yield Finding(("models",), "names a model twice", list(self.models), "each model once")
+        if self.answer_pattern is not None:
+            yield from _pattern_findings(self.answer_pattern)
+
+    def title(self) -> str:
+        return f"evaluate · {some(len(self.models), 'model')}"
+
+
+def _pattern_findings(pattern: str) -> Iterator[Finding]:
+    place = ("answer_pattern",)
+    try:
+        groups = re.compile(pattern, re.DOTALL).groupindex
+    except re.error as error:
+        yield Finding(place, f"is no regular expression: {error}", pattern, "a Python regular expression")
+    else:
+        if "answer" not in groups:
+            yield Finding(place, "has no group named answer", pattern, "(?P<answer>...)")

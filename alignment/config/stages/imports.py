@@ -1,0 +1,208 @@
+"""Stages that bring models and data into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.config.stages.base import Fraction, Name, Outside, Positive, Stage, Strict, some
+
+
+class HubModel(Strict):
+    source: Literal["hub"]
+    repo: str
+    """Hub name, for example Qwen/Qwen2.5-0.5B-Instruct."""
+    revision: str = "main"
+    """Branch, tag or commit. The commit it resolves to is recorded in the manifest."""
+    trust_remote_code: bool = False
+    """Runs Python code from the repository. Allowed only with a revision that is a full commit hash."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.trust_remote_code and not (len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")):
+            raise ValueError("trust_remote_code needs a revision that is a 40-digit commit hash")
+        return self
+
+
+class FolderModel(Strict):
+    source: Literal["folder"]
+    path: str
+    """A folder with config.json, safetensors weights and a tokenizer."""
+
+
+class GgufModel(Strict):
+    source: Literal["gguf"]
+    file: str
+    """Path of the .gguf file; with `package`, relative to that installed package's folder."""
+    package: str | None = None
+    """Name of an installed Python package that carries the file. The package is located, never imported."""
+
+
+class TinyModel(Strict):
+    """A model made on the spot from random weights, for tests: it learns, slowly, and knows nothing."""
+
+    source: Literal["tiny"]
+    hidden_size: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+    vocab_size: Annotated[int, Field(ge=300, le=4096)] = 512
+
+
+ModelSource = Annotated[HubModel | FolderModel | GgufModel | TinyModel, Field(discriminator="source")]
+
+
+@dataclass(frozen=True)
+class ShippedTemplate:
+    """A chat template by its name; its text is the package's."""
+
+    name: str
+
+
+class ImportModel(Stage):
+    """Bring a base model into the store: safetensors weights, tokenizer and chat template in one folder."""
+
+    tag: ClassVar[str] = "import-model"
+    makes = "policy"
+    body = "alignment.inference.import_model:import_model"
+    script = "import_stage"
+
+    kind: Literal["import"] = "import"
+    model: ModelSource
+    template: str | None = None
+    """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
+    pad_token: str | None = None
+    """An existing special token to pad with. Default: the model's own, if it differs from its end token."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Storage type of the weights."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("model") is not None
+
+    def sources(self) -> tuple[Outside, ...]:
+        model = self.model
+        path = {"folder": "path", "gguf": "file"}.get(model.source)
+        inside = path is None or getattr(model, "package", None) is not None
+        found = Outside(("model",) if path is None else ("model", path), model,
+                        None if inside or path is None else getattr(model, path))
+        return (found,) if self.template is None else (
+            found, Outside(("template",), ShippedTemplate(self.template)))
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return {**super().learned(scaled), "model": {"source": self.model.source}}
+
+    def title(self) -> str:
+        return f"import · {self.model.source} model"
+
+
+class Source(Strict):
+    """One data file and how to read it."""
+
+    path: str
+    """File, or any fsspec URL. Relative paths start at the working directory."""
+    format: Literal[
+        "messages",
+        "prompt-completion",
+        "preference",
+        "unpaired",
+        "prompt-only",
+        "passage-qa",
+        "alpaca",
+        "sharegpt",
+        "sharegpt-preference",
+        "hh-transcript",
+        "pandalm",
+        "squad",
+        "boolq",
+        "drop",
+        "hotpotqa",
+        "musique",
+        "stack-exchange-paired",
+        "columns",
+    ]
+    """Shape of the rows. `columns` reads CSV, Parquet or JSON lines with the names given in `columns`."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Only for format columns: our field -> the file's column, for example {prompt: question, completion: answer}."""
+    take: Positive | None = None
+    """At most so many rows (times the run's `scale`), drawn with the run's seed; splits are made after that."""
+    name: Name | None = None
+    """Names the source in counts and ids. Default: from the file's name."""
+
+
+class FieldSplit(Strict):
+    """The file says in one of its own fields which split a row belongs to."""
+
+    by: Literal["field"]
+    field: str = "split"
+    names: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.names
+
+
+class RatioSplit(Strict):
+    """Rows are divided at random by group (same passage, same group), so that no text crosses a split."""
+
+    by: Literal["ratio"]
+    ratios: dict[str, Fraction]
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        if not self.ratios or sum(self.ratios.values()) > 1 + 1e-9:
+            raise ValueError("ratios must name at least one split and sum to at most 1")
+        return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.ratios)
+
+
+Split = Annotated[FieldSplit | RatioSplit, Field(discriminator="by")]
+
+
+class ImportData(Stage):
+    """Read files into records, check every row, divide them into splits; bad rows are kept beside the good."""
+
+    tag: ClassVar[str] = "import-data"
+    makes = "rows"
+    body = "alignment.data.import_data:import_data"
+    script = "import_stage"
+
+    kind: Literal["import"] = "import"
+    data: tuple[Source, ...] = Field(min_length=1)
+    system: str | None = None
+    """System message set before every prompt that has none."""
+    passage_prompt: str = "{passage}\n\n{question}"
+    """User message of the passage formats (passage-qa, squad, boolq, drop, ...)."""
+    split: Split
+    max_bad: Fraction | None = 0.1
+    """The stage fails when more than this share of the rows is bad; null accepts any number."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("model") is None
+
+    def splits(self) -> tuple[str, ...]:
+        return self.split.splits
+
+    def sources(self) -> tuple[Outside, ...]:
+        return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
+                     for index, source in enumerate(self.data))
+
+    def relocated(self, paths: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"data": tuple(
+            source.model_copy(update={"path": paths.get(source.path, source.path)}) for source in self.data)})
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        config = super().learned(scaled)
+        for source, entry in zip(self.data, config["data"], strict=True):
+            entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
+            entry["take"] = scaled(source.take)
+        return config
+
+    def title(self) -> str:
+        return f"import · {some(len(self.data), 'file')}"

@@ -1,0 +1,217 @@
+"""Train stages: strategies, and one class for each method.
+
+A new method is a class here and a file of alignment/training/methods/; docs/extending.md has the whole list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from alignment.config.stages.base import (
+    Finding,
+    ModelRef,
+    Name,
+    Positive,
+    RowsPlace,
+    RowsRef,
+    Stage,
+    Strict,
+)
+from alignment.config.trl_keys import trl_findings
+
+
+def _thawed(value: Any) -> Any:
+    """Lists again where a loaded file has tuples: what is handed to a library is handed on as it was written."""
+    if isinstance(value, dict):
+        return {key: _thawed(item) for key, item in value.items()}
+    return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+Passed = Annotated[dict[str, Any], BeforeValidator(_thawed)]
+"""Keys of a library, passed on untouched."""
+
+
+class Lora(Strict):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"]
+    r: Positive = 16
+    alpha: Positive = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """`all-linear` (all but the output head) or module names; a name that matches nothing is an error."""
+
+
+class Full(Strict):
+    """Every weight is trained."""
+
+    kind: Literal["full"]
+
+
+Strategy = Annotated[Lora | Full, Field(discriminator="kind")]
+
+
+class Checkpoints(Strict):
+    every: Positive = 50
+    """Optimizer steps between checkpoints (and evaluations, when eval_rows is given)."""
+    keep: Positive = 2
+    """How many are kept while training; the best is never thrown away."""
+    final: Literal["last", "best"] = "last"
+    """Which weights the stage publishes; `best` is judged by the loss on eval_rows."""
+
+
+class TrainBase(Stage):
+    """What every training method has; the methods are the classes below."""
+
+    tag: ClassVar[str] = "train"
+    body = "alignment.distributed.train:train_stage"
+    script = "train"
+    on_workers = True
+    not_learned = Stage.not_learned | {"log_to"}
+    trl_config: ClassVar[str]
+    """The method's config class in the installed TRL: FILE:CLASS, relative to its package."""
+    sequences: ClassVar[int] = 1
+    """Token sequences that one row becomes."""
+    reads: ClassVar[str]
+    """Rows that the method can use, in words."""
+
+    kind: Literal["train"] = "train"
+    model: Name
+    """The stage whose model this one starts from. A LoRA start is continued, or merged by strategy full."""
+    rows: tuple[RowsRef, ...] = Field(min_length=1)
+    take: Positive | None = None
+    """At most so many rows (times the run's scale), drawn with the run's seed."""
+    eval_rows: RowsRef | None = None
+    strategy: Strategy = Lora(kind="lora")
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 8
+    """Rows per optimizer step over all workers; accumulation follows from it."""
+    micro_batch_size: Positive = 8
+    """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    max_length: Positive = 1024
+    """Tokens of prompt and answer together."""
+    too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
+    """A row over max_length: dropped and counted, its prompt cut at the left and counted, or an error."""
+    checkpoints: Checkpoints = Checkpoints()
+    log_every: Positive = 1
+    """Optimizer steps between lines of events.jsonl."""
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    trl: Passed = Field(default_factory=dict)
+    """Passed to TRL's config of this method as it is, for example {warmup_steps: 10, beta: 0.2}."""
+    method: str
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("method") == cls.tag
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        yield ModelRef(("model",), self.model, "policy")
+
+    def row_refs(self) -> Iterator[RowsPlace]:
+        yield from (RowsPlace(("rows", index), ref) for index, ref in enumerate(self.rows))
+        if self.eval_rows is not None:
+            yield RowsPlace(("eval_rows",), self.eval_rows)
+
+    def findings(self) -> Iterator[Finding]:
+        if self.batch_size % self.micro_batch_size:
+            yield Finding(("batch_size",), "is no multiple of micro_batch_size", self.batch_size,
+                          f"a multiple of {self.micro_batch_size}")
+        if self.checkpoints.final == "best" and self.eval_rows is None:
+            yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
+        if self.checkpoints.every % self.log_every:
+            yield Finding(
+                ("checkpoints", "every"),
+                "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
+                self.checkpoints.every, f"a multiple of {self.log_every}")
+        yield from (Finding(("trl", key), *found) for key, *found in trl_findings(self.trl, self.trl_config))
+
+    def title(self) -> str:
+        return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
+
+    def micro_batch(self, workers: int) -> int:
+        """Rows per forward pass on each of `workers`: micro_batch_size, or what of it divides a worker's share of
+        batch_size; 0 where batch_size cannot be shared out evenly."""
+        share, left = divmod(self.batch_size, max(1, workers))
+        return 0 if left else math.gcd(share, self.micro_batch_size)
+
+    @property
+    def adapter(self) -> Lora | None:
+        return self.strategy if isinstance(self.strategy, Lora) else None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (self.name, self.method, self.kind)
+
+    @property
+    def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
+        """How the log-probabilities of a frozen reference are had; None for methods without one."""
+        return None
+
+
+class Sft(TrainBase):
+    """Supervised fine-tuning on messages, prompt-completion rows or the chosen side of preferences."""
+
+    tag: ClassVar[str] = "sft"
+    makes = "policy"
+    trl_config = "trl/trainer/sft_config.py:SFTConfig"
+    reads = "rows with an answer, within max_length"
+
+    method: Literal["sft"]
+    loss: Literal["completion", "assistant", "all"] = "completion"
+    """Which tokens are learned: the last answer, every assistant turn, or everything."""
+    packing: bool = False
+    """Several rows in one sequence of max_length, without attention across rows."""
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        if self.packing and self.too_long == "error":
+            yield Finding(("packing",), "packing does not combine with too_long: error", True,
+                          "drop or truncate-prompt")
+
+
+class Reward(TrainBase):
+    """A scalar head on the backbone's last hidden state at the last real token (Bradley-Terry loss)."""
+
+    tag: ClassVar[str] = "reward"
+    makes = "reward"
+    trl_config = "trl/trainer/reward_config.py:RewardConfig"
+    sequences = 2
+    reads = "preference rows"
+
+    method: Literal["reward"]
+
+
+class Dpo(TrainBase):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is `model`."""
+
+    tag: ClassVar[str] = "dpo"
+    makes = "policy"
+    trl_config = "trl/trainer/dpo_config.py:DPOConfig"
+    sequences = 2
+    reads = "preference rows"
+
+    method: Literal["dpo"]
+    reference: Literal["auto", "adapter", "precomputed"] = "auto"
+    """How the reference's log-probabilities are had: a frozen copy of the start adapter, or computed once
+    before training and cached by digest. auto: adapter for lora, precomputed for full."""
+
+    @model_validator(mode="after")
+    def _reference(self) -> Self:
+        if self.reference == "adapter" and self.strategy.kind == "full":
+            raise ValueError("reference: adapter needs strategy lora; with strategy full use precomputed")
+        return self
+
+    @property
+    def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
+        if self.reference == "auto":
+            return "precomputed" if self.strategy.kind == "full" else "adapter"
+        return self.reference
+
+
+METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo)
+"""Every method, in the order in which errors and documents list them."""

@@ -1,0 +1,92 @@
+"""The parts of the page that differ by what a stage is: one function each, in `SECTIONS` under the stage's class.
+
+Gives what the template shows; draws through the other modules of this room. A kind without a section has its row and
+its box on the page all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from alignment.artifacts import Artifact
+from alignment.config import Evaluate, ImportData, ImportModel, Run, Sample, Stage, TrainBase, row_of
+from alignment.report import format as texts
+from alignment.report.answers import chosen
+from alignment.report.charts import SHARE, Counts, histogram
+from alignment.report.curves import charts_of
+from alignment.report.reading import read_answers, read_events
+from alignment.report.results import (
+    colours_of,
+    comparisons,
+    differences,
+    kinds,
+    metric_table,
+    models_of,
+    reward_chart,
+)
+
+SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
+"""Metrics of a sample stage that stand below its distribution."""
+
+
+class Section(NamedTuple):
+    """A part of the page, by the template's name for it, and what makes a stage's entry in it."""
+
+    part: str
+    entry: Callable[[Any, Artifact | None, Mapping[str, Any] | None], dict[str, Any]]
+
+
+def sections(
+    run: Run, artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Part of the page -> entries of the stages that have one there, in the run's order.
+
+    Args:
+        results: content of results.json by stage, of the finished ones that have it.
+    """
+    made: dict[str, list[dict[str, Any]]] = {section.part: [] for section in SECTIONS.values() if section is not None}
+    for stage in run.stages:
+        section = row_of(SECTIONS, type(stage))
+        if section is not None:
+            made[section.part].append(section.entry(stage, artifacts[stage.name], results.get(stage.name)))
+    return made
+
+
+def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str, Any] | None) -> dict[str, Any]:
+    if artifact is None or results is None:
+        return {"stage": stage, "done": artifact is not None, "results": None}
+    models = models_of(results, stage.models)
+    columns, rows = metric_table(results, stage.models)
+    first, more = chosen(read_answers(artifact), models) if models else ([], [])
+    return {
+        "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
+        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
+        "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
+        "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more,
+    }
+
+
+def _training(stage: TrainBase, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    charts, minor = charts_of(stage, read_events(artifact)) if artifact is not None else ([], [])
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts, "minor": minor,
+            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
+
+
+def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    data = facts.get("histogram") or {}
+    counts = Counts("answers", data.get("edges", []), data.get("counts", []), "s1")
+    title = f"{stage.name}: score of every sampled answer"
+    drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
+    values = [(name, texts.number(metrics[name])) for name in SCORES if name in metrics]
+    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
+
+
+SECTIONS: dict[type[Stage], Section | None] = {
+    ImportModel: None, ImportData: None, TrainBase: Section("training", _training),
+    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation),
+}
+"""Stage class -> its part of the page; None: nothing beyond what every stage has."""

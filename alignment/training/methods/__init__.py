@@ -1,0 +1,50 @@
+"""How a method trains: one file each, named as in the run file, with one METHOD.
+
+Losses and the loop are TRL's; a method says which trainer, which columns it gets, and what is kept of the end. It does
+not load models, save, resume or count rows: `fit` does, for all methods alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.artifacts import Artifact
+from alignment.config import TrainBase
+from alignment.records import Record
+from alignment.training.prepare import Columns, Prepared
+
+
+def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
+    """Nothing beyond what every method has."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What differs between methods; everything else is shared.
+
+    Attributes:
+        trainer: TRL's trainer class with our guards.
+        config: TRL's config class for it.
+        columns: (record, tokenizer, stage, prepared) -> token columns of a row, or why it cannot serve; counts
+            supervised tokens and lengths in `prepared`.
+        arguments: stage -> TRL arguments that follow from the stage's own keys.
+        facts: (stage, trainer, start) -> what else the manifest should say, after training.
+        final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
+    """
+
+    trainer: type[Any]
+    config: type[Any]
+    columns: Callable[[Record, Any, Any, Prepared], Columns | str]
+    arguments: Callable[[Any], dict[str, Any]]
+    final_metrics: tuple[str, ...]
+    facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
+
+
+def method_of(stage: TrainBase) -> Method:
+    """The METHOD of a stage's method, from the file of its name."""
+    method: Method = importlib.import_module(f"{__name__}.{stage.method}").METHOD
+    return method

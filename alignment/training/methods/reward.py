@@ -1,0 +1,34 @@
+"""Reward model: -log sigmoid(r_chosen - r_rejected) at the last real token (Bradley-Terry)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import RewardConfig, RewardTrainer
+
+from alignment.config import Reward
+from alignment.records import Record
+from alignment.training.guards import Guarded
+from alignment.training.methods import Method
+from alignment.training.prepare import Columns, Prepared, pair
+
+
+class GuardedReward(Guarded, RewardTrainer):  # type: ignore[misc]
+    """TRL's reward trainer."""
+
+
+def columns(record: Record, tokenizer: Any, stage: Reward, prepared: Prepared) -> Columns | str:
+    """chosen_ids and rejected_ids, each prompt and answer, [T]."""
+    made = pair(record, tokenizer, stage, prepared)
+    if isinstance(made, str):
+        return made
+    prompt, chosen, rejected = made
+    return {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
+
+
+def arguments(stage: Reward) -> dict[str, Any]:
+    """Rows come cut to max_length."""
+    return {"max_length": None}
+
+
+METHOD = Method(GuardedReward, RewardConfig, columns, arguments, ("loss", "accuracy", "margin"))

@@ -1,0 +1,51 @@
+"""Supervised fine-tuning: cross entropy over the answer, every assistant turn, or everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from alignment import templates
+from alignment.config import Sft
+from alignment.data.projections import to_sft
+from alignment.records import Record
+from alignment.training.guards import Guarded
+from alignment.training.methods import Method
+from alignment.training.prepare import IGNORED, Columns, Prepared, TooLong, cut_prompt
+
+
+class GuardedSft(Guarded, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer: token-sum loss over the global batch, fused output head."""
+
+
+def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Columns | str:
+    """input_ids and labels, both [T]; labels are IGNORED where nothing is learned."""
+    conversation = to_sft(record)
+    if isinstance(conversation, str):
+        return conversation
+    if stage.loss == "completion":
+        prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1]["content"])
+        prompt = cut_prompt(prompt, len(answer), stage, prepared)
+        ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
+    else:
+        ids, mask = templates.encode_conversation(tokenizer, conversation)
+        if len(ids) > stage.max_length:
+            raise TooLong(f"{len(ids)} tokens")
+        labels = list(ids) if stage.loss == "all" else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
+    supervised = sum(label != IGNORED for label in labels)
+    if not supervised:
+        return "no supervised token"
+    prepared.supervised += supervised
+    prepared.lengths.append(len(ids))
+    return {"input_ids": ids, "labels": labels}
+
+
+def arguments(stage: Sft) -> dict[str, Any]:
+    """Rows come tokenized and cut, so TRL is told to do neither."""
+    if stage.packing:
+        return {"packing": True, "packing_strategy": "bfd", "max_length": stage.max_length, "eval_packing": False}
+    return {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+
+
+METHOD = Method(GuardedSft, SFTConfig, columns, arguments, ("loss", "mean_token_accuracy"))
