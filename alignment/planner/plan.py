@@ -167,7 +167,8 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
 def _row_tokens(stage: TrainBase, read: RowSet) -> float:
     """Mean tokens computed for a row: its answer after its prompt, and for pairs the rejected one after it again."""
     answer = min(read.prompt + read.answer, stage.max_length)
-    return answer if stage.sequences == 1 else answer + min(read.prompt + read.rejected, stage.max_length)
+    return answer if stage.sequences == 1 else answer + min(
+        read.prompt + (read.rejected or read.answer), stage.max_length)
 
 
 def _sample(state: _State, stage: Sample) -> StagePlan:

@@ -244,7 +244,7 @@ def _outcome(
         for _, reason in source.dropped if source else []:
             reasons[reason] = reasons.get(reason, 0) + 1
     rows = RowCounts(
-        read=len(prepared.ids) + len(prepared.dropped) + (len(held.ids) + len(held.dropped) if held else 0),
+        read=prepared.read + (held.read if held else 0),
         written={"train": len(prepared.ids), **({"eval": len(held.ids)} if held else {})},
         dropped=reasons, changed=dict(prepared.changed),
     )

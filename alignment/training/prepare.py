@@ -30,7 +30,8 @@ class Prepared:
 
     Attributes:
         rows: one dict per row; always with `row` (index into `ids`).
-        ids: record ids, for messages about a batch.
+        ids: the record that each row is made from, for messages about a batch.
+        read: records seen; a method may make several rows of one.
         dropped: (record id, reason) of every row that is not in `rows`.
         changed: reason -> rows kept but altered.
         supervised: tokens with a loss.
@@ -39,6 +40,7 @@ class Prepared:
 
     rows: list[Columns] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    read: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     changed: Counter[str] = field(default_factory=Counter)
     supervised: int = 0
@@ -51,7 +53,7 @@ class TooLong(Exception):
 
 def prepare(
     records: Iterable[Record], tokenizer: Any, stage: TrainBase, where: str,
-    columns: Callable[[Record, Any, Any, Prepared], Columns | str],
+    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str],
 ) -> Prepared:
     """Tokenize the records of a train stage.
 
@@ -65,6 +67,7 @@ def prepare(
     prepared, types = Prepared(), Counter[str]()
     for record in records:
         types[record.type] += 1
+        prepared.read += 1
         try:
             made = columns(record, tokenizer, stage, prepared)
         except TooLong as error:
@@ -77,13 +80,14 @@ def prepare(
             made = "longer than max_length" if stage.too_long == "drop" else "answer alone longer than max_length"
         if isinstance(made, str):
             prepared.dropped.append((record.id, made))
-        else:
-            prepared.rows.append({"row": len(prepared.ids), **made})
+            continue
+        for row in made if isinstance(made, list) else [made]:
+            prepared.rows.append({"row": len(prepared.ids), **row})
             prepared.ids.append(record.id)
     if not prepared.rows:
         raise DataError(
             f"no row can be used for method {stage.method}", where=where,
-            found=f"{sum(types.values())} rows of types {dict(types)}, dropped: "
+            found=f"{prepared.read} rows of types {dict(types)}, dropped: "
                   f"{dict(Counter(reason for _, reason in prepared.dropped))}",
             expected=stage.reads,
         )

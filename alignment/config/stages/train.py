@@ -76,6 +76,8 @@ class TrainBase(Stage):
     """The method's config class in the installed TRL: FILE:CLASS, relative to its package."""
     sequences: ClassVar[int] = 1
     """Token sequences that one row becomes."""
+    least_micro_batch: ClassVar[int] = 1
+    """Rows that one forward pass must have at least."""
     reads: ClassVar[str]
     """Rows that the method can use, in words."""
 
@@ -121,6 +123,9 @@ class TrainBase(Stage):
         if self.batch_size % self.micro_batch_size:
             yield Finding(("batch_size",), "is no multiple of micro_batch_size", self.batch_size,
                           f"a multiple of {self.micro_batch_size}")
+        if self.micro_batch_size < self.least_micro_batch:
+            yield Finding(("micro_batch_size",), f"method {self.method} compares rows of one forward pass",
+                          self.micro_batch_size, f"{self.least_micro_batch} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
         if self.checkpoints.every % self.log_every:
@@ -135,9 +140,10 @@ class TrainBase(Stage):
 
     def micro_batch(self, workers: int) -> int:
         """Rows per forward pass on each of `workers`: micro_batch_size, or what of it divides a worker's share of
-        batch_size; 0 where batch_size cannot be shared out evenly."""
+        batch_size; 0 where batch_size cannot be shared out evenly, or not in passes that are large enough."""
         share, left = divmod(self.batch_size, max(1, workers))
-        return 0 if left else math.gcd(share, self.micro_batch_size)
+        rows = 0 if left else math.gcd(share, self.micro_batch_size)
+        return rows if rows >= self.least_micro_batch else 0
 
     @property
     def adapter(self) -> Lora | None:
@@ -186,16 +192,9 @@ class Reward(TrainBase):
     method: Literal["reward"]
 
 
-class Dpo(TrainBase):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is `model`."""
+class WithReference(TrainBase):
+    """Methods that are held to a frozen reference: the start model."""
 
-    tag: ClassVar[str] = "dpo"
-    makes = "policy"
-    trl_config = "trl/trainer/dpo_config.py:DPOConfig"
-    sequences = 2
-    reads = "preference rows"
-
-    method: Literal["dpo"]
     reference: Literal["auto", "adapter", "precomputed"] = "auto"
     """How the reference's log-probabilities are had: a frozen copy of the start adapter, or computed once
     before training and cached by digest. auto: adapter for lora, precomputed for full."""
@@ -211,6 +210,18 @@ class Dpo(TrainBase):
         if self.reference == "auto":
             return "precomputed" if self.strategy.kind == "full" else "adapter"
         return self.reference
+
+
+class Dpo(WithReference):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is `model`."""
+
+    tag: ClassVar[str] = "dpo"
+    makes = "policy"
+    trl_config = "trl/trainer/dpo_config.py:DPOConfig"
+    sequences = 2
+    reads = "preference rows"
+
+    method: Literal["dpo"]
 
 
 METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo)

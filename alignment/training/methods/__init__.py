@@ -29,8 +29,8 @@ class Method:
     Attributes:
         trainer: TRL's trainer class with our guards.
         config: TRL's config class for it.
-        columns: (record, tokenizer, stage, prepared) -> token columns of a row, or why it cannot serve; counts
-            supervised tokens and lengths in `prepared`.
+        columns: (record, tokenizer, stage, prepared) -> token columns of a row or of several, or why the record
+            cannot serve; counts supervised tokens and lengths in `prepared`.
         arguments: stage -> TRL arguments that follow from the stage's own keys.
         facts: (stage, trainer, start) -> what else the manifest should say, after training.
         final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
@@ -38,7 +38,7 @@ class Method:
 
     trainer: type[Any]
     config: type[Any]
-    columns: Callable[[Record, Any, Any, Prepared], Columns | str]
+    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str]
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
