@@ -2,6 +2,7 @@
 
     to_sft         messages, prompt-completion, preference (the chosen side), unpaired with label true
     to_preference  preference
+    to_unpaired    unpaired, preference (two answers)
 
 Each gives the projection, or, for a row that cannot serve, the reason as text.
 """
@@ -32,3 +33,13 @@ def to_preference(record: Record) -> Preference | str:
     if record.completion.split() == record.rejected.split():
         return "chosen equals rejected"
     return list(record.prompt), record.completion, record.rejected
+
+
+def to_unpaired(record: Record) -> list[tuple[list[Message], str, bool]] | str:
+    """(prompt, answer, whether it is wanted) of each answer: one, or both of a preference; or why not."""
+    if record.type == "preference":
+        pair = to_preference(record)
+        return pair if isinstance(pair, str) else [(pair[0], pair[1], True), (pair[0], pair[2], False)]
+    if record.type != "unpaired" or record.completion is None or record.label is None:
+        return f"{record.type} has no label"
+    return [(list(record.prompt), record.completion, record.label)]

@@ -56,6 +56,14 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel(_TOKENS.title, _TOKENS.keys, _TOKENS.bounds, minor=True),
         *_STEPS,
     ),
+    "kto": (
+        _LOSS,
+        Panel("Implicit rewards", (("wanted", "rewards/chosen", "s2"), ("unwanted", "rewards/rejected", "s4")),
+              reference=0.0),
+        Panel("KL to the reference, nats", (("train", "kl", "s1"),), reference=0.0),
+        Panel("Margin, wanted − unwanted", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
+        *_STEPS,
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
+from alignment.config import METHODS
 from alignment.pipeline import execute
 from alignment.training import fit as fit_module
 from tests import small
@@ -24,7 +25,7 @@ class Stops(TrainerCallback):
 
 
 @pytest.mark.parametrize("strategy", [LORA, {"kind": "full"}], ids=["lora", "full"])
-@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("method", [method.tag for method in METHODS])
 def test_resume_equals_uninterrupted(
     tmp_path: Path, method: str, strategy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

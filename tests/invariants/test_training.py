@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -146,20 +147,27 @@ def test_the_reward_head_survives_the_disk(tmp_path: Path) -> None:
         )
 
 
+FIRST_LOSS = {"dpo": math.log(2), "kto": 0.5}
+"""Loss of a policy that is its own reference: -log sigmoid(0), and 1 - sigmoid(0)."""
+
+
 @pytest.mark.parametrize("mode", ["adapter", "precomputed"])
-def test_the_dpo_reference_is_the_sft_model(tmp_path: Path, mode: str) -> None:
-    """At step one policy and reference are the same model, so the loss is log 2; against the raw base it is not."""
+@pytest.mark.parametrize("method", list(FIRST_LOSS))
+def test_the_reference_is_the_sft_model(tmp_path: Path, method: str, mode: str) -> None:
+    """At step one policy and reference are the same model; against the raw base they are not."""
     sft = small.train("sft", epochs=3, learning_rate=2e-2)
-    dpo = small.train("dpo", "dpo", "sft", reference=mode, epochs=4, learning_rate=1e-3)
-    made = execute(small.run(tmp_path, sft, dpo)).artifacts
-    assert small.losses(made["dpo"])[0] == pytest.approx(0.693147, abs=1e-4)
-    assert small.losses(made["dpo"])[-1] < 0.69
-    assert made["dpo"].manifest.facts["reference"]["artifact"] == made["sft"].key
+    held = small.train("held", method, "sft", reference=mode, epochs=4, learning_rate=1e-3)
+    made = execute(small.run(tmp_path, sft, held)).artifacts
+    losses = small.losses(made["held"])
+    assert losses[0] == pytest.approx(FIRST_LOSS[method], abs=1e-4)
+    assert losses[-1] < losses[0] - 1e-3
+    assert made["held"].manifest.facts["reference"]["artifact"] == made["sft"].key
 
 
-def test_dpo_of_all_weights_starts_at_log_two(tmp_path: Path) -> None:
-    made = execute(small.run(tmp_path, small.train("dpo", "dpo", strategy=FULL))).artifacts["dpo"]
-    assert small.losses(made)[0] == pytest.approx(0.693147, abs=1e-4)
+@pytest.mark.parametrize("method", list(FIRST_LOSS))
+def test_a_reference_of_all_weights_is_the_start_model(tmp_path: Path, method: str) -> None:
+    made = execute(small.run(tmp_path, small.train("held", method, strategy=FULL))).artifacts["held"]
+    assert small.losses(made)[0] == pytest.approx(FIRST_LOSS[method], abs=1e-4)
 
 
 def test_unknown_lora_targets_are_refused(tmp_path: Path) -> None:

@@ -224,5 +224,19 @@ class Dpo(WithReference):
     method: Literal["dpo"]
 
 
-METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo)
+class Kto(WithReference):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are wanted or not, without
+    pairs; the reference is `model`. A preference counts as one wanted and one unwanted answer."""
+
+    tag: ClassVar[str] = "kto"
+    makes = "policy"
+    trl_config = "trl/trainer/kto_config.py:KTOConfig"
+    sequences = 2
+    least_micro_batch = 2
+    reads = "unpaired rows (with a label) or preference rows"
+
+    method: Literal["kto"]
+
+
+METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo, Kto)
 """Every method, in the order in which errors and documents list them."""

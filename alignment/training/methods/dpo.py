@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
-from alignment.config import Dpo
+from alignment.config.stages.train import Dpo
 from alignment.records import Record
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method

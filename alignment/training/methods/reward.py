@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import RewardConfig, RewardTrainer
 
-from alignment.config import Reward
+from alignment.config.stages.train import Reward
 from alignment.records import Record
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method

@@ -7,7 +7,7 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from alignment import templates
-from alignment.config import Sft
+from alignment.config.stages.train import Sft
 from alignment.data.projections import to_sft
 from alignment.records import Record
 from alignment.training.guards import Guarded

@@ -1,0 +1,43 @@
+"""A raised revision makes anew what a faulty version made, and what was made from that; nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignment.config import KINDS, Dpo, ImportData, Sample, Sft, Stage, TrainBase
+from alignment.pipeline.keys import keys
+from tests import small
+
+
+def digests(folder: Path) -> dict[str, str]:
+    sample = {"name": "rs", "kind": "sample", "model": "sft", "prompts": ["data/dev"], "score": {"function": "brevity"}}
+    run = small.run(folder, small.train("sft"), sample, small.train("dpo", "dpo", "sft", rows=["rs/pairs"]))
+    return {name: key.digest for name, key in keys(run).items()}
+
+
+def test_every_revision_is_the_first_until_something_was_wrong() -> None:
+    assert {kind.tag: kind.revisions() for kind in KINDS} == {kind.tag: {} for kind in KINDS}
+
+
+@pytest.mark.parametrize(("kind", "changed"), [
+    (ImportData, {"data", "sft", "rs", "dpo"}), (Sft, {"sft", "rs", "dpo"}), (Sample, {"rs", "dpo"}), (Dpo, {"dpo"}),
+    (TrainBase, {"sft", "rs", "dpo"}), (Stage, set()),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_it_changes_the_digests_of_the_kind_and_of_what_comes_after(
+    kind: type[Stage], changed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digests(tmp_path)
+    monkeypatch.setattr(kind, "revision", 2)
+    after = digests(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_a_method_and_its_kind_are_raised_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dpo, "revision", 2)
+    own = digests(tmp_path)
+    monkeypatch.setattr(TrainBase, "revision", 2)
+    both = digests(tmp_path)
+    assert own["dpo"] != both["dpo"]
+    assert Dpo.revisions() == {"dpo": 2, "train": 2}
