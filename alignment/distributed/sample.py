@@ -22,20 +22,14 @@ from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
-from alignment.inference.engine import Request, batches
+from alignment.inference.requests import batches
 from alignment.progress import track
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
-from alignment.sampling import (
-    Part,
-    SampleBatch,
-    as_prompt,
-    best_of_n,
-    pairs_max_min,
-    pairs_newest_previous,
-)
-from alignment.sampling.batch import bad_row
+from alignment.sampling.batch import Part, SampleBatch, bad_row
 from alignment.sampling.measures import histogram, measures
+from alignment.sampling.prompts import as_prompt
+from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
 
 MAX_RESTARTS = 5
 """Times that a worker which died is started again, and that its batch is tried: a batch that kills its process each
@@ -104,13 +98,8 @@ def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[d
 
 def _plan(context: StageContext, stage: Sample, prompts: list[Record]) -> Batches:
     """Fixed batches, named by what they hold, in the order in which they are made."""
-    by_id = {record.id: record for record in prompts}
-    requests = [Request(record.id, record.prompt, ()) for record in prompts]
-    planned = {}
-    for batch in batches(requests, stage.batch_size):
-        ids = [request.id for request in batch]
-        planned[digest_of([context.digest, ids])[:16]] = [by_id[row] for row in ids]
-    return planned
+    return {digest_of([context.digest, [record.id for record in batch]])[:16]: batch
+            for batch in batches(prompts, stage.batch_size)}
 
 
 def _make(context: StageContext, planned: Batches) -> list[Part]:

@@ -23,8 +23,9 @@ from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.evaluation.results import Question, without_nan
 from alignment.inference.draws import draws
-from alignment.inference.engine import Engine, Request, batches
+from alignment.inference.engine import Engine
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
+from alignment.inference.requests import Request, batches
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.progress import track
 from alignment.templates import encode_prompt

@@ -18,8 +18,9 @@ from alignment.config import Sample
 from alignment.context import StageContext
 from alignment.errors import KubeAlignError, StageError
 from alignment.inference.draws import draws
-from alignment.inference.engine import Completion, Draw, Engine, Request
+from alignment.inference.engine import Engine
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
+from alignment.inference.requests import Completion, Draw, Request
 from alignment.inference.scoring import RewardScorer
 from alignment.records import Record
 from alignment.rewards import RewardFunction, combine, resolve

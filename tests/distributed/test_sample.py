@@ -17,7 +17,8 @@ from alignment.config import parse_run
 from alignment.context import Outcome, StageContext
 from alignment.distributed.sample import sample_stage
 from alignment.errors import ConfigError, DataError, StageError
-from alignment.inference.loading import load_tokenizer, write_info
+from alignment.inference.info import write_info
+from alignment.inference.loading import load_tokenizer
 from alignment.records import Record, read_records, write_records
 from tests.models import published
 

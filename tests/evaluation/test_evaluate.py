@@ -20,9 +20,11 @@ from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, DataError
 from alignment.evaluation import answers as answers_module
 from alignment.evaluation.evaluate import evaluate
-from alignment.inference import import_model
-from alignment.inference.engine import Draw, Engine, Request
-from alignment.inference.loading import load_policy, load_tokenizer, write_info
+from alignment.inference.engine import Engine
+from alignment.inference.import_model import import_model
+from alignment.inference.info import write_info
+from alignment.inference.loading import load_policy, load_tokenizer
+from alignment.inference.requests import Draw, Request
 from alignment.inference.scoring import RewardScorer
 from alignment.records import Record
 from alignment.templates import encode_completion, encode_prompt
