@@ -73,7 +73,7 @@ def body_of(stage: AnyStage) -> Body:
     elif isinstance(stage, Sample):
         path = "alignment.distributed.sample:sample_stage"
     elif isinstance(stage, Evaluate):
-        path = "alignment.evaluation.evaluate:evaluate"
+        path = "alignment.distributed.evaluate:evaluate_stage"
     else:
         path = "alignment.distributed.train:train_stage"
     module, _, name = path.partition(":")
