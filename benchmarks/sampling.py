@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment.inference.engine import Draw, Engine, Request, left_padded
+from alignment.inference.engine import Engine, left_padded
+from alignment.inference.requests import Draw, Request
 from alignment.records import Message
 from alignment.templates import encode_prompt
 from benchmarks.model import OUT, base_model

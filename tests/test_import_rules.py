@@ -49,6 +49,7 @@ def test_the_rules_hold() -> None:
     ("records/files.py", "from alignment.data import text", "A lower row never imports a higher one"),
     ("training/methods/sft.py", "import ray", "Only distributed imports ray"),
     ("evaluation/metrics.py", "import trl", "import trl"),
+    ("sampling/batch.py", "from alignment.inference import loading", "Only inference opens models"),
     ("artifacts/store.py", "import kubernetes", "Only cluster imports Kubernetes"),
     ("cluster/manifests.py", "import ray", "no torch"),
     ("cluster/manifests.py", "from alignment.cli import show", "A lower row never imports a higher one"),

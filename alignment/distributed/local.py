@@ -83,12 +83,15 @@ def users_error(error: BaseException) -> KubeAlignError | None:
 
 def workers_lost(error: BaseException) -> BaseException | None:
     """What tells that processes or machines went away (killed, out of memory, not scheduled), if something does."""
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError, UserCodeException
     from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     ours = (RayTaskError, UserExceptionWithTraceback, TrainingFailedError)  # wrappings of what a worker raised
-    return next((item for item in _inside(error)
+    chain = list(_inside(error))
+    if any(isinstance(item, UserCodeException) for item in chain):  # Ray Data: a worker lives and has raised
+        return None
+    return next((item for item in chain
                  if isinstance(item, RayError | RayTrainError) and not isinstance(item, ours)), None)
 
 

@@ -1,48 +1,29 @@
 """A sample stage: prompts in fixed batches -> answers -> scores -> best-of-N rows and preference pairs.
 
-With `compute.workers` 0 the batches are made in this process, else by a pool of Ray Data actors. Either way each
-batch becomes one part file, so a killed stage goes on where it was; parts are joined by row id. Launched by the
-pipeline or by ray_jobs/sample.py. Does not know how text is generated or scored: `sampling` does.
+Chooses the prompts, has the batches made (batches.py: here or on workers, resumable), and writes what is selected.
+Parts are joined by row id. Launched by the pipeline or by ray_jobs/sample.py. Does not know how text is generated or
+scored: `sampling` does.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from alignment.artifacts import RowCounts, digest_of
+from alignment.artifacts import RowCounts
 from alignment.config import Sample
 from alignment.context import Outcome, StageContext
-from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
+from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
-from alignment.inference.engine import Request, batches
-from alignment.progress import track
+from alignment.inference.requests import batches
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
-from alignment.sampling import (
-    Part,
-    SampleBatch,
-    as_prompt,
-    best_of_n,
-    pairs_max_min,
-    pairs_newest_previous,
-)
-from alignment.sampling.batch import bad_row
+from alignment.sampling.batch import Part, SampleBatch, bad_row
 from alignment.sampling.measures import histogram, measures
-
-MAX_RESTARTS = 5
-"""Times that a worker which died is started again, and that its batch is tried: a batch that kills its process each
-time must end the stage."""
-
-Batches = dict[str, list[Record]]
-"""Part name -> its prompts."""
+from alignment.sampling.prompts import as_prompt
+from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
 
 
 def sample_stage(context: StageContext) -> Outcome:
@@ -57,7 +38,8 @@ def sample_stage(context: StageContext) -> Outcome:
     if stage.score.function is not None:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
     prompts, bad, read = _prompts(context, stage)
-    parts = _make(context, _plan(context, stage, prompts))
+    planned = plan(context, batches(prompts, stage.batch_size))
+    parts = list(make_parts(context, planned, SampleBatch, Part, folder="parts", label="sample", unit="prompts"))
     answers = [answer for part in parts for answer in part.answers]
     bad += [row for part in parts for row in part.bad]
     if not answers:
@@ -100,105 +82,6 @@ def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[d
     if not chosen:
         raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(_reasons(bad)))
     return chosen, bad, len(records)
-
-
-def _plan(context: StageContext, stage: Sample, prompts: list[Record]) -> Batches:
-    """Fixed batches, named by what they hold, in the order in which they are made."""
-    by_id = {record.id: record for record in prompts}
-    requests = [Request(record.id, record.prompt, ()) for record in prompts]
-    planned = {}
-    for batch in batches(requests, stage.batch_size):
-        ids = [request.id for request in batch]
-        planned[digest_of([context.digest, ids])[:16]] = [by_id[row] for row in ids]
-    return planned
-
-
-def _make(context: StageContext, planned: Batches) -> list[Part]:
-    """All parts in the order of the plan; those that an earlier attempt finished are read."""
-    context.store.pull_work(context.key, "parts/")
-    folder = context.work / "parts"
-    parts = {name: part for name in planned if (part := _read(folder / name)) is not None}
-    missing = {name: records for name, records in planned.items() if name not in parts}
-    run = _with_ray if context.run.compute.workers else _here
-    with track("sample", sum(map(len, planned.values())), "prompts") as tracker:
-        tracker.advance(sum(len(planned[name]) for name in parts))
-        for name, part in run(context, missing):
-            _save(folder / name, part)
-            context.store.push_work(context.key, f"parts/{name}")
-            parts[name] = part
-            context.event("batch", part=name, answers=len(part.answers), bad=len(part.bad), seconds=part.seconds)
-            tracker.advance(len(planned[name]))
-    return [parts[name] for name in planned]
-
-
-def _here(context: StageContext, missing: Batches) -> Iterator[tuple[str, Part]]:
-    maker = SampleBatch(context)
-    for name, records in missing.items():
-        yield name, maker.make(records)
-
-
-def _with_ray(context: StageContext, missing: Batches) -> Iterator[tuple[str, Part]]:
-    """Parts as they come, in any order; a worker that dies is replaced and its batch made again."""
-    if not missing:
-        return
-    compute = context.run.compute
-    ensure_ray(compute)
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"name": name, "records": [record.to_json() for record in records]} for name, records in missing.items()]
-    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Worker,
-        fn_constructor_kwargs={"context": context},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(rows))),
-        num_cpus=compute.cpus_per_worker,
-        num_gpus=compute.gpus_per_worker or None,
-        ray_remote_args_fn=lambda: {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS},
-    )
-    try:
-        for row in made.iter_rows():
-            yield row["name"], Part.from_json(row["part"])
-    except Exception as error:
-        ours = users_error(error)
-        if ours is not None:
-            raise ours from error
-        kind = StageError if workers_lost(error) is None else WorkersLost
-        raise kind(f"a worker failed: {error}", where=f"stage {context.stage.name}",
-                   hint="finished batches are kept; run it again to go on with the others") from error
-
-
-class _Worker:
-    """A Ray Data actor: one row in is one batch, one row out is its part."""
-
-    def __init__(self, context: StageContext) -> None:
-        self.maker = SampleBatch(context)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        part = self.maker.make([Record.from_json(line) for line in batch["records"][0]])
-        return {"name": [str(batch["name"][0])], "part": [part.to_json()]}
-
-
-def _save(folder: Path, part: Part) -> None:
-    """Write a part so that it is there whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with (temporary / "part.json").open("w", encoding="utf-8") as file:
-        file.write(part.to_json())
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-
-
-def _read(folder: Path) -> Part | None:
-    """A finished part; None where there is none, or a disk lost what it held."""
-    try:
-        return Part.from_json((folder / "part.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _reasons(bad: list[dict[str, Any]]) -> Counter[str]:

@@ -1,1 +1,3 @@
-"""Evaluate stage: answers of each model to a held-out split, measured and compared. The body is in evaluate.py."""
+"""Answers of models to a held-out split, measured and compared. Knows no Ray and no files of a stage's own: the body is
+distributed/evaluate.py.
+"""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from alignment.config import Sampling
-from alignment.inference.sampling import Draw
+from alignment.inference.requests import Draw
 
 
 class HasId(Protocol):

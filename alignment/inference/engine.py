@@ -1,8 +1,8 @@
 """Text generation with transformers: N answers per prompt from one prefill, each row with its own parameters.
 
 A prompt is read once, its keys and values are handed to all its answers, and rows that have ended leave the batch.
-Token ids come from `templates`. Works on one batch at a time; the caller makes batches (`batches`) and owns devices.
-Does not load models, score or write.
+Token ids come from `templates`. Works on one batch at a time: whoever calls makes batches (requests.py) and has loaded
+the model (embedded.py). Does not score or write.
 """
 
 from __future__ import annotations
@@ -16,44 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import DataError
 from alignment.inference.cache import grouped_attention, roomy_cache
-from alignment.inference.sampling import Draw, RowParameters, sample
-from alignment.records import Message
+from alignment.inference.next_token import RowParameters, sample
+from alignment.inference.requests import Completion, Draw, Request
 from alignment.templates import encode_prompt, stop_ids
-
-__all__ = ["Completion", "Draw", "Engine", "Request", "batches", "left_padded", "positions"]
 
 COMPACT_AT = 0.25
 """Share of ended rows at which the batch is made smaller: less often wastes rows, more often copies the cache."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt and the draws of its answers, one answer each."""
-
-    id: str
-    prompt: list[Message]
-    draws: tuple[Draw, ...]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer. `ids` are without the stop token; `finished` is False when max_new_tokens cut it."""
-
-    text: str
-    ids: list[int]
-    finished: bool
-
-
-def batches(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
-    """Batches of requests of similar length, the longest first: what does not fit in memory shows at once.
-
-    By characters, then id, so that the same requests always make the same batches.
-    """
-    def size(request: Request) -> tuple[int, str]:
-        return -sum(len(message["content"]) for message in request.prompt), request.id
-
-    ordered = sorted(requests, key=size)
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
 @dataclass

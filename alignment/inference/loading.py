@@ -25,21 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
-from alignment.inference.info import (
-    INFO,
-    base_folder,
-    base_key,
-    check_template,
-    model_info,
-    read_info,
-    template_of,
-    write_info,
-)
+from alignment.inference.info import INFO, base_folder, check_template, model_info
 
-__all__ = [
-    "base_folder", "base_key", "check_template", "load_policy", "load_reward", "load_tokenizer", "model_info",
-    "read_info", "resolve_device", "resolve_dtype", "score_in_float32", "template_of", "weights_of", "write_info",
-]
 Role = Literal["policy", "reward"]
 
 

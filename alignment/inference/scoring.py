@@ -16,11 +16,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.inference.engine import left_padded, positions
-from alignment.records import Message
+from alignment.inference.requests import Item
 from alignment.templates import encode_completion
 
-Item = tuple[list[Message], str]
-"""(prompt, completion)"""
 Forward = Callable[..., Tensor]
 """Model inputs as keywords -> [rows, queries, features]."""
 LOGIT_ROWS = 512

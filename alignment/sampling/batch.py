@@ -11,20 +11,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from alignment.config import Sample
 from alignment.context import StageContext
 from alignment.errors import KubeAlignError, StageError
 from alignment.inference.draws import draws
-from alignment.inference.engine import Completion, Draw, Engine, Request
-from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
-from alignment.inference.scoring import RewardScorer
+from alignment.inference.generator import Generator, Scorer, open_engine, open_scorer
+from alignment.inference.requests import Completion, Draw, Request
 from alignment.records import Record
 from alignment.rewards import RewardFunction, combine, resolve
 from alignment.sampling.answers import Answer, Source
-from alignment.templates import encode_prompt
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +56,35 @@ def bad_row(record: Record, reason: str) -> dict[str, Any]:
 
 
 class SampleBatch:
-    """Answers batches of a sample stage. Models are loaded at the first batch and kept for the process's life."""
+    """Answers batches of a sample stage: a maker of distributed.batches. Models are loaded at the first batch.
+
+    Raises ConfigError when the stage's reward function cannot be found.
+    """
 
     def __init__(self, context: StageContext) -> None:
         self.context, self.stage = context, context.stage_as(Sample)
+        names: dict[Source, str | None] = {"newest": self.stage.model, "previous": self.stage.previous}
+        self.engines: dict[Source, Generator] = {
+            source: open_engine(context, name) for source, name in names.items() if name is not None}
+        score = self.stage.score
+        self.reward: Scorer | None = None if score.model is None else open_scorer(context, score.model)
+        self.function: RewardFunction | None = None if score.function is None else resolve(score.function)
 
-    def make(self, records: Sequence[Record]) -> Part:
-        """Answer and score one batch.
+    def close(self) -> None:
+        """Give back the memory of the models."""
+        for opened in self._opened():
+            opened.close()
+
+    def make(self, items: Sequence[Record]) -> Part:
+        """Answer and score one batch of prompts.
 
         Raises:
             StageError: no row of a batch of several could be answered; then it isn't the rows.
-            ModelError, ConfigError: a model or the reward function cannot be loaded.
+            ModelError, ConfigError: a model cannot be loaded.
         """
-        engines, _, _ = self.engines, self.reward, self.function  # loading errors are the stage's, not a row's
-        fit, bad = self._lengths(records, engines["newest"])
+        for opened in self._opened():
+            opened.load()  # what is wrong with a model is the stage's trouble, not a row's
+        fit, bad = self._lengths(items, self.engines["newest"])
         began = time.monotonic()
         try:
             answers = self._answers(fit)
@@ -88,43 +100,15 @@ class SampleBatch:
                                       "and memory (a smaller batch_size)") from error
         return Part(answers, bad, round(time.monotonic() - began, 3))
 
-    @cached_property
-    def engines(self) -> dict[Source, Engine]:
-        """The newest model's engine, and the previous one's where the stage names one."""
-        names: dict[Source, str | None] = {"newest": self.stage.model, "previous": self.stage.previous}
-        return {source: self._engine(name) for source, name in names.items() if name is not None}
+    def _opened(self) -> list[Generator | Scorer]:
+        return [*self.engines.values(), *([] if self.reward is None else [self.reward])]
 
-    @cached_property
-    def reward(self) -> RewardScorer | None:
-        name = self.stage.score.model
-        if name is None:
-            return None
-        artifact = self.context.inputs[name]
-        tokenizer = load_tokenizer(artifact.path() / "model", side="right")
-        return RewardScorer(load_reward(artifact, **self._placement), tokenizer)
-
-    @cached_property
-    def function(self) -> RewardFunction | None:
-        name = self.stage.score.function
-        return None if name is None else resolve(name)
-
-    @cached_property
-    def _placement(self) -> dict[str, Any]:
-        compute = self.context.run.compute
-        device = resolve_device(compute)
-        return {"dtype": resolve_dtype(compute, device), "device": device}
-
-    def _engine(self, name: str) -> Engine:
-        artifact = self.context.inputs[name]
-        model = load_policy(artifact, **self._placement)
-        return Engine(model, load_tokenizer(artifact.path() / "model", side="left"))
-
-    def _lengths(self, records: Sequence[Record], engine: Engine) -> tuple[list[Record], list[dict[str, Any]]]:
+    def _lengths(self, records: Sequence[Record], engine: Generator) -> tuple[list[Record], list[dict[str, Any]]]:
         """Rows whose prompt fits, and the bad ones; a prompt that the template refuses is bad too."""
         fit, bad = [], []
         for record in records:
             try:
-                length = len(encode_prompt(engine.tokenizer, record.prompt))
+                length = engine.prompt_tokens(record.prompt)
             except Exception as error:
                 bad.append(bad_row(record, _said(error)))
                 continue

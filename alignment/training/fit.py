@@ -27,14 +27,8 @@ from alignment.config import TrainBase
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
-from alignment.inference.loading import (
-    base_key,
-    load_tokenizer,
-    resolve_device,
-    resolve_dtype,
-    template_of,
-    write_info,
-)
+from alignment.inference.info import base_key, template_of, write_info
+from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype
 from alignment.progress import console, track
 from alignment.training.checkpoints import Checkpoints, barrier
 from alignment.training.guards import Recorder, Rows

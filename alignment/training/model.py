@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignment.artifacts import Artifact
 from alignment.config import Lora, TrainBase
 from alignment.errors import ModelError
-from alignment.inference.loading import base_folder, load_policy, model_info, score_in_float32
+from alignment.inference.info import base_folder, model_info
+from alignment.inference.loading import load_policy, score_in_float32
 
 
 def build(stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> tuple[Any, dict[str, Any]]:

@@ -17,7 +17,8 @@ from alignment.config import parse_run
 from alignment.context import Outcome, StageContext
 from alignment.distributed.sample import sample_stage
 from alignment.errors import ConfigError, DataError, StageError
-from alignment.inference.loading import load_tokenizer, write_info
+from alignment.inference.info import write_info
+from alignment.inference.loading import load_tokenizer
 from alignment.records import Record, read_records, write_records
 from tests.models import published
 
@@ -168,16 +169,17 @@ def test_a_resumed_stage_makes_only_what_is_missing_and_the_same_rows(
     whole = result(made, sample_stage(made))
     parts = sorted((made.work / "parts").iterdir())
     assert len(parts) == 4
-    for folder in parts[::2]:
-        shutil.rmtree(folder)
-    (parts[1] / "part.json").write_text('{"answers": [{"id": "r', encoding="utf-8")  # cut by a full disk
-    kept = (parts[3] / "part.json").stat().st_mtime_ns
+    for file in parts[::2]:
+        file.unlink()
+    parts[1].write_text('{"answers": [{"id": "r', encoding="utf-8")  # cut by a full disk
+    kept = parts[3].stat().st_mtime_ns
     shutil.rmtree(made.out)
     assert result(made, sample_stage(made)) == whole
-    assert (parts[3] / "part.json").stat().st_mtime_ns == kept
+    assert parts[3].stat().st_mtime_ns == kept
     events = [json.loads(line) for line in made.events.read_text(encoding="utf-8").splitlines()]
-    assert {event["part"] for event in events} == {folder.name for folder in parts[:3]}
-    monkeypatch.setattr("alignment.sampling.batch.load_policy", lambda *a, **k: pytest.fail("nothing is left to do"))
+    assert {event["part"] for event in events} == {file.stem for file in parts[:3]}
+    monkeypatch.setattr("alignment.inference.embedded.load_policy",
+                        lambda *a, **k: pytest.fail("nothing is left to do"))
     assert result(made, sample_stage(made)) == whole
 
 

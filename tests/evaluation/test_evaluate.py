@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignment.artifacts import Store
 from alignment.config import Evaluate
 from alignment.context import Outcome, StageContext
+from alignment.distributed.evaluate import evaluate_stage
 from alignment.errors import ConfigError, DataError
-from alignment.evaluation import answers as answers_module
-from alignment.evaluation.evaluate import evaluate
-from alignment.inference import import_model
-from alignment.inference.engine import Draw, Engine, Request
-from alignment.inference.loading import load_policy, load_tokenizer, write_info
+from alignment.inference import embedded
+from alignment.inference.engine import Engine
+from alignment.inference.import_model import import_model
+from alignment.inference.info import write_info
+from alignment.inference.loading import load_policy, load_tokenizer
+from alignment.inference.requests import Draw, Request
 from alignment.inference.scoring import RewardScorer
 from alignment.records import Record
 from alignment.templates import encode_completion, encode_prompt
@@ -71,8 +73,9 @@ class World:
     folder: Path
     published: Built
 
-    def built(self, **evaluate_stage: Any) -> Built:
-        made = build_run(self.folder, stages(evaluate_stage), compute={"device": "cpu", "dtype": "float32"})
+    def built(self, compute: dict[str, Any] | None = None, **evaluate_stage: Any) -> Built:
+        made = build_run(self.folder, stages(evaluate_stage),
+                         compute={"device": "cpu", "dtype": "float32", **(compute or {})})
         made.artifacts = self.published.artifacts
         return made
 
@@ -135,7 +138,7 @@ def run(built: Built) -> tuple[Outcome, Path]:
     context = built.context("eval")
     shutil.rmtree(context.out)
     context.out.mkdir()
-    return evaluate(context), context.out
+    return evaluate_stage(context), context.out
 
 
 def read(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -302,13 +305,25 @@ def test_another_machine_goes_on_from_what_was_pushed(
     monkeypatch.setattr(Engine, "generate", counted)
     monkeypatch.setattr(RewardScorer, "score", lost)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(on("first"))
+        evaluate_stage(on("first"))
     assert len(asked) == 3 * ROWS
     monkeypatch.setattr(RewardScorer, "score", score)
     second = on("second")
-    evaluate(second)
+    evaluate_stage(second)
     assert len(asked) == 3 * ROWS, "an answer was made twice"
     assert read(second.out) == whole
+
+
+@pytest.mark.ray
+def test_workers_give_the_same_table(world: World) -> None:
+    settings: dict[str, Any] = {"score": SCORE, "bootstrap": 203, "models": ["base", "other"]}
+    one, out = run(world.built(**settings))
+    wanted = read(out)
+    built = world.built(compute={"workers": 2, "cpus_per_worker": 0.5}, **settings)
+    shutil.rmtree(built.context("eval").work)
+    two, out = run(built)
+    assert read(out) == wanted
+    assert (two.metrics, two.rows) == (one.metrics, one.rows)
 
 
 def test_one_model_in_memory_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +339,7 @@ def test_one_model_in_memory_at_a_time(world: World, monkeypatch: pytest.MonkeyP
         return wrapper
 
     for name in ("load_policy", "load_reward"):
-        monkeypatch.setattr(answers_module, name, watched(getattr(answers_module, name)))
+        monkeypatch.setattr(embedded, name, watched(getattr(embedded, name)))
     run(world.built(score={"model": "rm"}, take=2))
     assert len(alive) == 4
 
@@ -376,7 +391,7 @@ def test_a_model_named_reference_is_refused(tmp_path: Path) -> None:
     context = built.context("eval")
     assert isinstance(context.stage, Evaluate)
     with pytest.raises(ConfigError, match="the name is taken"):
-        evaluate(context)
+        evaluate_stage(context)
 
 
 def test_two_rows_with_one_id_are_refused(world: World) -> None:
@@ -387,6 +402,6 @@ def test_two_rows_with_one_id_are_refused(world: World) -> None:
     try:
         path.write_text(kept + kept.splitlines()[4] + "\n", encoding="utf-8")
         with pytest.raises(DataError, match="1 ids stand on more than one row"):
-            evaluate(context)
+            evaluate_stage(context)
     finally:
         path.write_text(kept, encoding="utf-8")

@@ -26,9 +26,10 @@ from transformers import (
 )
 
 from alignment.errors import DataError, ModelError
-from alignment.inference.engine import Draw, Engine, Request, batches
+from alignment.inference.engine import Engine
 from alignment.inference.loading import load_tokenizer
-from alignment.inference.sampling import CANDIDATES, RowParameters, penalized, sample
+from alignment.inference.next_token import CANDIDATES, RowParameters, penalized, sample
+from alignment.inference.requests import Draw, Request, batches
 from alignment.templates import encode_prompt
 
 GREEDY = Draw(temperature=0.0, max_new_tokens=12)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignment.artifacts import Artifact, Store
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
-from alignment.inference import loading
+from alignment.inference import info, loading
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from tests.models import published
 
@@ -52,7 +52,7 @@ def trained(base: Artifact, folder: Path, role: str, adapter: bool) -> Any:
     model.save_pretrained(target)
     tokenizer = load_tokenizer(source, side="right")
     tokenizer.save_pretrained(target)
-    loading.write_info(target, role=role, form="adapter" if adapter else "full", base=base.key if adapter else None,
+    info.write_info(target, role=role, form="adapter" if adapter else "full", base=base.key if adapter else None,
                        tokenizer=tokenizer)
     return model.eval()
 
@@ -79,7 +79,7 @@ def test_a_policy_computes_as_it_did_in_memory(base: Artifact, store: Store, tmp
     assert not any("lora_" in name for name, _ in merged.named_parameters())
     assert (compute(load_policy(base, dtype=torch.float32, device="cpu")) - wanted).abs().max() > 1e-2
     assert not merged.training
-    assert (loading.base_key(made), loading.base_folder(made)) == (
+    assert (info.base_key(made), info.base_folder(made)) == (
         (base.key, base.path() / "model") if adapter else (made.key, made.path() / "model")
     )
 
@@ -169,17 +169,17 @@ def test_a_missing_base_is_named(base: Artifact, store: Store, tmp_path: Path) -
 
 
 def test_a_changed_template_is_refused(base: Artifact) -> None:
-    loading.check_template(base.path())
+    info.check_template(base.path())
     template = base.path() / "model" / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant", "model"))
     for load in (
-        lambda: loading.check_template(base.path()),
+        lambda: info.check_template(base.path()),
         lambda: load_tokenizer(base.path() / "model", side="left"),
         lambda: load_policy(base, dtype=torch.float32, device="cpu"),
     ):
         with pytest.raises(ModelError, match="not the one this model was made with") as error:
             load()
-        assert loading.template_of(base)["hash"] in str(error.value)
+        assert info.template_of(base)["hash"] in str(error.value)
 
 
 def test_a_tokenizer_that_pads_with_its_end_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from alignment.inference.loading import load_tokenizer
-from alignment.inference.scoring import Item, RewardScorer, log_probs
+from alignment.inference.requests import Item
+from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.templates import encode_completion
 
 

@@ -14,15 +14,11 @@ from alignment.config import Sampling
 from alignment.errors import StageError
 from alignment.inference.draws import choose, draws
 from alignment.records import Record
-from alignment.sampling import (
-    Answer,
-    Part,
-    as_prompt,
-    best_of_n,
-    pairs_max_min,
-    pairs_newest_previous,
-)
+from alignment.sampling.answers import Answer
+from alignment.sampling.batch import Part
 from alignment.sampling.measures import histogram, measures
+from alignment.sampling.prompts import as_prompt
+from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
 
 NAN = math.nan
 

@@ -17,7 +17,7 @@ class Evaluate(Stage):
 
     tag: ClassVar[str] = "evaluate"
     makes = "table"
-    body = "alignment.evaluation.evaluate:evaluate"
+    body = "alignment.distributed.evaluate:evaluate_stage"
     script = "evaluate"
 
     kind: Literal["evaluate"] = "evaluate"

@@ -1,0 +1,101 @@
+"""An evaluate stage: a held-out split -> answers of every model -> rewards -> a table with intervals and comparisons.
+
+Writes results.json (see `evaluation.results.Table`), answers.jsonl (one line per test row with every model's answer)
+and bad.jsonl (rows left out, with the reason). Models answer one after the other, each in fixed batches (batches.py:
+here or on workers, resumable); the batches are the same each time, since padding changes the last bits of a number.
+Launched by the pipeline or by ray_jobs/evaluate.py. Does not know how text is generated, judged or compared:
+`evaluation` does. Does not draw: the report does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alignment.artifacts import RowCounts
+from alignment.config import Evaluate
+from alignment.context import Outcome, StageContext
+from alignment.distributed.batches import make_parts, plan
+from alignment.errors import ConfigError
+from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewards, Scorable
+from alignment.evaluation.held_out import check_held_out
+from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
+from alignment.evaluation.questions import check_ids, choose_questions
+from alignment.evaluation.results import REFERENCE, Question, Table, flat_metrics, without_nan
+from alignment.inference.requests import batches
+
+
+def evaluate_stage(context: StageContext) -> Outcome:
+    """Body of the stages of kind evaluate; fills results.json, answers.jsonl and bad.jsonl in `context.out`.
+
+    Returns:
+        metrics: `MODEL.METRIC`, and `CHALLENGER_vs_BASELINE.win_rate` (reward_win_rate, style_win_rate);
+        facts: held_out, timing, undefined_metrics.
+
+    Raises:
+        DataError: rows with one id, test rows that were seen before, or none left.
+        ConfigError: a model named like the table's line for references.
+        WorkersLost: workers died too often.
+    """
+    stage = context.stage_as(Evaluate)
+    if REFERENCE in stage.models:
+        raise ConfigError("the name is taken by the results' line for the reference answers", found=REFERENCE,
+                          where=f"stage {stage.name}, models", expected="another name for that stage")
+    split = context.rows(stage.rows)
+    check_ids(split, f"stage {stage.name}, rows {stage.rows}")
+    held_out = check_held_out(context, stage, split)
+    context.event("held_out", rows=len(split), left_out=len(held_out.dropped), seen=held_out.seen)
+    chosen = choose_questions(context, stage, held_out)
+    _write_lines(context.out / "bad.jsonl", chosen.bad)
+    questions = chosen.questions
+    answered = {name: _answers(context, stage, name, questions) for name in stage.models}
+    said = said_by_all(stage, questions, answered)
+    measures = measure_all(stage, questions, said, _rewards(context, stage, scorables(questions, said)))
+    perplexity = {name: own.log_probs for name, own in answered.items() if own.log_probs}
+    results = Table(stage, questions, measures, perplexity, context.run.seed).results()
+    (context.out / "results.json").write_text(
+        json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    lines = (answer_line(question, stage, said, measures) for question in questions)
+    written = {"answers": _write_lines(context.out / "answers.jsonl", lines)}
+    metrics, undefined = flat_metrics(results)
+    return Outcome(RowCounts(read=len(split), written=written, dropped=chosen.dropped), metrics, {
+        "held_out": {"seen": held_out.seen, "left_out": len(held_out.dropped)},
+        "timing": {name: own.timing() for name, own in answered.items()},
+        "undefined_metrics": undefined,
+    })
+
+
+def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
+    """Answers of model `name` to all questions, and its log-probabilities of their references."""
+    parts = make_parts(context, plan(context, batches(questions, stage.batch_size)), partial(AnswerBatch, name=name),
+                       Answers, folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers")
+    answers = Answers.of(parts)
+    context.event("answers", model=name, rows=len(answers.answers), reused=parts.reused, **answers.timing())
+    return answers
+
+
+def _rewards(context: StageContext, stage: Evaluate, asked: Sequence[Scorable]) -> dict[str, dict[str, float]]:
+    """Row id -> text -> score; empty without a reward model."""
+    name = None if stage.score is None else stage.score.model
+    if name is None:
+        return {}
+    began = time.monotonic()
+    planned = plan(context, batches(asked, stage.batch_size), lambda item: [item.id, item.texts])
+    parts = make_parts(context, planned, partial(RewardBatch, name=name), Rewards, folder="rewards",
+                       label=f"{stage.name}: rewards by {name}", unit="rows")
+    scores = {id_: own for part in parts for id_, own in part.scores.items()}
+    context.event("rewards", model=name, scores=sum(map(len, scores.values())), reused=parts.reused,
+                  seconds=round(time.monotonic() - began, 3))
+    return scores
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:
+    """JSON lines, undefined numbers as null; returns how many. No lines, no file."""
+    texts = [json.dumps(without_nan(line), ensure_ascii=False, allow_nan=False) + "\n" for line in lines]
+    if texts:
+        path.write_text("".join(texts), encoding="utf-8")
+    return len(texts)

@@ -1,0 +1,93 @@
+"""From answers and reward scores to the numbers of every answer, and to the lines of answers.jsonl.
+
+Runs no model; calls the stage's scoring function. Everything is joined by row id. Means, intervals and comparisons are
+results.py's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignment.config import Evaluate
+from alignment.errors import DataError, KubeAlignError
+from alignment.evaluation.answers import Answers, Scorable
+from alignment.evaluation.results import REFERENCE, Measures, Question, kind_of, measure
+from alignment.records import Record
+from alignment.rewards import resolve
+
+SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
+"""Numbers of a single answer in answers.jsonl."""
+Said = dict[str, dict[str, tuple[str, bool]]]
+"""Model (and maybe REFERENCE) -> row id -> (text, finished)."""
+
+
+def said_by_all(stage: Evaluate, questions: Sequence[Question], answered: Mapping[str, Answers]) -> Said:
+    """What is measured: every model's answers, and the references where answers are scored."""
+    said: Said = {name: {q.id: (own.answers[q.id]["text"], own.answers[q.id]["finished"]) for q in questions}
+                  for name, own in answered.items()}
+    references = {q.id: (q.reference, True) for q in questions if q.reference is not None}
+    if stage.score is not None and references:
+        said[REFERENCE] = references
+    return said
+
+
+def scorables(questions: Sequence[Question], said: Said) -> list[Scorable]:
+    """For each question the different texts to score, in the order of the models."""
+    return [Scorable(q.id, q.prompt, tuple(dict.fromkeys(own[q.id][0] for own in said.values() if q.id in own)))
+            for q in questions]
+
+
+def measure_all(
+    stage: Evaluate, questions: Sequence[Question], said: Said, rewards: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, Measures]]:
+    """Numbers of all that was said: model -> row id -> numbers.
+
+    Args:
+        rewards: row id -> text -> score; empty without a reward model.
+
+    Raises:
+        DataError: the scoring function failed; names the row.
+    """
+    def of(question: Question, text: str, finished: bool) -> Measures:
+        reward = rewards.get(question.id, {}).get(text, math.nan)
+        return measure(question, text, finished, reward=reward, style=_style(stage, question.record, text), stage=stage)
+
+    return {name: {q.id: of(q, *own[q.id]) for q in questions if q.id in own} for name, own in said.items()}
+
+
+def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]]
+                ) -> dict[str, Any]:
+    """One line of answers.jsonl: the question and every model's answer to it; numbers may be NaN."""
+    meta = question.record.meta
+    return {
+        "id": question.id,
+        "kind": kind_of(question.record),
+        "question": meta.get("question"),
+        "passage": meta.get("passage"),
+        "prompt": question.prompt,
+        "reference": question.reference,
+        "answers": {
+            name: {
+                "text": said[name][question.id][0],
+                "finished": said[name][question.id][1],
+                **{metric: measures[name][question.id][metric] for metric in SHOWN},
+            }
+            for name in stage.models
+        },
+    }
+
+
+def _style(stage: Evaluate, record: Record, text: str) -> float:
+    """The scoring function's value of one answer; NaN without a function."""
+    if stage.score is None or stage.score.function is None:
+        return math.nan
+    try:
+        return float(resolve(stage.score.function)(record, text))
+    except KubeAlignError:
+        raise
+    except Exception as error:  # the user's own code: whatever it raises, say for which row
+        raise DataError(f"the scoring function failed: {type(error).__name__}: {error}", found=text,
+                        where=f"stage {stage.name}, score.function {stage.score.function}, row {record.id}",
+                        expected="a number (NaN for an answer that it cannot judge)") from error

@@ -1,0 +1,73 @@
+"""Which questions an evaluation asks: test rows with ids of their own, unseen, within every model's token limit.
+
+Counts tokens with the models' tokenizers and loads no weights. What is left out is named with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alignment.config import Evaluate
+from alignment.context import StageContext
+from alignment.errors import DataError
+from alignment.evaluation.held_out import HeldOut
+from alignment.evaluation.results import Question, question_of
+from alignment.inference.draws import choose
+from alignment.inference.generator import open_engine
+from alignment.records import Record
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The questions to ask, in the split's order.
+
+    Attributes:
+        bad: lines of bad.jsonl, one for each row left out: source, row, reason, found, raw.
+        dropped: rows that are not asked, by reason.
+    """
+
+    questions: list[Question]
+    bad: list[dict[str, Any]]
+    dropped: dict[str, int]
+
+
+def check_ids(records: Sequence[Record], where: str) -> None:
+    """Raise DataError when two rows have one id: their answers could not be told apart."""
+    twice = [id_ for id_, count in Counter(record.id for record in records).items() if count > 1]
+    if twice:
+        raise DataError(f"{len(twice)} ids stand on more than one row, so answers cannot be told apart", where=where,
+                        found=twice[:3], expected="one id per row",
+                        hint="give the sources of the import stage different names")
+
+
+def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) -> Chosen:
+    """Unseen rows within the token limit, at most `take`. Raises DataError when every prompt is over the limit."""
+    questions = [question_of(record) for record in held_out.kept]
+    long = _too_long(context, stage, questions)
+    fitting = [question for question in questions if question.id not in long]
+    if not fitting:
+        raise DataError("every prompt is over max_prompt_tokens", where=f"stage {stage.name}",
+                        found=f"{len(long)} prompts of {min(long.values())} tokens or more",
+                        expected=f"at most {stage.max_prompt_tokens} tokens", hint="raise max_prompt_tokens")
+    chosen = choose(fitting, context.run.scaled(stage.take), context.run.seed)
+    left = [(record, f"seen before ({reason})", seen_id) for record, seen_id, reason in held_out.dropped]
+    left += [(q.record, "prompt over max_prompt_tokens", str(long[q.id])) for q in questions if q.id in long]
+    bad = [{"source": stage.rows, "row": record.id, "reason": reason, "found": found, "raw": asdict(record)}
+           for record, reason, found in left]
+    dropped = dict(Counter(reason for _, reason, _ in left))
+    if len(fitting) > len(chosen):
+        dropped["not taken"] = len(fitting) - len(chosen)
+    return Chosen(chosen, bad, dropped)
+
+
+def _too_long(context: StageContext, stage: Evaluate, questions: Sequence[Question]) -> dict[str, int]:
+    """Row id -> prompt tokens, for rows over max_prompt_tokens in the tokenizer of any evaluated model."""
+    longest: dict[str, int] = {}
+    for name in stage.models:
+        with open_engine(context, name) as engine:
+            for question in questions:
+                longest[question.id] = max(engine.prompt_tokens(question.prompt), longest.get(question.id, 0))
+    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}

@@ -1,0 +1,85 @@
+"""How every other room has a model answer, weigh and score: `open_engine` and `open_scorer` for a stage's input.
+
+Opening is cheap: the tokenizer is read when a prompt is counted, the weights when they are first needed (or by `load`),
+and `close` gives the memory back. Nobody outside this room loads a model to generate with, settles a device or a
+dtype for it, or holds its tokenizer. Imports no torch until something is opened. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+from alignment.context import StageContext
+from alignment.inference.requests import Completion, Item, Request
+from alignment.records import Message
+
+
+class Opened(Protocol):
+    """A model of an artifact, usable in a `with` block that ends in `close`."""
+
+    def load(self) -> None:
+        """Load the weights now, unless they are. Raises ModelError when they cannot be, ConfigError without the
+        device that `compute` asks for: the stage's trouble, never a row's."""
+
+    def close(self) -> None:
+        """Forget the weights and give back their memory, on the GPU too; what is needed later is loaded again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class Generator(Opened, Protocol):
+    """A language model that answers prompts and tells how likely an answer is."""
+
+    def prompt_tokens(self, prompt: list[Message]) -> int:
+        """Tokens of a conversation that waits for its answer, as `generate` reads it. Needs no weights.
+
+        Raises:
+            DataError: the chat template refuses the conversation.
+            ModelError: the tokenizer or its template cannot be used.
+        """
+
+    def generate(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        """Answers to one batch of requests: for each request one Completion per draw, in order.
+
+        Args:
+            on_progress: called with the number of answers that have just ended.
+
+        Raises:
+            DataError: a request without draws, or a prompt without tokens.
+            ModelError: the weights cannot be loaded, or give logits that are not finite.
+        """
+
+    def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
+        """For each (prompt, completion) the completion's summed log-probability in nats, end token included, and its
+        number of tokens. Raises DataError and ModelError as `generate` does."""
+
+
+class Scorer(Opened, Protocol):
+    """A reward model."""
+
+    def score(self, items: Sequence[Item]) -> list[float]:
+        """One reward per (prompt, completion), in order; NaN where the model gives none.
+
+        Raises:
+            DataError: the chat template refuses a conversation.
+            ModelError: the weights cannot be loaded.
+        """
+
+
+def open_engine(context: StageContext, name: str) -> Generator:
+    """The policy that the stage `name` made, an adapter merged, on the device and in the dtype of `compute`."""
+    from alignment.inference.embedded import EmbeddedGenerator
+
+    return EmbeddedGenerator(context.inputs[name], context.run.compute)
+
+
+def open_scorer(context: StageContext, name: str) -> Scorer:
+    """The reward model that the stage `name` made; its head computes in float32."""
+    from alignment.inference.embedded import EmbeddedScorer
+
+    return EmbeddedScorer(context.inputs[name], context.run.compute)

@@ -1,0 +1,72 @@
+"""What is asked of a model and what it says: prompts with the draws of their answers, completions, batches of them.
+
+Plain values; imports no torch, so that whoever asks needs none. Does not draw (draws.py) or run a model (generator.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from alignment.records import Message
+
+Item = tuple[list[Message], str]
+"""(prompt, completion): what has a log-probability and a reward."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and the draws of its answers, one answer each."""
+
+    id: str
+    prompt: list[Message]
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer. `ids` are without the stop token; `finished` is False when max_new_tokens cut it."""
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
+class Asked(Protocol):
+    """Anything with a row id and a prompt: a record, a question, a request."""
+
+    @property
+    def id(self) -> str:
+        """Unique among what is asked."""
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The conversation up to the answer."""
+
+
+T = TypeVar("T", bound=Asked)
+
+
+def batches(asked: Sequence[T], batch_size: int) -> list[list[T]]:
+    """Batches of prompts of similar length, the longest first: what does not fit in memory shows at once.
+
+    By characters, then id, so that the same prompts always make the same batches.
+    """
+    def size(item: T) -> tuple[int, str]:
+        return -sum(len(message["content"]) for message in item.prompt), item.id
+
+    ordered = sorted(asked, key=size)
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
