@@ -12,7 +12,7 @@ from alignment.records import Message, Record, RecordType
 from alignment.records.importers import BadRow, Options, Row, import_rows
 from alignment.records.importers.rows import RowError
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Settings of every property here: few examples, and no clock, because the machine may be busy."""
 
 

@@ -66,7 +66,7 @@ def rows_of(path: str) -> list[tuple[int, Any]]:
     ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n') + gzip.compress(b'{"a": 2}\n')),
     ("x.jsonl.bz2", bz2.compress(b'{"a": 1}\n{"a": 2}\n')),
     ("x.jsonl.xz", lzma.compress(b'{"a": 1}\n{"a": 2}\n')),
-])  # fmt: skip
+], ids=range(18))  # fmt: skip
 def test_the_same_rows_come_from_every_kind_of_file(name: str, content: bytes, tmp_path: Path) -> None:
     assert rows_of(written(tmp_path, content, name)) == [(1, TWO[0]), (2, TWO[1])]
 
@@ -157,7 +157,7 @@ def test_a_broken_line_costs_one_row_and_keeps_its_number(line: bytes, slug: str
     ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "cannot be read", ""),
     ("x.jsonl.bz2", b"no bzip2", "cannot be read", ""),
     ("x.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 99)[:-9], "cannot be read", ""),
-])  # fmt: skip
+], ids=range(18))  # fmt: skip
 def test_a_file_of_no_use_is_an_error(name: str, content: bytes, problem: str, where: str, tmp_path: Path) -> None:
     path = written(tmp_path, content, name)
     with pytest.raises(DataError, match=problem) as caught:
@@ -175,13 +175,16 @@ def test_a_file_that_cannot_be_opened_is_an_error(path: str, tmp_path: Path) -> 
 def test_a_whole_document_is_read_at_once(tmp_path: Path) -> None:
     assert load_json(written(tmp_path, BOM + b'{\n"a":\r\n[1]}')) == {"a": [1]}
     assert load_json(written(tmp_path, gzip.compress(b"[]"), "x.json.gz")) == []
-    for content, where in (("{\n,}", "column 1"), ('{"a": 1}\n{"a": 2}', ":2 column 1")):
-        with pytest.raises(DataError, match="not valid JSON") as caught:
-            load_json(written(tmp_path, content))
-        assert caught.value.where.endswith(where)
-    for content in (b'{"a": "\xff"}', b"[" * 100_000):
-        with pytest.raises(DataError, match="not valid JSON"):
-            load_json(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(("content", "where"), [
+    (b"{\n,}", ":2 column 1"), (b'{"a": 1}\n{"a": 2}', ":2 column 1"), (b'{"a": "\xff"}', ""), (b"[" * 100_000, ""),
+], ids=range(4))  # fmt: skip
+def test_a_broken_document_is_an_error_with_its_place(content: bytes, where: str, tmp_path: Path) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(DataError, match="not valid JSON") as caught:
+        load_json(path)
+    assert caught.value.where == path + where
 
 
 # properties of line files
@@ -206,7 +209,7 @@ def test_every_line_that_is_not_blank_gives_one_row_with_its_number(folder: Path
         number for number, line in enumerate(lines, 1) if line.encode("utf-8").strip()]  # fmt: skip
     for row in rows:
         if isinstance(row, Row):
-            assert row.value == json.loads(lines[row.number - 1])
+            assert repr(row.value) == repr(json.loads(lines[row.number - 1]))  # NaN, too, which equals nothing
 
 
 pieces = st.sampled_from([b"[", b"]", b"{", b"}", b'{"a": 1}', b'"', b"\n", b"\r", b",", b"1", b"null", BOM, b"\xff",
@@ -244,7 +247,7 @@ def table(folder: Path, content: bytes | str, name: str = "t.csv") -> tuple[list
     ("t.tsv.bz2", bz2.compress(b"q\ta\nx\ty\n")),
     ("t.jsonl", '{"q": "x", "a": "y"}\n'),
     ("t.json", '[{"q": "x", "a": "y"}]'),
-])  # fmt: skip
+], ids=range(12))  # fmt: skip
 def test_the_same_table_comes_from_every_kind_of_file(name: str, content: bytes | str, tmp_path: Path) -> None:
     [row], names = table(tmp_path, content, name)
     assert isinstance(row, Row)
@@ -285,7 +288,7 @@ def test_a_broken_row_of_a_table_keeps_its_line_and_costs_no_other(tmp_path: Pat
     (b'q\nfine\n"never closed\nmore\n', "not valid CSV", ":3"),
     (b'"q"x,a\n1,2\n', "not valid CSV", ":1"),
     (b"q\n\xff\n", "not UTF-8 at byte 3", ""),
-])  # fmt: skip
+], ids=range(6))  # fmt: skip
 def test_a_table_of_no_use_is_an_error(content: bytes, problem: str, where: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=problem) as caught:
         table(tmp_path, content)
@@ -334,7 +337,7 @@ def stored(folder: Path, columns: dict[str, list[Any]], name: str = "t.parquet")
 
 def test_parquet_is_known_by_its_bytes(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "ü\u2028"}]
-    columns = {"prompt": ["x", None], "messages": [talk, []], "label": [True, False]}
+    columns: dict[str, list[Any]] = {"prompt": ["x", None], "messages": [talk, []], "label": [True, False]}
     path = stored(tmp_path, columns, "no-ending")
     assert rows_of(path) == [
         (1, {"prompt": "x", "messages": talk, "label": True}),

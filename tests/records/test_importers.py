@@ -145,7 +145,7 @@ def test_the_common_checks_come_after_every_format(format: str, row: Any, slug: 
 
 def test_bad_rows_of_the_file_pass_through_and_order_is_kept() -> None:
     broken = BadRow("s", 2, "broken-json: x", "{")
-    rows = [Row(1, {"prompt": "a"}), broken, Row(3, {}), Row(4, {"prompt": "b"})]
+    rows: list[Row | BadRow] = [Row(1, {"prompt": "a"}), broken, Row(3, {}), Row(4, {"prompt": "b"})]
     first, second, third, fourth = import_rows(rows, "prompt-only", "s")
     assert isinstance(third, BadRow)
     assert second is broken
