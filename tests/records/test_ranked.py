@@ -1,0 +1,155 @@
+"""Preference sets of their own formats: hh-rlhf transcripts, PandaLM's votes, paired StackExchange answers."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment.records import Message, Record
+from alignment.records.importers.ranked import (
+    hh_transcript,
+    join_transcript,
+    pandalm,
+    split_transcript,
+    stack_exchange_paired,
+)
+from tests.records.drawn import GOOD, assistant, quick, slug_of, texts, user, without, words
+
+SPLIT = [
+    ("\n\nHuman: Hi\n\nAssistant: Yes.", [user("Hi"), assistant("Yes.")]),
+    ("Human: Hi\n\nAssistant: Yes.", [user("Hi"), assistant("Yes.")]),
+    ("\n  \tHuman: Hi", [user("Hi")]),
+    ("\n\nAssistant: Yes.", [assistant("Yes.")]),
+    ("\n\nHuman:Hi\n\nAssistant:", [user("Hi"), assistant("")]),
+    ("\n\nHuman: a\n\nb\nHuman: c\n\nAssistant: d", [user("a\n\nb\nHuman: c"), assistant("d")]),
+    ("\n\nHuman: a \n\n\n\nAssistant:  b\n", [user("a"), assistant("b")]),
+    ("\n\nHuman: a\n\nHuman: b\n\nAssistant: c", [user("a"), user("b"), assistant("c")]),
+    ("\n\nHuman: Is Human: a name?\n\nAssistant: No: Human.", [user("Is Human: a name?"), assistant("No: Human.")]),
+    ("\n\nHuman: 你好\u2028\n\nAssistant: x", [user("你好"), assistant("x")]),
+]
+
+
+@pytest.mark.parametrize(("transcript", "turns"), SPLIT)
+def test_a_transcript_is_split_at_its_speakers(transcript: str, turns: list[Message]) -> None:
+    assert split_transcript(transcript) == turns
+
+
+@pytest.mark.parametrize("transcript", ["", " ", "Hello", "Hello\n\nHuman: Hi", "\n\nHello\n\nHuman: Hi", "human: Hi",
+                                        "\n\nSystem: x"])  # fmt: skip
+def test_a_transcript_begins_with_a_speaker(transcript: str) -> None:
+    assert slug_of(lambda: split_transcript(transcript)) == "broken-transcript"
+
+
+def test_turns_are_joined_as_bai_et_al_wrote_them() -> None:
+    assert join_transcript([user("Hi"), assistant("Yes.")]) == "\n\nHuman: Hi\n\nAssistant: Yes."
+    assert join_transcript([]) == ""
+
+
+spoken = texts.map(str.strip).filter(lambda text: "Human:" not in text and "Assistant:" not in text)
+turn_lists = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": spoken}), min_size=1, max_size=5
+)
+
+
+@quick
+@given(turn_lists)
+def test_splitting_undoes_joining(turns: list[Message]) -> None:
+    assert split_transcript(join_transcript(turns)) == turns
+
+
+@quick
+@given(turn_lists, st.sampled_from(["", "\n", " \n\n"]))
+def test_a_transcript_joined_again_is_a_fixed_point(turns: list[Message], tail: str) -> None:
+    once = join_transcript(split_transcript(join_transcript(turns) + tail))
+    assert join_transcript(split_transcript(once)) == once
+
+
+def test_hh_rows_share_their_turns_but_the_last() -> None:
+    head = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Sing.\n\nAssistant: "
+    record = hh_transcript({"chosen": head + "La la.", "rejected": head + "No.\n", "id": 4, "group": "g"})
+    assert record == Record("4", "preference", [user("Hi"), assistant("Yes?"), user("Sing.")], "La la.", "No.",
+                            meta={"group": "g"})  # fmt: skip
+
+
+HH_BAD = [
+    ({"chosen": None}, "missing-field"),
+    ({"rejected": 3}, "wrong-type"),
+    ({"rejected": [user("Hi"), assistant("No.")]}, "wrong-type"),
+    ({"chosen": "Yes."}, "broken-transcript"),
+    ({"chosen": "\n\nHuman: Hi"}, "last-not-assistant"),
+    ({"rejected": "\n\nHuman: Hi\n\nAssistant: No.\n\nHuman: Why?"}, "last-not-assistant"),
+    ({"rejected": "\n\nHuman: Ho\n\nAssistant: No."}, "prompts-differ"),
+    ({"rejected": "\n\nHuman: Hi\n\nAssistant: x\n\nHuman: y\n\nAssistant: No."}, "prompts-differ"),
+]
+
+
+@pytest.mark.parametrize(("change", "slug"), HH_BAD)
+def test_an_hh_row_is_refused_with_its_reason(change: dict[str, Any], slug: str) -> None:
+    assert slug_of(lambda: hh_transcript({**GOOD["hh-transcript"], **change})) == slug
+
+
+def votes(*values: Any) -> dict[str, Any]:
+    return {**GOOD["pandalm"], **{f"annotator{n}": value for n, value in enumerate(values, 1)}}
+
+
+@pytest.mark.parametrize("cast", list(product((0, 1, 2), repeat=3)))
+def test_most_votes_win_whoever_cast_them(cast: tuple[int, ...]) -> None:
+    first, second, ties = (cast.count(side) for side in (1, 2, 0))
+    if max(first, second, ties) == 1:
+        assert slug_of(lambda: pandalm(votes(*cast))) == "annotators-disagree"
+    elif ties > 1:
+        assert slug_of(lambda: pandalm(votes(*cast))) == "tie"
+    else:
+        record = pandalm(votes(*cast))
+        assert (record.completion, record.rejected) == (("3", "4") if first > second else ("4", "3"))
+        assert record.meta["agreement"] == ("unanimous" if max(first, second) == 3 else "majority")
+
+
+def test_a_pandalm_row_is_a_preference_with_its_own_id() -> None:
+    record = pandalm({**votes(1, 1, 1), "meta": {"by": "x"}})
+    assert record == Record("3", "preference", [user("Add.\n\n1")], "3", "4",
+                            meta={"by": "x", "agreement": "unanimous"})  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "slug"), [
+    (votes(1, 1, None), "missing-field"),
+    (votes(1, 1, 3), "wrong-type"),
+    (votes(1, 1, -1), "wrong-type"),
+    (votes(1, 1, "1"), "wrong-type"),
+    (votes(True, 1, 1), "wrong-type"),
+    (votes(1, 1, [1]), "wrong-type"),
+    (without(GOOD["pandalm"], "annotator3"), "missing-field"),
+    (without(GOOD["pandalm"], "instruction"), "missing-field"),
+    (without(GOOD["pandalm"], "response1"), "missing-field"),
+    ({**GOOD["pandalm"], "response2": 4}, "wrong-type"),
+])  # fmt: skip
+def test_a_pandalm_row_is_refused_with_its_reason(row: dict[str, Any], slug: str) -> None:
+    assert slug_of(lambda: pandalm(row)) == slug
+
+
+@pytest.mark.parametrize(("more", "id", "group"), [
+    ({}, "", None), ({"qid": 5}, "", "5"), ({"qid": 0}, "", "0"), ({"qid": 5, "group": "g", "id": 1}, "1", "g"),
+    ({"qid": None}, "", None),
+])  # fmt: skip
+def test_pairs_of_one_question_are_one_group(more: dict[str, Any], id: str, group: str | None) -> None:
+    record = stack_exchange_paired({"question": "How?", "response_j": "So.", "response_k": "Not so.", **more})
+    meta = {} if group is None else {"group": group}
+    assert record == Record(id, "preference", [user("How?")], "So.", "Not so.", meta=meta)
+
+
+@pytest.mark.parametrize("field", ["question", "response_j", "response_k"])
+def test_a_pair_has_a_question_and_two_answers(field: str) -> None:
+    row = GOOD["stack-exchange-paired"]
+    assert slug_of(lambda: stack_exchange_paired(without(row, field))) == "missing-field"
+    assert slug_of(lambda: stack_exchange_paired({**row, field: ["x"]})) == "wrong-type"
+
+
+@quick
+@given(words, words, words)
+def test_texts_of_a_pair_are_kept_to_the_letter(question: str, better: str, worse: str) -> None:
+    record = stack_exchange_paired({"question": question, "response_j": better, "response_k": worse})
+    assert (record.prompt, record.completion, record.rejected) == ([user(question)], better, worse)
