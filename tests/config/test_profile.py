@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -202,3 +203,34 @@ def test_quantities(number: int, unit: str) -> None:
 def test_what_is_dumped_is_read_again(value: object, text: str) -> None:
     tree = {"name": value, "description": text}
     assert parse_tree(dump(tree), "f.yaml", "run", "")[0] == tree
+
+
+@pytest.mark.parametrize(("stages", "place", "problem"), [
+    ({"stf": {"workers": 2}}, ("cluster", "stages", "stf"), "names no stage, method or kind"),
+    ({"evaluate": {"workers": 4}}, ("cluster", "stages", "evaluate", "workers"), "runs in one process"),
+    ({"eval": {"workers": 4}}, ("cluster", "stages", "eval", "workers"), "runs in one process"),
+    ({"import": {"workers": 1}}, ("cluster", "stages", "import", "workers"), "runs in one process"),
+])
+def test_an_override_that_nothing_obeys_is_found(
+    stages: dict[str, dict[str, int]], place: tuple[str, ...], problem: str
+) -> None:
+    found = list(_with_stages(stages).findings(load_run(ROOT / "configs" / "runs" / "tiny.yaml")))
+    assert [finding.place for finding in found] == [place]
+    assert problem in found[0].problem
+
+
+@pytest.mark.parametrize("name", ["rs", "sft", "kto", "train", "sample"])
+def test_stages_methods_and_kinds_may_be_named(name: str) -> None:
+    run = load_run(ROOT / "configs" / "runs" / "tiny.yaml")
+    assert not list(_with_stages({name: {"workers": 3}}).findings(run))
+
+
+def test_a_stage_in_one_process_may_have_a_pod_of_its_own() -> None:
+    run = load_run(ROOT / "configs" / "runs" / "tiny.yaml")
+    assert not list(_with_stages({"evaluate": {"workers": 0, "worker": {"memory": "4Gi"}}}).findings(run))
+
+
+def _with_stages(stages: dict[str, Any]) -> Profile:
+    tree = parse_tree(PROFILE, "mine.yaml", "profile", "")[0]
+    tree["cluster"]["stages"] = stages
+    return Profile.model_validate(tree, strict=False)
