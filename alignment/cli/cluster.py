@@ -32,6 +32,7 @@ from alignment.cli.remote import connect, progress, remote_logs
 from alignment.cli.show import say, table
 from alignment.config import Profile, Run, parse_aim
 from alignment.errors import ConfigError, ConfigErrors
+from alignment.exits import Exit
 
 if TYPE_CHECKING:
     from alignment.cluster.operator.types import Gate
@@ -68,7 +69,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             typer.echo("\ninterrupted here; what was submitted goes on in the cluster: see kubealign logs, status and "
                        "cancel", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(Exit.INTERRUPTED) from None
     return wrapped
 
 
@@ -105,7 +106,7 @@ def preflight(
     counts = {state: sum(item.state == state for item in findings) for state in ("ok", "warn", "fail")}
     say("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if counts["fail"]:
-        raise typer.Exit(2)
+        raise typer.Exit(Exit.USER)
     say(f"  kubealign submit {file} --profile {profile}")
 
 

@@ -19,11 +19,13 @@ from alignment.cli.options import (
 )
 from alignment.cli.show import duration, say, show
 from alignment.config import Evaluate, Run
+from alignment.exits import Exit
 
 if TYPE_CHECKING:
     from alignment.artifacts import Manifest
 
 MISSED_AIMS = 3
+"""Exit code of `run --strict-aims`."""
 
 
 def run(
@@ -42,7 +44,7 @@ def run(
         result = pipeline.execute(loaded, only=stage, run_file=file)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; finished stages and checkpoints are kept, run it again to resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     say()
     if any(isinstance(item, Evaluate) for item in loaded.stages):
         show(results_table(loaded, result.artifacts))

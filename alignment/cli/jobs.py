@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.artifacts import Manifest
 from alignment.config import AnyStage, Profile, Run
 from alignment.errors import KubeAlignError, StageError
+from alignment.exits import Exit
 from alignment.pipeline.keys import keys
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 RAY_CLUSTER = "kubealign"
 DASHBOARD = 8265
-USERS_ERROR = 2
 
 
 def job_specs(run: Run, profile: Profile, stages: list[AnyStage]) -> list[dict[str, Any]]:
@@ -92,14 +92,14 @@ def submit_jobs(
             for again in range(retries + 1):
                 code = started.attempt()
                 found = truth.manifests()
-                if found[stage.name] is not None or code == USERS_ERROR:
+                if found[stage.name] is not None or code == Exit.USER:
                     break
                 if again < retries:
                     voice.say(f"! {stage.name} failed (exit code {code}), next attempt")
             if found[stage.name] is None:
                 why = "the stage ended with what only a change of the run or its data can mend"
                 raise StageError(
-                    why if code == USERS_ERROR else f"the stage failed {retries + 1} times",
+                    why if code == Exit.USER else f"the stage failed {retries + 1} times",
                     where=f"stage {stage.name}", found=f"exit code {code}",
                     hint="its output stands above; finished stages are kept, submit again to go on")
             voice.say(f"+ {stage.name} {known[stage.name].digest[:12]} finished")

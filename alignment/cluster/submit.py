@@ -25,9 +25,8 @@ from alignment.cluster.truth import Truth
 from alignment.cluster.wait import Ended, ended, exit_code, gist, wait_ray_job
 from alignment.config import AnyStage, Cluster, Profile, Run
 from alignment.errors import ConfigError, StageError
+from alignment.exits import Exit
 from alignment.pipeline.keys import Key, keys
-
-_USER = 2
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class RayJobs:
 
         end = wait_ray_job(self.client, name, start_within=self.cluster.start_within, on_change=change)
         tail = follower[0].end() if follower else []
-        if end.how == "failed" and any(exit_code(line) == _USER for line in tail[-30:]):
+        if end.how == "failed" and any(exit_code(line) == Exit.USER for line in tail[-30:]):
             return Ended("user", "\n".join([end.message, *tail[-20:]]))
         return end
 

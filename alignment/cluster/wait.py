@@ -16,6 +16,7 @@ from alignment.cluster.client import Client, Object, Objects
 from alignment.cluster.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 from alignment.cluster.refusals import cluster_error
 from alignment.cluster.trouble import Trouble, in_short, job_trouble, pod_trouble, refused_trouble
+from alignment.exits import Exit
 
 RESYNC = 10.0
 """Seconds between looks where nothing changes."""
@@ -25,8 +26,6 @@ GRACE = 120.0
 """Seconds beyond the profile's start_within that KubeRay has to fail the RayJob itself."""
 _NOISE = re.compile(r"\t(INFO|SUCC|ERR) \w+\.py:\d+ -- |^Running entrypoint for job|^Job entrypoint command failed")
 _EXIT = re.compile(r"exit code (\d+)")
-_USER = 2
-"""Exit code of a stage for what only the user can mend."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def ended(job: Object) -> Ended | None:
     if status.get("reason") == "ValidationFailed":
         return Ended("user", f"KubeRay refuses the RayJob: {message}")
     # KubeRay may take the status from the submitter before Ray's own message; then the driver's output tells.
-    how: Literal["user", "failed"] = "user" if exit_code(message) == _USER else "failed"
+    how: Literal["user", "failed"] = "user" if exit_code(message) == Exit.USER else "failed"
     return Ended(how, message or str(status.get("reason") or status.get("jobStatus") or "it failed without a message"))
 
 

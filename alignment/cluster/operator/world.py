@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from alignment.artifacts import Artifact
 from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL
+from alignment.exits import Exit
 
 _EXIT = re.compile(r"failed with exit code (\d+)")
 _LOGS = re.compile(r"last available logs[^\n]*\n")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Look = Literal["pending", "queued", "running", "succeeded", "failed"]
-USER_ERROR = 2
-"""Exit code of ray_jobs/*.py for what the user has to mend."""
 LINES, LENGTH = 6, 1500
 
 
@@ -87,7 +86,7 @@ def _state(job: Mapping[str, Any]) -> tuple[Look, bool, str]:
         return "succeeded", False, ""
     if deployment in ("Complete", "Failed", "ValidationFailed"):
         code = _EXIT.search(text)
-        permanent = deployment == "ValidationFailed" or (code is not None and int(code[1]) == USER_ERROR)
+        permanent = deployment == "ValidationFailed" or (code is not None and int(code[1]) == Exit.USER)
         return "failed", permanent, _why(status.get("reason", ""), ray, text)
     if deployment in ("Suspended", "Suspending") or (not deployment and job.get("spec", {}).get("suspend")):
         return "queued", False, ""
