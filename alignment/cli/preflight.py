@@ -62,8 +62,8 @@ def preflight(run: Run, file: str, profile: Profile | None = None) -> Preflight:
 
 def _cluster(run: Run, profile: Profile) -> Iterator[ConfigError]:
     """What cannot travel to a cluster, and pods that could not hold their stage."""
-    from alignment.cluster.bundle import bundle
-    from alignment.cluster.manifests import ray_job
+    from alignment.cluster.manifests.bundle import bundle
+    from alignment.cluster.manifests.ray_job import ray_job
 
     try:
         bundle(run, profile)

@@ -15,8 +15,8 @@ from alignment.errors import ConfigError
 from alignment.progress import console
 
 if TYPE_CHECKING:
-    from alignment.cluster.client import Client
-    from alignment.cluster.truth import Truth
+    from alignment.cluster.client.client import Client
+    from alignment.cluster.storage.truth import Truth
 
 
 def progress(text: str) -> None:
@@ -32,8 +32,7 @@ def connect(namespace: str | None, context: str | None, *, must_exist: bool = Tr
         ClusterError: no kubeconfig, no such context or namespace, no API server.
     """
     try:
-        from alignment.cluster.client import Client
-        from alignment.cluster.submit import needs_namespace
+        from alignment.cluster.client.client import Client, needs_namespace
     except ImportError as error:
         raise ConfigError(f"the Kubernetes client is not installed here: {error}", where="--profile",
                           hint="pip install 'kubealign[cluster]'") from error
@@ -76,10 +75,11 @@ def remote_status(
 
 def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
     """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself."""
-    from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
-    from alignment.cluster.operator.types import status_of
-    from alignment.cluster.trouble import in_short
-    from alignment.cluster.wait import ended, gist, in_words, ray_job_troubles
+    from alignment.cluster.manifests.alignment_run import status_of
+    from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
+    from alignment.cluster.status.reading import ended, gist, in_words
+    from alignment.cluster.status.trouble import in_short
+    from alignment.cluster.watch.wait import ray_job_troubles
 
     found: dict[str, dict[str, Any]] = {}
     if not client.has("RayJob"):
@@ -134,8 +134,8 @@ def remote_logs(
 ) -> None:
     """Output of stages from live pods; of those whose pods are gone, from the storage."""
     client = connect(namespace, context)
-    from alignment.cluster.logs import Follower, live_jobs
-    from alignment.cluster.wait import wait_ray_job
+    from alignment.cluster.watch.logs import Follower, live_jobs
+    from alignment.cluster.watch.wait import wait_ray_job
 
     assert profile.cluster is not None
     live = live_jobs(client, run.name, stage) if client.has("RayJob") else []
@@ -156,6 +156,6 @@ def remote_logs(
 
 
 def _truth(run: Run, profile: Profile, client: Client) -> Truth:
-    from alignment.cluster.truth import Truth
+    from alignment.cluster.storage.truth import Truth
 
     return Truth(run, profile, client, progress)

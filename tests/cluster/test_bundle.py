@@ -12,8 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alignment.cluster.bundle import LIMIT, Bundle, bundle, config_map, items, located, sources, unpack
-from alignment.cluster.labels import RUN_LABEL
+from alignment.cluster.manifests.bundle import LIMIT, Bundle, bundle, config_map, items, located, sources, unpack
+from alignment.cluster.manifests.labels import RUN_LABEL
 from alignment.config import ImportData, Profile, Run, load_profile, load_run, parse_run
 from alignment.errors import ConfigError, ConfigErrors, DataError
 from alignment.pipeline.keys import keys

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from alignment.cluster import client as client_module
-from alignment.cluster.client import Client
-from alignment.cluster.logs import Follower
-from alignment.cluster.refusals import ClusterError, is_missing_api, refusal
-from alignment.cluster.wait import Ended, ended, exit_code, in_words, wait_job, wait_ray_job
+from alignment.cluster.client import client as client_module
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import ClusterError, is_missing_api, refusal
+from alignment.cluster.status.reading import Ended, ended, exit_code, in_words
+from alignment.cluster.watch.logs import Follower
+from alignment.cluster.watch.wait import wait_job, wait_ray_job
 from tests.cluster.api_server import Api, Json, serving
 
 
@@ -243,9 +244,9 @@ def test_a_wait_finds_refused_pods_in_events(client: Client, api: Api) -> None:
 
 
 def test_a_wait_that_never_starts_ends(client: Client, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignment.cluster.wait.GRACE", 0.0)
-    monkeypatch.setattr("alignment.cluster.wait.RESYNC", 1.0)
-    monkeypatch.setattr("alignment.cluster.wait.UNTOUCHED", 0.5)
+    monkeypatch.setattr("alignment.cluster.watch.wait.GRACE", 0.0)
+    monkeypatch.setattr("alignment.cluster.watch.wait.RESYNC", 1.0)
+    monkeypatch.setattr("alignment.cluster.watch.wait.UNTOUCHED", 0.5)
     api.put({**rayjob(), "status": {}})
     changes: list[str] = []
     end = wait_ray_job(client, "r-sft-11112222-1", start_within=2, on_change=lambda words, _: changes.append(words))

@@ -7,7 +7,7 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alignment.cluster.manifests import job_name
+from alignment.cluster.manifests.labels import job_name
 from alignment.config.stages import NAME
 
 NAMES = st.from_regex(NAME, fullmatch=True)

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.cluster.bundle import bundle, config_map, unpack
-from alignment.cluster.manifests import (
+from alignment.cluster.manifests.bundle import bundle, config_map, unpack
+from alignment.cluster.manifests.labels import (
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
     QUEUE_LABEL,
-    RAY_VERSION,
     RUN_LABEL,
     STAGE_LABEL,
     job_name,
-    ray_job,
 )
-from alignment.cluster.pods import RUN_FOLDER
+from alignment.cluster.manifests.pods import RUN_FOLDER
+from alignment.cluster.manifests.ray_job import RAY_VERSION, ray_job
 from alignment.config import AnyStage, Profile, Run, load_profile, load_run
 from alignment.errors import ConfigError
 from alignment.pipeline.keys import keys

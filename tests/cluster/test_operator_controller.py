@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from alignment.cluster.labels import STAGE_LABEL
+from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, Gate, Status, status_of
+from alignment.cluster.manifests.labels import STAGE_LABEL
 from alignment.cluster.operator.controller import Controller
-from alignment.cluster.operator.types import APPROVE, RETRY, Gate, Status, status_of
 from alignment.cluster.operator.world import Finished
 from alignment.errors import ArtifactError
 from tests.cluster.operator_world import (

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from alignment.cluster.bundle import bundle
+from alignment.cluster.manifests.alignment_run import (
+    API_VERSION,
+    KIND,
+    Gate,
+    spec_of,
+    status_json,
+    status_of,
+)
+from alignment.cluster.manifests.bundle import bundle
+from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.crd import definition, schema, text
 from alignment.cluster.operator.prepare import Refused, prepare
-from alignment.cluster.operator.types import API_VERSION, KIND, Gate, alignment_run, spec_of, status_json, status_of
 from alignment.config import load_profile, load_run, parse_run
 from alignment.config.yaml_file import dump
 from tests.cluster.operator_world import Store, World, calm, chain, operator, submit

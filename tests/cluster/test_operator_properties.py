@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from alignment.cluster.labels import RUN_LABEL, STAGE_LABEL
-from alignment.cluster.operator.types import APPROVE, Gate, status_of
-from alignment.cluster.refusals import ClusterError, cluster_error
+from alignment.cluster.client.refusals import ClusterError, cluster_error
+from alignment.cluster.manifests.alignment_run import APPROVE, Gate, status_of
+from alignment.cluster.manifests.labels import RUN_LABEL, STAGE_LABEL
 from tests.cluster.operator_world import (
     Crash,
     Store,

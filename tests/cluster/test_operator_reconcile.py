@@ -11,28 +11,29 @@ from alignment.artifacts import RowCounts
 from alignment.artifacts.manifest import Manifest
 from alignment.artifacts.store import Artifact
 from alignment.artifacts.store import Store as ArtifactStore
-from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL
-from alignment.cluster.operator.prepare import Bound, Plan, StagePlan
+from alignment.cluster.manifests.alignment_run import APPROVE, Condition, StageRow, Status
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL
+from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
 from alignment.cluster.operator.reconcile import Create, Hindrance, reconcile
 from alignment.cluster.operator.rows import BACKOFF, GRACE, Delete
-from alignment.cluster.operator.types import APPROVE, Condition, StageRow, Status
+from alignment.cluster.operator.store import finished_of
 from alignment.cluster.operator.verdict import gate_state
-from alignment.cluster.operator.world import Child, Finished, child_of, finished_of, stamp_of
+from alignment.cluster.operator.world import Child, Finished, child_of, stamp_of
 from alignment.config import parse_aim
 from tests.cluster.operator_world import EXIT_1, EXIT_2
 
 NOW = 1_800_000_000.0
-A = StagePlan("a", "a-000000000000", "0" * 64, ())
-B = StagePlan("b", "b-111111111111", "1" * 64, ("a",))
-C = StagePlan("c", "c-222222222222", "2" * 64, ())
+A = PlannedStage("a", "a-000000000000", "0" * 64, ())
+B = PlannedStage("b", "b-111111111111", "1" * 64, ("a",))
+C = PlannedStage("c", "c-222222222222", "2" * 64, ())
 DONE = Finished("s3://x/artifacts/a", "0" * 64, {"loss": 0.5}, 3, 2, "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z")
 
 
-def plan(*stages: StagePlan, **more: Any) -> Plan:
+def plan(*stages: PlannedStage, **more: Any) -> Plan:
     return Plan("r", 1, stages or (A, B), store="s3://x", **more)
 
 
-def child(stage: StagePlan, attempt: int = 1, state: Any = "running", **more: Any) -> Child:
+def child(stage: PlannedStage, attempt: int = 1, state: Any = "running", **more: Any) -> Child:
     return Child(f"r-{stage.name}-{stage.digest[:8]}-{attempt}", f"uid-{stage.name}-{attempt}", stage.name, attempt,
                  state, **more)
 
@@ -188,7 +189,7 @@ def test_an_edit_or_the_retry_annotation_gives_a_failed_stage_a_new_start() -> N
 
 def test_an_edited_stage_waits_for_the_child_from_before_the_edit() -> None:
     running = reconcile(plan(A), Status(), [child(A)], {}, NOW).status
-    other = StagePlan("a", "a-999999999999", "9" * 64, ())
+    other = PlannedStage("a", "a-999999999999", "9" * 64, ())
     edited = Plan("r", 2, (other,), parallel=4)
     first = reconcile(edited, running, [child(A)], {}, NOW)
     assert first.actions == (Delete("r-a-00000000-1", "uid-a-1", "no stage of the run asks for it"),)

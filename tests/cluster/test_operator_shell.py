@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.operator import shell
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.shell import WORKERS, Queue
-from alignment.cluster.refusals import cluster_error
 from tests.cluster.operator_world import Store, World, operator
 
 

@@ -12,8 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.cluster import inside
-from alignment.cluster.capacity import (
+from alignment.cluster.client.client import Client
+from alignment.cluster.manifests.submission import dry_run
+from alignment.cluster.preflight import inside
+from alignment.cluster.preflight.capacity import (
     Ask,
     Room,
     accepts,
@@ -24,11 +26,9 @@ from alignment.cluster.capacity import (
     rooms,
     unplaced,
 )
-from alignment.cluster.client import Client
-from alignment.cluster.finding import Finding
-from alignment.cluster.preflight import permissions_for, preflight, stage_asks
-from alignment.cluster.probing import deny_egress, judged, probe_job
-from alignment.cluster.submit import dry_run
+from alignment.cluster.preflight.checks import permissions_for, preflight, stage_asks
+from alignment.cluster.preflight.finding import Finding
+from alignment.cluster.preflight.probing import deny_egress, judged, probe_job
 from alignment.config import Profile, Run, load_profile, parse_run
 from alignment.pipeline.keys import keys
 from tests.cluster.api_server import Api, Json, serving

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from alignment.cluster.manifests import COMPONENT_LABEL, RUN_LABEL, store_job
-from alignment.cluster.pods import RUN_FOLDER
-from alignment.cluster.probe import main as probe_main
-from alignment.cluster.probe import probe
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, RUN_LABEL
+from alignment.cluster.manifests.pods import RUN_FOLDER
+from alignment.cluster.manifests.store_job import store_job
+from alignment.cluster.storage.probe import main as probe_main
+from alignment.cluster.storage.probe import probe
 from alignment.config import bytes_of, load_profile, load_run
 from alignment.errors import ArtifactError
 from tests.cluster.policy import templates, violations

@@ -14,13 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.cluster.client import Client
-from alignment.cluster.follow import resume, submit_run, wait_run
-from alignment.cluster.labels import labels
+from alignment.cluster.client.client import Client
+from alignment.cluster.manifests.alignment_run import Gate
+from alignment.cluster.manifests.labels import labels
+from alignment.cluster.manifests.submission import dry_run
 from alignment.cluster.operator.crd import definition
-from alignment.cluster.operator.types import Gate
-from alignment.cluster.submit import RayJobs, Voice, cancel, dry_run
-from alignment.cluster.truth import Truth, manifests_in
+from alignment.cluster.storage.truth import Truth, manifests_in
+from alignment.cluster.submit.cancel import cancel
+from alignment.cluster.submit.driver import Driver
+from alignment.cluster.submit.ray_jobs import RayJobs
+from alignment.cluster.submit.to_operator import resume, submit_run
+from alignment.cluster.watch.follow import wait_run
+from alignment.cluster.watch.voice import Voice
 from alignment.config import Profile, Run, parse_run
 from alignment.errors import ConfigError, StageError
 from alignment.pipeline.keys import keys
@@ -47,8 +52,9 @@ class World:
     def voice(self) -> Voice:
         return Voice(self.said.append, self.lines.append)
 
-    def drive(self, run: Run) -> RayJobs:
-        return RayJobs(run, self.profile, self.client, self.voice)
+    def drive(self, run: Run) -> Driver:
+        truth = Truth(run, self.profile, self.client, self.said.append)
+        return Driver(truth, RayJobs(truth, self.voice), self.voice)
 
     def jobs(self) -> list[str]:
         return [job["metadata"]["name"] for job in self.api.of_kind("RayJob")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignment.cluster.trouble import in_short, pod_trouble, refused_trouble
+from alignment.cluster.status.trouble import in_short, pod_trouble, refused_trouble
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from kubernetes.utils.quantity import parse_quantity
 
-from alignment.cluster.trouble import Object
+from alignment.cluster.status.trouble import Object
 
 Amounts = dict[str, float]
 """Resource name -> amount: cores, bytes, or a count."""

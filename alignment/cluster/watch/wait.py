@@ -6,17 +6,15 @@ nothing else; an API server that is away is the client's matter. Decides nothing
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from alignment.cluster.client import Client, Object, Objects
-from alignment.cluster.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
-from alignment.cluster.refusals import cluster_error
-from alignment.cluster.trouble import Trouble, in_short, job_trouble, pod_trouble, refused_trouble
-from alignment.exits import Exit
+from alignment.cluster.client.client import Client, Object, Objects
+from alignment.cluster.client.refusals import cluster_error
+from alignment.cluster.manifests.labels import labels_of
+from alignment.cluster.status.reading import Ended, ended, in_words, is_starting
+from alignment.cluster.status.trouble import Trouble, in_short, job_trouble, pod_trouble, refused_trouble
 
 RESYNC = 10.0
 """Seconds between looks where nothing changes."""
@@ -24,57 +22,6 @@ UNTOUCHED = 45.0
 """Seconds after which a RayJob without any status means that no KubeRay is at work."""
 GRACE = 120.0
 """Seconds beyond the profile's start_within that KubeRay has to fail the RayJob itself."""
-_NOISE = re.compile(r"\t(INFO|SUCC|ERR) \w+\.py:\d+ -- |^Running entrypoint for job|^Job entrypoint command failed")
-_EXIT = re.compile(r"exit code (\d+)")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a RayJob ended. `user`: only a change of the run or profile can help; `gone`: somebody deleted it."""
-
-    how: Literal["succeeded", "failed", "user", "gone"]
-    message: str = ""
-
-
-def ended(job: Object) -> Ended | None:
-    """How a RayJob ended by its status, or None while it goes on."""
-    status = job.get("status", {})
-    deployment, message = status.get("jobDeploymentStatus", ""), str(status.get("message") or "").strip()
-    if deployment == "Complete" and status.get("jobStatus") == "SUCCEEDED":
-        return Ended("succeeded")
-    if deployment not in ("Complete", "Failed"):
-        return None
-    if status.get("reason") == "ValidationFailed":
-        return Ended("user", f"KubeRay refuses the RayJob: {message}")
-    # KubeRay may take the status from the submitter before Ray's own message; then the driver's output tells.
-    how: Literal["user", "failed"] = "user" if exit_code(message) == Exit.USER else "failed"
-    return Ended(how, message or str(status.get("reason") or status.get("jobStatus") or "it failed without a message"))
-
-
-def exit_code(text: str) -> int | None:
-    """The exit code that Ray's message about a failed entrypoint names, or None."""
-    found = _EXIT.search(text)
-    return int(found[1]) if found else None
-
-
-def gist(message: str) -> str:
-    """What of a failed driver's output says why: from its last line that is not indented, where errors put it."""
-    lines = [line for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
-    starts = [number for number, line in enumerate(lines) if not line[0].isspace()]
-    return "\n".join(lines[starts[-1]:][:12]) if starts else message.strip()[-500:]
-
-
-def in_words(job: Object) -> str:
-    """What a RayJob is doing, for a line of progress."""
-    status = job.get("status", {})
-    deployment, state = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
-    if deployment == "Running":
-        return {"RUNNING": "running", "": "submitting to Ray", "PENDING": "submitting to Ray"}.get(state, "ending")
-    if deployment == "Suspended" and job.get("spec", {}).get("suspend"):
-        return "suspended: waits for its queue" if "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", {}) \
-            else "suspended"
-    known = {"": "accepted", "Initializing": "starting its Ray cluster", "Complete": "ended"}
-    return known.get(deployment, str(deployment).lower())
 
 
 def troubles(client: Client, labels: Mapping[str, str], about: Iterable[tuple[str, str]] = ()) -> list[Trouble]:
@@ -99,12 +46,6 @@ def troubles(client: Client, labels: Mapping[str, str], about: Iterable[tuple[st
         if trouble is not None:
             found.append(trouble)
     return found
-
-
-def labels_of(job: Object) -> dict[str, str]:
-    """The labels that select the pods of one RayJob."""
-    given = job["metadata"].get("labels", {})
-    return {name: given[name] for name in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL) if name in given}
 
 
 def ray_job_troubles(client: Client, job: Object) -> list[Trouble]:
@@ -132,8 +73,7 @@ def wait_ray_job(
         if job is None:
             return last
         end = ended(job)
-        status = job.get("status", {})
-        waiting = status.get("jobDeploymentStatus") in (None, "", "Initializing", "Waiting", "Retrying")
+        waiting, status = is_starting(job), job.get("status", {})
         if status.get("jobDeploymentStatus") in ("Suspended", "Suspending"):
             began = time.monotonic()
         spent = time.monotonic() - began

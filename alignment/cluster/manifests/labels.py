@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 RUN_LABEL = "kubealign.dev/run"
 STAGE_LABEL = "kubealign.dev/stage"
@@ -23,6 +25,12 @@ def labels(
              COMPONENT_LABEL: component}
     return {"app.kubernetes.io/part-of": "kubealign", "app.kubernetes.io/managed-by": "kubealign",
             **{key: value for key, value in given.items() if value is not None}}
+
+
+def labels_of(job: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that select the pods of one RayJob."""
+    given = job["metadata"].get("labels", {})
+    return {name: given[name] for name in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL) if name in given}
 
 
 def job_name(run_name: str, stage_name: str, digest: str, attempt: int) -> str:

@@ -1,6 +1,6 @@
 """Writes, lists, reads and deletes one small object in an artifact store, to see that a pod may.
 
-    python -m alignment.cluster.probe URL
+    python -m alignment.cluster.storage.probe URL
 
 Prints one line of JSON: seconds of each step, and this machine's clock. Exit code 1, with the reason, where a step
 fails. Leaves nothing behind.
@@ -61,9 +61,9 @@ def probe(url: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """See the module."""
+    """Parse the command line and probe. Returns 0; 1 where a step failed, 2 for a wrong command line."""
     if len(arguments) != 1:
-        print("usage: python -m alignment.cluster.probe URL", file=sys.stderr)
+        print("usage: python -m alignment.cluster.storage.probe URL", file=sys.stderr)
         return 2
     try:
         print(json.dumps(probe(arguments[0])))

@@ -1,6 +1,7 @@
-"""`AlignmentRun` as pydantic models: what a user writes (spec) and reads (status), and how the client makes one.
+"""`AlignmentRun` as pydantic models: what a user writes (spec) and reads (status).
 
-Does not decide anything and does not talk to Kubernetes. The CustomResourceDefinition is made from these (crd.py).
+Decides nothing and knows no cluster. The CustomResourceDefinition is made from these (operator/crd.py); `submission`
+makes the object of a run.
 """
 
 from __future__ import annotations
@@ -9,16 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from alignment.cluster.bundle import Bundle
-from alignment.config.profile import DnsName, Profile, profile_json
-from alignment.config.run import Run
+from alignment.config.profile import DnsName
 from alignment.config.stages import NAME
 from alignment.errors import ConfigError
-from alignment.pipeline.keys import keys
 
 GROUP, VERSION, KIND, PLURAL = "kubealign.dev", "v1alpha1", "AlignmentRun", "alignmentruns"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -174,30 +171,3 @@ def owner_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The owner reference that children of this AlignmentRun carry: they go when it goes."""
     return {"apiVersion": API_VERSION, "kind": KIND, "name": body["metadata"]["name"],
             "uid": body["metadata"]["uid"], "controller": True, "blockOwnerDeletion": False}
-
-
-def alignment_run(
-    run: Run, profile: Profile, bundle: Bundle, *, namespace: str, config_map: str, suspend: bool = False,
-    queue: str | None = None, gates: tuple[Gate, ...] = (), retries: int = 2, parallel: int = 1, ttl: int | None = None,
-) -> dict[str, Any]:
-    """The AlignmentRun manifest of a run, to be applied after its ConfigMap.
-
-    Args:
-        run: as loaded on the client, where its data files can be read (their content is part of every digest).
-        bundle: what the ConfigMap holds.
-        config_map: that ConfigMap's name.
-
-    Raises:
-        DataError, ModelError: a source of the run cannot be read.
-    """
-    spec = Spec(
-        run=yaml.safe_load(bundle.run_yaml), profile=profile_json(profile), files=Files(config_map=config_map),
-        digests={name: key.digest for name, key in keys(run).items()}, suspend=suspend, queue=queue, gates=gates,
-        retries=retries, parallel=parallel, ttl=ttl,
-    )
-    return {
-        "apiVersion": API_VERSION, "kind": KIND,
-        "metadata": {"name": run.name, "namespace": namespace,
-                     "labels": {"app.kubernetes.io/part-of": "kubealign", f"{GROUP}/run": run.name}},
-        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True),
-    }

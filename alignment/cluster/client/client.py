@@ -17,8 +17,8 @@ from typing import Any
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from alignment.cluster.kubeconfig import connected
-from alignment.cluster.refusals import ClusterError, cluster_error, is_missing_api, refusal
+from alignment.cluster.client.kubeconfig import connected
+from alignment.cluster.client.refusals import ClusterError, cluster_error, is_missing_api, refusal
 
 Object = dict[str, Any]
 Objects = list[Object]
@@ -48,7 +48,7 @@ _BUSY = (429, 502, 503, 504)
 
 
 class Client:
-    """See the module. One per command; not shared between threads that write."""
+    """Requests to one API server, for one namespace. One per command; not shared between threads that write."""
 
     def __init__(
         self, namespace: str | None = None, context: str | None = None, *,
@@ -277,6 +277,19 @@ class Client:
         date = response.headers.get("Date")
         self.server_time = parsedate_to_datetime(date) if date else None
         return int(response.status), response
+
+
+def needs_namespace(client: Client) -> None:
+    """Raises ClusterError where the client's namespace does not exist: a list in it would just be empty."""
+    try:
+        there = client.exists("Namespace", client.namespace)
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        there = True
+    if not there:
+        raise cluster_error("the namespace does not exist", where="--namespace", found=client.namespace,
+                            hint=f"kubectl create namespace {client.namespace}, or name another with -n")
 
 
 def selector(labels: Mapping[str, str] | None) -> str:

@@ -16,8 +16,8 @@ from kubernetes import client as kubernetes
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import portforward
 
-from alignment.cluster.client import Client
-from alignment.cluster.refusals import cluster_error
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import cluster_error
 
 
 @contextlib.contextmanager

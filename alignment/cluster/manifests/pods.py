@@ -1,7 +1,7 @@
 """What pods of a stage look like: security, volumes, environment, resources. Pure functions to plain dicts.
 
 Every pod passes Pod Security `restricted` with a read-only root file system; what Ray, torch and the hub write goes to
-/tmp, HOME, /dev/shm and the cache. Does not know KubeRay's objects around the pods: `manifests` does.
+/tmp, HOME, /dev/shm and the cache. Does not know KubeRay's objects around the pods: `ray_job` does.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import copy
 import math
 from typing import Any
 
-from alignment.cluster.bundle import items
-from alignment.cluster.labels import ATTEMPT_LABEL, COMPONENT_LABEL, RUN_LABEL, STAGE_LABEL
-from alignment.config import Cluster, Pod, Run, bytes_of
+from alignment.cluster.manifests.bundle import items
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, COMPONENT_LABEL, RUN_LABEL, STAGE_LABEL
+from alignment.config import Cluster, Pod, Profile, Run, bytes_of
+from alignment.errors import ConfigError
 
 Json = dict[str, Any]
 
@@ -107,6 +108,14 @@ def store_pod(
         [cluster.storage.secret], volumes, command=list(args), workingDir=RUN_FOLDER if "run" in volumes else HOME,
     )
     return {"metadata": {"labels": dict(labels)}, "spec": {**_spec(cluster, made, volumes), "restartPolicy": "Never"}}
+
+
+def cluster_of(profile: Profile) -> Cluster:
+    """What the profile says of the cluster. Raises ConfigError where it is for this machine."""
+    if profile.cluster is None:
+        raise ConfigError("the profile is for this machine, not for Kubernetes", where=f"profile {profile.name}",
+                          expected="a profile with `cluster`", hint="for example --profile dev-cpu")
+    return profile.cluster
 
 
 def object_store_bytes(pod: Pod) -> int:

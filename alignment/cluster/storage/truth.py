@@ -12,22 +12,23 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlparse
 
 from pydantic import ValidationError
 
 from alignment.artifacts import Manifest, Store
-from alignment.cluster.bundle import RUN_FILE, Bundle, bundle, config_map
-from alignment.cluster.client import Client
-from alignment.cluster.manifests import store_job
-from alignment.cluster.pods import RUN_FOLDER
-from alignment.cluster.refusals import cluster_error
-from alignment.cluster.stored import stored_logs
-from alignment.cluster.wait import job_pod, wait_job
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import cluster_error
+from alignment.cluster.manifests.bundle import RUN_FILE, Bundle, bundle, config_map
+from alignment.cluster.manifests.pods import RUN_FOLDER
+from alignment.cluster.manifests.store_job import store_job
+from alignment.cluster.storage.stored import stored_logs
+from alignment.cluster.watch.wait import job_pod, wait_job
 from alignment.config import Profile, Run
 from alignment.errors import KubeAlignError
-from alignment.pipeline.keys import keys
+from alignment.pipeline.keys import Key, keys
 
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 _PATIENCE = 600.0
@@ -57,6 +58,11 @@ class Truth:
         """Name of the ConfigMap with the bundle."""
         return self.bundle.name_for(self.run.name)
 
+    @cached_property
+    def keys(self) -> dict[str, Key]:
+        """The run's stages' keys."""
+        return keys(self.run)
+
     def manifests(self) -> dict[str, Manifest | None]:
         """Stage name -> manifest of its finished artifact, or None.
 
@@ -65,7 +71,7 @@ class Truth:
         """
         if self.near:
             store = Store(self.url)
-            found = {name: store.find(key.key) for name, key in keys(self.run).items()}
+            found = {name: store.find(key.key) for name, key in self.keys.items()}
             return {name: None if artifact is None else artifact.manifest for name, artifact in found.items()}
         printed = self.inside(["kubealign", "status", f"{RUN_FOLDER}/{RUN_FILE}", "--json"])
         return manifests_in(printed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from alignment.cluster.client import Client
-from alignment.cluster.finding import Finding, fail, ok, warn
+from alignment.cluster.client.client import Client
+from alignment.cluster.preflight.finding import Finding, fail, ok, warn
 from alignment.config import Cluster, Profile, Run
 
 

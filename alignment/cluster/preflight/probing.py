@@ -1,8 +1,8 @@
 """The part of `kubealign preflight` that only a pod can see: one Job like a stage's pods, and what its answers mean.
 
 The Job's first container is the control image, its second the train image with the storage, /dev/shm and the bundle of
-the run (`alignment.cluster.inside`). When it has looked at all, it is denied its egress, to see whether NetworkPolicies
-do anything. Everything that is made here is deleted again.
+the run (`inside`). When it has looked at all, it is denied its egress, to see whether NetworkPolicies do anything.
+Everything that is made here is deleted again.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from alignment.cluster.bundle import bundle
-from alignment.cluster.capacity import amount, pretty
-from alignment.cluster.client import Client, Object
-from alignment.cluster.finding import Finding, fail, ok, warn
-from alignment.cluster.inside import versions
-from alignment.cluster.labels import COMPONENT_LABEL, RUN_LABEL, labels
-from alignment.cluster.pods import RUN_FOLDER, ray_pod
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.truth import lent
-from alignment.cluster.wait import job_pod, wait_job
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.bundle import RUN_FILE, bundle
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, RUN_LABEL, labels
+from alignment.cluster.manifests.pods import RUN_FOLDER, ray_pod
+from alignment.cluster.preflight.capacity import amount, pretty
+from alignment.cluster.preflight.finding import Finding, fail, ok, warn
+from alignment.cluster.preflight.inside import versions
+from alignment.cluster.storage.truth import lent
+from alignment.cluster.watch.wait import job_pod, wait_job
 from alignment.config import Cluster, Pod, Profile, Run
 from alignment.pipeline.keys import keys
 
@@ -48,7 +48,8 @@ def probe_job(run: Run, profile: Profile, *, name: str, namespace: str, files: s
     main = template["spec"]["containers"][0]
     for key in ("readinessProbe", "livenessProbe", "lifecycle", "ports"):
         main.pop(key, None)
-    main["command"] = ["python", "-m", "alignment.cluster.inside", cluster.storage.url, f"{RUN_FOLDER}/run.yaml"]
+    main["command"] = ["python", "-m", "alignment.cluster.preflight.inside", cluster.storage.url,
+                       f"{RUN_FOLDER}/{RUN_FILE}"]
     main["resources"]["requests"] = {**main["resources"]["requests"], "memory": "1Gi"}
     control = {**main, "name": "control", "image": cluster.images.control, "command": ["kubealign", "--version"]}
     template["spec"].update(initContainers=[control], restartPolicy="Never")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from alignment.cluster.capacity import Ask, ask_of, never_fits, over_quota, pretty, rooms, unplaced
-from alignment.cluster.client import Client, Object
-from alignment.cluster.finding import Finding, fail, ok, warn
-from alignment.cluster.needs import queue, secrets, volumes
-from alignment.cluster.probing import look_inside, pod_failed
-from alignment.cluster.refusals import KUBERAY, ClusterError, is_missing_api
-from alignment.cluster.submit import dry_run
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.client.refusals import KUBERAY, ClusterError, is_missing_api
+from alignment.cluster.manifests.submission import dry_run
+from alignment.cluster.preflight.capacity import Ask, ask_of, never_fits, over_quota, pretty, rooms, unplaced
+from alignment.cluster.preflight.finding import Finding, fail, ok, warn
+from alignment.cluster.preflight.needs import queue, secrets, volumes
+from alignment.cluster.preflight.probing import look_inside, pod_failed
 from alignment.config import Profile, Run
 from alignment.errors import KubeAlignError
 

@@ -1,4 +1,4 @@
-"""A run, a stage and a profile -> the RayJob that makes the stage; and small Jobs that look into the storage.
+"""A run, a stage and a profile -> the RayJob that makes the stage.
 
 Pure: the same arguments give the same dict, and nothing is read or asked. Fields are those that KubeRay 1.6 and 1.7
 both have. A RayJob ends `SUCCEEDED` only when the stage's artifact exists; whoever made it decides on another attempt.
@@ -10,25 +10,11 @@ import math
 import shlex
 from typing import Any
 
-from alignment.cluster.bundle import RUN_FILE
-from alignment.cluster.labels import (
-    ATTEMPT_LABEL,
-    COMPONENT_LABEL,
-    LONGEST,
-    QUEUE_LABEL,
-    RUN_LABEL,
-    STAGE_LABEL,
-    job_name,
-    labels,
-)
-from alignment.cluster.pods import RUN_FOLDER, Json, object_store_bytes, ray_pod, store_pod, submitter_pod
-from alignment.config import AnyStage, Cluster, Evaluate, ImportData, ImportModel, Pod, Profile, Run, Sample, bytes_of
+from alignment.cluster.manifests.bundle import RUN_FILE
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, QUEUE_LABEL, labels
+from alignment.cluster.manifests.pods import RUN_FOLDER, Json, cluster_of, object_store_bytes, ray_pod, submitter_pod
+from alignment.config import AnyStage, Evaluate, ImportData, ImportModel, Pod, Profile, Run, Sample, bytes_of
 from alignment.errors import ConfigError
-
-__all__ = [
-    "ATTEMPT_LABEL", "COMPONENT_LABEL", "LONGEST", "QUEUE_LABEL", "RUN_LABEL", "STAGE_LABEL", "entrypoint", "job_name",
-    "labels", "ray_job", "store_job",
-]
 
 RAY_VERSION = "2.60.0"
 CODE = "/opt/kubealign"
@@ -53,7 +39,7 @@ def ray_job(
     Raises:
         ConfigError: the profile has no cluster, or its pods cannot hold the stage's workers.
     """
-    cluster = _cluster(profile)
+    cluster = cluster_of(profile)
     _check(profile, stage)
     mark = labels(run.name, stage.name, attempt)
     ray = {**mark, COMPONENT_LABEL: "ray"}
@@ -114,38 +100,9 @@ def entrypoint(profile: Profile, stage: AnyStage) -> str:
                        f"compute.workers={profile.workers_of(stage)}"])
 
 
-def store_job(
-    profile: Profile, *, name: str, namespace: str, args: list[str], config_map: str | None = None,
-    run: Run | None = None,
-) -> Json:
-    """A small Job of the control image with the storage at hand, gone ten minutes after it ended.
-
-    Args:
-        args: the whole command line, for example ["kubealign", "report", "/etc/kubealign/run/run.yaml"].
-        config_map: name of the ConfigMap with the bundle of `run`, mounted as in a stage's pods.
-
-    Raises:
-        ConfigError: the profile has no cluster.
-    """
-    mark = labels(run.name if run is not None else None, component="store")
-    return {
-        "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"name": name, "namespace": namespace, "labels": mark},
-        "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 600,
-                 "template": store_pod(_cluster(profile), mark, args, run, config_map)},
-    }
-
-
-def _cluster(profile: Profile) -> Cluster:
-    if profile.cluster is None:
-        raise ConfigError("the profile is for this machine, not for Kubernetes", where=f"profile {profile.name}",
-                          expected="a profile with `cluster`", hint="for example --profile dev-cpu")
-    return profile.cluster
-
-
 def _check(profile: Profile, stage: AnyStage) -> None:
     """Refuse what Ray would wait for without end, or die of at its start."""
-    cluster, pod = _cluster(profile), profile.pod_of(stage)
+    cluster, pod = cluster_of(profile), profile.pod_of(stage)
     where, workers = f"profile {profile.name}, pods of stage {stage.name}", profile.workers_of(stage)
     needed = pod.workers * profile.compute.gpus_per_worker
     if workers and needed > pod.gpus:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import digest_of
-from alignment.cluster.labels import labels
+from alignment.cluster.manifests.labels import labels
 from alignment.config import FolderModel, GgufModel, ImportData, ImportModel, Profile, Run, parse_run
 from alignment.config.yaml_file import dump
 from alignment.errors import ConfigError, ConfigErrors, DataError

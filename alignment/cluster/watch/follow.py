@@ -1,4 +1,4 @@
-"""An AlignmentRun from the client's side: applied, followed to its end, suspended and resumed.
+"""An AlignmentRun followed to its end, from the client's side.
 
 The operator does the work; this only reads the status that it writes. Losing the connection loses nothing.
 """
@@ -6,48 +6,13 @@ The operator does the work; this only reads the status that it writes. Losing th
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
-from alignment.cluster.bundle import bundle, config_map
-from alignment.cluster.client import Client, Object
-from alignment.cluster.logs import Follower
-from alignment.cluster.operator.types import RETRY, Gate, StageRow, Status, alignment_run, status_of
-from alignment.cluster.refusals import cluster_error
-from alignment.cluster.submit import Voice
-from alignment.cluster.wait import RESYNC, UNTOUCHED
-from alignment.config import Profile, Run
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.manifests.alignment_run import StageRow, Status, status_of
+from alignment.cluster.watch.logs import Follower
+from alignment.cluster.watch.voice import Voice
+from alignment.cluster.watch.wait import RESYNC, UNTOUCHED
 from alignment.errors import StageError
-
-
-def submit_run(
-    run: Run, profile: Profile, client: Client, voice: Voice, *, gates: tuple[Gate, ...] = (), retries: int = 2
-) -> None:
-    """Apply the run's ConfigMap and its AlignmentRun; one that was suspended goes on.
-
-    Raises:
-        KubeAlignError: the run cannot go to a cluster, or the cluster refuses.
-    """
-    if not client.has("AlignmentRun"):
-        raise cluster_error("the cluster does not have KubeAlign's operator", where=f"namespace {client.namespace}",
-                            expected="the CRD alignmentruns.kubealign.dev",
-                            hint=f"helm install kubealign charts/kubealign -n {client.namespace}; or --target rayjob")
-    packed = bundle(run, profile)
-    name = packed.name_for(run.name)
-    before = client.find("AlignmentRun", run.name)
-    client.apply(config_map(packed, name=name, namespace=client.namespace))
-    client.apply(alignment_run(run, profile, packed, namespace=client.namespace, config_map=name, gates=gates,
-                               retries=retries))
-    voice.say(f"AlignmentRun {run.name} is {'applied' if before else 'made'} in namespace {client.namespace}")
-    if before is not None:
-        resume(client, run.name)
-
-
-def resume(client: Client, name: str) -> None:
-    """Let an AlignmentRun go on: no longer suspended, and failed stages get a new start. Raises ClusterError (404)."""
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    failed = status_of(client.get("AlignmentRun", name)).phase == "Failed"
-    client.patch("AlignmentRun", name, {"spec": {"suspend": False},
-                                        **({"metadata": {"annotations": {RETRY: stamp}}} if failed else {})})
 
 
 def wait_run(client: Client, name: str, voice: Voice) -> Status:

@@ -1,6 +1,6 @@
 """What a pod of a stage sees, for `kubealign preflight`: storage, DNS, /dev/shm, versions, clock, keys, policies.
 
-    python -m alignment.cluster.inside URL RUN.yaml
+    python -m alignment.cluster.preflight.inside URL RUN.yaml
 
 Prints one line of JSON for each finding as it is made, then {"ready": true}; from then on preflight denies the pod its
 egress, and whether that has an effect is the last line. Always ends with 0: what a failure means is preflight's to say.
@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any
 
 from alignment import __version__
-from alignment.cluster.probe import probe
+from alignment.cluster.storage.probe import probe
 from alignment.config import load_run
 from alignment.pipeline.keys import keys
 
@@ -72,7 +72,7 @@ def denied_within(seconds: float, address: tuple[str, int]) -> float | None:
 
 
 def main(arguments: list[str]) -> int:
-    """See the module."""
+    """Make every look, each on its own, and print it. Returns 0."""
     url, run_file = arguments
     address = api_server()
     looks: dict[str, Callable[[], Any]] = {

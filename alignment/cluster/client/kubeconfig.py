@@ -13,7 +13,7 @@ from kubernetes import client as kubernetes
 from kubernetes import config as kubernetes_config
 from kubernetes.config.config_exception import ConfigException
 
-from alignment.cluster.refusals import cluster_error
+from alignment.cluster.client.refusals import cluster_error
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -11,10 +11,10 @@ import re
 import threading
 from collections.abc import Callable
 
-from alignment.cluster.client import Client
-from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.wait import job_pod
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
+from alignment.cluster.watch.wait import job_pod
 
 _RAYS_OWN = re.compile(r"\t(INFO|SUCC) (cli|sdk|job_manager)\.py:\d+ -- ")
 """What `ray job submit` and `ray job logs` say of themselves."""
