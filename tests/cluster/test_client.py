@@ -184,6 +184,8 @@ MESSAGE = "Job entrypoint command failed with exit code 2, last available logs (
       "message": MESSAGE.replace("code 2", "code 21")}, "failed"),
     ({"jobDeploymentStatus": "Failed", "reason": "PreRunningDeadlineExceeded", "message": "passed"}, "failed"),
     ({"jobDeploymentStatus": "Failed", "reason": "ValidationFailed", "message": "spec is wrong"}, "user"),
+    # KubeRay 1.5 and later.
+    ({"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "spec is wrong"}, "user"),
 ])
 def test_how_a_rayjob_ended(status: Json, how: str | None) -> None:
     end = ended(rayjob(**status))

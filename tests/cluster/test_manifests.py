@@ -187,7 +187,6 @@ def test_a_queue_makes_it_wait_for_kueue() -> None:
     assert queued["spec"]["suspend"] is True
     assert queued["metadata"]["labels"][QUEUE_LABEL] == "lane"
     assert problems(queued) == []
-    assert of("dev-cpu", "tiny", "sft", suspend=True)["spec"]["suspend"] is True
 
 
 def test_an_owner_takes_it_along() -> None:

@@ -26,8 +26,9 @@ from alignment.cluster.preflight.capacity import (
     rooms,
     unplaced,
 )
-from alignment.cluster.preflight.checks import permissions_for, preflight, stage_asks
+from alignment.cluster.preflight.checks import preflight, stage_asks
 from alignment.cluster.preflight.finding import Finding
+from alignment.cluster.preflight.permissions import permissions_for
 from alignment.cluster.preflight.probing import deny_egress, judged, probe_job
 from alignment.config import Profile, Run, load_profile, parse_run
 from alignment.pipeline.keys import keys

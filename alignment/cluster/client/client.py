@@ -17,6 +17,7 @@ from typing import Any
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
+from alignment.cluster.client.kinds import path_of
 from alignment.cluster.client.kubeconfig import connected
 from alignment.cluster.client.refusals import ClusterError, cluster_error, is_missing_api, refusal
 
@@ -26,22 +27,6 @@ Objects = list[Object]
 FIELD_MANAGER = "kubealign"
 PATIENCE = 600.0
 """Seconds for which an API server that has answered before may be away."""
-NAMESPACED = {
-    "ConfigMap": ("/api/v1", "configmaps"), "Secret": ("/api/v1", "secrets"), "Pod": ("/api/v1", "pods"),
-    "Event": ("/api/v1", "events"), "Service": ("/api/v1", "services"),
-    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
-    "ResourceQuota": ("/api/v1", "resourcequotas"), "LimitRange": ("/api/v1", "limitranges"),
-    "Job": ("/apis/batch/v1", "jobs"), "Deployment": ("/apis/apps/v1", "deployments"),
-    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
-    "RayJob": ("/apis/ray.io/v1", "rayjobs"), "RayCluster": ("/apis/ray.io/v1", "rayclusters"),
-    "AlignmentRun": ("/apis/kubealign.dev/v1alpha1", "alignmentruns"),
-    "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues"),
-}
-CLUSTER_WIDE = {
-    "Node": ("/api/v1", "nodes"), "Namespace": ("/api/v1", "namespaces"),
-    "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
-    "SelfSubjectAccessReview": ("/apis/authorization.k8s.io/v1", "selfsubjectaccessreviews"),
-}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _AWAY = (urllib3.exceptions.HTTPError, OSError, ApiException)
 _BUSY = (429, 502, 503, 504)
@@ -118,7 +103,7 @@ class Client:
             everywhere: in all namespaces.
         """
         query = {"labelSelector": selector(labels), "fieldSelector": fields or "", "limit": "500"}
-        path = "/".join(NAMESPACED[kind]) if everywhere else self.path(kind)
+        path = path_of(kind, None) if everywhere else self.path(kind)
         found: Objects = []
         while True:
             page = self.request("GET", path, query)
@@ -214,9 +199,7 @@ class Client:
 
     def path(self, kind: str, name: str | None = None) -> str:
         """The URL path of a kind in this client's namespace, or of one object."""
-        base, plural = CLUSTER_WIDE.get(kind) or NAMESPACED[kind]
-        middle = "" if kind in CLUSTER_WIDE else f"/namespaces/{self.namespace}"
-        return f"{base}{middle}/{plural}" + (f"/{name}" if name else "")
+        return path_of(kind, self.namespace, name)
 
     def request(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Object | None = None, *,

@@ -25,16 +25,16 @@ _LEAST_SHM = 160 * 2**20
 
 def ray_job(
     run: Run, stage: AnyStage, profile: Profile, *, namespace: str, name: str, config_map: str, attempt: int,
-    owner: dict[str, Any] | None = None, suspend: bool = False,
+    owner: dict[str, Any] | None = None,
 ) -> Json:
     """The RayJob of one attempt at a stage: a Ray cluster of its own that goes when the stage ends.
+
+    With a Kueue queue it starts suspended, and Kueue starts it: applying it once more would stop that again.
 
     Args:
         run: as in the bundle, or the one it was made from.
         config_map: name of the ConfigMap that holds the bundle.
         owner: an ownerReference, so that it goes with its owner.
-        suspend: make it, but start nothing. With a Kueue queue it is always made so, and Kueue starts it; apply such
-            a manifest once, since applying it again would stop what Kueue started.
 
     Raises:
         ConfigError: the profile has no cluster, or its pods cannot hold the stage's workers.
@@ -68,7 +68,7 @@ def ray_job(
             "submissionMode": "K8sJobMode",
             "submitterPodTemplate": submitter_pod(cluster, {**mark, COMPONENT_LABEL: "submitter"}),
             "backoffLimit": 0,
-            "suspend": suspend or cluster.queue is not None,
+            "suspend": cluster.queue is not None,
             # Its Ray pods go at once, and their GPUs with them; the RayJob itself stays.
             "shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 0,
             "preRunningDeadlineSeconds": cluster.start_within, "activeDeadlineSeconds": cluster.run_within,

@@ -16,29 +16,15 @@ from alignment.cluster.manifests.submission import dry_run
 from alignment.cluster.preflight.capacity import Ask, ask_of, never_fits, over_quota, pretty, rooms, unplaced
 from alignment.cluster.preflight.finding import Finding, fail, ok, warn
 from alignment.cluster.preflight.needs import queue, secrets, volumes
+from alignment.cluster.preflight.permissions import permissions
 from alignment.cluster.preflight.probing import look_inside, pod_failed
 from alignment.config import Profile, Run
 from alignment.errors import KubeAlignError
 
-__all__ = ["Finding", "permissions_for", "preflight", "stage_asks"]
-
 OPERATOR = "kubealign-operator"
 """The chart's Deployment."""
-_ALL = ("get", "list", "watch", "create", "patch", "delete")
-_ALWAYS = (
-    ("configmaps", "", ("get", "list", "create", "patch", "delete")),
-    ("pods", "", ("list",)), ("pods/log", "", ("get",)),
-    ("events", "", ("list",)), ("jobs", "batch", ("get", "watch", "create", "patch", "delete")),
-)
-_BY_TARGET = {
-    "rayjob": (("rayjobs", "ray.io", _ALL),),
-    "run": (("alignmentruns", "kubealign.dev", _ALL), ("rayjobs", "ray.io", ("get", "list", "watch"))),
-    "job": (("pods/portforward", "", ("create",)), ("secrets", "", ("get",))),
-}
-_WANTED = {"kubernetes": ("rayjob",), "rayjob": ("rayjob",), "run": ("run",), "job": ("job",)}
 _BEFORE_A_POD = ("permissions", "admission", "quota", "secrets", "volumes")
 """Where one of these fails, a pod would not start either, and waiting for it would say less."""
-_USEFUL = {"kubernetes": ("run", "job")}
 
 
 def preflight(
@@ -61,7 +47,7 @@ def preflight(
     if any(item.state == "fail" for item in found):
         return found
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("permissions", lambda: _permissions(client, target)),
+        ("permissions", lambda: permissions(client, target)),
         ("kuberay", lambda: _kuberay(client)),
         ("operator", lambda: _operator(client, target)),
         ("manifests", lambda: _manifests(client, manifests)),
@@ -92,17 +78,6 @@ def preflight(
         return [*found, pod_failed(error)]
 
 
-def permissions_for(target: str) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
-    """(verb, resource, group) that a target needs, and those that are merely useful."""
-    def spread(targets: tuple[str, ...]) -> list[tuple[str, str, str]]:
-        rules = [rule for name in targets for rule in _BY_TARGET[name]]
-        return [(verb, resource, group) for resource, group, verbs in rules for verb in verbs]
-
-    always = [(verb, resource, group) for resource, group, verbs in _ALWAYS for verb in verbs]
-    needed = list(dict.fromkeys([*always, *spread(_WANTED[target])]))
-    return needed, [rule for rule in dict.fromkeys(spread(_USEFUL.get(target, ()))) if rule not in needed]
-
-
 def stage_asks(ray_job: Object) -> list[Ask]:
     """The pods of one stage: the head, its workers, and the submitter."""
     spec = ray_job["spec"]
@@ -130,18 +105,6 @@ def _server(client: Client) -> Iterator[Finding]:
         return
     level = (space["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce")
     yield ok("namespace", f"{client.namespace}, Pod Security {level or 'not enforced'}")
-
-
-def _permissions(client: Client, target: str) -> Iterator[Finding]:
-    needed, useful = permissions_for(target)
-    for make, rules in ((fail, needed), (warn, useful)):
-        refused = [f"{verb} {resource}{f'.{group}' if group else ''}" for verb, resource, group in rules
-                   if not client.may(verb, resource, group)]
-        if refused:
-            yield make("permissions", f"this user may not {', '.join(refused)} in namespace {client.namespace}",
-                       "ask an administrator for a Role with these verbs")
-        elif make is fail:
-            yield ok("permissions", f"all {len(rules)} that are needed")
 
 
 def _kuberay(client: Client) -> Iterator[Finding]:

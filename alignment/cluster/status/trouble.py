@@ -88,15 +88,6 @@ def refused_trouble(events: Iterable[Object]) -> Trouble | None:
     return None
 
 
-def job_trouble(status: Object, events: Iterable[Object] = ()) -> Trouble | None:
-    """What the RayJob itself says about a failure to start: its validation, its deadline, its refused children."""
-    reason, message = status.get("reason"), _line(status.get("message"))
-    if reason == "ValidationFailed":
-        return Trouble(f"KubeRay refuses the RayJob: {message}", "kubealign preflight says which field; KubeRay 1.6 or "
-                                                                 "later is needed")
-    return refused_trouble(events)
-
-
 def requests_of(pod: Object) -> dict[str, str]:
     """What a pod's containers ask for, as text by resource; of several containers the largest text wins per name."""
     asked: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What a stage prints, from its live pods; what it printed before lies in the storage (`stored`).
+"""What a stage prints, from its live pods; what it printed before lies in the storage (`storage.stored`).
 
 `Follower` shows a container's output as it comes and takes it up again where a connection broke, without a line twice.
 """
@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.refusals import ClusterError
-from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
 from alignment.cluster.watch.wait import job_pod
 
 _RAYS_OWN = re.compile(r"\t(INFO|SUCC) (cli|sdk|job_manager)\.py:\d+ -- ")
@@ -76,14 +75,3 @@ class Follower:
                 self._over = self._over or bool(_RAYS_END.search(text))
                 if not self._over and not _RAYS_OWN.search(text):
                     self.write(text)
-
-
-def live_jobs(client: Client, run: str, stage: str | None = None) -> list[tuple[str, str, str]]:
-    """RayJobs of a run whose submitter's pod is still there: (stage, attempt, RayJob's name), by stage and attempt."""
-    found = []
-    for job in client.list("RayJob", {**labels(run, stage)}):
-        given = job["metadata"]["labels"]
-        name = job["metadata"]["name"]
-        if job_pod(client, name) is not None:
-            found.append((given.get(STAGE_LABEL, ""), given.get(ATTEMPT_LABEL, ""), name))
-    return sorted(found, key=lambda item: (item[0], item[1].zfill(12)))

@@ -14,7 +14,7 @@ from alignment.cluster.client.client import Client, Object, Objects
 from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.labels import labels_of
 from alignment.cluster.status.reading import Ended, ended, in_words, is_starting
-from alignment.cluster.status.trouble import Trouble, in_short, job_trouble, pod_trouble, refused_trouble
+from alignment.cluster.status.trouble import Trouble, in_short, pod_trouble, refused_trouble
 
 RESYNC = 10.0
 """Seconds between looks where nothing changes."""
@@ -54,8 +54,7 @@ def ray_job_troubles(client: Client, job: Object) -> list[Trouble]:
     about = [("RayJob", name), ("Job", name)]
     if status.get("rayClusterName"):
         about.append(("RayCluster", status["rayClusterName"]))
-    own = job_trouble(status)
-    return ([own] if own else []) + troubles(client, labels_of(job), about)
+    return troubles(client, labels_of(job), about)
 
 
 def wait_ray_job(
