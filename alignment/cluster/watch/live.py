@@ -1,5 +1,5 @@
-"""What a run has on the cluster now, looked at once: RayJobs and an AlignmentRun. The storage, not this, says which stages
-are finished.
+"""What a run has on the cluster now, looked at once: RayJobs and an AlignmentRun. Which stages are finished is not said
+here: the storage knows.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from alignment.config.yaml_file import dump
 from tests.cluster.operator_world import Store, World, calm, chain, operator, submit
 from tests.schemas import against, of_crd, problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEYS = {
     "type", "description", "properties", "items", "required", "additionalProperties", "enum", "pattern", "nullable",
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems",

@@ -30,7 +30,7 @@ from alignment.pipeline.keys import keys
 from tests.cluster.policy import templates, violations
 from tests.schemas import problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DIGEST = "0123456789abcdef" * 4
 PROFILES = {path.stem: profile for path in sorted((ROOT / "configs/profiles").glob("*.yaml"))
             if (profile := load_profile(path)).cluster is not None}

@@ -12,6 +12,7 @@ from alignment.cluster.manifests.labels import STAGE_LABEL
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.world import Finished
 from alignment.errors import ArtifactError
+from tests.cluster.operator.test_reconcile import condition
 from tests.cluster.operator_world import (
     NAMESPACE,
     Store,
@@ -26,7 +27,6 @@ from tests.cluster.operator_world import (
     step,
     submit,
 )
-from tests.cluster.test_operator_reconcile import condition
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from alignment.errors import ConfigError, ConfigErrors, DataError
 from alignment.pipeline.keys import keys
 from tests.schemas import problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PASSAGES = '{"group": "g", "passage": "p", "question": "q", "answer": "a"}\n'
 
 

@@ -1,8 +1,7 @@
-"""Small Jobs that look into the storage, and the probe that one of them runs."""
+"""Small Jobs that look into the storage."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,11 @@ import pytest
 from alignment.cluster.manifests.labels import COMPONENT_LABEL, RUN_LABEL
 from alignment.cluster.manifests.pods import RUN_FOLDER
 from alignment.cluster.manifests.store_job import store_job
-from alignment.cluster.storage.probe import main as probe_main
-from alignment.cluster.storage.probe import probe
 from alignment.config import bytes_of, load_profile, load_run
-from alignment.errors import ArtifactError
 from tests.cluster.policy import templates, violations
 from tests.schemas import problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN = load_run(ROOT / "configs/runs/tiny.yaml")
 PROFILES = {path.stem: profile for path in sorted((ROOT / "configs/profiles").glob("*.yaml"))
             if (profile := load_profile(path)).cluster is not None}
@@ -38,20 +34,3 @@ def test_store_jobs(where: str) -> None:
         mounted = RUN_FOLDER in [mount["mountPath"] for mount in container["volumeMounts"]]
         assert mounted == (RUN_LABEL in made["metadata"]["labels"]) == (container["workingDir"] == RUN_FOLDER)
         assert made["metadata"]["labels"][COMPONENT_LABEL] == "store"
-
-
-def test_the_probe_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for store in (str(tmp_path / "new" / "store"), "memory://probe"):
-        assert set(probe(store)["seconds"]) == {"write", "list", "read", "delete"}
-    assert list((tmp_path / "new" / "store").iterdir()) == []
-    assert probe_main([str(tmp_path)]) == 0
-    assert json.loads(capsys.readouterr().out)["url"] == str(tmp_path)
-    assert probe_main([]) == 2
-
-
-def test_the_probe_names_the_step_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="refuses to write"):
-        probe(str(tmp_path / "file" / "store"))
-    assert probe_main([str(tmp_path / "file" / "store")]) == 1
-    assert "refuses to write" in capsys.readouterr().err

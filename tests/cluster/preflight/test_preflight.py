@@ -165,7 +165,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def s3_profile(monkeypatch: pytest.MonkeyPatch, run: Run) -> Profile:
-    return load_profile(Path(__file__).parents[2] / "configs/profiles/s3.yaml")
+    return load_profile(Path(__file__).parents[3] / "configs/profiles/s3.yaml")
 
 
 def test_what_a_stage_asks_for(run: Run, s3_profile: Profile) -> None:
@@ -361,7 +361,7 @@ SHARED: Json = {"accessModes": ["ReadWriteMany"], "storageClassName": "nfs"}
     (SHARED, "Lost", "fail", "lost"),
 ])
 def test_volumes(spec: Json | None, phase: str, state: str, says: str, run: Run, api: Api) -> None:
-    profile = load_profile(Path(__file__).parents[2] / "configs/profiles/dev-cpu.yaml")
+    profile = load_profile(Path(__file__).parents[3] / "configs/profiles/dev-cpu.yaml")
     if spec is not None:
         api.put({"kind": "PersistentVolumeClaim", "spec": spec, "status": {"phase": phase},
                  "metadata": {"name": "kubealign-artifacts", "namespace": "align"}})
