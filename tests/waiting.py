@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from alignment.cluster.client import Client
+from alignment.cluster.client.client import Client
 
 Found = TypeVar("Found")
 

@@ -49,8 +49,8 @@ class Artifact:
 
 
 class Store(Workspace):
-    """See the module; work in progress is `Workspace`'s. Every method raises ArtifactError for a store that is not
-    there, refuses or does not answer."""
+    """Finished artifacts and run files below one URL; work in progress is `Workspace`'s. Every method raises
+    ArtifactError for a store that is not there, refuses or does not answer."""
 
     # --- reading ---
 

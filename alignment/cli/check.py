@@ -55,8 +55,8 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
 
 def _unfit(run: Run, profile: Profile) -> Iterator[ConfigError]:
     """What cannot travel to a cluster, and pods that could not hold their stage."""
-    from alignment.cluster.bundle import bundle
-    from alignment.cluster.manifests import ray_job
+    from alignment.cluster.manifests.bundle import bundle
+    from alignment.cluster.manifests.ray_job import ray_job
 
     try:
         bundle(run, profile)

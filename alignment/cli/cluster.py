@@ -32,10 +32,13 @@ from alignment.cli.remote import connect, progress, remote_logs
 from alignment.cli.show import say, table
 from alignment.config import Profile, Run, parse_aim
 from alignment.errors import ConfigError, ConfigErrors
+from alignment.exits import Exit
 
 if TYPE_CHECKING:
-    from alignment.cluster.operator.types import Gate
-    from alignment.cluster.submit import Voice
+    from alignment.cluster.client.client import Client
+    from alignment.cluster.manifests.alignment_run import Gate
+    from alignment.cluster.submit.driver import Driver
+    from alignment.cluster.watch.voice import Voice
 
 DEFAULT_PROFILE = "dev-cpu"
 Address = Annotated[str | None, typer.Option(metavar="URL", help="Of --target job: Ray's job API, http://HOST:8265. "
@@ -68,7 +71,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             typer.echo("\ninterrupted here; what was submitted goes on in the cluster: see kubealign logs, status and "
                        "cancel", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(Exit.INTERRUPTED) from None
     return wrapped
 
 
@@ -96,7 +99,7 @@ def preflight(
     """Look at everything that the run will need on the cluster; ends with code 2 when something would fail."""
     run, place = _loaded(file, overrides, profile)
     client = connect(namespace, context, must_exist=False)
-    from alignment.cluster.preflight import preflight as look
+    from alignment.cluster.preflight.checks import preflight as look
 
     findings = look(run, place, client, target=target.value, say=progress)
     table(("", "what", "seen", "what to do"),
@@ -105,7 +108,7 @@ def preflight(
     counts = {state: sum(item.state == state for item in findings) for state in ("ok", "warn", "fail")}
     say("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if counts["fail"]:
-        raise typer.Exit(2)
+        raise typer.Exit(Exit.USER)
     say(f"  kubealign submit {file} --profile {profile}")
 
 
@@ -135,25 +138,37 @@ def submit(
         _print_dry(run, place, namespace or "default", target, stage, gate, retries)
         return
     client = connect(namespace, context)
-    from alignment.cluster.submit import RayJobs, Voice
-
-    voice = Voice(progress, lambda line: print(f"    {line}", flush=True))
+    voice = _voice()
     if target is Target.run:
-        from alignment.cluster.follow import submit_run, wait_run
+        from alignment.cluster.submit.to_operator import submit_run
+        from alignment.cluster.watch.follow import wait_run
 
         submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
         if wait:
             wait_run(client, run.name, voice)
         _done(file, profile, client.namespace, finished=wait)
         return
-    if target is Target.job:
-        from alignment.cli.jobs import submit_jobs
-
-        found = submit_jobs(run, place, client, voice, address=address, only=stage, retries=retries, wait=wait)
-    else:
-        found = RayJobs(run, place, client, voice).submit(only=stage, retries=retries, wait=wait)
+    found = _driver(run, place, client, voice, target, address).submit(only=stage, retries=retries, wait=wait)
     _done(file, profile, client.namespace,
           finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
+
+
+def _voice() -> Voice:
+    from alignment.cluster.watch.voice import Voice
+
+    return Voice(progress, lambda line: print(f"    {line}", flush=True))
+
+
+def _driver(run: Run, profile: Profile, client: Client, voice: Voice, target: Target, address: str | None) -> Driver:
+    """What makes the stages of a run that is driven from here."""
+    from alignment.cluster.storage.truth import Truth
+    from alignment.cluster.submit.driver import Driver
+    from alignment.cluster.submit.ray_cluster import RayClusterJobs
+    from alignment.cluster.submit.ray_jobs import RayJobs
+
+    truth = Truth(run, profile, client, voice.say)
+    transport = RayClusterJobs(truth, voice, address) if target is Target.job else RayJobs(truth, voice)
+    return Driver(truth, transport, voice)
 
 
 def _fitting(target: Target, stage: str | None, gate: list[str] | None, address: str | None) -> None:
@@ -169,15 +184,13 @@ def _print_dry(
     run: Run, profile: Profile, namespace: str, target: Target, stage: str | None, gate: list[str] | None, retries: int
 ) -> None:
     try:
-        from alignment.cluster.submit import chosen
-        from alignment.cluster.submit import dry_run as manifests
+        from alignment.cluster.manifests.submission import dry_run as manifests
+        from alignment.cluster.submit.ray_cluster import job_specs
     except ImportError as error:
         raise ConfigError(f"the Kubernetes client is not installed here: {error}", where="submit",
                           hint="pip install 'kubealign[cluster]'") from error
     if target is Target.job:
-        from alignment.cli.jobs import job_specs
-
-        documents: list[dict[str, Any]] = job_specs(run, profile, list(chosen(run, stage)))
+        documents = job_specs(run, profile, stage)
     else:
         documents = manifests(run, profile, namespace=namespace, target=target.value, only=stage,
                               gates=_gates(gate, run), retries=retries)
@@ -193,7 +206,7 @@ _Readable.add_representer(str, lambda dumper, text: dumper.represent_scalar(
 
 
 def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
-    from alignment.cluster.operator.types import Gate
+    from alignment.cluster.manifests.alignment_run import Gate
 
     made = []
     for text in given or ():
@@ -236,7 +249,7 @@ def logs(
         raise ConfigError("there is nothing to follow without a cluster", where="--follow",
                           hint="add --profile with a cluster's profile")
     from alignment.artifacts import Store
-    from alignment.cluster.stored import stored_logs
+    from alignment.cluster.storage.stored import stored_logs
 
     applied = run if place is None else place.applied(run)
     for name, attempt, text in stored_logs(Store(applied.store), applied.name, stage):
@@ -254,8 +267,8 @@ def cancel(
     """Stop what a run has on the cluster; finished stages, checkpoints and logs stay in the storage."""
     run, _ = load(file, overrides, profile)
     client = connect(namespace, context)
-    from alignment.cli.jobs import stop_jobs
-    from alignment.cluster.submit import cancel as stop
+    from alignment.cluster.submit.cancel import cancel as stop
+    from alignment.cluster.submit.ray_cluster import stop_jobs
 
     done = [*stop(client, run.name), *stop_jobs(run.name, client, address, progress)]
     for sentence in done:
@@ -277,11 +290,10 @@ def resume(
     """Go on with a run that was cancelled or has failed: its AlignmentRun, or its unfinished stages as RayJobs."""
     run, place = _loaded(file, overrides, profile)
     client = connect(namespace, context)
-    from alignment.cluster.follow import resume as let_go_on
-    from alignment.cluster.follow import wait_run
-    from alignment.cluster.submit import RayJobs, Voice
+    from alignment.cluster.submit.to_operator import resume as let_go_on
+    from alignment.cluster.watch.follow import wait_run
 
-    voice: Voice = Voice(progress, lambda line: print(f"    {line}", flush=True))
+    voice = _voice()
     if client.has("AlignmentRun") and client.find("AlignmentRun", run.name) is not None:
         let_go_on(client, run.name)
         say(f"AlignmentRun {run.name} goes on")
@@ -289,6 +301,6 @@ def resume(
             wait_run(client, run.name, voice)
         finished = wait
     else:
-        found = RayJobs(run, place, client, voice).submit(wait=wait)
+        found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)
         finished = all(found.values())
     _done(file, profile, client.namespace, finished=finished)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,13 +16,12 @@ from alignment.cli.options import (
     load,
     load_applied,
 )
+from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
-from alignment.config import Run
-
-if TYPE_CHECKING:
-    from alignment.artifacts import Manifest
+from alignment.exits import Exit
 
 MISSED_AIMS = 3
+"""Exit code of `run --strict-aims`."""
 
 
 def run(
@@ -42,7 +40,7 @@ def run(
         result = pipeline.execute(loaded, only=stage, run_file=file)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; finished stages and checkpoints are kept, run it again to resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
@@ -85,14 +83,6 @@ def status(
     say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
 
 
-def status_json(loaded: Run, manifests: dict[str, Manifest | None]) -> str:
-    """One line: the run, its store, and every stage with its manifest (null: not finished)."""
-    stages = [{"name": stage.name, "kind": stage.kind,
-               "manifest": None if (found := manifests[stage.name]) is None else found.model_dump(mode="json")}
-              for stage in loaded.stages]
-    return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages}, ensure_ascii=False)
-
-
 def report(
     file: RunFile,
     profile: KnownProfile = None,
@@ -109,16 +99,3 @@ def report(
         remote_report(loaded, place, file, namespace=namespace, context=context, printed=printed)
         return
     print(page_of(loaded if place is None else place.applied(loaded), file, printed=printed))
-
-
-def page_of(loaded: Run, file: str, *, printed: bool) -> str:
-    """The report, written to the run's store anew: where it lies, or with `printed` the page itself."""
-    from alignment import pipeline
-    from alignment.artifacts import Store
-
-    where = pipeline.write_report(loaded, file)
-    if not printed:
-        return where
-    store = Store(loaded.store)
-    page: bytes = store.fs.cat_file(f"{store.root}/runs/{loaded.name}/report.html")
-    return page.decode("utf-8")

@@ -20,6 +20,7 @@ from alignment import __version__
 from alignment.cli import check, cluster, execute, info, init, plan
 from alignment.cli.show import complain
 from alignment.errors import KubeAlignError
+from alignment.exits import Exit
 
 app = typer.Typer(
     name="kubealign", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -65,7 +66,7 @@ def main() -> None:
         app()
     except KubeAlignError as error:
         complain(error)
-        sys.exit(2)
+        sys.exit(Exit.USER)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
 from alignment.errors import ConfigError
 from alignment.progress import console
 
 if TYPE_CHECKING:
-    from alignment.cluster.client import Client
-    from alignment.cluster.truth import Truth
+    from alignment.cluster.client.client import Client
+    from alignment.cluster.storage.truth import Truth
 
 
 def progress(text: str) -> None:
@@ -32,8 +33,7 @@ def connect(namespace: str | None, context: str | None, *, must_exist: bool = Tr
         ClusterError: no kubeconfig, no such context or namespace, no API server.
     """
     try:
-        from alignment.cluster.client import Client
-        from alignment.cluster.submit import needs_namespace
+        from alignment.cluster.client.client import Client, needs_namespace
     except ImportError as error:
         raise ConfigError(f"the Kubernetes client is not installed here: {error}", where="--profile",
                           hint="pip install 'kubealign[cluster]'") from error
@@ -48,12 +48,12 @@ def remote_status(
 ) -> None:
     """Every stage: finished (by the storage), or what the cluster does about it."""
     client = connect(namespace, context)
+    from alignment.cluster.watch.live import live_states
+
     truth = _truth(run, profile, client)
     manifests = truth.manifests()
     live = live_states(client, run.name)
     if as_json:
-        from alignment.cli.execute import status_json
-
         tree = json.loads(status_json(profile.applied(run), manifests))
         for stage in tree["stages"]:
             stage["live"] = live.get(stage["name"])
@@ -74,47 +74,10 @@ def remote_status(
         say(live[""]["note"])
 
 
-def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
-    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself."""
-    from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
-    from alignment.cluster.operator.types import status_of
-    from alignment.cluster.trouble import in_short
-    from alignment.cluster.wait import ended, gist, in_words, ray_job_troubles
-
-    found: dict[str, dict[str, Any]] = {}
-    if not client.has("RayJob"):
-        return found
-    jobs = client.list("RayJob", labels(run))
-    jobs.sort(key=lambda job: int(job["metadata"]["labels"].get(ATTEMPT_LABEL, "0")))
-    for job in jobs:
-        end, name = ended(job), job["metadata"]["name"]
-        note = f"RayJob {name}"
-        if end is None:
-            note = "; ".join([note, *in_short(ray_job_troubles(client, job))])
-        elif end.message:
-            note += f": {gist(end.message).splitlines()[0][:200]}"
-        found[job["metadata"]["labels"].get(STAGE_LABEL, "")] = {
-            "state": in_words(job) if end is None else "failed" if end.how != "succeeded" else "ended",
-            "note": note, "rayjob": name}
-    body = client.find("AlignmentRun", run) if client.has("AlignmentRun") else None
-    if body is not None:
-        status = status_of(body)
-        for row in status.stages:
-            parts = (f"RayJob {row.ray_job}" if row.ray_job else "", row.message or "")
-            note = "; ".join(part for part in parts if part)
-            found[row.name] = {"state": row.state.lower(), "note": note, "rayjob": row.ray_job}
-        why = [item.message for item in status.conditions if item.status == "True" and item.message]
-        found[""] = {"state": status.phase, "note": f"AlignmentRun {run}: {status.phase}"
-                     + (f"; {'; '.join(why)}" if why else "")}
-    return found
-
-
 def remote_report(
     run: Run, profile: Profile, file: str, *, namespace: str | None, context: str | None, printed: bool
 ) -> None:
     """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller."""
-    from alignment.cli.execute import page_of
-
     truth = _truth(run, profile, connect(namespace, context))
     if truth.near:
         print(page_of(profile.applied(run), file, printed=printed))
@@ -134,8 +97,9 @@ def remote_logs(
 ) -> None:
     """Output of stages from live pods; of those whose pods are gone, from the storage."""
     client = connect(namespace, context)
-    from alignment.cluster.logs import Follower, live_jobs
-    from alignment.cluster.wait import wait_ray_job
+    from alignment.cluster.watch.live import live_jobs
+    from alignment.cluster.watch.logs import Follower
+    from alignment.cluster.watch.wait import wait_ray_job
 
     assert profile.cluster is not None
     live = live_jobs(client, run.name, stage) if client.has("RayJob") else []
@@ -156,6 +120,6 @@ def remote_logs(
 
 
 def _truth(run: Run, profile: Profile, client: Client) -> Truth:
-    from alignment.cluster.truth import Truth
+    from alignment.cluster.storage.truth import Truth
 
     return Truth(run, profile, client, progress)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError, StageError
+from alignment.exits import Exit
 
 _RAYS_OWN = re.compile(r"\tINFO job_manager\.py:\d+ -- ")
 _ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -122,9 +123,9 @@ class JobApi:
         if job.status.value == "STOPPED":
             raise StageError("the job was stopped", where=f"job {name}")
         if job.status.value == "SUCCEEDED":
-            return 0
+            return Exit.DONE
         # Without a code the driver did not end by itself: its node went, or Ray refused to start it.
-        return 3 if job.driver_exit_code is None else int(job.driver_exit_code)
+        return Exit.INFRASTRUCTURE if job.driver_exit_code is None else int(job.driver_exit_code)
 
 
 def _line(error: BaseException) -> str:

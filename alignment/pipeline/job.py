@@ -3,9 +3,8 @@
     ray job submit --working-dir . -- python ray_jobs/train.py RUN.yaml STAGE [key=value ...]
 
 The stages it reads must be finished. Refreshes the run's report in the store and keeps its own output there, as
-STORE/runs/RUN/logs/STAGE-ATTEMPT.log (attempt from $KUBEALIGN_ATTEMPT, else the time). Exit codes: 0 the stage's
-artifact exists; 2 the user's error, which another attempt would meet again; 3 infrastructure (the store does not
-answer, workers were lost, no artifact), worth another attempt; 1 a bug of ours; by a signal, the signal's.
+STORE/runs/RUN/logs/STAGE-ATTEMPT.log (attempt from $KUBEALIGN_ATTEMPT, else the time). Exit codes are
+`alignment.exits`'; by a signal, the signal's.
 
 SIGTERM gives the lease back. A pod's own SIGTERM never comes here: it goes to `ray start`, which drains for 30 s and
 then kills. So a pod needs a preStop hook that sends it to the process that $TMPDIR/kubealign-stage.pid names:
@@ -29,11 +28,10 @@ from types import FrameType
 from alignment.artifacts import Store
 from alignment.config import AnyStage, Run, load_run
 from alignment.errors import ConfigError, KubeAlignError
+from alignment.exits import Exit
 from alignment.pipeline.keys import keys
 from alignment.pipeline.run import make_stage, write_report
 from alignment.pipeline.stage_log import StageLog
-
-MADE, BUG, USERS_ERROR, INFRASTRUCTURE = 0, 1, 2, 3
 
 
 def main(script: str, argv: Sequence[str] | None = None) -> int:
@@ -43,7 +41,7 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
         script: the caller's own name, as stage classes have it in `script`.
 
     Returns:
-        Exit code, see the module; what went wrong is printed.
+        One of `Exit`; what went wrong is printed.
     """
     parser = argparse.ArgumentParser(description="Make one stage of a run.")
     parser.add_argument("run", help="the run file")
@@ -62,7 +60,7 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
         store = Store(run.store)
     except KubeAlignError as error:
         print(error, file=sys.stderr)
-        return USERS_ERROR
+        return Exit.USER
     attempt = os.environ.get("KUBEALIGN_ATTEMPT") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt}"):
         return _make(run, stage, store, arguments.run)
@@ -74,18 +72,18 @@ def _make(run: Run, stage: AnyStage, store: Store, run_file: str) -> int:
         make_stage(run, stage, store, known)
         if store.find(known[stage.name].key) is None:
             print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
-            return INFRASTRUCTURE
+            return Exit.INFRASTRUCTURE
     except KubeAlignError as error:
         print(error, file=sys.stderr)
-        return INFRASTRUCTURE if error.transient else USERS_ERROR
+        return Exit.INFRASTRUCTURE if error.transient else Exit.USER
     except Exception:
         traceback.print_exc()
-        return BUG
+        return Exit.BUG
     try:
         write_report(run, run_file)
     except KubeAlignError as error:  # the stage is made; the next one writes the report again
         print(f"the report was not refreshed\n{error}", file=sys.stderr)
-    return MADE
+    return Exit.DONE
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alignment.cluster.bundle import unpack
-from alignment.cluster.pods import RUN_FOLDER
+from alignment.cluster.manifests.bundle import unpack
+from alignment.cluster.manifests.pods import RUN_FOLDER
 from tests.cluster.api_server import Api, Json
 
 ROOT = Path(__file__).parents[2]

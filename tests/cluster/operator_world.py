@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alignment.cluster.bundle import bundle, config_map
-from alignment.cluster.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+from alignment.cluster.client.refusals import cluster_error
+from alignment.cluster.manifests.alignment_run import status_of
+from alignment.cluster.manifests.bundle import bundle, config_map
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
-from alignment.cluster.operator.types import alignment_run, status_of
 from alignment.cluster.operator.world import Finished, stamp_of
-from alignment.cluster.refusals import cluster_error
 from alignment.config import Profile, Run, parse_run
 from alignment.pipeline.keys import keys
 from tests import small

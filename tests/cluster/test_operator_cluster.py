@@ -21,14 +21,15 @@ import pytest
 
 from alignment.artifacts import Store
 from alignment.artifacts.manifest import Manifest
-from alignment.cluster.bundle import bundle, config_map
-from alignment.cluster.client import Client
-from alignment.cluster.follow import submit_run
-from alignment.cluster.labels import STAGE_LABEL
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.alignment_run import KIND, Gate, spec_of, status_of
+from alignment.cluster.manifests.bundle import bundle, config_map
+from alignment.cluster.manifests.labels import STAGE_LABEL
+from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.crd import definition
-from alignment.cluster.operator.types import KIND, Gate, alignment_run, spec_of, status_of
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.submit import Voice
+from alignment.cluster.submit.to_operator import submit_run
+from alignment.cluster.watch.voice import Voice
 from alignment.config import load_profile, load_run
 from alignment.pipeline.keys import keys
 from tests.cluster.operator_world import chain, profile

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.cluster.client import Client
-from alignment.cluster.forward import forwarded
-from alignment.cluster.preflight import preflight
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.submit import dry_run
-from alignment.cluster.wait import ray_job_troubles, troubles, wait_job
+from alignment.cluster.client.client import Client
+from alignment.cluster.client.forward import forwarded
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.submission import dry_run
+from alignment.cluster.preflight.checks import preflight
+from alignment.cluster.watch.wait import ray_job_troubles, troubles, wait_job
 from alignment.config import Profile, Run, load_profile, parse_run
 from tests.waiting import until
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from alignment.cluster.bundle import bundle
-from alignment.cluster.client import Client, Object
-from alignment.cluster.manifests import job_name, ray_job
-from alignment.cluster.operator.types import alignment_run
-from alignment.cluster.refusals import ClusterError
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.bundle import bundle
+from alignment.cluster.manifests.labels import job_name
+from alignment.cluster.manifests.ray_job import ray_job
+from alignment.cluster.manifests.submission import alignment_run
 from alignment.config import load_profile, load_run
 from tests.tools import tool
 from tests.waiting import gone, until

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from alignment.artifacts import Store
-from alignment.cluster.bundle import bundle, config_map
-from alignment.cluster.client import Client
-from alignment.cluster.labels import RUN_LABEL, STAGE_LABEL
-from alignment.cluster.operator.types import KIND, alignment_run, status_of
+from alignment.cluster.client.client import Client
+from alignment.cluster.manifests.alignment_run import KIND, status_of
+from alignment.cluster.manifests.bundle import bundle, config_map
+from alignment.cluster.manifests.labels import RUN_LABEL, STAGE_LABEL
+from alignment.cluster.manifests.submission import alignment_run
 from alignment.pipeline.keys import keys
 from tests import small
 from tests.cluster.operator_world import profile

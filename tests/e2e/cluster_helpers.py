@@ -26,9 +26,9 @@ import pytest
 import yaml
 
 from alignment import __version__
-from alignment.cluster.client import Client, Object
-from alignment.cluster.manifests import store_job
-from alignment.cluster.wait import job_pod, wait_job
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.manifests.store_job import store_job
+from alignment.cluster.watch.wait import job_pod, wait_job
 from alignment.config import Profile, load_profile
 from tests.tools import tool
 from tests.waiting import gone

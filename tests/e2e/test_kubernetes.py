@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.cluster.client import Object
-from alignment.cluster.labels import COMPONENT_LABEL, labels
-from alignment.cluster.operator.types import status_of
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.wait import job_pod
+from alignment.cluster.client.client import Object
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.alignment_run import status_of
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, labels
+from alignment.cluster.watch.wait import job_pod
 from alignment.config import load_run
 from alignment.pipeline.keys import keys
 from tests.e2e.cluster_helpers import CANARY, CHART, CRD, ROOT, World, world

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.cluster.client import Client
-from alignment.cluster.operator.types import StageRow, Status, status_of
+from alignment.cluster.client.client import Client
+from alignment.cluster.manifests.alignment_run import StageRow, Status, status_of
 from tests.e2e.cluster_helpers import ROOT, World, world
 from tests.waiting import until
 

@@ -1,12 +1,13 @@
-"""AlignmentRun: a run as a Kubernetes object, and the operator that makes its stages one RayJob at a time.
+"""The operator: makes the stages of AlignmentRuns one RayJob at a time. Their types are `manifests.alignment_run`.
 
-    types.py      what a user writes and reads
-    crd.py        the CustomResourceDefinition made from it
-    prepare.py    a spec read and checked: stages, keys, gates
+    plan.py       what is to be: stages, keys, gates
     world.py      what is seen: children and finished artifacts
     reconcile.py  all decisions, pure (rows.py one stage, verdict.py the whole)
+    prepare.py    a spec read and checked -> the plan
     controller.py sees, decides and acts, one run at a time
-    api.py, store.py, metrics.py, shell.py   Kubernetes, artifacts, numbers, kopf
+    api.py, seen.py, store.py, metrics.py   requests, copies of what was seen, artifacts, numbers
+    shell.py      kopf
+    crd.py        the CustomResourceDefinition
 
 Launched as `python -m alignment.cluster.operator`.
 """

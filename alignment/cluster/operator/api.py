@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignment.cluster.client import Client, Object
-from alignment.cluster.labels import RUN_LABEL, STAGE_LABEL
+from alignment.cluster.client.client import Client, Object
+from alignment.cluster.client.refusals import ClusterError
+from alignment.cluster.manifests.alignment_run import API_VERSION, KIND
+from alignment.cluster.manifests.labels import RUN_LABEL, STAGE_LABEL
 from alignment.cluster.operator.metrics import Metrics
-from alignment.cluster.operator.types import API_VERSION, KIND
-from alignment.cluster.refusals import ClusterError
-from alignment.cluster.trouble import in_short, pod_trouble, refused_trouble
+from alignment.cluster.status.trouble import in_short, pod_trouble, refused_trouble
 
 MANAGER = "kubealign-operator"
 _APPLY = "application/apply-patch+yaml"
@@ -40,7 +40,7 @@ class _Counted(Client):
 
 
 class Api:
-    """See the module. All names are in one namespace."""
+    """The requests for AlignmentRuns, RayJobs and ConfigMaps of one namespace; a `ClusterApi`."""
 
     def __init__(self, namespace: str, metrics: Metrics, say: Callable[[str], None]) -> None:
         self.namespace, self.metrics, self.say = namespace, metrics, say

@@ -16,17 +16,17 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from alignment.cluster.bundle import config_map
-from alignment.cluster.client import Object
-from alignment.cluster.manifests import ray_job
+from alignment.cluster.client.client import Object
+from alignment.cluster.client.refusals import ClusterError, is_missing_api
+from alignment.cluster.manifests.alignment_run import owner_of, status_json, status_of
+from alignment.cluster.manifests.bundle import config_map
+from alignment.cluster.manifests.ray_job import ray_job
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.prepare import Prepared, Refused, plan_of, prepare
 from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, reconcile, wanted
 from alignment.cluster.operator.rows import Delete
-from alignment.cluster.operator.seen import Cluster, Seen, version
-from alignment.cluster.operator.types import owner_of, status_json, status_of
+from alignment.cluster.operator.seen import ClusterApi, Seen, version
 from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of
-from alignment.cluster.refusals import ClusterError, is_missing_api
 from alignment.errors import ArtifactError
 
 PATIENCE = 15.0
@@ -53,9 +53,9 @@ class Memory:
 
 
 class Controller:
-    """See the module."""
+    """Looks at AlignmentRuns of one namespace, one at a time, and brings each a step on."""
 
-    def __init__(self, cluster: Cluster, metrics: Metrics, *, namespace: str,
+    def __init__(self, cluster: ClusterApi, metrics: Metrics, *, namespace: str,
                  look_up: Callable[[str, str], Finished | None], trouble: Callable[[str, str, str], str],
                  clock: Callable[[], float] = time.time) -> None:
         """

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from alignment.cluster.operator.types import GROUP, KIND, PLURAL, VERSION, Spec, Status
+from alignment.cluster.manifests.alignment_run import GROUP, KIND, PLURAL, VERSION, Spec, Status
 from alignment.config import Profile, Run
 from alignment.config.stages.base import NAME
 

@@ -15,52 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.artifacts import key_of
-from alignment.cluster.bundle import Bundle, located, unpack
-from alignment.cluster.manifests import ray_job
-from alignment.cluster.operator.types import APPROVE, RETRY, Gate, Spec, spec_of
-from alignment.config import Aim, Profile, Run, parse_aim, parse_run
-from alignment.config.yaml_file import dump
+from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, Gate, Spec, spec_of
+from alignment.cluster.manifests.bundle import Bundle, located, unpack
+from alignment.cluster.manifests.ray_job import ray_job
+from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
+from alignment.config import Profile, Run, parse_aim, parse_run
+from alignment.config.yaml_file import dotted, dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: its artifact's folder name and full digest, and the stages it reads."""
-
-    name: str
-    key: str
-    digest: str
-    inputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A gate, its metric bound parsed (None: a person's approval)."""
-
-    after: str
-    aim: Aim | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be: all that reconcile() needs to know of an AlignmentRun."""
-
-    name: str
-    generation: int
-    stages: tuple[StagePlan, ...] = ()
-    gates: tuple[Bound, ...] = ()
-    suspend: bool = False
-    retries: int = 2
-    parallel: int = 1
-    ttl: int | None = None
-    keep_finished: int = 600
-    """Seconds a finished stage's RayJob stays."""
-    store: str = ""
-    approved: frozenset[str] = frozenset()
-    retry: str = ""
-    problem: tuple[str, str] | None = None
-    """(reason, message) when the spec cannot be carried out."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +33,7 @@ class Prepared:
     run: Run
     """As executed: store and compute are the profile's."""
     profile: Profile
-    stages: tuple[StagePlan, ...]
+    stages: tuple[PlannedStage, ...]
     gates: tuple[Bound, ...]
     bundle: Bundle = field(repr=False)
     as_sent: bool
@@ -110,6 +72,10 @@ def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Pr
         raise Refused("InvalidRun", str(error)) from error
     if profile.cluster is None:
         raise Refused("InvalidProfile", f"profile {profile.name} has no `cluster`, so it cannot say what pods to make")
+    idle = [f"spec.profile.{dotted(item.place)}: {item.problem}; found {item.found!r}, expected {item.expected}"
+            for item in profile.findings(run)]
+    if idle:
+        raise Refused("InvalidProfile", "; ".join(idle))
     if run.name != body["metadata"]["name"]:
         raise Refused("InvalidRun", f"the run is called {run.name} and the AlignmentRun {body['metadata']['name']}: "
                                     "give both the same name")
@@ -159,7 +125,7 @@ def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...
     except KubeAlignError as error:
         raise Refused("SourceUnreadable", f"{error}\nThe operator sees what the run's ConfigMap and the storage hold; "
                                           "submit the changed run again from where its sources lie.") from error
-    stages = tuple(StagePlan(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], stage.inputs())
+    stages = tuple(PlannedStage(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], stage.inputs())
                    for stage in run.stages)
     return Prepared(spec, run, profile, stages, gates, Bundle(text, files), as_sent)
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from alignment.cluster.labels import job_name
-from alignment.cluster.operator.prepare import Plan, StagePlan
+from alignment.cluster.manifests.alignment_run import StageRow, State, Status
+from alignment.cluster.manifests.labels import job_name
+from alignment.cluster.operator.plan import Plan, PlannedStage
 from alignment.cluster.operator.rows import Delete, Settled, carried, settle
-from alignment.cluster.operator.types import StageRow, State, Status
 from alignment.cluster.operator.verdict import GateState, Note, conclude, gate_state, notes, stopped
 from alignment.cluster.operator.world import Child, Finished, seconds_of
 
@@ -58,7 +58,7 @@ class Hindrance:
     refused: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
 
-def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[StagePlan, ...]:
+def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[PlannedStage, ...]:
     """Stages to look up in the store next: those not known to be finished whose inputs all are."""
     finished = {stage.name for stage in plan.stages if stage.key in artifacts}
     return tuple(stage for stage in plan.stages if stage.name not in finished and finished.issuperset(stage.inputs))
@@ -114,7 +114,7 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
     return Decision(after, actions, notes(status, after), min(wake, default=None))
 
 
-def name_of(plan: Plan, stage: StagePlan, attempt: int) -> str:
+def name_of(plan: Plan, stage: PlannedStage, attempt: int) -> str:
     """The one name that an attempt at a stage may have."""
     return job_name(plan.name, stage.name, stage.digest, attempt)
 

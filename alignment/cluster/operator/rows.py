@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.cluster.operator.prepare import Plan, StagePlan
-from alignment.cluster.operator.types import StageRow, State
+from alignment.cluster.manifests.alignment_run import StageRow, State
+from alignment.cluster.operator.plan import Plan, PlannedStage
 from alignment.cluster.operator.world import Child, Finished, seconds_of, stamp_of
 
 GRACE = 30.0
@@ -41,7 +41,7 @@ class Settled:
     wake: float | None = None
 
 
-def carried(row: StageRow | None, stage: StagePlan, anew: bool) -> StageRow:
+def carried(row: StageRow | None, stage: PlannedStage, anew: bool) -> StageRow:
     """The row to go on from: an empty one for a changed key; without past failures when `anew`."""
     if row is None or row.key != stage.key:
         return StageRow(name=stage.name, key=stage.key)
@@ -50,7 +50,7 @@ def carried(row: StageRow | None, stage: StagePlan, anew: bool) -> StageRow:
     return _with(row, failures=0) if anew and row.failures else row
 
 
-def settle(plan: Plan, stage: StagePlan, row: StageRow, own: Sequence[Child], artifact: Finished | None,
+def settle(plan: Plan, stage: PlannedStage, row: StageRow, own: Sequence[Child], artifact: Finished | None,
            now: float) -> Settled:
     """Look at one stage.
 

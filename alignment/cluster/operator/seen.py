@@ -7,17 +7,17 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from alignment.cluster.client import Object
-from alignment.cluster.labels import RUN_LABEL
-from alignment.cluster.operator.types import GROUP
+from alignment.cluster.client.client import Object
+from alignment.cluster.manifests.alignment_run import GROUP
+from alignment.cluster.manifests.labels import RUN_LABEL
 
 _METADATA = ("name", "uid", "resourceVersion", "generation", "labels", "annotations", "ownerReferences",
              "creationTimestamp", "deletionTimestamp")
 _JOB_STATUS = ("jobDeploymentStatus", "jobStatus", "message", "reason", "startTime", "endTime")
 
 
-class Cluster(Protocol):
-    """The requests of api.Api."""
+class ClusterApi(Protocol):
+    """The requests that the controller makes; api.Api is the real one."""
 
     def runs(self) -> list[Object]: ...
     def run(self, name: str) -> Object | None: ...
@@ -33,7 +33,7 @@ class Cluster(Protocol):
 
 
 class Seen:
-    """See the module."""
+    """The last copies of everything, safe to read and write from any thread."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Object] = {}

@@ -15,13 +15,13 @@ from typing import Any
 
 import kopf
 
-from alignment.cluster.client import PATIENCE
-from alignment.cluster.labels import RUN_LABEL
+from alignment.cluster.client.client import PATIENCE
+from alignment.cluster.manifests.alignment_run import GROUP, PLURAL, VERSION
+from alignment.cluster.manifests.labels import RUN_LABEL
 from alignment.cluster.operator.api import Api
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.store import look_up
-from alignment.cluster.operator.types import GROUP, PLURAL, VERSION
 
 RESYNC = 30.0
 """Seconds between two full reads."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.cluster.operator.prepare import Bound, Plan
-from alignment.cluster.operator.types import APPROVE, Condition, Phase, StageRow, Status
+from alignment.cluster.manifests.alignment_run import APPROVE, Condition, Phase, StageRow, Status
+from alignment.cluster.operator.plan import Bound, Plan
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.config import judge
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from alignment.artifacts import Artifact
-from alignment.cluster.labels import ATTEMPT_LABEL, STAGE_LABEL
-
-_EXIT = re.compile(r"failed with exit code (\d+)")
-_LOGS = re.compile(r"last available logs[^\n]*\n")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-Look = Literal["pending", "queued", "running", "succeeded", "failed"]
-USER_ERROR = 2
-"""Exit code of ray_jobs/*.py for what the user has to mend."""
-LINES, LENGTH = 6, 1500
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL
+from alignment.cluster.status.reading import State, is_permanent, state_of, why
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class Child:
     uid: str
     stage: str
     attempt: int
-    state: Look
+    state: State
     mine: bool = True
     deleting: bool = False
     permanent: bool = False
@@ -69,49 +59,17 @@ def child_of(job: Mapping[str, Any], owner_uid: str) -> Child:
     metadata, status = job["metadata"], job.get("status") or {}
     labels = metadata.get("labels") or {}
     attempt = labels.get(ATTEMPT_LABEL, "0")
-    state, permanent, message = _state(job)
+    state = state_of(job)
+    failed = state == "failed"
     return Child(
         metadata["name"], metadata["uid"], labels.get(STAGE_LABEL, ""), int(attempt) if attempt.isdecimal() else 0,
         state,
         mine=any(owner.get("uid") == owner_uid for owner in metadata.get("ownerReferences") or []),
-        deleting="deletionTimestamp" in metadata, permanent=permanent, message=message,
+        deleting="deletionTimestamp" in metadata,
+        permanent=failed and is_permanent(job), message=why(job) if failed else "",
         started=status.get("startTime") or metadata.get("creationTimestamp"),
         ended=seconds_of(status.get("endTime") or metadata.get("creationTimestamp")),
     )
-
-
-def _state(job: Mapping[str, Any]) -> tuple[Look, bool, str]:
-    status = job.get("status") or {}
-    deployment, ray, text = (status.get(key, "") for key in ("jobDeploymentStatus", "jobStatus", "message"))
-    if deployment == "Complete" and ray == "SUCCEEDED":
-        return "succeeded", False, ""
-    if deployment in ("Complete", "Failed", "ValidationFailed"):
-        code = _EXIT.search(text)
-        permanent = deployment == "ValidationFailed" or (code is not None and int(code[1]) == USER_ERROR)
-        return "failed", permanent, _why(status.get("reason", ""), ray, text)
-    if deployment in ("Suspended", "Suspending") or (not deployment and job.get("spec", {}).get("suspend")):
-        return "queued", False, ""
-    return ("running" if deployment == "Running" and ray not in ("", "PENDING") else "pending"), False, ""
-
-
-def _why(reason: str, ray: str, text: str) -> str:
-    """A failure in a few lines: the last of the log where there is one, else KubeRay's own words."""
-    logs = _LOGS.split(text, 1)
-    code = _EXIT.search(text)
-    head = f"exit code {code[1]}" if code else " ".join(part for part in (reason, ray) if part)
-    lines = [line.rstrip() for line in _COLOUR.sub("", logs[-1]).splitlines() if line.strip()]
-    if len(logs) == 1 and code:
-        return head
-    tail = "\n".join(lines[-LINES:])[-LENGTH:]
-    return f"{head}: {tail}" if head and tail else head or tail or "no reason given"
-
-
-def finished_of(artifact: Artifact) -> Finished:
-    """What the status shows of an artifact."""
-    manifest = artifact.manifest
-    metrics = {name: value for name, value in manifest.metrics.items() if math.isfinite(value)}
-    return Finished(artifact.url, manifest.digest, metrics, manifest.rows.read, sum(manifest.rows.written.values()),
-                    manifest.started, manifest.finished)
 
 
 def seconds_of(stamp: str | None) -> float:

@@ -1,0 +1,32 @@
+"""What `status --json` and `report` print, the same for a store of this machine and for a cluster's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from alignment.config import Run
+
+if TYPE_CHECKING:
+    from alignment.artifacts import Manifest
+
+
+def status_json(loaded: Run, manifests: dict[str, Manifest | None]) -> str:
+    """One line: the run, its store, and every stage with its manifest (null: not finished)."""
+    stages = [{"name": stage.name, "kind": stage.kind,
+               "manifest": None if (found := manifests[stage.name]) is None else found.model_dump(mode="json")}
+              for stage in loaded.stages]
+    return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages}, ensure_ascii=False)
+
+
+def page_of(loaded: Run, file: str, *, printed: bool) -> str:
+    """The report, written to the run's store anew: where it lies, or with `printed` the page itself."""
+    from alignment import pipeline
+    from alignment.artifacts import Store
+
+    where = pipeline.write_report(loaded, file)
+    if not printed:
+        return where
+    store = Store(loaded.store)
+    page: bytes = store.fs.cat_file(f"{store.root}/runs/{loaded.name}/report.html")
+    return page.decode("utf-8")

@@ -1,0 +1,46 @@
+"""Names and labels of everything that is made on a cluster. Policies, logs and cancelling select by these labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+RUN_LABEL = "kubealign.dev/run"
+STAGE_LABEL = "kubealign.dev/stage"
+ATTEMPT_LABEL = "kubealign.dev/attempt"
+COMPONENT_LABEL = "kubealign.dev/component"
+"""ray, submitter or store; operator and test in the chart."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+LONGEST = 47
+"""Characters of a RayJob's name: KubeRay appends what makes names of clusters and services from it."""
+
+
+def labels(
+    run: str | None = None, stage: str | None = None, attempt: int | None = None, component: str | None = None
+) -> dict[str, str]:
+    """Labels of an object that belongs to a run, a stage, an attempt at it, or to none of them."""
+    given = {RUN_LABEL: run, STAGE_LABEL: stage, ATTEMPT_LABEL: None if attempt is None else str(attempt),
+             COMPONENT_LABEL: component}
+    return {"app.kubernetes.io/part-of": "kubealign", "app.kubernetes.io/managed-by": "kubealign",
+            **{key: value for key, value in given.items() if value is not None}}
+
+
+def labels_of(job: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that select the pods of one RayJob."""
+    given = job["metadata"].get("labels", {})
+    return {name: given[name] for name in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL) if name in given}
+
+
+def job_name(run_name: str, stage_name: str, digest: str, attempt: int) -> str:
+    """RUN-STAGE-DIGEST8-ATTEMPT, at most 47 characters: the one name that an attempt at a stage may have.
+
+    Long names of runs and stages end in four digits of their hash, so that two that begin alike stay apart.
+    """
+    tail = f"-{_short(stage_name, 12)}-{digest[:8]}-{attempt}"
+    return _short(run_name, min(20, LONGEST - len(tail))) + tail
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 5]}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"

@@ -1,0 +1,176 @@
+"""What pods of a stage look like: security, volumes, environment, resources. Pure functions to plain dicts.
+
+Every pod passes Pod Security `restricted` with a read-only root file system; what Ray, torch and the hub write goes to
+/tmp, HOME, /dev/shm and the cache. Does not know KubeRay's objects around the pods: `ray_job` does.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from alignment.cluster.manifests.bundle import items
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, COMPONENT_LABEL, RUN_LABEL, STAGE_LABEL
+from alignment.config import Cluster, Pod, Profile, Run, bytes_of
+from alignment.errors import ConfigError
+
+Json = dict[str, Any]
+
+HOME, CACHE, RUN_FOLDER = "/home/kubealign", "/cache", "/etc/kubealign/run"
+AGENT_PORT = 52365
+"""Of Ray's agent in every Ray pod, which knows whether its node is well; needs no token."""
+POD_SECURITY: Json = {
+    "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Json = {
+    "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
+}
+STOP_STAGE = 'pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && sleep 5; true'
+"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: the lease is given back, and
+the log is complete. Nothing is at work, nothing is ended."""
+_SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
+"""A pod that only speaks to others: the submitter, a look into the storage."""
+
+
+def ray_pod(
+    pod: Pod, cluster: Cluster, run: Run, *, container: str, labels: dict[str, str], config_map: str, attempt: int
+) -> Json:
+    """Pod template of a Ray head or worker.
+
+    Args:
+        run: names the files in `config_map`; either the bundle's run or the one that it was made from.
+        container: the name that KubeRay's documents give it: ray-head or ray-worker.
+    """
+    workers = container == "ray-worker"
+    volumes = {
+        **_writable(), **_storage(cluster),
+        "run": (RUN_FOLDER, {"configMap": {"name": config_map, "items": items(run)}}),
+        "cache": (CACHE, {"persistentVolumeClaim": {"claimName": cluster.cache_claim}} if cluster.cache_claim
+                  else {"emptyDir": {}}),
+        "shm": ("/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": pod.shm}}),
+    }
+    env = {
+        # Ray gives a process one thread where it was given no whole CPU, and every stage's driver is such a process.
+        "OMP_NUM_THREADS": str(max(1, math.floor(bytes_of(pod.cpu) / (pod.workers if workers else 1)))),
+        "HF_HOME": f"{CACHE}/huggingface", "RAY_USAGE_STATS_ENABLED": "0",
+        # A pod that is told to go has one stage, which was stopped by then (or resumes elsewhere): Ray's 30 s of
+        # waiting for other work would only keep the GPU.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
+        **cluster.env,
+        "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": str(attempt),
+    }
+    ports = {"metrics": 8080} if workers else {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
+    made = _container(
+        container, cluster.images.train, cluster, pod, env, [cluster.storage.secret, *cluster.env_from], volumes,
+        # A stage takes all the CPU that its pod has, and the agent then answers late.
+        ports=[{"name": name, "containerPort": port} for name, port in ports.items()],
+        readinessProbe=_probe(failures=10), livenessProbe=_probe(failures=60), workingDir=RUN_FOLDER,
+    )
+    if not workers:
+        made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", STOP_STAGE]}}}
+    spec = _spec(cluster, made, volumes)
+    if pod.node_selector:
+        spec["nodeSelector"] = dict(pod.node_selector)
+    tolerations = [entry.model_dump(exclude_none=True) for entry in pod.tolerations]
+    if pod.gpus:
+        tolerations.append({"key": pod.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    if tolerations:
+        spec["tolerations"] = tolerations
+    if workers and cluster.spread:
+        same = {key: labels[key] for key in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL, COMPONENT_LABEL)}
+        spec["topologySpreadConstraints"] = [{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {**same, "ray.io/node-type": "worker"}},
+        }]
+    return {"metadata": {"labels": dict(labels)}, "spec": spec}
+
+
+def submitter_pod(cluster: Cluster, labels: dict[str, str]) -> Json:
+    """Pod template of KubeRay's submitter, which starts the Ray job and follows its output; KubeRay adds the command
+    and the token."""
+    volumes = _writable()
+    made = _container("ray-job-submitter", cluster.images.train, cluster, _SMALL, {"HOME": HOME}, [], volumes,
+                      workingDir=HOME)
+    return {"metadata": {"labels": dict(labels)}, "spec": {**_spec(cluster, made, volumes), "restartPolicy": "Never"}}
+
+
+def store_pod(
+    cluster: Cluster, labels: dict[str, str], args: list[str], run: Run | None, config_map: str | None
+) -> Json:
+    """Pod template of the control image with the storage: runs `args`, a whole command line."""
+    volumes = {**_writable(), **_storage(cluster), "cache": (CACHE, {"emptyDir": {}})}
+    if run is not None and config_map is not None:
+        volumes["run"] = (RUN_FOLDER, {"configMap": {"name": config_map, "items": items(run)}})
+    made = _container(
+        "store", cluster.images.control, cluster, _SMALL, {"HOME": HOME, "KUBEALIGN_CACHE": CACHE},
+        [cluster.storage.secret], volumes, command=list(args), workingDir=RUN_FOLDER if "run" in volumes else HOME,
+    )
+    return {"metadata": {"labels": dict(labels)}, "spec": {**_spec(cluster, made, volumes), "restartPolicy": "Never"}}
+
+
+def cluster_of(profile: Profile) -> Cluster:
+    """What the profile says of the cluster. Raises ConfigError where it is for this machine."""
+    if profile.cluster is None:
+        raise ConfigError("the profile is for this machine, not for Kubernetes", where=f"profile {profile.name}",
+                          expected="a profile with `cluster`", hint="for example --profile dev-cpu")
+    return profile.cluster
+
+
+def object_store_bytes(pod: Pod) -> int:
+    """Ray's object store: half of /dev/shm; the other half is for NCCL, gloo and torch."""
+    return int(bytes_of(pod.shm)) // 2
+
+
+Volumes = dict[str, tuple[str, Json]]
+"""Name -> where it is mounted, and what it is."""
+
+
+def _writable() -> Volumes:
+    return {"tmp": ("/tmp", {"emptyDir": {}}), "home": (HOME, {"emptyDir": {}})}
+
+
+def _storage(cluster: Cluster) -> Volumes:
+    storage = cluster.storage
+    if storage.claim is None:
+        return {}
+    return {"artifacts": (storage.mount, {"persistentVolumeClaim": {"claimName": storage.claim}})}
+
+
+def _container(
+    name: str, image: str, cluster: Cluster, pod: Pod, env: dict[str, str], secrets: list[str | None],
+    volumes: Volumes, **more: Any,
+) -> Json:
+    resources = {"cpu": pod.cpu, "memory": pod.memory, "ephemeral-storage": pod.scratch, **pod.extra_resources}
+    if pod.gpus:
+        resources[pod.gpu_resource] = str(pod.gpus)
+    return {
+        "name": name, "image": image, "imagePullPolicy": cluster.images.pull_policy,
+        "env": [{"name": key, "value": env[key]} for key in sorted(env)],
+        "envFrom": [{"secretRef": {"name": secret}} for secret in dict.fromkeys(secrets) if secret is not None],
+        # Asked for is what may be used: the last to be evicted, and no stage that is fast only while others sleep.
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "securityContext": copy.deepcopy(CONTAINER_SECURITY), "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": key, "mountPath": path, **({"readOnly": True} if key == "run" else {})}
+                         for key, (path, _) in volumes.items()],
+        **more,
+    }
+
+
+def _spec(cluster: Cluster, container: Json, volumes: Volumes) -> Json:
+    spec: Json = {
+        "automountServiceAccountToken": False,
+        # Variables of a service called `ray` would be read by Ray as its own.
+        "enableServiceLinks": False,
+        "securityContext": copy.deepcopy(POD_SECURITY), "containers": [container],
+        "volumes": [{"name": key, **source} for key, (_, source) in volumes.items()],
+    }
+    if cluster.images.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in cluster.images.pull_secrets]
+    return spec
+
+
+def _probe(failures: int) -> Json:
+    return {"httpGet": {"path": "/api/healthz", "port": AGENT_PORT}, "initialDelaySeconds": 5, "periodSeconds": 5,
+            "timeoutSeconds": 10, "failureThreshold": failures}

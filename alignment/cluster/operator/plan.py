@@ -1,0 +1,49 @@
+"""What is to be: a run's stages, keys and gates, as plain facts. All that the decisions know of an AlignmentRun's spec.
+
+`prepare` makes it; nothing here reads a file, a bundle or a store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.config import Aim
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: its artifact's folder name and full digest, and the stages it reads."""
+
+    name: str
+    key: str
+    digest: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A gate, its metric bound parsed (None: a person's approval)."""
+
+    after: str
+    aim: Aim | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be: all that reconcile() needs to know of an AlignmentRun."""
+
+    name: str
+    generation: int
+    stages: tuple[PlannedStage, ...] = ()
+    gates: tuple[Bound, ...] = ()
+    suspend: bool = False
+    retries: int = 2
+    parallel: int = 1
+    ttl: int | None = None
+    keep_finished: int = 600
+    """Seconds a finished stage's RayJob stays."""
+    store: str = ""
+    approved: frozenset[str] = frozenset()
+    retry: str = ""
+    problem: tuple[str, str] | None = None
+    """(reason, message) when the spec cannot be carried out."""

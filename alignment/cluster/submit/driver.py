@@ -1,0 +1,129 @@
+"""Makes the unfinished stages of a run one after the other, by attempts that a `Transport` starts and follows.
+
+A stage is finished when the storage has its manifest; an attempt that says so is not believed. One that failed for
+want of machines is followed by another; the user's own error is not. Names are deterministic: who submits the same run
+again joins what is at work. Prints nothing; does not know what an attempt is (`ray_jobs`, `ray_cluster`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from alignment.artifacts import Manifest
+from alignment.cluster.manifests.labels import job_name
+from alignment.cluster.manifests.submission import chosen
+from alignment.cluster.status.reading import Ended
+from alignment.cluster.storage.truth import Truth
+from alignment.cluster.watch.voice import Voice
+from alignment.config import AnyStage
+from alignment.errors import StageError
+
+
+class Transport(Protocol):
+    """How attempts at stages get to a cluster, and the sentences in which one way differs from the other."""
+
+    noun: str
+    """What an attempt is called: RayJob, job."""
+
+    def opened(self) -> AbstractContextManager[None]:
+        """What has to be there while stages are made; entered only when one is left to make."""
+
+    def attempts(self, stage: AnyStage, named: Callable[[int], str]) -> Mapping[int, bool]:
+        """Attempts at a stage that the cluster knows: number -> whether it is at work.
+
+        Args:
+            named: number -> the one name that this attempt may have.
+        """
+
+    def start(self, stage: AnyStage, number: int, name: str) -> None:
+        """Begin an attempt; nothing of its name is there."""
+
+    def follow(self, stage: AnyStage, name: str) -> Ended:
+        """Show an attempt's progress and output until it has ended."""
+
+    def left_alone(self, name: str) -> str:
+        """The sentence for one that goes on without this command."""
+
+    def next_one(self, stage: str, label: str, end: Ended) -> str:
+        """The sentence between a failed attempt and the next."""
+
+    def given_up(self, stage: str, name: str, end: Ended, tries: int) -> StageError:
+        """The error of a stage that is not tried again, after `tries` attempts at most."""
+
+
+class Driver:
+    """Drives one run on one cluster."""
+
+    def __init__(self, truth: Truth, transport: Transport, voice: Voice) -> None:
+        self.truth, self.transport, self.voice = truth, transport, voice
+
+    def submit(self, *, only: str | None = None, retries: int = 2, wait: bool = False) -> dict[str, Manifest | None]:
+        """Make every unfinished stage.
+
+        Args:
+            only: this stage alone.
+            retries: further attempts at a stage after failures that are not the user's.
+            wait: also for the last stage; before, each one has to be waited for anyway.
+
+        Returns:
+            Stage name -> manifest of what the storage has at the end.
+
+        Raises:
+            StageError: the user's error in a stage, or one that failed in all its attempts.
+            ClusterError: the cluster refuses, or its storage cannot be read.
+        """
+        stages = chosen(self.truth.run, only)
+        found = self.truth.manifests()
+        left = [stage for stage in stages if found[stage.name] is None]
+        for stage in stages:
+            if stage not in left:
+                self.voice.say(f"= {self._label(stage)} finished before")
+        if not left:
+            return found
+        with self.transport.opened():
+            for stage in left:
+                if len(left) == 1 and not wait:
+                    self.voice.say(f"  {self.transport.left_alone(self._begin(stage))}")
+                    return found
+                found = self._make(stage, retries)
+        return found
+
+    def _make(self, stage: AnyStage, retries: int) -> dict[str, Manifest | None]:
+        label = self._label(stage)
+        for again in range(retries, -1, -1):
+            name = self._begin(stage)
+            end = self.transport.follow(stage, name)
+            # A job may die after its artifact was published, and Ray may report success without one.
+            found = self.truth.manifests()
+            manifest = found[stage.name]
+            if manifest is not None:
+                self.voice.say(f"+ {label} finished in {manifest.seconds:.1f} s")
+                return found
+            if end.how == "succeeded":
+                end = Ended("failed", f"the {self.transport.noun} succeeded, but the storage has no artifact of it")
+            if end.how in ("user", "gone") or not again:
+                break
+            self.voice.say(f"! {self.transport.next_one(stage.name, label, end)}")
+        raise self.transport.given_up(stage.name, name, end, retries + 1)
+
+    def _begin(self, stage: AnyStage) -> str:
+        """Join the attempt that is at work, or start the next; returns its name."""
+        run, digest = self.truth.run.name, self.truth.keys[stage.name].digest
+
+        def named(number: int) -> str:
+            return job_name(run, stage.name, digest, number)
+
+        attempts = self.transport.attempts(stage, named)
+        live = [number for number, at_work in attempts.items() if at_work]
+        number = max(live) if live else max(attempts, default=0) + 1
+        name = named(number)
+        self.voice.say(f"> {self._label(stage)} {self.transport.noun} {name}"
+                       + (", which is at work already" if live else ""))
+        if not live:
+            self.transport.start(stage, number, name)
+        return name
+
+    def _label(self, stage: AnyStage) -> str:
+        return f"{stage.name} {self.truth.keys[stage.name].digest[:12]}"
