@@ -93,7 +93,7 @@ def test_stages_are_made_in_order_and_once(world: World) -> None:
         name: key.key for name, key in known.items()}
     assert world.jobs() == [f"mine-{name}-{known[name].digest[:8]}-1" for name in ("one", "two")]
     assert [entry.split()[-2] for entry in world.controllers.entrypoints] == ["one", "two"]
-    assert any("import data" in line for line in world.lines)
+    assert any("import · 1 file" in line for line in world.lines)
     again = world.drive(run).submit()
     assert again == found
     assert len(world.jobs()) == 2
@@ -219,7 +219,7 @@ def test_looking_leaves_nothing_behind(world: World) -> None:
     assert "one" in page
     logs = truth.logs("one")
     assert logs.startswith("--- one, attempt 1\n")
-    assert "import data" in logs
+    assert "import · 1 file" in logs
 
 
 def test_an_unknown_stage(world: World) -> None:
