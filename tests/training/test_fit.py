@@ -208,6 +208,19 @@ def test_a_tracker_that_is_not_installed_is_refused_and_one_that_is_not(
     assert arguments(at(log_to=["tensorboard", tool])).report_to == ["tensorboard", tool]
 
 
+@pytest.mark.parametrize("package", ["tensorboard", "tensorboardX"])
+def test_either_package_of_tensorboard_will_do(
+    at: Callable[..., StageContext], monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, parent=None: (
+        find("json" if name == package else "no_such_module") if name.startswith("tensorboard")
+        else find(name, parent)))
+    assert arguments(at(log_to=["tensorboard"])).report_to == ["tensorboard"]
+
+
 @pytest.mark.parametrize(("group", "seen", "workers"), [(1, 1, 2), (1, 2, 2), (1, 2, 1)])
 def test_a_process_group_of_another_size_is_refused(group: int, seen: int, workers: int) -> None:
     from alignment.training.fit import _check_world
