@@ -17,7 +17,7 @@ from tests.training.made import context, preferences, stage
 
 
 @pytest.fixture
-def quiet(store: Store, base: Artifact, rows: Artifact, tmp_path: Path) -> StageContext:
+def quiet(base: Artifact, rows: Artifact, tmp_path: Path) -> StageContext:
     """A context of its own work folder."""
     folder = tmp_path / "quiet"
     folder.mkdir()
