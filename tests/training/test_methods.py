@@ -1,0 +1,252 @@
+"""Methods: each has its file, its trainer under our guards, and columns that TRL's own collator takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alignment.artifacts import Artifact
+from alignment.config import METHODS, TrainBase
+from alignment.config.trl_keys import OURS, known_keys
+from alignment.context import StageContext
+from alignment.records import Record
+from tests.training.made import FULL, LORA, preferred, stage
+
+TAGS = [method.tag for method in METHODS]
+PAIRS = [preferred("long", "Who are you?", "Me, of course.", "No."), preferred("short", "Who?", "I.", "You!")]
+ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
+    ("sft", {}), ("sft", {"packing": True}), ("reward", {}), ("dpo", {}), ("dpo", {"strategy": FULL}),
+    ("dpo", {"reference": "precomputed"}),
+]
+
+
+def method_for(tag: str) -> Any:
+    from alignment.training.methods import method_of
+
+    return method_of(stage(tag))
+
+
+def trainer_for(
+    of: TrainBase, start: Artifact, tokenizer: Any, folder: Path, records: list[Record] = PAIRS
+) -> tuple[Any, Any]:
+    """The method's trainer over the records, and the prepared rows."""
+    import torch
+    from datasets import Dataset
+
+    from alignment.training.guards import Rows
+    from alignment.training.methods import method_of
+    from alignment.training.model import build
+    from alignment.training.prepare import prepare
+
+    method = method_of(of)
+    made = prepare(records, tokenizer, of, "here", method.columns)
+    args = method.config(
+        output_dir=str(folder / "checkpoints"), report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
+        train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of))
+    trainer = method.trainer(model=build(of, start, torch.float32, tokenizer.pad_token_id)[0], args=args,
+                             processing_class=tokenizer, train_dataset=Dataset.from_list(made.rows))
+    trainer.data_collator = Rows(trainer.data_collator)
+    return trainer, made
+
+
+def batch_of(trainer: Any) -> dict[str, Any]:
+    """The one batch that the trainer would get, as lists."""
+    (batch,) = trainer.get_train_dataloader()
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in batch.items()}
+
+
+def test_every_method_has_a_file_of_its_name_and_no_file_is_without() -> None:
+    from alignment.training import methods
+
+    folder = Path(inspect.getfile(methods)).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(TAGS)
+    assert len(set(TAGS)) == len(METHODS)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_the_trainer_is_trls_under_our_guards_and_its_config_the_one_that_the_stage_names(tag: str) -> None:
+    from transformers import Trainer
+
+    from alignment.training.guards import Guarded
+    from alignment.training.methods import Method
+
+    method = method_for(tag)
+    assert isinstance(method, Method)
+    order = method.trainer.__mro__
+    assert issubclass(method.trainer, Trainer)
+    of_trl = next(kind for kind in order if kind.__module__.startswith("trl."))
+    assert order.index(Guarded) < order.index(of_trl), "a guard behind the trainer would never be asked"
+    file, _, name = stage(tag).trl_config.partition(":")
+    assert method.config.__name__ == name
+    assert Path(inspect.getfile(method.config)).as_posix().endswith(f"/{file}")
+    accepted = {field.name for field in dataclasses.fields(method.config)}
+    assert known_keys(stage(tag).trl_config) == accepted, "what check allows under `trl` is what the config takes"
+
+
+@pytest.mark.parametrize(("tag", "more"), ARGUMENTS)
+def test_arguments_are_known_to_trl_and_are_ours_alone_or_the_users_to_change(tag: str, more: dict[str, Any]) -> None:
+    of = stage(tag, **more)
+    method = method_for(tag)
+    given = method.arguments(of)
+    accepted = {field.name for field in dataclasses.fields(method.config)}
+    assert given.keys() <= accepted
+    free = given.keys() - OURS.keys()
+    assert free == ({"packing_strategy", "eval_packing"} if more.get("packing") else set())
+
+
+@pytest.mark.parametrize(("tag", "more", "wanted"), [
+    ("sft", {}, {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}),
+    ("sft", {"packing": True, "max_length": 64},
+     {"max_length": 64, "packing": True, "packing_strategy": "bfd", "eval_packing": False}),
+    ("reward", {}, {"max_length": None}),
+    ("dpo", {}, {"max_length": None, "precompute_ref_log_probs": False}),
+    ("dpo", {"strategy": FULL}, {"max_length": None, "precompute_ref_log_probs": True}),
+    ("dpo", {"reference": "precomputed"}, {"max_length": None, "precompute_ref_log_probs": True}),
+])
+def test_trl_does_neither_tokenize_nor_cut(
+    tmp_path: Path, tag: str, more: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    method = method_for(tag)
+    given = method.arguments(stage(tag, **more))
+    args = method.config(output_dir=str(tmp_path), report_to="none", use_cpu=True, **given)
+    assert {name: getattr(args, name) for name in wanted} == wanted
+
+
+# --- what the collator makes of the columns ------------------------------------------------------------------
+
+
+def filled(ids: list[int], size: int, value: int) -> list[int]:
+    return ids + [value] * (size - len(ids))
+
+
+@pytest.mark.parametrize("loss", ["completion", "assistant", "all"])
+def test_sft_rows_are_batched_with_their_labels(
+    base: Artifact, tokenizer: Any, tmp_path: Path, loss: str
+) -> None:
+    trainer, made = trainer_for(stage("sft", loss=loss), base, tokenizer, tmp_path)
+    size = max(made.lengths)
+    batch = batch_of(trainer)
+    assert batch == {
+        "input_ids": [filled(row["input_ids"], size, tokenizer.pad_token_id) for row in made.rows],
+        "labels": [filled(row["labels"], size, -100) for row in made.rows],
+        "attention_mask": [filled([1] * len(row["input_ids"]), size, 0) for row in made.rows],
+    }
+    assert sum(label != -100 for row in batch["labels"] for label in row) == made.supervised
+    assert trainer.data_collator.last_rows == [0, 1]
+
+
+def test_reward_rows_are_batched_with_the_chosen_ones_first(base: Artifact, tokenizer: Any, tmp_path: Path) -> None:
+    trainer, made = trainer_for(stage("reward"), base, tokenizer, tmp_path)
+    sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in made.rows]
+    size = max(made.lengths)
+    assert batch_of(trainer) == {
+        "input_ids": [filled(ids, size, tokenizer.pad_token_id) for ids in sides],
+        "attention_mask": [filled([1] * len(ids), size, 0) for ids in sides],
+    }
+    assert trainer.data_collator.last_rows == [0, 1]
+
+
+def test_dpo_rows_are_batched_with_a_mask_over_the_answers(base: Artifact, tokenizer: Any, tmp_path: Path) -> None:
+    trainer, made = trainer_for(stage("dpo"), base, tokenizer, tmp_path)
+    sides = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in made.rows]
+    size = max(made.lengths)
+    batch = batch_of(trainer)
+    assert batch == {
+        "input_ids": [filled(prompt + answer, size, tokenizer.pad_token_id) for prompt, answer in sides],
+        "attention_mask": [filled([1] * (len(prompt) + len(answer)), size, 0) for prompt, answer in sides],
+        "completion_mask": [filled([0] * len(prompt) + [1] * len(answer), size, 0) for prompt, answer in sides],
+    }
+    assert sum(map(sum, batch["completion_mask"])) == made.supervised
+    assert trainer.data_collator.last_rows == [0, 1]
+
+
+def test_packed_rows_hold_every_token_and_no_attention_goes_across_them(
+    base: Artifact, tokenizer: Any, tmp_path: Path
+) -> None:
+    trainer, made = trainer_for(stage("sft", packing=True, max_length=256), base, tokenizer, tmp_path)
+    batch = batch_of(trainer)
+    rows = [next(row for row in made.rows if len(row["input_ids"]) == length)
+            for length in sorted(made.lengths, reverse=True)]
+    assert batch["input_ids"] == [[token for row in rows for token in row["input_ids"]]]
+    assert batch["position_ids"] == [[place for row in rows for place in range(len(row["input_ids"]))]]
+    learned = [label for label in batch["labels"][0] if label != -100]
+    assert learned == [label for row in rows for label in row["labels"] if label != -100]
+    assert len(learned) == made.supervised
+
+
+# --- what is kept of the end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_final_metrics_are_keys_that_the_trainer_logs(fitted: Callable[[str], StageContext], tag: str) -> None:
+    made = fitted(tag)
+    names = method_for(tag).final_metrics
+    lines = [json.loads(line) for line in made.events.read_text(encoding="utf-8").splitlines()]
+    trained, (evaluated,) = [[line for line in lines if line["event"] == kind] for kind in ("train", "eval")]
+    assert [line["step"] for line in trained] == [1, 2]
+    metrics = json.loads((made.out / "training.json").read_text(encoding="utf-8"))["metrics"]
+    assert {key for key in metrics if key.startswith(("train_", "eval_"))} == {
+        f"{kind}_{name}" for kind in ("train", "eval") for name in names}
+    for name in names:
+        assert metrics[f"train_{name}"] == trained[-1][name]
+        assert metrics[f"eval_{name}"] == evaluated[f"eval_{name}"]
+    assert names[0] == "loss", "aims and reports ask every method for it"
+
+
+@pytest.mark.parametrize("tag", ["sft", "reward"])
+def test_most_methods_have_no_facts_of_their_own(base: Artifact, tag: str) -> None:
+    assert method_for(tag).facts(stage(tag), SimpleNamespace(), base) == {}
+
+
+@pytest.mark.parametrize(("more", "adapters", "how"), [
+    ({"reference": "precomputed"}, None, "log-probabilities computed once before training"),
+    ({"strategy": FULL}, None, "log-probabilities computed once before training"),
+    ({"strategy": LORA}, ["default", "ref"], "frozen copy of the start adapter"),
+    ({"strategy": LORA}, ["default"], "adapter off"),
+])
+def test_a_dpo_stage_says_what_its_reference_was(
+    adapter: Artifact, more: dict[str, Any], adapters: list[str] | None, how: str
+) -> None:
+    model = SimpleNamespace() if adapters is None else SimpleNamespace(peft_config=dict.fromkeys(adapters))
+    facts = method_for("dpo").facts(stage("dpo", **more), SimpleNamespace(model=model), adapter)
+    assert facts == {"reference": {"artifact": "adapter-000000000000", "how": how}}
+
+
+def test_the_reference_of_dpo_is_a_frozen_copy_of_the_start(adapter: Artifact, tokenizer: Any, tmp_path: Path) -> None:
+    import torch
+    from peft import get_peft_model_state_dict
+
+    trainer, _ = trainer_for(stage("dpo"), adapter, tokenizer, tmp_path)
+    default, ref = (get_peft_model_state_dict(trainer.model, adapter_name=name) for name in ("default", "ref"))
+    assert default.keys() == ref.keys()
+    assert all(torch.equal(default[name], ref[name]) for name in ref)
+    assert not any(p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
+
+
+def test_a_precomputed_reference_is_kept_beside_the_checkpoints_and_read_again(
+    base: Artifact, tokenizer: Any, tmp_path: Path
+) -> None:
+    from datasets import Dataset
+
+    of = stage("dpo", reference="precomputed")
+    file = tmp_path / "reference" / "train.parquet"
+    one, _ = trainer_for(of, base, tokenizer, tmp_path)
+    written = Dataset.from_parquet(str(file))
+    assert written.column_names == ["ref_chosen_logps", "ref_rejected_logps"]
+    assert written.num_rows == len(PAIRS)
+    assert all(value < 0 for row in written for value in row.values())
+    assert one.train_dataset["ref_chosen_logps"] == written["ref_chosen_logps"]
+    assert [path.name for path in file.parent.iterdir()] == ["train.parquet"]
+    # Numbers that no model would give: whoever shows them has not computed.
+    Dataset.from_dict({"ref_chosen_logps": [-1.5, -2.5], "ref_rejected_logps": [-3.5, -4.5]}).to_parquet(str(file))
+    two, made = trainer_for(of, base, tokenizer, tmp_path)
+    batch = batch_of(two)
+    assert (batch["ref_chosen_logps"], batch["ref_rejected_logps"]) == ([-1.5, -2.5], [-3.5, -4.5])
+    assert two.train_dataset["chosen_ids"] == [row["chosen_ids"] for row in made.rows]

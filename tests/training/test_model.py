@@ -1,0 +1,205 @@
+"""What a train stage starts from: which parameters train, in which type, with whose values; and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.artifacts import Artifact, Store
+from alignment.errors import ModelError
+from tests.training.made import FULL, LORA, stage
+
+PAD = 0
+LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+# Width 32, inner width 128, 384 tokens, 2 layers; norms: 2 in each layer and one at the end.
+BACKBONE = 384 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 128 + 2 * 32) + 32
+POLICY = BACKBONE + 384 * 32
+ADAPTER = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 128))
+Q_AND_V = 2 * 4 * 2 * (32 + 32)
+
+
+def built(start: Artifact, method: str, strategy: dict[str, Any], dtype: str = "float32") -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    from alignment.training.model import build
+
+    return build(stage(method, strategy=strategy), start, getattr(torch, dtype), PAD)
+
+
+def tensors(artifact: Artifact) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    (file,) = (artifact.path() / "model").glob("*.safetensors")
+    return dict(load_file(file))
+
+
+def trained_and_frozen(model: Any) -> tuple[Counter[str], Counter[str]]:
+    """Numbers by type: of what trains, and of what does not."""
+    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for parameter in model.parameters():
+        counts[not parameter.requires_grad][str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return counts
+
+
+@pytest.mark.parametrize(("method", "start", "strategy", "trained", "frozen"), [
+    ("sft", "base", LORA, ADAPTER, {"bfloat16": POLICY}),
+    ("sft", "adapter", LORA, ADAPTER, {"bfloat16": POLICY}),
+    ("dpo", "adapter", LORA, ADAPTER, {"bfloat16": POLICY}),
+    ("sft", "base", {**LORA, "targets": ("q_proj", "v_proj")}, Q_AND_V, {"bfloat16": POLICY}),
+    ("sft", "base", FULL, POLICY, {}),
+    ("dpo", "base", FULL, POLICY, {}),
+    # The head is copied: PEFT trains the copy, and the original stays beside it.
+    ("reward", "base", LORA, ADAPTER + 32, {"bfloat16": BACKBONE, "float32": 32}),
+    ("reward", "adapter", LORA, ADAPTER + 32, {"bfloat16": BACKBONE, "float32": 32}),
+    ("reward", "base", FULL, BACKBONE + 32, {}),
+    ("reward", "adapter", FULL, BACKBONE + 32, {}),
+])
+def test_what_trains_is_float32_and_the_rest_in_the_given_type(
+    request: pytest.FixtureRequest, method: str, start: str, strategy: dict[str, Any], trained: int,
+    frozen: dict[str, int],
+) -> None:
+    model, facts = built(request.getfixturevalue(start), method, strategy, "bfloat16")
+    assert trained_and_frozen(model) == ({"float32": trained}, frozen)
+    assert (facts["trainable_parameters"], facts["parameters"]) == (trained, trained + sum(frozen.values()))
+    names = {name.split(".lora_")[0].rsplit(".", 1)[-1] if ".lora_" in name else name.rsplit(".", 1)[-1]
+             for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if strategy is FULL:
+        assert facts.keys() == {"trainable_parameters", "parameters"}
+    else:
+        adapted = sorted(strategy.get("targets", LAYERS))
+        assert facts["adapted_names"] == adapted
+        assert facts["adapted_modules"] == 2 * len(adapted)
+        assert names == {*adapted, *(["weight"] if method == "reward" else [])}
+
+
+def test_a_fresh_adapter_is_as_the_stage_says_and_changes_nothing_yet(base: Artifact) -> None:
+    import torch
+
+    model, _ = built(base, "sft", {"kind": "lora", "r": 2, "alpha": 6, "dropout": 0.25})
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.down_proj")
+    assert (tuple(layer.lora_A.default.weight.shape), tuple(layer.lora_B.default.weight.shape)) == ((2, 128), (32, 2))
+    assert (layer.scaling["default"], layer.lora_dropout.default.p) == (3.0, 0.25)
+    saved = tensors(base)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            assert not parameter.any()
+        elif ".lora_A." in name:
+            assert parameter.any()
+        else:
+            own = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            assert torch.equal(parameter, saved[own])
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "reward"])
+def test_the_adapter_of_the_start_is_continued_tensor_for_tensor(
+    base: Artifact, adapter: Artifact, method: str
+) -> None:
+    import torch
+    from peft import get_peft_model_state_dict
+
+    model, _ = built(adapter, method, LORA, "bfloat16")
+    own = {name: tensor for name, tensor in get_peft_model_state_dict(model).items() if "lora_" in name}
+    saved = tensors(adapter)
+    assert own.keys() == saved.keys()
+    assert len(own) == 28
+    assert all(torch.equal(own[name], saved[name]) for name in saved)
+    assert model.active_adapter == "default"
+    # Checkpoints look for the base's config where this says; the published adapter names a key.
+    if method != "reward":
+        assert model.peft_config["default"].base_model_name_or_path == str(base.path() / "model")
+
+
+@pytest.mark.parametrize("start", ["base", "adapter"])
+@pytest.mark.parametrize("strategy", [LORA, FULL], ids=["lora", "full"])
+def test_the_reward_head_is_one_row_in_float32_without_bias(
+    request: pytest.FixtureRequest, start: str, strategy: dict[str, Any]
+) -> None:
+    import torch
+
+    model, _ = built(request.getfixturevalue(start), "reward", strategy, "bfloat16")
+    assert (model.config.num_labels, model.config.pad_token_id) == (1, PAD)
+    heads = [module for name, module in model.named_modules()
+             if "score" in name.split(".") and isinstance(module, torch.nn.Linear)]
+    assert len(heads) == (1 if strategy is FULL else 2)
+    for head in heads:
+        assert (tuple(head.weight.shape), head.weight.dtype, head.bias) == ((1, 32), torch.float32, None)
+        assert head.weight.any()
+    ids = torch.arange(20, 28).unsqueeze(0)
+    scores = model.eval()(input_ids=ids).logits
+    assert (tuple(scores.shape), scores.dtype) == ((1, 1), torch.float32)
+    # The padding of a batch is not what is scored.
+    padded = torch.cat([ids, torch.full((1, 3), PAD)], dim=1)
+    again = model(input_ids=padded, attention_mask=(padded != PAD).long()).logits
+    torch.testing.assert_close(again, scores, atol=1e-2, rtol=1e-2)
+
+
+def test_full_training_starts_from_the_weights_of_the_base(base: Artifact) -> None:
+    import torch
+
+    saved = tensors(base)
+    policy, _ = built(base, "sft", FULL, "bfloat16")
+    assert {name: torch.equal(tensor, saved[name]) for name, tensor in policy.state_dict().items()} == dict.fromkeys(
+        saved, True)
+    reward, _ = built(base, "reward", FULL)
+    shared = {name for name in saved if name != "lm_head.weight"}
+    assert reward.state_dict().keys() == {*shared, "score.weight"}
+    assert all(torch.equal(reward.state_dict()[name], saved[name]) for name in shared)
+
+
+@pytest.mark.parametrize("method", ["sft", "reward"])
+def test_full_training_from_an_adapter_starts_from_the_merged_weights(
+    base: Artifact, adapter: Artifact, method: str
+) -> None:
+    import torch
+
+    model, _ = built(adapter, method, FULL)
+    weights, saved, low = model.state_dict(), tensors(base), tensors(adapter)
+    for name in saved.keys() & weights.keys():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        wanted = saved[name]
+        if f"{stem}.lora_A.weight" in low:
+            wanted = wanted + 2.0 * low[f"{stem}.lora_B.weight"] @ low[f"{stem}.lora_A.weight"]  # alpha 8 of r 4
+            assert (wanted - saved[name]).abs().max() > 1e-2
+        torch.testing.assert_close(weights[name], wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "start", "targets", "idle"), [
+    ("sft", "base", ("q_proj", "nowhere"), ["nowhere"]),
+    ("sft", "base", ("nowhere", "q_proj", "k_project"), ["nowhere", "k_project"]),
+    ("reward", "base", ("q_proj", "nowhere"), ["nowhere"]),
+    ("sft", "adapter", ("q_proj", "lm_head"), ["lm_head"]),
+    ("dpo", "adapter", ("nowhere",), ["nowhere"]),
+])
+def test_targets_that_adapt_nothing_are_refused_by_name(
+    request: pytest.FixtureRequest, method: str, start: str, targets: tuple[str, ...], idle: list[str]
+) -> None:
+    with pytest.raises(ModelError, match="some targets match no module") as error:
+        built(request.getfixturevalue(start), method, {**LORA, "targets": targets})
+    assert error.value.where == "stage stage, strategy.targets"
+    assert error.value.found == idle
+    assert "q_proj" in str(error.value.expected)
+
+
+def test_a_reward_model_does_not_take_over_part_of_an_adapter(adapter: Artifact) -> None:
+    with pytest.raises(ModelError, match="does not fit the reward model's backbone") as error:
+        built(adapter, "reward", {**LORA, "targets": ("q_proj", "v_proj")})
+    assert error.value.where == str(adapter.path() / "model")
+    assert isinstance(error.value.found, dict)
+    assert error.value.found["missing"] == []
+    assert error.value.found["unexpected"] == [
+        f"base_model.model.model.layers.0.mlp.{name}" for name in (
+            "down_proj.lora_A.weight", "down_proj.lora_B.weight", "gate_proj.lora_A.weight")]
+
+
+def test_an_adapter_whose_base_is_gone_is_refused(adapter: Artifact, tmp_path: Path) -> None:
+    import shutil
+    from dataclasses import replace
+
+    lonely = Store(str(tmp_path))
+    shutil.copytree(adapter.path(), tmp_path / "artifacts" / adapter.key)
+    with pytest.raises(ModelError, match="full weights that the adapter stands on are not in the store") as error:
+        built(replace(adapter, store=lonely), "sft", LORA)
+    assert error.value.found == "base-000000000000"
