@@ -148,7 +148,8 @@ class Cluster(Strict):
     images: Images = Images()
     """The container images that the pods run."""
     head: Pod = Pod(cpu="1", memory="4Gi", shm="512Mi", scratch="10Gi")
-    """Head of a stage with workers: it schedules, reads and publishes, and computes nothing (num-cpus 0)."""
+    """Head of a stage with workers: it schedules, reads and publishes, and computes nothing (num-cpus 0). Given, the
+    keys it leaves out have the defaults of any pod, not these."""
     worker: Pod = Pod()
     """A worker; a stage that runs in one process (import, evaluate, workers: 0) gets one such pod as its head."""
     stages: dict[Name, StageOverride] = Field(default_factory=dict, max_length=64)

@@ -29,8 +29,9 @@ class Evaluate(Stage):
     take: Positive | None = None
     """At most so many rows (times the run's scale), drawn with the run's seed; the same rows for every model."""
     sampling: Sampling = Sampling(temperature=0.0)
-    """How each model answers. The default, temperature 0, gives the same answers each time; max_new_tokens must leave
-    room for a whole answer."""
+    """How each model answers. Left out: temperature 0, the same answers each time. Given, say `temperature: 0`
+    yourself, for the keys it leaves out have the defaults below. max_new_tokens must leave room for a whole
+    answer."""
     score: Scorer | None = None
     """Reward model and/or function for scores and win rates; a function also gives its own column."""
     compare: tuple[tuple[Name, Name], ...] = ()

@@ -28,7 +28,7 @@ class Sampling(Strict):
 
     temperature: float | Range = 1.0
     """0 always takes the likeliest token; 1 draws from the model's own distribution; above 1 answers get wilder. 0.6
-    to 1 for best-of-N, where answers must differ."""
+    to 1 for best-of-N, where answers must differ; at most 10."""
     top_p: float | Range = 1.0
     """Draws only among the likeliest tokens that together hold this much probability; 1 leaves all. 0.9 to 0.95 cuts
     off nonsense at high temperatures."""
@@ -98,7 +98,8 @@ class Sample(Stage):
     take: Positive | None = None
     """At most so many prompts (times the run's scale)."""
     n: Positive = 4
-    """Answers per prompt, 4 to 16. Time grows with n; what each further answer adds to the best score shrinks."""
+    """Answers per prompt; 4 to 16 are usual. Time grows with n; what each further answer adds to the best
+    score shrinks."""
     sampling: Sampling = Sampling()
     """How answers are drawn. All alike would leave nothing to choose from: keep the temperature above 0."""
     first: Sampling | None = None

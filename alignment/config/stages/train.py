@@ -73,7 +73,7 @@ class Checkpoints(Strict):
 
 
 class TrainBase(Stage):
-    """What every training method has; the methods are the classes below."""
+    """What every training method has."""
 
     tag: ClassVar[str] = "train"
     body = "alignment.distributed.train:train_stage"
