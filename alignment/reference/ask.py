@@ -45,9 +45,11 @@ def paths() -> list[str]:
 
 def groups() -> list[tuple[str, Rows]]:
     """What can be asked, for a list: (title, (path, line) ...)."""
-    stages = [(kind.tag, first_sentence(doc(kind))) for kind in KINDS]
-    stages.insert(stages.index(next(row for row in stages if row[0] == METHODS[0].tag)),
-                  ("train", "Keys that every training method has."))
+    stages: list[tuple[str, str]] = []
+    for kind in KINDS:
+        if kind is METHODS[0]:
+            stages.append(("train", "Keys that every training method has."))
+        stages.append((kind.tag, first_sentence(doc(kind))))
     return [
         ("Keys of files", (("run", "A run file, from the top."), ("profile", "A profile: where a run is computed."))),
         ("Stages of a run", tuple(stages)),

@@ -17,7 +17,7 @@ BOS, EOS = "BOS", "EOS"
 _MARK = "\x1e"
 _BLOCK = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\s*")
 """transformers' marks around what the assistant says; jinja alone does not know them."""
-_TALK: list[Message] = [
+TALK: list[Message] = [
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": "How deep?"},
     {"role": "assistant", "content": "Nine metres."},
 ]
@@ -47,10 +47,10 @@ def templates() -> list[Shipped]:
 def _ends_with(jinja: str) -> str:
     # The assistant's words and what ends them lie in one generation block, by transformers' own convention.
     said = _rendered(_BLOCK.sub(lambda tag: "{{- '" + _MARK + "' }}", jinja)).split(_MARK)[1]
-    return said.rpartition(_TALK[-1]["content"])[2].strip()
+    return said.rpartition(TALK[-1]["content"])[2].strip()
 
 
 def _rendered(jinja: str) -> str:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(jinja).render(
-        messages=_TALK, bos_token=BOS, eos_token=EOS, add_generation_prompt=False)
+        messages=TALK, bos_token=BOS, eos_token=EOS, add_generation_prompt=False)

@@ -130,6 +130,7 @@ def _definitions() -> dict[str, Json]:
     return made
 
 
+@cache
 def _schema(model: type[BaseModel]) -> Json:
     found = _definitions().get(model.__name__)
     return model.model_json_schema() if found is None else found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -71,14 +70,18 @@ def _of_model(
     keys = keys_of(model)
     keys = keys if written else [replace(key, default="not set") for key in keys]
     made = {root: Topic(root, text, facts, (Part("keys", _rows(key for key in keys if "." not in key.path)), *parts))}
-    for path in dict.fromkeys(key.path for key in keys):
-        same = [key for key in keys if key.path == path]
-        made[f"{root}.{path}"] = _of_key(f"{root}.{path}", same, keys, written)
+    by_path: dict[str, list[Key]] = {}
+    below: dict[str, list[Key]] = {}
+    for key in keys:
+        by_path.setdefault(key.path, []).append(key)
+        below.setdefault(key.path.rpartition(".")[0].removesuffix(".NAME"), []).append(key)
+    for path, same in by_path.items():
+        made[f"{root}.{path}"] = _of_key(f"{root}.{path}", same, below.get(path, []), written)
     return made
 
 
-def _of_key(path: str, same: list[Key], keys: list[Key], written: bool) -> Topic:
-    """One key; `same` has several where forms of a mapping share its name."""
+def _of_key(path: str, same: list[Key], below: list[Key], written: bool) -> Topic:
+    """One key; `same` has several where forms of a mapping share its name, `below` are the keys of its mapping."""
     first = same[0]
     facts = [("type", " | ".join(dict.fromkeys(key.takes for key in same)))]
     if len(same) == 1:
@@ -92,7 +95,6 @@ def _of_key(path: str, same: list[Key], keys: list[Key], written: bool) -> Topic
     parts = []
     if len(first.holds) > 1:
         parts.append(Part("forms", tuple((str(told_by(form)), one_line(doc(form))) for form in first.holds)))
-    below = [key for key in keys if re.fullmatch(re.escape(first.path) + r"(\.NAME)?\.[^.]+", key.path)]
     for form in dict.fromkeys(key.within for key in below):
         parts.append(Part("keys" if form is None else f"keys with {form}",
                           _rows(key for key in below if key.within == form)))

@@ -16,7 +16,7 @@ from alignment.records.importers import BadRow
 from alignment.records.importers.columns import SHAPES
 from alignment.records.importers.passages import drop_rows, squad_rows
 from alignment.records.importers.rows import RowError
-from alignment.reference.chat_templates import _TALK, BOS, EOS, templates
+from alignment.reference.chat_templates import BOS, EOS, TALK, templates
 from alignment.reference.emitted import CURVES
 from alignment.reference.formats import COMMON, FORMATS, made, text_of
 from alignment.reference.of_lists import AIMS
@@ -131,7 +131,7 @@ def test_examples_of_aims_are_aims() -> None:
 def test_a_template_is_shown_as_transformers_renders_it(template) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), _ = render_jinja_template([_TALK], chat_template=source(template.name), bos_token=BOS, eos_token=EOS)
+    (text,), _ = render_jinja_template([TALK], chat_template=source(template.name), bos_token=BOS, eos_token=EOS)
     assert template.example == text
     assert template.ends_with in (EOS, "<|im_end|>", "<|eot_id|>")
     assert text.rstrip().endswith(template.ends_with)
