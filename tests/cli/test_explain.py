@@ -6,17 +6,17 @@ import re
 
 import pytest
 
-from alignment.cli.explain import WIDTH, lines
+from alignment.cli.explain import lines
 from alignment.config import KINDS
-from alignment.reference.ask import find, groups, paths
+from alignment.reference.ask import GROUPS, find, groups, paths
 from alignment.reference.pages import pages
 from tests.cli.conftest import Call
 
-ALL = paths()
+TOPICS = {path: topic for topics in GROUPS.values() for path, topic in topics().items()}
 
 
-def text(path: str, width: int = WIDTH) -> list[str]:
-    return [line for _, line in lines(find(path), width)]
+def text(path: str, width: int) -> list[str]:
+    return [line for _, line in lines(TOPICS[path], width)]
 
 
 def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
@@ -73,8 +73,8 @@ def test_an_unknown_path_is_told_with_the_nearest(path: str, nearest: str, call:
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_every_answer_fits_and_breaks_no_word(width: int) -> None:
-    words = {path: {word for line in text(path, 10_000) for word in line.split()} for path in ALL}
-    for path in ALL:
+    words = {path: {word for line in text(path, 10_000) for word in line.split()} for path in TOPICS}
+    for path in TOPICS:
         for line in text(path, width):
             # A longer line is one word (an image's name, a JSON string without blanks) behind its indent.
             assert len(line) <= width or len(line.split()) == 1, (path, line)
@@ -82,9 +82,8 @@ def test_every_answer_fits_and_breaks_no_word(width: int) -> None:
 
 
 def test_every_path_is_its_own_and_says_something() -> None:
-    assert len(set(ALL)) == len(ALL)
-    for path in ALL:
-        topic = find(path)
+    assert sorted(paths()) == sorted(TOPICS)
+    for path, topic in TOPICS.items():
         assert topic.path == path
         assert topic.text.strip(), path
 
