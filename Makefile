@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-cluster test-e2e lint bench lock images clean
+.PHONY: help setup run test test-cluster test-e2e reference lint bench lock images clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -53,6 +53,9 @@ test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's def
 
 test-e2e: setup  ## whole runs on the cluster of KUBECONFIG; tests/e2e/cluster_helpers.py says what has to be there
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and e2e" $(TESTS) </dev/null
+
+reference: setup  ## docs/reference/ anew, from the code
+	$(PYTHON) -m alignment.reference docs/reference
 
 lint: setup  ## ruff, mypy --strict, import rules
 	$(VENV)/bin/ruff check .

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIGHT = ("artifacts", "checks", "cli", "cluster", "config", "data", "pipeline", "planner", "records", "report",
-         "rewards", "templates")
+LIGHT = ("artifacts", "checks", "cli", "cluster", "config", "data", "pipeline", "planner", "records", "reference",
+         "report", "rewards", "templates")
 TRAIN_EXTRA = ("torch", "ray", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "tokenizers",
                "huggingface_hub", "gguf", "rouge_score", "pyarrow", "s3fs")
 IMPORT_ALL = """

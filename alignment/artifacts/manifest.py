@@ -16,16 +16,21 @@ FORMAT = 1
 
 
 class FileEntry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     sha256: str
+    """Of the content; it is compared when a copy is fetched."""
     size: int
+    """In bytes."""
 
 
 class RowCounts(BaseModel):
     """What happened to rows on their way through a stage; `dropped` says why, none is lost silently."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     read: int = 0
+    """Rows that the stage was given."""
     written: dict[str, int] = Field(default_factory=dict)
     """Rows per split or output."""
     dropped: dict[str, int] = Field(default_factory=dict)
@@ -35,26 +40,39 @@ class RowCounts(BaseModel):
 
 
 class Manifest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """What a finished stage was made from and holds."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     format: int = FORMAT
+    """Version of what finished artifacts mean; it is part of every digest."""
     key: str
     """NAME-DIGEST, the artifact's folder in the store."""
     digest: str
     """sha256 over the resolved config and the digests of the inputs."""
     stage: str
+    """The stage's name."""
     kind: str
+    """import, train, sample or evaluate, as in the run file."""
     config: dict[str, Any]
+    """The stage's keys as they were obeyed, defaults filled in."""
     inputs: dict[str, str]
     """Stage name -> artifact key."""
     files: dict[str, FileEntry]
+    """Path inside the artifact -> its file."""
     rows: RowCounts = RowCounts()
+    """Rows read, written, dropped and changed."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    """Numbers by name; an aim calls them STAGE.NAME."""
     facts: dict[str, Any] = Field(default_factory=dict)
     """What else is worth keeping: resolved revision, template name and hash, reference model, plan, ..."""
     versions: dict[str, str] = Field(default_factory=dict)
+    """Of KubeAlign, Python, the platform and the libraries that decide numbers."""
     started: str
+    """When the attempt that finished began, in UTC."""
     finished: str
+    """When it ended, in UTC."""
     seconds: float
+    """How long that attempt took; earlier, killed ones are not in it."""
 
 
 def digest_of(parts: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from alignment import __version__
-from alignment.cli import check, cluster, execute, info, init, plan
+from alignment.cli import check, cluster, execute, explain, info, init, plan
 from alignment.cli.show import complain
 from alignment.errors import KubeAlignError
 from alignment.exits import Exit
@@ -56,6 +56,7 @@ app.command("submit")(cluster.submit)
 app.command("logs")(cluster.logs)
 app.command("cancel")(cluster.cancel)
 app.command("resume")(cluster.resume)
+app.command("explain")(explain.explain)
 app.command("schema")(info.schema)
 app.command("templates")(info.templates)
 

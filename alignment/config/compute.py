@@ -17,8 +17,14 @@ class Compute(Strict):
     address: str | None = None
     """Ray cluster to join (`auto`, ray://...). Default: the one this process runs in, else a local one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live; auto takes a CUDA GPU where one is seen. With cuda, a machine without one is an error
+    instead of a slow run."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen weights and of generation; auto: bfloat16 where the hardware computes it
     natively (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that Ray sets aside for each worker, for placement only; on Kubernetes what a pod may use is
+    `cluster.worker.cpu`."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray gives each worker: 1 on a GPU cluster, a fraction to share one in sampling. Needed with workers,
+    since a worker that asks for none sees none."""

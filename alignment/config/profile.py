@@ -18,7 +18,8 @@ from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Name, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
-Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20, description="A Kubernetes quantity: 500m, 2, 8Gi.")]
+Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20)]
+"""A Kubernetes quantity: 500m, 2, 8Gi. No description here: pydantic takes an alias's before the field's docstring."""
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 
@@ -43,7 +44,10 @@ class Images(Strict):
     control: str = "docker.io/local/kubealign-control:0.1.0"
     """Command line and operator, without torch."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    """When a node fetches an image anew. IfNotPresent suits pinned tags; Never wants the images loaded onto the
+    nodes."""
     pull_secrets: tuple[DnsName, ...] = Field(default=(), max_length=8)
+    """Secrets with the registry's credentials, in the run's namespace."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -58,16 +62,23 @@ class Toleration(Strict):
     """As in a pod's spec."""
 
     key: str | None = None
+    """The taint's key; absent, with operator Exists, every taint is tolerated."""
     operator: Literal["Exists", "Equal"] = "Exists"
+    """Exists: the key is enough. Equal: `value` must be the taint's as well."""
     value: str | None = None
+    """The taint's value, for operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect; absent: each of them."""
 
 
 class Pod(Strict):
     """One pod of a stage's Ray cluster: what it asks for is what it may use."""
 
     cpu: Quantity = "2"
+    """Cores: 500m, 2. Requested and limited alike; each worker gets its share as threads."""
     memory: Quantity = "8Gi"
+    """Memory: 8Gi. Above it the kernel kills the pod; /dev/shm (`shm`) counts. `kubealign plan` estimates what a
+    stage needs."""
     shm: Quantity = "1Gi"
     """Memory-backed /dev/shm; it counts against `memory`. Ray's object store and NCCL live there."""
     workers: Annotated[int, Field(ge=1, le=16)] = 1
@@ -75,11 +86,16 @@ class Pod(Strict):
     scratch: Quantity = "20Gi"
     """Ephemeral storage: the copy of models and work in progress."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    """GPUs of one such pod; 0 for CPUs alone. With workers at least workers times compute.gpus_per_worker."""
     gpu_resource: str = "nvidia.com/gpu"
+    """The GPU's name as the nodes offer it (amd.com/gpu, a MIG slice). A taint of that name is tolerated by
+    itself."""
     extra_resources: dict[str, Quantity] = Field(default_factory=dict, max_length=8)
     """Further extended resources by name, for example an RDMA device."""
     node_selector: dict[str, str] = Field(default_factory=dict, max_length=16)
+    """Labels that the node must have, for example {nvidia.com/gpu.product: NVIDIA-L4}."""
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=16)
+    """Taints that the pod accepts; the GPU's own need not be named."""
 
     @model_validator(mode="after")
     def _shm_fits(self) -> Self:
@@ -92,7 +108,11 @@ class StageOverride(Strict):
     """What differs for one stage name, kind or method; the closest match wins (name, then method, then kind)."""
 
     workers: Annotated[int, Field(ge=0, le=512)] | None = None
+    """Ray workers of this stage, instead of compute.workers. 0: its one pod computes alone. Only train and sample
+    stages have any."""
     worker: Pod | None = None
+    """The whole pod, instead of cluster.worker: keys that it leaves out have their own defaults, not
+    cluster.worker's."""
 
 
 class Storage(Strict):
@@ -103,6 +123,7 @@ class Storage(Strict):
     claim: DnsName | None = None
     """PersistentVolumeClaim (ReadWriteMany, or one node) mounted at `mount`."""
     mount: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]+$", max_length=200)] = "/artifacts"
+    """Where the claim is mounted in every pod; `url` lies below it. Without a claim it means nothing."""
     secret: DnsName | None = None
     """Secret whose keys become environment variables of the pods: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and
     AWS_ENDPOINT_URL for anything but Amazon's own."""
@@ -123,12 +144,16 @@ class Cluster(Strict):
     """The Kubernetes part of a profile: one fresh Ray cluster per stage, of these pods."""
 
     storage: Storage
+    """Where artifacts lie as the pods see it: a volume, or object storage."""
     images: Images = Images()
+    """The container images that the pods run."""
     head: Pod = Pod(cpu="1", memory="4Gi", shm="512Mi", scratch="10Gi")
-    """Head of a stage with workers: it schedules, reads and publishes, and computes nothing (num-cpus 0)."""
+    """Head of a stage with workers: it schedules, reads and publishes, and computes nothing (num-cpus 0). Given, the
+    keys it leaves out have the defaults of any pod, not these."""
     worker: Pod = Pod()
     """A worker; a stage that runs in one process (import, evaluate, workers: 0) gets one such pod as its head."""
     stages: dict[Name, StageOverride] = Field(default_factory=dict, max_length=64)
+    """What differs by stage: NAME is a stage's name, a method or a kind. The closest match wins."""
     queue: DnsName | None = None
     """Kueue LocalQueue that admits the stages."""
     env: dict[EnvName, str] = Field(default_factory=dict, max_length=64)
@@ -142,6 +167,7 @@ class Cluster(Strict):
     start_within: Annotated[int, Field(ge=30)] = 1800
     """Seconds a stage may wait for its pods before it fails with the reason."""
     run_within: Annotated[int, Field(ge=60)] = 86_400
+    """Seconds a stage may take in all; then its RayJob is ended and counts as failed. The default is a day."""
     keep_finished: Annotated[int, Field(ge=0)] = 600
     """Seconds a finished stage's RayJob stays for a look; its logs and artifacts stay in the storage."""
 
@@ -150,7 +176,9 @@ class Profile(Strict):
     """One file of configs/profiles/."""
 
     name: Name
+    """Names the profile in messages; --profile looks for the file's name, not for this."""
     description: str | None = None
+    """One line for people."""
     compute: Compute = Compute()
     """Replaces the run's own `compute`."""
     store: str | None = None

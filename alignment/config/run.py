@@ -21,8 +21,13 @@ class Run(Strict):
     """A whole run. Frozen: what was loaded is what is executed and recorded."""
 
     name: Name
+    """Names the run in the store (STORE/runs/NAME) and on a cluster. It decides nothing that is made: two runs with
+    equal stages share their artifacts."""
     description: str | None = None
+    """One line for people; it is kept with the run and changes nothing."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of every draw: rows taken, splits, fresh weights, batches, answers, bootstraps. Another seed makes everything
+    anew."""
     store: str = "runs"
     """Artifacts: a folder or any fsspec URL (s3://bucket/prefix)."""
     scale: Annotated[float, Field(gt=0)] = 1.0
@@ -30,7 +35,10 @@ class Run(Strict):
     params: dict[str, str | int | float] = Field(default_factory=dict)
     """Values for ${name} in this file's strings; set them with --set params.name=value."""
     compute: Compute = Compute()
+    """Where the numbers are computed: processes, device, arithmetic. A profile's own `compute` replaces it."""
     stages: tuple[AnyStage, ...] = Field(min_length=1)
+    """The steps, in order; each names the earlier ones that it reads. `kind` (and `method` of a train stage) says
+    what a stage is."""
     aims: tuple[str, ...] = ()
     """What the run is meant to reach: `METRIC OP NUMBER` or `METRIC OP METRIC`, METRIC being STAGE.NAME."""
 

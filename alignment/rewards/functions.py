@@ -12,6 +12,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from alignment.config import Scorer
 from alignment.errors import ConfigError, DataError
@@ -109,6 +110,24 @@ BUILT_IN: dict[str, RewardFunction] = {
     "token_f1": token_f1,
     "brevity": brevity,
 }
+
+
+class Facts(NamedTuple):
+    """What a function needs of a record beside the prompt, and the values that it can give."""
+
+    needs: tuple[str, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+
+FACTS: dict[str, Facts] = {
+    "evidence_style": Facts(("meta.passage",)),
+    "evidence_answer": Facts(("meta.passage", "completion")),
+    "exact_match": Facts(("completion",)),
+    "token_f1": Facts(("completion",)),
+    "brevity": Facts(()),
+}
+"""Of every built-in function, for the reference; a test holds it to what they do."""
 
 
 def resolve(name: str) -> RewardFunction:

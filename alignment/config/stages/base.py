@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 Name = Annotated[str, Field(pattern=NAME)]
-RowsRef = Annotated[
-    str,
-    Field(pattern=r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$", description="STAGE/SPLIT, for example seed/train"),
-]
+RowsRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$")]
+"""STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Place = tuple[str | int, ...]
@@ -110,6 +108,7 @@ class Stage(Strict):
     """Keys that change nothing in what the stage makes."""
 
     kind: str
+    """What the stage does; its other keys follow from that."""
     name: Name
     """The stage's own name, which later stages and aims refer to."""
 

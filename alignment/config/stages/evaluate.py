@@ -21,11 +21,17 @@ class Evaluate(Stage):
     script = "evaluate"
 
     kind: Literal["evaluate"] = "evaluate"
+    """`evaluate`: models are measured on rows that none of them has seen."""
     models: tuple[Name, ...] = Field(min_length=1)
     """In the order of the table, the start model first."""
     rows: RowsRef
+    """STAGE/SPLIT to ask, with reference answers for exact match, F1, ROUGE-L and perplexity."""
     take: Positive | None = None
+    """At most so many rows (times the run's scale), drawn with the run's seed; the same rows for every model."""
     sampling: Sampling = Sampling(temperature=0.0)
+    """How each model answers. Left out: temperature 0, the same answers each time. Given, say `temperature: 0`
+    yourself, for the keys it leaves out have the defaults below. max_new_tokens must leave room for a whole
+    answer."""
     score: Scorer | None = None
     """Reward model and/or function for scores and win rates; a function also gives its own column."""
     compare: tuple[tuple[Name, Name], ...] = ()
@@ -37,8 +43,12 @@ class Evaluate(Stage):
     overlap: Literal["error", "drop"] = "error"
     """A test row that a stage has seen, by id or by text: an error, or dropped and counted."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of the rows for each 95% interval. The default is steady to about two digits; more takes only CPU
+    time."""
     batch_size: Positive = 32
+    """Rows answered at once: as many as memory allows. Lower it when the GPU runs out."""
     max_prompt_tokens: Positive = 1024
+    """A row whose prompt is longer, for any of the models, is left out for all of them and counted."""
 
     def model_refs(self) -> Iterator[ModelRef]:
         yield from (ModelRef(("models", index), name, "policy") for index, name in enumerate(self.models))

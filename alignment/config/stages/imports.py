@@ -12,7 +12,10 @@ from alignment.config.stages.base import Fraction, Name, Outside, Positive, Stag
 
 
 class HubModel(Strict):
+    """A model fetched from the Hugging Face hub."""
+
     source: Literal["hub"]
+    """A model of the Hugging Face hub; needs the network, or the hub's local cache."""
     repo: str
     """Hub name, for example Qwen/Qwen2.5-0.5B-Instruct."""
     revision: str = "main"
@@ -28,13 +31,19 @@ class HubModel(Strict):
 
 
 class FolderModel(Strict):
+    """A model in a local folder, as transformers saves it."""
+
     source: Literal["folder"]
+    """A model that lies on this machine, or on a volume that every node sees."""
     path: str
     """A folder with config.json, safetensors weights and a tokenizer."""
 
 
 class GgufModel(Strict):
+    """A model in one GGUF file, by path or inside an installed package."""
+
     source: Literal["gguf"]
+    """A GGUF file, unpacked into ordinary weights: what its quantisation lost stays lost."""
     file: str
     """Path of the .gguf file; with `package`, relative to that installed package's folder."""
     package: str | None = None
@@ -45,10 +54,15 @@ class TinyModel(Strict):
     """A model made on the spot from random weights, for tests: it learns, slowly, and knows nothing."""
 
     source: Literal["tiny"]
+    """Random weights and a tokenizer made on the spot; nothing is downloaded."""
     hidden_size: Positive = 64
+    """Width of the model; a multiple of twice `heads`."""
     layers: Positive = 2
+    """Transformer layers."""
     heads: Positive = 4
+    """Attention heads per layer."""
     vocab_size: Annotated[int, Field(ge=300, le=4096)] = 512
+    """Tokens of the tokenizer and rows of the embedding; from 300, so that all bytes and ChatML's marks fit."""
 
 
 ModelSource = Annotated[HubModel | FolderModel | GgufModel | TinyModel, Field(discriminator="source")]
@@ -70,7 +84,9 @@ class ImportModel(Stage):
     script = "import_stage"
 
     kind: Literal["import"] = "import"
+    """`import` with `model` brings a base model."""
     model: ModelSource
+    """Where the model comes from; `source` says which of four ways: hub, folder, gguf or tiny."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
     pad_token: str | None = None
@@ -136,8 +152,11 @@ class FieldSplit(Strict):
     """The file says in one of its own fields which split a row belongs to."""
 
     by: Literal["field"]
+    """`field`: every row says itself where it belongs."""
     field: str = "split"
+    """The field of a row that names its split."""
     names: tuple[str, ...]
+    """The splits that are wanted, for example [train, dev, test]. A row with another value is a bad row."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -148,7 +167,10 @@ class RatioSplit(Strict):
     """Rows are divided at random by group (same passage, same group), so that no text crosses a split."""
 
     by: Literal["ratio"]
+    """`ratio`: rows are drawn, with the run's seed."""
     ratios: dict[str, Fraction]
+    """Split -> share of the rows, for example {train: 0.8, dev: 0.1, test: 0.1}. Where they sum to less than 1, the
+    rest is left out and counted."""
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
@@ -173,12 +195,15 @@ class ImportData(Stage):
     script = "import_stage"
 
     kind: Literal["import"] = "import"
+    """`import` with `data` and without `model` reads data files."""
     data: tuple[Source, ...] = Field(min_length=1)
+    """The files, each with its format. A row whose text an earlier file held already is a bad row."""
     system: str | None = None
     """System message set before every prompt that has none."""
     passage_prompt: str = "{passage}\n\n{question}"
     """User message of the passage formats (passage-qa, squad, boolq, drop, ...)."""
     split: Split
+    """How rows are divided into the row sets that later stages name as STAGE/SPLIT; `by` says which way."""
     max_bad: Fraction | None = 0.1
     """The stage fails when more than this share of the rows is bad; null accepts any number."""
 

@@ -27,10 +27,19 @@ class Sampling(Strict):
     """A value is fixed; a pair [low, high] is drawn uniformly for each sample, from the run's seed."""
 
     temperature: float | Range = 1.0
+    """0 always takes the likeliest token; 1 draws from the model's own distribution; above 1 answers get wilder. 0.6
+    to 1 for best-of-N, where answers must differ; at most 10."""
     top_p: float | Range = 1.0
+    """Draws only among the likeliest tokens that together hold this much probability; 1 leaves all. 0.9 to 0.95 cuts
+    off nonsense at high temperatures."""
     top_k: int | tuple[int, int] = 0
+    """Draws only among so many likeliest tokens; 0 leaves all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1, tokens that prompt or answer already hold get less likely; 1 changes nothing. 1.05 to 1.2 against
+    loops of small models; it also punishes words quoted from the prompt."""
     max_new_tokens: Positive = 128
+    """Longest answer, in tokens. One that is cut here never becomes a good example; see finished_share. Time and
+    memory grow with it."""
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -49,9 +58,12 @@ class Scorer(Strict):
     model: Name | None = None
     """A stage of method reward."""
     function: str | None = None
-    """A built-in reward function, or package.module:function of your own."""
+    """A built-in reward function (`kubealign explain reward` lists them), or package.module:function of your own."""
     model_weight: float = 1.0
+    """What the reward model's value is multiplied by in the sum. Its scale is arbitrary: choose weights so that both
+    parts spread alike."""
     function_weight: float = 1.0
+    """What the function's value is multiplied by in the sum."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -75,19 +87,28 @@ class Sample(Stage):
     on_workers = True
 
     kind: Literal["sample"] = "sample"
+    """`sample`: a model answers prompts, and the answers are scored."""
     model: Name
     """The newest model: its answers are judged."""
     previous: Name | None = None
     """The model before; needed for pairs: newest-previous."""
     prompts: tuple[RowsRef, ...] = Field(min_length=1)
+    """The row sets to answer, each STAGE/SPLIT. Answers that the rows may have are not shown to the model; reward
+    functions compare with them."""
     take: Positive | None = None
     """At most so many prompts (times the run's scale)."""
     n: Positive = 4
+    """Answers per prompt; 4 to 16 are usual. Time grows with n; what each further answer adds to the best
+    score shrinks."""
     sampling: Sampling = Sampling()
+    """How answers are drawn. All alike would leave nothing to choose from: keep the temperature above 0."""
     first: Sampling | None = None
     """Sampling of each prompt's first answer, where it differs from the others."""
     score: Scorer
+    """What judges the answers: a reward model, a function, or the weighted sum of both."""
     pairs: Literal["max-min", "newest-previous"] = "max-min"
+    """max-min: a prompt's best answer against its worst, of all models that answered. newest-previous: the best of
+    `model` against the worst of `previous`."""
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """A pair is made only when chosen scores more than rejected by over this much."""
     min_score: float | None = None
@@ -95,6 +116,7 @@ class Sample(Stage):
     batch_size: Positive = 32
     """Prompts in one generation batch (times n sequences)."""
     max_prompt_tokens: Positive = 1024
+    """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
 
     @model_validator(mode="after")
     def _needs(self) -> Self:

@@ -39,9 +39,14 @@ class Lora(Strict):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"]
+    """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
     r: Positive = 16
+    """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter
+    keeps its r, alpha and targets."""
     alpha: Positive = 32
+    """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs set to zero while training; 0.05 to 0.1 against overfitting on few rows."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head) or module names; a name that matches nothing is an error."""
 
@@ -50,12 +55,15 @@ class Full(Strict):
     """Every weight is trained."""
 
     kind: Literal["full"]
+    """All weights, in float32: 16 bytes per parameter with Adam. Lower learning_rate to about 1e-5."""
 
 
 Strategy = Annotated[Lora | Full, Field(discriminator="kind")]
 
 
 class Checkpoints(Strict):
+    """How often training is saved, and which weights the stage publishes."""
+
     every: Positive = 50
     """Optimizer steps between checkpoints (and evaluations, when eval_rows is given)."""
     keep: Positive = 2
@@ -65,7 +73,7 @@ class Checkpoints(Strict):
 
 
 class TrainBase(Stage):
-    """What every training method has; the methods are the classes below."""
+    """What every training method has."""
 
     tag: ClassVar[str] = "train"
     body = "alignment.distributed.train:train_stage"
@@ -82,30 +90,44 @@ class TrainBase(Stage):
     """Rows that the method can use, in words."""
 
     kind: Literal["train"] = "train"
+    """`train` with a `method`."""
     model: Name
     """The stage whose model this one starts from. A LoRA start is continued, or merged by strategy full."""
     rows: tuple[RowsRef, ...] = Field(min_length=1)
+    """The row sets to learn from, each STAGE/SPLIT (seed/train, rs/best, rs/pairs); several are put together. Rows
+    that the method cannot use are dropped and counted."""
     take: Positive | None = None
     """At most so many rows (times the run's scale), drawn with the run's seed."""
     eval_rows: RowsRef | None = None
+    """STAGE/SPLIT whose loss is measured at every checkpoint and nothing is learned from; needed for final: best.
+    Never the split that evaluate asks."""
     strategy: Strategy = Lora(kind="lora")
+    """Which weights are trained: `kind: lora` a small adapter, `kind: full` all of them."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the rows; fractions are allowed. 1 to 3 for sft, 1 for reward and dpo: more soon learns by
+    heart."""
     batch_size: Positive = 8
     """Rows per optimizer step over all workers; accumulation follows from it."""
     micro_batch_size: Positive = 8
     """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Highest learning rate. The default suits lora; full wants 1e-5 to 5e-5, dpo a tenth of sft's. Schedule and
+    warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
     max_length: Positive = 1024
     """Tokens of prompt and answer together."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
     """A row over max_length: dropped and counted, its prompt cut at the left and counted, or an error."""
     checkpoints: Checkpoints = Checkpoints()
+    """How often the state is saved (to resume from, and to choose the best), and what is published."""
     log_every: Positive = 1
     """Optimizer steps between lines of events.jsonl."""
     log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Trackers that get the same curves as events.jsonl; each must be installed. wandb and mlflow read their own
+    environment variables."""
     trl: Passed = Field(default_factory=dict)
     """Passed to TRL's config of this method as it is, for example {warmup_steps: 10, beta: 0.2}."""
     method: str
+    """What is learned, and from which rows; each method has keys of its own."""
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
@@ -168,6 +190,7 @@ class Sft(TrainBase):
     reads = "rows with an answer, within max_length"
 
     method: Literal["sft"]
+    """`sft`: to answer as the rows do."""
     loss: Literal["completion", "assistant", "all"] = "completion"
     """Which tokens are learned: the last answer, every assistant turn, or everything."""
     packing: bool = False
@@ -190,6 +213,7 @@ class Reward(TrainBase):
     reads = "preference rows"
 
     method: Literal["reward"]
+    """`reward`: to score answers, from pairs of a better and a worse one."""
 
 
 class WithReference(TrainBase):
@@ -222,6 +246,7 @@ class Dpo(WithReference):
     reads = "preference rows"
 
     method: Literal["dpo"]
+    """`dpo`: to prefer the better answer of each pair, without a reward model. Its beta: `trl: {beta: 0.1}`."""
 
 
 class Kto(WithReference):
@@ -236,6 +261,7 @@ class Kto(WithReference):
     reads = "unpaired rows (with a label) or preference rows"
 
     method: Literal["kto"]
+    """`kto`: to prefer wanted answers over unwanted ones, without pairs. Its beta: `trl: {beta: 0.1}`."""
 
 
 METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo, Kto)

@@ -1,0 +1,260 @@
+"""What stages emit: the metrics of their manifests, which aims may name, and the events of their events.jsonl.
+
+Declared by stage class, as every room's table is, and here rather than in the rooms that emit, because some of those
+load torch when they are imported. A test makes a small run and compares both ways: nothing is emitted that is not
+declared, nothing is declared that is not emitted. Capitals in a name stand for a name of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.config import Dpo, Evaluate, ImportData, ImportModel, Kto, Reward, Sample, Sft, Stage, TrainBase, row_of
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a manifest.
+
+    Attributes:
+        name: as in the manifest; an aim writes STAGE.NAME.
+        span: the values that it can have.
+        better: which way is better; `neither` where that depends, or where it only describes.
+        when: what it takes for the metric to be there, where it is not always.
+    """
+
+    name: str
+    text: str
+    span: str
+    better: Better = "neither"
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One kind of line of an events.jsonl. Every line also has `time` (seconds since 1970) and `event` (the name).
+
+    Attributes:
+        fields: name -> what it holds.
+    """
+
+    name: str
+    text: str
+    fields: Mapping[str, str]
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Something that a training method logs, of the batch (event `train`) and of eval_rows (event `eval`).
+
+    Attributes:
+        final: also in the manifest, as train_NAME (mean over the last fifth of the lines) and eval_NAME.
+    """
+
+    name: str
+    text: str
+    span: str
+    better: Better = "neither"
+    final: bool = False
+
+
+SHARE, ANY, COUNT, POSITIVE = "0 to 1", "any number", "whole number, 0 or more", "0 or more"
+_ENTROPY = Curve("entropy", "Mean entropy of the predicted next token, in nats; falling fast, answers get uniform.",
+                 POSITIVE)
+_TOKENS = "Share of the learned tokens that the model would have chosen itself."
+
+CURVES: dict[type[Stage], tuple[Curve, ...]] = {
+    Sft: (
+        Curve("loss", "Cross entropy per learned token, in nats; exp(loss) is the perplexity.", POSITIVE, "lower",
+              True),
+        Curve("mean_token_accuracy", _TOKENS, SHARE, "higher", True),
+        _ENTROPY,
+    ),
+    Reward: (
+        Curve("loss", "-log sigmoid(margin) per pair; a model that knows nothing has 0.693.", POSITIVE, "lower", True),
+        Curve("accuracy", "Share of pairs whose chosen answer scores higher; chance is 0.5.", SHARE, "higher", True),
+        Curve("margin", "Mean score of chosen minus rejected answers.", ANY, "higher", True),
+        Curve("mean_reward", "Mean score of all answers.", ANY),
+        Curve("min_reward", "Lowest score.", ANY),
+        Curve("max_reward", "Highest score.", ANY),
+    ),
+    Dpo: (
+        Curve("loss", "-log sigmoid(rewards/margins) per pair; the start model has 0.693.", POSITIVE, "lower", True),
+        Curve("rewards/accuracies", "Share of pairs whose chosen answer gained more than the rejected one; "
+                                    "chance is 0.5.", SHARE, "higher", True),
+        Curve("rewards/margins", "rewards/chosen minus rewards/rejected.", ANY, "higher", True),
+        Curve("rewards/chosen", "beta times the log-probability that the chosen answer gained over the reference. "
+                                "Often negative while margins grow: both answers get unlikely, the rejected faster.",
+              ANY),
+        Curve("rewards/rejected", "The same for the rejected answer.", ANY),
+        Curve("logps/chosen", "Summed log-probability of the chosen answer, in nats.", "0 or less"),
+        Curve("logps/rejected", "Summed log-probability of the rejected answer, in nats.", "0 or less"),
+        Curve("logits/chosen", "Mean logit over the chosen answer; for spotting drift.", ANY),
+        Curve("logits/rejected", "Mean logit over the rejected answer.", ANY),
+        Curve("mean_token_accuracy", _TOKENS, SHARE, "higher"),
+        _ENTROPY,
+    ),
+    Kto: (
+        Curve("loss", "1 - sigmoid of how far a wanted answer's reward lies above the KL (an unwanted one's below it), "
+                      "per answer; the start model has 0.5.", SHARE, "lower", True),
+        Curve("kl", "KL to the reference, in nats, estimated from answers under other rows' prompts.", POSITIVE,
+              final=True),
+        Curve("rewards/margins", "rewards/chosen minus rewards/rejected.", ANY, "higher", True),
+        Curve("rewards/chosen", "beta times the log-probability that wanted answers gained over the reference.", ANY,
+              "higher", True),
+        Curve("rewards/rejected", "The same for unwanted answers.", ANY, "lower", True),
+        Curve("logps/chosen", "Summed log-probability of a wanted answer, in nats.", "0 or less"),
+        Curve("logps/rejected", "Summed log-probability of an unwanted answer, in nats.", "0 or less"),
+        Curve("logits/chosen", "Mean logit over wanted answers; for spotting drift.", ANY),
+        Curve("logits/rejected", "Mean logit over unwanted answers.", ANY),
+        _ENTROPY,
+    ),
+}
+"""What each method logs, the loss first. What TRL adds under options of `trl` is written as it comes."""
+
+_WORDS = "words (in scripts without blanks, characters)"
+_SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
+_HELD_OUT, _HAS_EVAL = "final: best", "eval_rows is given"
+
+_METRICS: dict[type[Stage], tuple[Metric, ...]] = {
+    ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
+    ImportData: (
+        Metric("rows_SPLIT", "Rows of each split.", COUNT),
+        Metric("mean_prompt_words", f"Mean length of the prompts in {_WORDS}.", POSITIVE),
+        Metric("max_prompt_words", "Length of the longest prompt.", COUNT),
+        Metric("mean_answer_words", f"Mean length of the answers in {_WORDS}.", POSITIVE, when="rows have answers"),
+        Metric("max_answer_words", "Length of the longest answer.", COUNT, when="rows have answers"),
+    ),
+    TrainBase: (
+        Metric("steps", "Optimizer steps made.", COUNT),
+        Metric("supervised_tokens", "Tokens that a loss is taken over, in one epoch.", COUNT),
+        Metric("best_step", "Step of the published weights.", COUNT, when=_HELD_OUT),
+    ),
+    Sample: (
+        Metric("prompts", "Prompts that were answered.", COUNT),
+        Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
+        Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the model "
+                                 "does not know when to stop.", SHARE, "higher"),
+        Metric("mean_score", "Mean score of the newest model's answers: what it says when it says one thing.", ANY,
+               "higher"),
+        Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
+        Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
+        Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
+        Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
+        Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher",
+               "score has a function and a model"),
+        Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher",
+               "score has a function and a model"),
+        Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
+               when="previous is given"),
+        Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
+        Metric("rows_pairs", "Preference pairs written.", COUNT, "higher"),
+    ),
+    Evaluate: (
+        Metric("MODEL.exact_match", "Share of rows whose answer is a reference, after SQuAD's normalisation (case, "
+                                    "punctuation, articles). answer_pattern says which part is compared.", SHARE,
+               "higher", "rows have references"),
+        Metric("MODEL.f1", "Mean overlap of words between answer and nearest reference (SQuAD's token F1).", SHARE,
+               "higher", "rows have references"),
+        Metric("MODEL.rouge_l", "Mean ROUGE-L F-measure: longest common subsequence of words, over whole texts.", SHARE,
+               "higher", "rows have references"),
+        Metric("MODEL.reward", "Mean score that the reward model gives. Only differences mean something. MODEL may be "
+                               "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),
+        Metric("MODEL.style", "Mean value of the scoring function. MODEL may be `reference`.", "the function's",
+               "higher", _SCORED_BY_FUNCTION),
+        Metric("MODEL.finished", "Share of answers that ended by themselves within max_new_tokens.", SHARE, "higher"),
+        Metric("MODEL.words", f"Mean length of the answers in {_WORDS}. MODEL may be `reference`, for comparison.",
+               POSITIVE),
+        Metric("MODEL.perplexity", "exp of the mean negative log-probability per token of the reference answers. "
+                                   "Comparable between models with one tokenizer and template only.", "1 or more",
+               "lower", "perplexity is true and rows have references"),
+        Metric("CHALLENGER_vs_BASELINE.win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties "
+                                                  "counted half; 0.5 is a draw.", SHARE, "higher", "score is given"),
+        Metric("CHALLENGER_vs_BASELINE.reward_win_rate", "The same by the reward model alone.", SHARE, "higher",
+               _SCORED_BY_MODEL),
+        Metric("CHALLENGER_vs_BASELINE.style_win_rate", "The same by the scoring function alone.", SHARE, "higher",
+               _SCORED_BY_FUNCTION),
+    ),
+}
+
+_REUSED = "How many of them an earlier, killed attempt had made already."
+_BATCH = Event("batch", "A batch of rows was made and kept.", {
+    "of": "What it is part of: the folder in the stage's work.", "part": "Name of the batch, from what it holds.",
+    "rows": "Rows in it.", "seconds": "Time spent.",
+})
+
+_EVENTS: dict[type[Stage], tuple[Event, ...]] = {
+    ImportModel: (
+        Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
+        Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
+    ),
+    ImportData: (
+        Event("source", "A file was read.", {
+            "name": "The source's name; ids of its rows begin with it.", "path": "As in the run file.",
+            "format": "As in the run file.", "read": "Rows in the file.", "bad": "Rows that cannot be used.",
+            "taken": "Rows left after `take`.", "reasons": "Reason -> bad rows.",
+        }),
+        Event("examples", "The first rows of a split, for a look.", {
+            "split": "The split.", "rows": "Up to three records, long texts cut.",
+        }),
+        Event("cross_split_overlap", "Rows of a split share text with rows of an earlier split.", {
+            "split": "The later split.", "rows": "How many of its rows.", "of": "Rows that it has.",
+            "examples": "Up to 20, each with row, seen (the other row) and reason.",
+        }, when="split by field, and the file's splits overlap"),
+    ),
+    Sample: (
+        _BATCH,
+    ),
+    Evaluate: (
+        _BATCH,
+        Event("held_out", "The split was compared with all rows that any stage before has read.", {
+            "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
+            "seen": "Row set -> its rows.",
+        }),
+        Event("answers", "A model has answered every row.", {
+            "model": "The stage that made the model.", "rows": "Answers.", "reused": _REUSED,
+            "load": "Seconds of loading.", "generate": "Seconds of answering.",
+            "perplexity": "Seconds of scoring the references.", "tokens": "Tokens generated.",
+            "tokens_per_second": "Their rate.",
+        }),
+        Event("rewards", "The reward model has scored every answer.", {
+            "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
+            "reused": _REUSED, "seconds": "Time spent.",
+        }, when=_SCORED_BY_MODEL),
+    ),
+}
+
+
+def metrics(kind: type[Stage]) -> tuple[Metric, ...]:
+    """What a stage class's manifest may hold, and aims may name."""
+    final = [curve for curve in _curves(kind) if curve.final]
+    trained = [Metric(f"train_{c.name}", c.text + " Mean over the last fifth of the logged steps.", c.span, c.better)
+               for c in final]
+    held = [Metric(f"eval_{c.name}", c.text + " On eval_rows, at the last evaluation (final: best: at the best).",
+                   c.span, c.better, _HAS_EVAL) for c in final]
+    return (*row_of(_METRICS, kind), *trained, *held)
+
+
+def events(kind: type[Stage]) -> tuple[Event, ...]:
+    """What a stage class writes to events.jsonl."""
+    where = {"step": "Optimizer steps made so far.", "epoch": "Passes over the rows so far, as a fraction."}
+    logged = {curve.name: curve.text for curve in _curves(kind)}
+    if not logged:
+        return row_of(_EVENTS, kind)
+    return (
+        Event("train", "Every log_every steps: means since the line before. null stands for a number that is not "
+                       "finite.",
+              where | {"learning_rate": "Of the last step.",
+                       "grad_norm": "Norm of the gradient before clipping."} | logged),
+        Event("eval", "Every checkpoints.every steps: means over eval_rows.",
+              where | {f"eval_{name}": text for name, text in logged.items()}, _HAS_EVAL),
+    )
+
+
+def _curves(kind: type[Stage]) -> tuple[Curve, ...]:
+    return CURVES.get(kind, ())

@@ -1,0 +1,245 @@
+"""The data formats of import data: which fields of a row are read, which it needs, and one example of each.
+
+The importers take a row apart in code, so their fields are declared here. The record that comes out is never written
+down: `made` runs the example through the importer, as a file. A test takes each field out of each example and sees
+that it is needed exactly where this says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.records import Record
+from alignment.records.importers import BadRow, Options, read_source
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a row.
+
+    Attributes:
+        needed: a row like the example without it is a bad row.
+    """
+
+    name: str
+    needed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of `data.format`.
+
+    Attributes:
+        text: what it is for, and what is special about it.
+        fields: of one row; those that every format has, COMMON, are not repeated.
+        row: an example row.
+        whole: the file's content around the rows, where a file is one JSON document; None for a row a line.
+        columns: for format `columns` alone, the key `columns` of the source; the example is then a CSV file.
+    """
+
+    text: str
+    fields: tuple[Field, ...]
+    row: Json
+    whole: Json | None = None
+    columns: dict[str, str] | None = None
+
+
+COMMON = (
+    Field("id", False, "Text or a whole number, unique in the file; _id, idx and query_id are read as well. Without "
+                       "one the row's number is taken. A record's id is SOURCE-ID."),
+    Field("group", False, "Rows of one group stay in one split. The passage formats take the passage where it is "
+                          "missing."),
+    Field("kind", False, "A kind of row; evaluate reports its measures by kind, too. A passage format that knows the "
+                         "kind says it itself."),
+    Field("meta", False, "An object that is kept with the record, for reward functions of your own."),
+)
+"""Fields that a row of any format may have; all other fields are left unread."""
+
+_TURNS = "list of {role, content}, role one of system, user, assistant, tool"
+_PROMPT = f"What is asked: text, or a conversation ({_TURNS}) that ends with the user."
+_ANSWER = "Text, or turns that end with the assistant's; turns before that belong to the prompt."
+_PASSAGE, _QUESTION = Field("passage", True, "The text that the question is about."), Field("question", True, "Text.")
+_TALK = [{"role": "user", "content": "How deep is the harbour?"}, {"role": "assistant", "content": "Nine metres."}]
+_HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
+
+FORMATS: dict[str, Format] = {
+    "messages": Format(
+        "Whole conversations; the last turn is the answer. For sft, where loss: assistant learns every turn.",
+        (Field("messages", True, f"The conversation: {_TURNS}."),),
+        {"messages": _TALK},
+    ),
+    "prompt-completion": Format(
+        "A prompt and the answer to learn, or in evaluation the reference.",
+        (Field("prompt", True, _PROMPT + " Not needed where completion brings its own turns."),
+         Field("completion", True, _ANSWER)),
+        {"prompt": "How deep is the harbour?", "completion": "Nine metres."},
+    ),
+    "preference": Format(
+        "A better and a worse answer to one prompt. For reward and dpo; sft learns the chosen one.",
+        (Field("prompt", True, _PROMPT + " Not needed where chosen and rejected are whole conversations."),
+         Field("chosen", True, "The better answer. " + _ANSWER + " `completion` is read in its place."),
+         Field("rejected", True, "The worse answer, likewise.")),
+        {"prompt": "How deep is the harbour?", "chosen": "Nine metres.", "rejected": "I would have to guess."},
+    ),
+    "unpaired": Format(
+        "Single answers, each marked as wanted or not.",
+        (Field("prompt", True, _PROMPT), Field("completion", True, _ANSWER),
+         Field("messages", False, f"Instead of prompt and completion: {_TURNS}."),
+         Field("label", True, "true: the answer is wanted; false: it is not.")),
+        {"prompt": "How deep is the harbour?", "completion": "Nine metres.", "label": True},
+    ),
+    "prompt-only": Format(
+        "Prompts without answers, for sample.",
+        (Field("prompt", True, _PROMPT),),
+        {"prompt": "How deep is the harbour?"},
+    ),
+    "alpaca": Format(
+        "Instructions (Alpaca, Dolly-like sets). Instruction, blank line and input make the user's message.",
+        (Field("instruction", True, "What is asked."), Field("input", False, "What it is asked of; may be empty."),
+         Field("output", True, "The answer."), Field("system", False, "A system message.")),
+        {"instruction": "Answer in two words.", "input": "How deep is the harbour?", "output": "Nine metres."},
+    ),
+    "sharegpt": Format(
+        "Conversations in ShareGPT's names.",
+        (Field("conversations", True, "list of {from, value}; from is human, user, gpt, assistant, chatgpt, model, "
+                                      "function_call, system, observation or tool."),
+         Field("system", False, "A system message.")),
+        {"conversations": [{"from": "human", "value": "How deep is the harbour?"},
+                           {"from": "gpt", "value": "Nine metres."}]},
+    ),
+    "sharegpt-preference": Format(
+        "A ShareGPT conversation with two answers to its last turn.",
+        (Field("conversations", True, "list of {from, value} up to the answer."),
+         Field("chosen", True, "{from, value}: the better answer."),
+         Field("rejected", True, "{from, value}: the worse answer."), Field("system", False, "A system message.")),
+        {"conversations": [{"from": "human", "value": "How deep is the harbour?"}],
+         "chosen": {"from": "gpt", "value": "Nine metres."},
+         "rejected": {"from": "gpt", "value": "I would have to guess."}},
+    ),
+    "hh-transcript": Format(
+        "hh-rlhf: two transcripts that differ in the last assistant turn alone (Bai et al. 2022, arXiv:2204.05862).",
+        (Field("chosen", True, "The whole transcript, turns begun by `\\n\\nHuman: ` and `\\n\\nAssistant: `."),
+         Field("rejected", True, "The same with the worse last answer.")),
+        {"chosen": "\n\nHuman: How deep is the harbour?\n\nAssistant: Nine metres.",
+         "rejected": "\n\nHuman: How deep is the harbour?\n\nAssistant: I would have to guess."},
+    ),
+    "pandalm": Format(
+        "PandaLM's test set: two answers and three annotators' votes. The majority decides; rows without one, and "
+        "ties, are bad rows.",
+        (Field("instruction", True, "What is asked."), Field("input", False, "What it is asked of; may be empty."),
+         Field("response1", True, "An answer."), Field("response2", True, "The other answer."),
+         *(Field(f"annotator{number}", True, "0: a tie; 1: response1 is better; 2: response2.")
+           for number in (1, 2, 3))),
+        {"instruction": "How deep is the harbour?", "input": "", "response1": "I would have to guess.",
+         "response2": "Nine metres.", "annotator1": 2, "annotator2": 2, "annotator3": 0},
+    ),
+    "stack-exchange-paired": Format(
+        "Two answers to a question of a forum, the one with more votes first; the rows of one qid are one group.",
+        (Field("question", True, "The question."), Field("response_j", True, "The answer with more votes."),
+         Field("response_k", True, "The other."), Field("qid", False, "Number of the question.")),
+        {"qid": 7, "question": "How deep is the harbour?", "response_j": "Nine metres.",
+         "response_k": "I would have to guess."},
+    ),
+    "passage-qa": Format(
+        "Questions about a passage, KubeAlign's own form. With `rejected` the row is a preference, else a "
+        "prompt-completion.",
+        (_PASSAGE, _QUESTION, Field("answer", True, "The answer, which is also the reference."),
+         Field("rejected", False, "A worse answer."),
+         Field("type", False, "The kind of question; read before `kind`.")),
+        {"passage": _HARBOUR, "question": "How deep is it?", "answer": "Nine metres.",
+         "rejected": "I would have to guess.", "type": "open"},
+    ),
+    "squad": Format(
+        "SQuAD 1.1 and 2.0 as its makers give it out: one JSON document (Rajpurkar et al. 2016, arXiv:1606.05250). The "
+        "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only.",
+        (Field("context", True, "The passage; it stands once, beside qas."), _QUESTION,
+         Field("answers", True, "list of {text}; every text is an accepted reference."),
+         Field("is_impossible", False, "true: the passage does not say; answers may then be empty.")),
+        {"question": "How deep is it?", "id": "q1", "answers": [{"text": "nine metres", "answer_start": 15}]},
+        whole={"data": [{"title": "Harbours", "paragraphs": [{"context": _HARBOUR, "qas": ["ROW"]}]}]},
+    ),
+    "boolq": Format(
+        "Yes-or-no questions (Clark et al. 2019, arXiv:1905.10044); the answer becomes Yes or No.",
+        (_PASSAGE, _QUESTION, Field("answer", True, "true or false.")),
+        {"question": "does the harbour freeze", "passage": _HARBOUR, "answer": True},
+    ),
+    "drop": Format(
+        "Questions that need counting (Dua et al. 2019, arXiv:1903.00161): one JSON document, by passage. The fields "
+        "are those of one entry of `qa_pairs`.",
+        (Field("passage", True, "The passage; it stands once, beside qa_pairs."), _QUESTION,
+         Field("answer", True, "{number}, {spans} or {date: {day, month, year}}; the first that is filled counts."),
+         Field("validated_answers", False, "list of further accepted answers.")),
+        {"question": "How many metres deep is it?", "query_id": "q1", "answer": {"number": "9", "spans": []}},
+        whole={"harbour_1": {"passage": _HARBOUR, "qa_pairs": ["ROW"]}},
+    ),
+    "hotpotqa": Format(
+        "Questions over several paragraphs, distractors among them (Yang et al. 2018, arXiv:1809.09600); all of them "
+        "make the passage. The hub's columnar form of context is read as well.",
+        (Field("context", True, "list of [title, [sentences]]."), _QUESTION, Field("answer", True, "Text."),
+         Field("type", False, "The kind: bridge or comparison.")),
+        {"_id": "q1", "question": "How deep is the harbour of Bremen's port?", "answer": "nine metres",
+         "context": [["Bremen", ["Its port is called Haven."]], ["Haven", ["The harbour is nine metres deep."]]],
+         "type": "bridge"},
+    ),
+    "musique": Format(
+        "Questions of two to four hops (Trivedi et al. 2022, arXiv:2108.00573). One that is not answerable has no "
+        "answer: prompt-only.",
+        (Field("paragraphs", True, "list of {title, paragraph_text}."), _QUESTION,
+         Field("answer", True, "Text; not read where answerable is false."),
+         Field("answer_aliases", False, "list of further accepted answers."),
+         Field("answerable", False, "false: the paragraphs do not say.")),
+        {"id": "2hop__1_2", "question": "How deep is the harbour of Bremen's port?", "answer": "nine metres",
+         "answer_aliases": ["9 m"], "answerable": True,
+         "paragraphs": [{"title": "Bremen", "paragraph_text": "Its port is called Haven."},
+                        {"title": "Haven", "paragraph_text": "The harbour is nine metres deep."}]},
+    ),
+    "columns": Format(
+        "Any CSV, TSV, Parquet or JSON-lines file whose columns have other names: the source's `columns` maps our "
+        "field to the file's column. The mapped fields decide what a row is: messages; passage, question, answer; "
+        "instruction, output; prompt, chosen, rejected; prompt, completion, label; prompt, completion; or prompt. A "
+        "label in CSV is true, false, yes, no, 1 or 0.",
+        (Field("our field", True, "Of one of those formats, and what they may have besides; the column must exist."),),
+        {"query": "How deep is the harbour?", "reply": "Nine metres."},
+        columns={"prompt": "query", "completion": "reply"},
+    ),
+}
+"""By the name in `data.format`, in the order in which a reader looks for one."""
+
+
+def text_of(name: str, row: Json) -> str:
+    """The content of a file of format `name` that holds one row."""
+    made = FORMATS[name]
+    if made.columns is not None:
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([row.keys(), row.values()])
+        return file.getvalue()
+    if made.whole is None:
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(_filled(made.whole, row), ensure_ascii=False, indent=1) + "\n"
+
+
+def made(name: str, row: Json | None = None) -> Record | BadRow:
+    """What the importer makes of a file with one row; the example, if none is given."""
+    form = FORMATS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ("example.csv" if form.columns is not None else "example.jsonl")
+        file.write_text(text_of(name, form.row if row is None else row), encoding="utf-8", newline="\n")
+        (found,) = read_source(str(file), name, "example", Options(), form.columns)
+    return found
+
+
+def _filled(node: Any, row: Json) -> Any:
+    if node == "ROW":
+        return row
+    if isinstance(node, dict):
+        return {key: _filled(value, row) for key, value in node.items()}
+    return [_filled(item, row) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,112 @@
+"""Metrics and events: what a small run of every kind emits is what the tables declare, no more and no less.
+
+One chain with everything switched on that makes a metric or an event appear; it takes about 15 seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.artifacts import Artifact
+from alignment.config import KINDS, METHODS, Run
+from alignment.pipeline import execute
+from alignment.reference.emitted import Event, Metric, events, metrics
+from tests import small
+
+SCORE = {"model": "reward", "function": "brevity"}
+SHORT = {"temperature": 0.0, "max_new_tokens": 4}
+PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+"}
+OF_ALL = {"time", "event"}
+
+
+def crossing(folder: Path) -> dict[str, Any]:
+    """An import whose splits, as the file gives them, share a passage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "crossing.jsonl"
+    file.write_text("".join(json.dumps({
+        "passage": "The harbour is nine metres deep, and it freezes in most winters.", "question": question,
+        "answer": "Yes.", "split": split,
+    }) + "\n" for question, split in (("Is it deep?", "train"), ("Does it freeze in winter?", "test"))))
+    return {"name": "crossing", "kind": "import", "data": [{"path": str(file), "format": "passage-qa"}],
+            "split": {"by": "field", "names": ["train", "test"]}}
+
+
+def chain(folder: Path) -> Run:
+    """Every kind and method; a stage is called as its class is tagged, but for base and data."""
+    held = {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}
+    trained = [small.train(method.tag, method.tag, "base" if method is METHODS[0] else METHODS[0].tag, **held)
+               for method in METHODS]
+    return small.run(
+        folder, crossing(folder), *trained,
+        {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
+         "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
+        {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
+         "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifact]]:
+    """Stage class -> its finished artifacts."""
+    run = chain(tmp_path_factory.mktemp("chain"))
+    found: dict[type, list[Artifact]] = {}
+    for name, artifact in execute(run).artifacts.items():
+        assert artifact is not None
+        found.setdefault(type(run.stage(name)), []).append(artifact)
+    return found
+
+
+def fits(metric: Metric, name: str) -> bool:
+    pattern = re.escape(metric.name)
+    for place, names in PLACES.items():
+        pattern = pattern.replace(place, names)
+    return re.fullmatch(pattern, name) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.tag)
+def test_metrics_are_those_declared(kind: type, finished: dict[type, list[Artifact]]) -> None:
+    emitted = {name: value for artifact in finished[kind] for name, value in artifact.manifest.metrics.items()}
+    declared = metrics(kind)
+    assert not [name for name in emitted if not any(fits(metric, name) for metric in declared)], "declare them"
+    assert not [m.name for m in declared if not any(fits(m, name) for name in emitted)], "nothing emits them"
+    for metric in declared:
+        for name, value in emitted.items():
+            if fits(metric, name):
+                assert within(metric.span, value), (name, metric.span, value)
+
+
+def within(span: str, value: float) -> bool:
+    """Whether a value is one that the table's words allow."""
+    if span.startswith("whole number"):
+        return value >= 0 and value == int(value)
+    low, high = {"0 to 1": (0, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf"))}.get(
+        span, (-float("inf"), float("inf")))
+    return low <= value <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.tag)
+def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifact]]) -> None:
+    emitted: dict[str, set[str]] = {}
+    for artifact in finished[kind]:
+        for line in (artifact.path() / "events.jsonl").read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            emitted.setdefault(entry["event"], set()).update(entry)
+    declared: dict[str, Event] = {event.name: event for event in events(kind)}
+    assert set(emitted) == set(declared)
+    for name, fields in emitted.items():
+        assert fields == {*declared[name].fields, *OF_ALL}, name
+
+
+def test_evaluate_declares_every_column_of_its_table() -> None:
+    from alignment.config import Evaluate
+    from alignment.evaluation.results import COMPARED, MEANS
+
+    named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
+    assert named == {*MEANS, *COMPARED.values(), "perplexity"}
