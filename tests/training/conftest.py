@@ -86,7 +86,7 @@ def fitted(
 
         folder = tmp_path_factory.mktemp(method)
         made = context(store, folder, base, rows, method, batch_size=4, micro_batch_size=2, eval_rows="data/dev",
-                       take=7, max_length=60)
+                       take=7, max_length=60, trl={"max_steps": 2})
         fit(made)
         return made
 

@@ -298,9 +298,9 @@ def outcome_of(of: StageContext, trainer: Any, held: bool = True) -> Outcome:
     from alignment.training.prepare import Prepared
 
     stage = of.stage_as(TrainBase)
-    trained = Prepared(rows=[{}] * 3, ids=["a", "b", "c"], dropped=[("d", "long"), ("e", "odd")],
+    trained = Prepared(rows=[{}] * 3, ids=["a", "b", "c"], read=5, dropped=[("d", "long"), ("e", "odd")],
                        changed=Counter(cut=1), supervised=11, lengths=[4, 8, 6])
-    evaluated = Prepared(rows=[{}], ids=["f"], dropped=[("g", "long")], supervised=5, lengths=[99])
+    evaluated = Prepared(rows=[{}], ids=["f"], read=2, dropped=[("g", "long")], supervised=5, lengths=[99])
     return _outcome(stage, method_of(stage), trainer, trained, evaluated if held else None, {"parameters": 7},
                     of.inputs["base"])
 
@@ -361,7 +361,7 @@ def test_lists_of_names_in_an_adapters_config_are_sorted(tmp_path: Path) -> None
 def test_a_trained_stage_leaves_its_model_its_events_and_its_outcome(
     fitted: Callable[[str], StageContext], method: str
 ) -> None:
-    from alignment.inference.loading import read_info
+    from alignment.inference.info import read_info
     from alignment.training.fit import read_outcome
 
     made = fitted(method)
@@ -390,7 +390,7 @@ def test_full_weights_are_published_as_full_whatever_they_started_from(
     import torch
 
     from alignment.config import TrainBase
-    from alignment.inference.loading import read_info
+    from alignment.inference.info import read_info
     from alignment.training.fit import _save
     from alignment.training.model import build
 
