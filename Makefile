@@ -11,6 +11,8 @@ STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
+# Tests side by side, by file and group, in the order of tests/conftest.py: longest first.
+XDIST := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 TESTS ?=
 
 DOCKER ?= docker
@@ -46,7 +48,7 @@ run: setup  ## the quickstart: seed data to an evaluated model, with a report
 	$(VENV)/bin/kubealign run configs/runs/quickstart.yaml </dev/null
 
 test: setup lint  ## lint, then every test that needs no cluster
-	$(PYTHON) -m pytest -rfEs --durations=15 -m "not k8s" </dev/null
+	$(PYTHON) -m pytest $(XDIST) -rfEs --durations=15 -m "not k8s" </dev/null
 
 test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" $(TESTS) </dev/null

@@ -87,7 +87,8 @@ class Controllers:
         mounted.mkdir(exist_ok=True)
         return subprocess.run(
             [part.replace(RUN_FOLDER, str(mounted)) for part in command], cwd=mounted, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder), **env},
         )
 
     def _pod(self, job: str, printed: str) -> None:

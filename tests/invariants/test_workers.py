@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from alignment.artifacts import Artifact
 from alignment.errors import DataError
 from alignment.pipeline import execute
 from tests import small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-KILL = "KUBEALIGN_TEST_KILL"
+TWO = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
 
 
 def stage(name: str):
@@ -21,17 +22,21 @@ def stage(name: str):
                        trl={"lr_scheduler_type": "constant"})
 
 
-def test_two_workers_equal_one(tmp_path: Path) -> None:
-    one = execute(small.run(tmp_path / "one", stage("sft"))).artifacts["sft"]
-    two = execute(small.run(tmp_path / "two", stage("sft"), compute={
-        "workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5})).artifacts["sft"]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Trained by two workers that were left alone."""
+    made = execute(small.run(tmp_path_factory.mktemp("two"), stage("sft"), compute=TWO)).artifacts["sft"]
+    assert made is not None
+    return made
+
+
+def test_two_workers_equal_one(two: Artifact, tmp_path: Path) -> None:
+    one = execute(small.run(tmp_path, stage("sft"))).artifacts["sft"]
     assert two.manifest.facts["workers"] == 2
     assert small.losses(two) == pytest.approx(small.losses(one), rel=1e-3)
 
 
-def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
-    alone = execute(small.run(tmp_path / "alone", stage("sft"), compute=compute)).artifacts["sft"]
+def test_a_killed_worker_changes_nothing(two: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignment.distributed import train as module
 
     once = tmp_path / "killed"
@@ -54,12 +59,12 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         original(config)
 
     monkeypatch.setattr(module, "_worker", dies_once)
-    killed = execute(small.run(tmp_path / "killed-run", stage("sft"), compute=compute)).artifacts["sft"]
+    killed = execute(small.run(tmp_path / "killed-run", stage("sft"), compute=TWO)).artifacts["sft"]
     assert once.exists()
     assert killed.manifest.facts["timing"]["resumed_from_step"] == 4
-    assert small.losses(killed) == small.losses(alone)
+    assert small.losses(killed) == small.losses(two)
     name = "model/adapter_model.safetensors"
-    assert killed.manifest.files[name].sha256 == alone.manifest.files[name].sha256
+    assert killed.manifest.files[name].sha256 == two.manifest.files[name].sha256
 
 
 def test_what_only_the_user_can_mend_is_not_tried_again(
@@ -75,8 +80,7 @@ def test_what_only_the_user_can_mend_is_not_tried_again(
         raise DataError("no row is left", hint="give more")
 
     monkeypatch.setattr(module, "_worker", refuses)
-    compute = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
     with pytest.raises(DataError, match="no row is left"):
-        execute(small.run(tmp_path, stage("sft"), compute=compute))
+        execute(small.run(tmp_path, stage("sft"), compute=TWO))
     assert len(tries.read_text()) <= 2, "once for each worker at most"
     assert "starts its workers again" not in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,8 +26,9 @@ JOBS = Path(__file__).parents[2] / "ray_jobs"
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> None:
-    """main() takes SIGTERM over for good: a job is a process of its own."""
+def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """main() takes SIGTERM over for good and writes its id to a fixed name: a job is alone in its process and pod."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -140,7 +142,7 @@ def test_the_log_comes_while_the_stage_runs_and_hides_secrets(
 
 @pytest.mark.slow
 def test_sigterm_gives_the_lease_back_and_another_machine_goes_on(s3: Server, tmp_path: Path) -> None:
-    stage = small.train("sft", epochs=30, checkpoints={"every": 2, "keep": 2},
+    stage = small.train("sft", epochs=12, checkpoints={"every": 2, "keep": 2},
                         strategy={"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2})
     run = small.run(tmp_path, stage, store=s3.url())
     store, file, key = Store(run.store), written(run, tmp_path), keys(run)["sft"].key
