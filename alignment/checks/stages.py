@@ -28,7 +28,7 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
-from alignment.config.stages.base import Place
+from alignment.config.stages.fields import Place
 from alignment.data.fingerprint import gguf_path
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, place_of
-from alignment.config.stages.base import Place
+from alignment.config.stages.fields import Place
 from alignment.config.yaml_file import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 

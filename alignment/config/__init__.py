@@ -33,7 +33,8 @@ from alignment.config.stages.imports import (
     TinyModel,
 )
 from alignment.config.stages.sample import Sample, Sampling, Scorer
-from alignment.config.stages.train import METHODS, Dpo, Full, Kto, Lora, Reward, Sft, TrainBase
+from alignment.config.stages.strategies import Full, Lora
+from alignment.config.stages.train import METHODS, Dpo, Kto, Reward, Sft, TrainBase
 
 __all__ = [
     "KINDS", "METHODS", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit", "FolderModel",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from alignment.config.stages.base import Strict
+from alignment.config.stages.fields import Strict
 
 
 class Compute(Strict):

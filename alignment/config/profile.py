@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from alignment.config.compute import Compute
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
-from alignment.config.stages.base import Finding, Name, Strict
+from alignment.config.stages.base import Finding
+from alignment.config.stages.fields import Name, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20)]

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from alignment.config.aims import Aim, parse_aim
 from alignment.config.compute import Compute
 from alignment.config.stages import KINDS, AnyStage
-from alignment.config.stages.base import Finding, Findings, ModelRef, Name, RowsPlace, Strict
+from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
+from alignment.config.stages.fields import Name, Strict
 
 
 class Run(Strict):

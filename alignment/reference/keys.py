@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from alignment.config import Profile, Run, Stage
 from alignment.config.profile import DnsName, EnvName, Quantity
-from alignment.config.stages.base import Name, RowsRef
+from alignment.config.stages.fields import Name, RowsRef
 
 Json = dict[str, Any]
 _ALIASES = {"name": Name, "STAGE/SPLIT": RowsRef, "quantity": Quantity, "Kubernetes name": DnsName,

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from alignment.config import Profile, Run
-from alignment.config.stages.base import Strict
+from alignment.config.stages.fields import Strict
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

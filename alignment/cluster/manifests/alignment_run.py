@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from alignment.config.profile import DnsName
-from alignment.config.stages.base import NAME
+from alignment.config.stages.fields import NAME
 from alignment.errors import ConfigError
 
 GROUP, VERSION, KIND, PLURAL = "kubealign.dev", "v1alpha1", "AlignmentRun", "alignmentruns"

@@ -17,7 +17,7 @@ import yaml
 
 from alignment.cluster.manifests.alignment_run import GROUP, KIND, PLURAL, VERSION, Spec, Status
 from alignment.config import Profile, Run
-from alignment.config.stages.base import NAME
+from alignment.config.stages.fields import NAME
 
 Json = dict[str, Any]
 OPEN: Json = {"x-kubernetes-preserve-unknown-fields": True}

@@ -7,28 +7,12 @@ in its room's table, under the class (`row_of`). Reads no files, imports no torc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from alignment.config.stages.fields import Name, Place, Strict
+from alignment.config.stages.strategies import Lora
 
-if TYPE_CHECKING:
-    from alignment.config.stages.train import Lora
-
-NAME = r"^[a-z][a-z0-9-]{0,39}$"
-Name = Annotated[str, Field(pattern=NAME)]
-RowsRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$")]
-"""STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Place = tuple[str | int, ...]
-"""Keys and list positions that lead to a value, from the stage's own mapping on."""
 Role = Literal["policy", "reward"]
-
-
-class Strict(BaseModel):
-    """Unknown keys and wrong types are errors; instances never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class ModelRef(NamedTuple):

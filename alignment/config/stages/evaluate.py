@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, Name, Positive, RowsPlace, RowsRef, Stage, some
+from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, some
+from alignment.config.stages.fields import Name, Positive, RowsRef
 from alignment.config.stages.sample import Sampling, Scorer
 
 

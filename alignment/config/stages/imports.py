@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import Fraction, Name, Outside, Positive, Stage, Strict, some
+from alignment.config.stages.base import Outside, Stage, some
+from alignment.config.stages.fields import Fraction, Name, Positive, Strict
 
 
 class HubModel(Strict):

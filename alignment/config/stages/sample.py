@@ -7,16 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import (
-    ModelRef,
-    Name,
-    Positive,
-    RowsPlace,
-    RowsRef,
-    Stage,
-    Strict,
-    some,
-)
+from alignment.config.stages.base import ModelRef, RowsPlace, Stage, some
+from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""

@@ -1,4 +1,4 @@
-"""Train stages: strategies, and one class for each method.
+"""Train stages: one class for each method; which weights are trained is strategies.py's.
 
 A new method is a class here and a file of alignment/training/methods/; docs/extending.md has the whole list.
 """
@@ -11,16 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from alignment.config.stages.base import (
-    Finding,
-    ModelRef,
-    Name,
-    Positive,
-    RowsPlace,
-    RowsRef,
-    Stage,
-    Strict,
-)
+from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage
+from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
+from alignment.config.stages.strategies import Lora, Strategy
 from alignment.config.trl_keys import trl_findings
 
 
@@ -33,32 +26,6 @@ def _thawed(value: Any) -> Any:
 
 Passed = Annotated[dict[str, Any], BeforeValidator(_thawed)]
 """Keys of a library, passed on untouched."""
-
-
-class Lora(Strict):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
-
-    kind: Literal["lora"]
-    """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
-    r: Positive = 16
-    """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter
-    keeps its r, alpha and targets."""
-    alpha: Positive = 32
-    """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs set to zero while training; 0.05 to 0.1 against overfitting on few rows."""
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """`all-linear` (all but the output head) or module names; a name that matches nothing is an error."""
-
-
-class Full(Strict):
-    """Every weight is trained."""
-
-    kind: Literal["full"]
-    """All weights, in float32: 16 bytes per parameter with Adam. Lower learning_rate to about 1e-5."""
-
-
-Strategy = Annotated[Lora | Full, Field(discriminator="kind")]
 
 
 class Checkpoints(Strict):

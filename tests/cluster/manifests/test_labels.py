@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alignment.cluster.manifests.labels import job_name
-from alignment.config.stages.base import NAME
+from alignment.config.stages.fields import NAME
 
 NAMES = st.from_regex(NAME, fullmatch=True)
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)

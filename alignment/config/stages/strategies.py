@@ -1,0 +1,35 @@
+"""Strategies of training: which weights are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from alignment.config.stages.fields import Positive, Strict
+
+
+class Lora(Strict):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"]
+    """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
+    r: Positive = 16
+    """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter
+    keeps its r, alpha and targets."""
+    alpha: Positive = 32
+    """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs set to zero while training; 0.05 to 0.1 against overfitting on few rows."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """`all-linear` (all but the output head) or module names; a name that matches nothing is an error."""
+
+
+class Full(Strict):
+    """Every weight is trained."""
+
+    kind: Literal["full"]
+    """All weights, in float32: 16 bytes per parameter with Adam. Lower learning_rate to about 1e-5."""
+
+
+Strategy = Annotated[Lora | Full, Field(discriminator="kind")]
