@@ -1,4 +1,4 @@
-"""Training with TRL: one method is one row of `METHODS`; the losses and the loop are the library's.
+"""Training with TRL: one method is one file of methods/; the losses and the loop are the library's.
 
 The only room that imports trl. It knows no Ray: `fit` is called once in every worker process, with or without a
 process group, and can be called without Ray at all.
