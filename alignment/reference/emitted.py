@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.config import Dpo, Evaluate, ImportData, ImportModel, Kto, Reward, Sample, Sft, Stage, TrainBase, row_of
+from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config.stages.train import Dpo, Kto, Reward, Sft
 
 Better = Literal["higher", "lower", "neither"]
 
