@@ -51,7 +51,7 @@ def keys(run: Run) -> dict[str, Key]:
             "config": config,
             "seed": run.seed,
             "inputs": {name: made[name].digest for name in stage.inputs()},
-            "sources": _sources(stage),
+            "sources": content_of(stage),
         }
         if revisions := stage.revisions():
             parts["revisions"] = revisions
@@ -60,9 +60,13 @@ def keys(run: Run) -> dict[str, Key]:
     return made
 
 
-def _sources(stage: AnyStage) -> Any:
+def content_of(stage: AnyStage) -> Any:
     """Digests of what a stage reads from outside: a list of files in order, or one object for all that makes a model;
-    None for a stage that reads artifacts alone."""
+    None for a stage that reads artifacts alone.
+
+    Raises:
+        DataError, ModelError: a source is missing or cannot be read.
+    """
     found = [CONTENT[type(item.source)](stage.name, item.source) for item in stage.sources()]
     if found and isinstance(found[0], dict):
         return {key: value for part in found for key, value in part.items()}

@@ -59,9 +59,9 @@ def test_a_wrong_sum_fails() -> None:
 @pytest.mark.slow
 def test_two_ray_workers_reduce(tmp_path: Path) -> None:
     """As the RayCluster's job runs it, on a local cluster that ray.init() starts."""
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    # Without an address Ray would join the cluster that was started last on this machine, by whichever test.
     done = subprocess.run([sys.executable, ALL_REDUCE, "ray"], capture_output=True, text=True, timeout=240,
-                          cwd=tmp_path, env={**env, "RAY_USAGE_STATS_ENABLED": "0"})
+                          cwd=tmp_path, env={**os.environ, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"rank 0 of 2 .*right\n(.*\n)*.*rank 1 of 2 .*right", done.stdout)
 

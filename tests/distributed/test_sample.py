@@ -236,7 +236,7 @@ def test_a_worker_that_dies_loses_nothing(inputs: dict[str, Artifact], tmp_path:
 def test_errors_of_workers_arrive_as_themselves_and_endless_deaths_end(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignment.distributed.sample.MAX_RESTARTS", 1)  # each costs a start of torch
+    monkeypatch.setattr("alignment.distributed.batches.MAX_RESTARTS", 1)  # each costs a start of torch
     two = '{"workers": 2, "cpus_per_worker": 0.5}'
     with pytest.raises(StageError, match="no such field"):
         sample_stage(context(inputs, compute=two, score={"function": "tests.distributed.test_sample:broken"}))

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from alignment import templates
 from alignment.config import ImportModel
-from alignment.data.fingerprint import files_digest, source_digest
+from alignment.data.fingerprint import file_digest
 from alignment.errors import DataError, ModelError
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.model_sources import load
+from alignment.pipeline.keys import content_of
 from tests.models import context_for, imported
 from tests.templates.tokenizers import package_file
 
@@ -265,7 +266,7 @@ def test_a_source_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
     def digest(**stage: Any) -> dict[str, Any]:
         made = context_for(tmp_path, {"source": "folder", "path": str(folder)}, **stage).stage
         assert isinstance(made, ImportModel)
-        return source_digest(made)
+        return content_of(made)
 
     first = digest()
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= first["files"].keys()
@@ -277,10 +278,10 @@ def test_a_source_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"never read")
     assert digest() == after
     moved = folder.rename(tmp_path / "elsewhere")
-    assert source_digest(context_for(tmp_path, {"source": "folder", "path": str(moved)}).stage) == after
+    assert content_of(context_for(tmp_path, {"source": "folder", "path": str(moved)}).stage) == after
     with pytest.raises(ModelError, match="does not exist"):
         digest()
-    tiny = [source_digest(context_for(tmp_path, {**TINY, "layers": n}).stage) for n in (1, 1, 2)]
+    tiny = [content_of(context_for(tmp_path, {**TINY, "layers": n}).stage) for n in (1, 1, 2)]
     assert tiny[0] == tiny[1] != tiny[2]
 
 
@@ -292,13 +293,14 @@ def test_data_files_are_known_by_their_content(tmp_path: Path, monkeypatch: pyte
     with fsspec.open("memory://rows.jsonl", "wb") as file:
         file.write(b"one\n")
     wanted = "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806"
-    assert files_digest(["rows.jsonl", "memory://rows.jsonl", str(tmp_path / "rows.jsonl")]) == [wanted] * 3
+    for path in ("rows.jsonl", "memory://rows.jsonl", str(tmp_path / "rows.jsonl")):
+        assert file_digest(path) == wanted
     (tmp_path / "rows.jsonl").write_bytes(b"two\n")
-    assert files_digest(["rows.jsonl"]) != [wanted]
+    assert file_digest("rows.jsonl") != wanted
     with pytest.raises(DataError, match="does not exist") as error:
-        files_digest(["rows.jsonl", "gone.jsonl"])
+        file_digest("gone.jsonl")
     assert error.value.found == "gone.jsonl"
     assert error.value.where == str(tmp_path / "gone.jsonl")
     for path in (str(tmp_path), "nosuch://x"):
         with pytest.raises(DataError, match="cannot be read"):
-            files_digest([path])
+            file_digest(path)
