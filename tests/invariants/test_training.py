@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,12 +157,30 @@ FIRST_LOSS = {"dpo": math.log(2), "kto": 0.5}
 def test_the_reference_is_the_sft_model(tmp_path: Path, method: str, mode: str) -> None:
     """At step one policy and reference are the same model; against the raw base they are not."""
     sft = small.train("sft", epochs=3, learning_rate=2e-2)
-    held = small.train("held", method, "sft", reference=mode, epochs=4, learning_rate=1e-2)
+    held = small.train("held", method, "sft", reference=mode, epochs=1)
     made = execute(small.run(tmp_path, sft, held)).artifacts
     losses = small.losses(made["held"])
     assert losses[0] == pytest.approx(FIRST_LOSS[method], abs=1e-4)
-    assert losses[-1] < losses[0] - 1e-3
+    assert small.losses(made["held"], key="rewards/margins")[0] == pytest.approx(0, abs=1e-4)
     assert made["held"].manifest.facts["reference"]["artifact"] == made["sft"].key
+
+
+@pytest.mark.parametrize(("method", "strategy"), [
+    ("dpo", None), ("kto", None), ("dpo", FULL), ("kto", FULL)], ids=["dpo-lora", "kto-lora", "dpo-full", "kto-full"])
+def test_what_is_preferred_gets_likelier_than_what_is_not(
+    tmp_path: Path, method: str, strategy: dict[str, Any] | None
+) -> None:
+    """A preference that can be learned: the same answer is the better one everywhere."""
+    stage = small.train("held", method, epochs=3, learning_rate=2e-3, **({} if strategy is None else {
+        "strategy": strategy}))
+    run = small.run(tmp_path, stage)
+    file = tmp_path / "rows.jsonl"
+    lines = [json.loads(line) | {"answer": "red", "rejected": "blue"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = execute(run).artifacts["held"]
+    margins, losses = small.losses(made, key="rewards/margins"), small.losses(made)
+    assert min(margins[-3:]) > 0.02
+    assert max(losses[-3:]) < FIRST_LOSS[method]
 
 
 @pytest.mark.parametrize("method", list(FIRST_LOSS))
