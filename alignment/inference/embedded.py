@@ -6,6 +6,7 @@ Does not decode (engine.py) or compute scores (scoring.py): it settles device an
 from __future__ import annotations
 
 import gc
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -25,7 +26,7 @@ from alignment.templates import encode_prompt
 Model = TypeVar("Model")
 
 
-class _Embedded(Generic[Model]):
+class _Embedded(ABC, Generic[Model]):
     """A model that is made of `artifact` at first need and kept until `close`."""
 
     side: Literal["left", "right"]
@@ -60,8 +61,9 @@ class _Embedded(Generic[Model]):
             self._model = self._made({"dtype": resolve_dtype(self.compute, device), "device": device})
         return self._model
 
+    @abstractmethod
     def _made(self, placement: dict[str, Any]) -> Model:
-        raise NotImplementedError
+        """The model, loaded with this dtype and device."""
 
 
 class EmbeddedGenerator(_Embedded[Engine]):

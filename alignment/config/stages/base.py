@@ -6,6 +6,7 @@ in its room's table, under the class (`row_of`). Reads no files, imports no torc
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
@@ -148,9 +149,9 @@ class Stage(Strict):
         """What is wrong within the stage, beyond types and bounds."""
         return iter(())
 
+    @abstractmethod
     def title(self) -> str:
         """What the stage is, in a few words: `dpo · lora r 16`."""
-        raise NotImplementedError(f"stage kind {self.tag} has no title")
 
     @property
     def adapter(self) -> Lora | None:
