@@ -11,8 +11,8 @@ STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
-# Tests side by side, by file and group, in the order of tests/conftest.py: longest first.
-XDIST := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# Tests side by side, by file, in the order of tests/conftest.py: longest first.
+XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TESTS ?=
 
 DOCKER ?= docker

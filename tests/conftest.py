@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if SIDE_BY_SIDE == 1:
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
     items.sort(key=lambda item: (not item.get_closest_marker("ray"), item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With --dist loadgroup a file is a group, too: what a module makes once is made in one process."""
-    if config.getoption("dist") != "loadgroup":
+    """With --dist loadfile: files with a Ray cluster are one, so that one cluster is up at a time.
+
+    By their text, as this process collects nothing. Not by xdist_group: xdist 3.8 writes the group into a field that
+    pytest 9.2 no longer has, so groups are silently none.
+    """
+    if config.getoption("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadFileScheduling
 
-    class GroupOrFile(LoadGroupScheduling):
+    @functools.cache
+    def has_ray(file: str) -> bool:
+        return "mark.ray" in (config.rootpath / file).read_text(encoding="utf-8")
+
+    class RayOrFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return str(super()._split_scope(nodeid)).partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return "ray" if has_ray(file) else file
 
-    return GroupOrFile(config, log)
+    return RayOrFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
