@@ -1,9 +1,10 @@
 """What one answer is worth against its references, and how sure a mean or a win rate over rows is.
 
 Pure functions over text and numbers: no torch, no files, no models. Exact match and token F1 are the rewards
-room's own (SQuAD, Rajpurkar et al. 2016, arXiv:1606.05250). ROUGE-L is `rouge_score`'s (Lin 2004, aclanthology
-W04-1013). Intervals are percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13); a comparison of two
-models resamples rows, so that both models always meet the same questions (Koehn 2004, aclanthology W04-3250).
+room's own (SQuAD's, MLQA's). ROUGE-L is `rouge_score`'s (Lin 2004, aclanthology W04-1013) over `alignment.words`,
+which are that package's on English. Intervals are percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13);
+a comparison of two models resamples rows, so that both models always meet the same questions (Koehn 2004,
+aclanthology W04-3250).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
 
 from alignment.rewards import exact_match, token_f1
+from alignment.words import words
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -25,18 +27,8 @@ LEVEL = 0.95
 _CELLS = 2_000_000
 """Numbers drawn at once while resampling; bounds the memory at about 30 MB."""
 
-# Han, kana and the compatibility ideographs: scripts written without blanks between words.
-_CJK = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
-_CJK += "\U00020000-\U0003fffd"
-_TOKEN = re.compile(f"[{_CJK}]|(?:(?![{_CJK}])[^\\W_])+")
-
 
 # --- one answer -----------------------------------------------------------------------------------------------
-
-
-def words(text: str) -> list[str]:
-    """Lower-cased words; every CJK character is a word. Equals rouge_score's own tokens on ASCII text."""
-    return _TOKEN.findall(text.lower())
 
 
 class _Words:
@@ -54,18 +46,20 @@ def answer_of(text: str, pattern: str | None) -> str:
     return text if found is None else str(found)
 
 
-def text_metrics(text: str, references: Sequence[str], pattern: str | None = None) -> dict[str, float]:
+def text_metrics(
+    text: str, references: Sequence[str], pattern: str | None = None, language: str | None = None
+) -> dict[str, float]:
     """exact_match, f1 and rouge_l (0..1) of an answer, each the best over the references; NaN without any.
 
-    Exact match and F1 compare `answer_of` both sides; ROUGE-L compares the whole texts.
+    Exact match and F1 compare `answer_of` both sides by the rules of `language`; ROUGE-L compares the whole texts.
     """
     if not references:
         return {"exact_match": math.nan, "f1": math.nan, "rouge_l": math.nan}
     short = [answer_of(reference, pattern) for reference in references]
     said = answer_of(text, pattern)
     return {
-        "exact_match": exact_match(said, short),
-        "f1": token_f1(said, short),
+        "exact_match": exact_match(said, short, language),
+        "f1": token_f1(said, short, language),
         "rouge_l": rouge_l(text, references),
     }
 

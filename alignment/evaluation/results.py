@@ -19,10 +19,10 @@ from alignment.evaluation.metrics import (
     perplexity_ci,
     text_metrics,
     win_rate,
-    words,
 )
 from alignment.records import Message, Record
 from alignment.rewards import combine
+from alignment.words import words
 
 REFERENCE = "reference"
 """Name of the table line that scores the reference answers themselves."""
@@ -73,7 +73,7 @@ def measure(
 ) -> Measures:
     """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
     return {
-        **text_metrics(text, question.references, stage.answer_pattern),
+        **text_metrics(text, question.references, stage.answer_pattern, stage.language),
         "reward": reward,
         "style": style,
         "score": math.nan if stage.score is None else combine(stage.score, style, reward),
