@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import tokenize
 
@@ -44,17 +44,20 @@ def test_words_of_every_script(text: str, expected: list[str]) -> None:
     assert words(unicodedata.normalize("NFD", text)) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=127)))
 def test_ascii_is_cut_as_rouge_score_and_split_do(text: str) -> None:
     assert words(text) == tokenize.tokenize(text, None)
     assert pieces(text) == text.lower().split()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0x24F)))
 def test_pieces_of_latin_texts_stand_between_blanks(text: str) -> None:
     assert pieces(text) == form(text).split()
 
 
+@settings(deadline=None)
 @given(texts)
 def test_nothing_is_lost_and_nothing_depends_on_how_it_is_written(text: str) -> None:
     letters = [char for char in form(text) if char.isalnum()]

@@ -19,6 +19,7 @@ from alignment.evaluation.metrics import (
     perplexity_ci,
     rouge_l,
     text_metrics,
+    wilson,
     win_rate,
 )
 
@@ -71,6 +72,7 @@ def test_rouge_l_in_other_scripts() -> None:
     assert rouge_l("Größe zählt", ["größe zählt"]) == 1.0
 
 
+@settings(deadline=None)  # the first one loads tables
 @given(*[st.text(st.sampled_from("ab c"), max_size=20)] * 2)
 def test_rouge_l_is_rouge_scores_own_on_ascii(text: str, reference: str) -> None:
     oracle = rouge_scorer.RougeScorer(["rougeL"]).score(reference, text)["rougeL"].fmeasure
@@ -110,6 +112,26 @@ def test_undefined_values_are_left_out_and_counted() -> None:
     assert all(map(math.isnan, empty[:3]))
 
 
+def test_equal_shares_have_wilsons_interval() -> None:
+    """0 of 20 and 81 of 263 are published (Newcombe 1998, method 3)."""
+    assert mean_ci([0.0] * 10, share=True)[:3] == pytest.approx((0, 0, 0.2775), abs=1e-4)
+    assert mean_ci([1.0] * 10 + [math.nan], share=True) == pytest.approx((1, 0.7225, 1, 1), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert mean_ci([3.0] * 10)[:3] == (3, 3, 3), "a length is no share"
+    assert mean_ci([0.0, 1.0] * 5, share=True) == mean_ci([0.0, 1.0] * 5)
+
+
+@given(st.integers(1, 60), st.sampled_from([-1.0, 0.0, 1.0]))
+def test_equal_differences_say_as_much_as_equal_wins(count: int, value: float) -> None:
+    ones, others = [max(value, 0.0)] * count, [max(-value, 0.0)] * count
+    got, rate = difference_ci(ones, others, share=True), win_rate(ones, others)
+    assert got.low < got.value < got.high or abs(value) == 1
+    assert got.low < got.high
+    assert -1 <= got.low <= got.value <= got.high <= 1
+    assert (rate.low, rate.high) == pytest.approx(((got.low + 1) / 2, (got.high + 1) / 2))
+
+
 def test_perplexity_weighs_tokens_not_rows() -> None:
     assert perplexity_ci([-1.0, -6.0], [1, 2]).value == pytest.approx(math.exp(7 / 3))
     same = perplexity_ci([-2.0, -6.0], [1, 3])
@@ -122,7 +144,8 @@ def test_win_rate_by_hand() -> None:
     got = win_rate([1, 2, 3, nan, 5, 1], [0, 2, 4, 1, 5, nan])
     assert (got.wins, got.ties, got.losses, got.dropped) == (1, 2, 1, 2)
     assert got.rate == 0.5
-    assert win_rate([2, 2], [1, 1])[:3] == (1, 1, 1)
+    assert win_rate([2, 2], [1, 1])[:3] == pytest.approx((1, 0.3424, 1), abs=1e-4)
+    assert win_rate([2] * 24, [2] * 24)[:3] == pytest.approx((0.5, 0.5 - 0.1380 / 2, 0.5 + 0.1380 / 2), abs=1e-4)
     assert win_rate([-math.inf], [0.0]).losses == 1
     assert math.isnan(win_rate([nan], [1.0]).rate)
 

@@ -48,6 +48,8 @@ def test_means_and_perplexity() -> None:
     assert base["reward"] | {"low": 0, "high": 0} == {"value": 0.5, "low": 0, "high": 0, "dropped": 1}
     assert base["style"]["value"] == 1
     assert base["words"]["value"] == 1
+    assert base["finished"] == {"value": 1, "low": pytest.approx(0.4385, abs=1e-4), "high": 1, "dropped": 0}
+    assert got["reference_words"] == 1
     assert base["perplexity"]["value"] == pytest.approx(math.exp(2))
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alignment.rewards import exact_match, normalize_answer, token_f1
@@ -60,6 +60,7 @@ english = st.lists(st.sampled_from([
     "ﬁve", "a’s", "°C"]), max_size=8).map(" ".join)
 
 
+@settings(deadline=None)
 @given(english, english)
 @example("a", "the")
 @example("", "cat")
@@ -68,6 +69,7 @@ def test_english_has_the_numbers_of_squad(one: str, other: str) -> None:
     assert both(one, other) == (float(said == wanted), pytest.approx(f1(said, wanted)))
 
 
+@settings(deadline=None)
 @given(*[st.text(st.characters(max_codepoint=0x17F) | st.sampled_from("  ’“”–—…™"), max_size=20)] * 2)
 def test_any_text_in_latin_letters_has_the_numbers_of_squad(one: str, other: str) -> None:
     one, other = (unicodedata.normalize("NFC", text) for text in (one, other))
@@ -87,6 +89,7 @@ pairs = st.sampled_from(sorted(WORDS)).flatmap(lambda language: st.tuples(
     st.just(language), *[st.lists(st.sampled_from(WORDS[language]), max_size=6).map(" ".join)] * 2))
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_a_language_has_the_numbers_of_mlqa(drawn: tuple[str, str, str]) -> None:
     language, one, other = drawn
@@ -129,6 +132,7 @@ drawn_texts = st.sampled_from(sorted(SCRIPTS)).flatmap(
     lambda name: st.lists(st.sampled_from(SCRIPTS[name].split()), min_size=1, max_size=5).map(" ".join))
 
 
+@settings(deadline=None)
 @given(drawn_texts, drawn_texts)
 def test_f1_is_symmetric_and_one_on_equal_texts(one: str, other: str) -> None:
     assert token_f1(one, [other]) == token_f1(other, [one])
@@ -146,6 +150,7 @@ def test_f1_is_zero_on_disjoint_texts(name: str) -> None:
             assert both(SCRIPTS[name], SCRIPTS[other]) == (0, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("कखगतदनपबमर"), min_size=1, max_size=6), st.data())
 def test_a_word_with_another_vowel_sign_is_another_word(letters: list[str], data: st.DataObject) -> None:
     signs = st.sampled_from(["", "ा", "ि", "ी", "ु", "े", "ो"])
