@@ -27,20 +27,25 @@ _AM = "\u0e33\u0eb3"
 _OTHER_SHAPES = re.compile("[\ufb1d-\ufdff\ufe30-\ufefe\uff00-\uffef]+")
 """The same letters and signs in another width or position: full and half width, Arabic and Hebrew presentation forms.
 NFKC is for these alone; of ½, x² or ™ it would make other words."""
+_UNSEEN = str.maketrans({"\u200b": " ", "\u1361": " "} | dict.fromkeys(
+    [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x2066, 0x206A), 0xFEFF]))
+"""Zero-width and Ethiopic word spaces are blanks; marks of direction and byte order are nothing."""
 _SCANNED = range(0xA1, 0x1F000)
 
 
 def form(text: str) -> str:
-    """Lower case, one code for one letter: NFC, full-width and presentation forms as plain ones, final sigma as sigma.
+    """Lower case, one code for one letter: NFC, full-width and presentation forms as plain ones, final sigma as sigma,
+    nothing that cannot be seen.
 
     Of ASCII text it is `lower`, as in SQuAD's and rouge_score's scripts.
     """
     if text.isascii():
         return text.lower()
-    text = _OTHER_SHAPES.sub(lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text))
+    text = unicodedata.normalize("NFC", text.translate(_UNSEEN))
+    text = _OTHER_SHAPES.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     text = unicodedata.normalize("NFC", text.lower()).replace("\u03c2", "\u03c3")
-    # NFKC takes AM apart; the Ethiopic word space is a blank that can be seen.
-    return text.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3").replace("\u1361", " ")
+    # NFKC takes AM apart.
+    return text.replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")
 
 
 def words(text: str, *, joined: str = "") -> list[str]:

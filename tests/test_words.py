@@ -32,10 +32,13 @@ LINES = {
     "Russian": ("«Война и мир»", ["война", "и", "мир"]),
     "German": ("Größe – 3,5", ["größe", "3", "5"]),
     "mixed": ("我爱 GPT-4 が", ["我", "爱", "gpt", "4", "が"]),
+    "Khmer with spaces of no width": ("ភាសា\u200bខ្មែរ", ["ភា", "សា", "ខ្មែ", "រ"]),
+    "marks of direction": ("\u200fשלום\u200e \u202bעולם\u202c\ufeff", ["שלום", "עולם"]),
     "full width": ("ＧＰＴ４", ["gpt4"]),
     "not to be taken apart": ("½ x² Word™ ❤️", ["½", "x²", "word"]),
 }
-texts = st.text(st.sampled_from("".join(line for line, _ in LINES.values()) + " \u0301\u200d\ufe0f"), max_size=30)
+LETTERS = "".join(line for line, _ in LINES.values()) + " \u0301\u200d\ufe0f\u200b\u200f"
+texts = st.text(st.sampled_from(LETTERS), max_size=30)
 
 
 @pytest.mark.parametrize(("text", "expected"), LINES.values(), ids=LINES)
@@ -74,4 +77,5 @@ def test_joined_characters_belong_to_words() -> None:
 
 
 def test_punctuation_between_characters_is_no_piece_and_inside_a_word_it_stays() -> None:
+    assert pieces("ភាសា\u200bខ្មែរ") == words("ភាសា\u200bខ្មែរ")
     assert pieces("北京，“上海”。 don't - 3,5") == ["北", "京", "上", "海", "don't", "-", "3,5"]

@@ -23,7 +23,7 @@ from alignment.evaluation.metrics import (
     win_rate,
 )
 from alignment.records import Message, Record
-from alignment.rewards import combine
+from alignment.rewards import FACTS, combine
 from alignment.words import words
 
 REFERENCE = "reference"
@@ -137,7 +137,7 @@ class Table:
     def _line(self, model: str) -> Iterator[tuple[str, dict[str, float]]]:
         for metric in REFERENCE_MEANS if model == REFERENCE else MEANS:
             if self._asked(metric):
-                yield metric, mean_ci(self.column(model, metric), share=metric in SHARES, **self.draws)._asdict()
+                yield metric, mean_ci(self.column(model, metric), share=self._share(metric), **self.draws)._asdict()
         if model in self.perplexity:
             pairs = list(self.perplexity[model].values())
             interval = perplexity_ci([p[0] for p in pairs], [p[1] for p in pairs], **self.draws)
@@ -150,6 +150,11 @@ class Table:
         if metric == "style":
             return score is not None and score.function is not None
         return metric != "score" or score is not None
+
+    def _share(self, metric: str) -> bool:
+        """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""
+        facts = FACTS.get(self.stage.score.function or "") if self.stage.score is not None else None
+        return metric in SHARES or (metric == "style" and facts is not None and (facts.low, facts.high) == (0, 1))
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """[challenger, baseline] pairs: as asked, or every later model against the first."""
@@ -166,7 +171,7 @@ class Table:
         for challenger, baseline in self.pairs():
             for metric in filter(self._asked, ("exact_match", "f1", "style")):
                 first, second = self.column(challenger, metric), self.column(baseline, metric)
-                interval = difference_ci(first, second, share=metric in SHARES, **self.draws)
+                interval = difference_ci(first, second, share=self._share(metric), **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "metric": metric, **interval._asdict()}
 
     def _by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
