@@ -219,6 +219,7 @@ def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:
     (made["eval"].path() / "answers.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     page = render(run, made, "qa.yaml", NOW)
     check(page)
+    assert page.count('dir="auto"') == 1 + 3 + 1 + 2, "question, turns, reference and answers run as their script does"
     assert f"And when? 3 turns before it system Be brief. user Who? {EVIL} assistant Ada." in text_of(page)
 
 
