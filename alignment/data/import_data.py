@@ -159,7 +159,7 @@ def _check_splits(stage: ImportData, splits: dict[str, list[Record]], read: _Rea
 
 
 def _metrics(splits: dict[str, list[Record]]) -> dict[str, float]:
-    """Rows per split; units (words, CJK characters) of prompts and answers over all splits."""
+    """Rows per split; units (words; in scripts without blanks, characters) of prompts and answers over all splits."""
     records = [record for rows in splits.values() for record in rows]
     prompts = [sum(len(units(turn["content"])) for turn in prompt_of(record)) for record in records]
     answers = [len(units(turn[-1]["content"])) for record in records

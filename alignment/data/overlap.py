@@ -57,9 +57,10 @@ def find_overlap(
     """Test id -> (id of a seen row, reason).
 
     Reasons: `same-id`, `same-prompt`, `same-passage`, `shared-text` (at least `share` of the n-grams of passage and
-    question; the row named is the first to hold most of them). Units are words, CJK characters one by one; system
-    messages do not count. A text under 2n units has too few n-grams: it overlaps when it stands as a whole in a seen
-    text under 4n units, so that short generic questions are not taken for copies of each other.
+    question; the row named is the first to hold most of them). Units are words, in scripts without blanks characters
+    (`alignment.words`); system messages do not count. A text under 2n units has too few n-grams: it overlaps when it
+    stands as a whole in a seen text under 4n units, so that short generic questions are not taken for copies of each
+    other.
     """
     return find_text_overlap([Text.of(record) for record in test], [Text.of(record) for record in seen], n, share)
 

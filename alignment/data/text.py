@@ -1,14 +1,11 @@
-"""When two texts are the same: one normal form, and the units (words, CJK characters) that overlap is counted in."""
+"""When two texts are the same: one normal form, and the units (`alignment.words`) that overlap is counted in."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 
 from alignment.records import Message, Record
-
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+from alignment.words import words
 
 
 def normalise(text: str) -> str:
@@ -17,8 +14,8 @@ def normalise(text: str) -> str:
 
 
 def units(text: str) -> list[str]:
-    """Words in normal form without punctuation; in Chinese and Japanese, characters."""
-    return _UNIT.findall(normalise(text))
+    """Words in normal form without punctuation; in scripts without blanks, characters. A name_of_code is one word."""
+    return words(normalise(text), joined="_")
 
 
 def prompt_of(record: Record) -> list[Message]:

@@ -37,7 +37,7 @@ def sample_stage(context: StageContext) -> Outcome:
     stage = context.stage_as(Sample)
     if stage.score.function is not None:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
-    prompts, bad, read = _prompts(context, stage)
+    prompts, bad, read, not_taken = _prompts(context, stage)
     planned = plan(context, batches(prompts, stage.batch_size))
     parts = list(make_parts(context, planned, SampleBatch, Part, folder="parts", label="sample", unit="prompts"))
     answers = [answer for part in parts for answer in part.answers]
@@ -58,15 +58,16 @@ def sample_stage(context: StageContext) -> Outcome:
     (context.out / "bad.jsonl").write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8", newline="\n"
     )
+    dropped = _reasons(bad) + best.dropped + pairs.dropped + Counter({"not taken": not_taken})
     return Outcome(
-        RowCounts(read=read, written=written, dropped=dict(_reasons(bad) + best.dropped + pairs.dropped)),
+        RowCounts(read=read, written=written, dropped=dict(dropped)),
         {**measures(answers), "rows_best": float(written["best"]), "rows_pairs": float(written["pairs"])},
         {"histogram": histogram(answers), "timing": _timing(parts)},
     )
 
 
-def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[dict[str, Any]], int]:
-    """The prompts to answer with unique ids, rows that have none, and how many rows were read."""
+def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[dict[str, Any]], int, int]:
+    """The prompts to answer with unique ids, rows that have none, how many rows were read, and not taken."""
     records = [record for ref in stage.prompts for record in context.rows(ref)]
     usable: dict[str, Record] = {}
     bad = []
@@ -81,7 +82,7 @@ def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[d
     chosen = choose(list(usable.values()), context.run.scaled(stage.take), context.run.seed)
     if not chosen:
         raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(_reasons(bad)))
-    return chosen, bad, len(records)
+    return chosen, bad, len(records), len(usable) - len(chosen)
 
 
 def _reasons(bad: list[dict[str, Any]]) -> Counter[str]:

@@ -1,9 +1,11 @@
 """What one answer is worth against its references, and how sure a mean or a win rate over rows is.
 
 Pure functions over text and numbers: no torch, no files, no models. Exact match and token F1 are the rewards
-room's own (SQuAD, Rajpurkar et al. 2016, arXiv:1606.05250). ROUGE-L is `rouge_score`'s (Lin 2004, aclanthology
-W04-1013). Intervals are percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13); a comparison of two
-models resamples rows, so that both models always meet the same questions (Koehn 2004, aclanthology W04-3250).
+room's own (SQuAD's, MLQA's). ROUGE-L is `rouge_score`'s (Lin 2004, aclanthology W04-1013) over `alignment.words`,
+which are that package's on English. Intervals are percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13);
+a comparison of two models resamples rows, so that both models always meet the same questions (Koehn 2004,
+aclanthology W04-3250). Equal numbers give a bootstrap nothing to draw: for shares Wilson's score interval (1927,
+doi:10.2307/2276774) says how little 0 of 24 proves.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from rouge_score.rouge_scorer import RougeScorer
 
 from alignment.rewards import exact_match, token_f1
+from alignment.words import words
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -25,18 +29,8 @@ LEVEL = 0.95
 _CELLS = 2_000_000
 """Numbers drawn at once while resampling; bounds the memory at about 30 MB."""
 
-# Han, kana and the compatibility ideographs: scripts written without blanks between words.
-_CJK = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
-_CJK += "\U00020000-\U0003fffd"
-_TOKEN = re.compile(f"[{_CJK}]|(?:(?![{_CJK}])[^\\W_])+")
-
 
 # --- one answer -----------------------------------------------------------------------------------------------
-
-
-def words(text: str) -> list[str]:
-    """Lower-cased words; every CJK character is a word. Equals rouge_score's own tokens on ASCII text."""
-    return _TOKEN.findall(text.lower())
 
 
 class _Words:
@@ -54,18 +48,20 @@ def answer_of(text: str, pattern: str | None) -> str:
     return text if found is None else str(found)
 
 
-def text_metrics(text: str, references: Sequence[str], pattern: str | None = None) -> dict[str, float]:
+def text_metrics(
+    text: str, references: Sequence[str], pattern: str | None = None, language: str | None = None
+) -> dict[str, float]:
     """exact_match, f1 and rouge_l (0..1) of an answer, each the best over the references; NaN without any.
 
-    Exact match and F1 compare `answer_of` both sides; ROUGE-L compares the whole texts.
+    Exact match and F1 compare `answer_of` both sides by the rules of `language`; ROUGE-L compares the whole texts.
     """
     if not references:
         return {"exact_match": math.nan, "f1": math.nan, "rouge_l": math.nan}
     short = [answer_of(reference, pattern) for reference in references]
     said = answer_of(text, pattern)
     return {
-        "exact_match": exact_match(said, short),
-        "f1": token_f1(said, short),
+        "exact_match": exact_match(said, short, language),
+        "f1": token_f1(said, short, language),
         "rouge_l": rouge_l(text, references),
     }
 
@@ -105,19 +101,55 @@ def finite_mean(values: Sequence[float]) -> float:
     return math.fsum(finite) / len(finite) if finite else math.nan
 
 
-def mean_ci(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of the finite values with its bootstrap interval."""
+def mean_ci(values: Sequence[float], *, share: bool = False, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of the finite values with its bootstrap interval.
+
+    Args:
+        share: the values lie in [0, 1]; where all are equal, the interval is Wilson's.
+    """
     all_values = np.asarray(values, dtype=np.float64)
     kept = all_values[np.isfinite(all_values)]
+    if share and _equal(kept):
+        return Interval(float(kept[0]), *wilson(float(kept[0]), len(kept)), len(all_values) - len(kept))
     return _interval(kept[:, None], lambda means: means[:, 0], resamples, seed, len(all_values) - len(kept))
 
 
-def difference_ci(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of a - b over paired rows. Raises ValueError when the lengths differ."""
+def difference_ci(
+    a: Sequence[float], b: Sequence[float], *, share: bool = False, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of a - b over paired rows; `share` as for mean_ci. Raises ValueError when the lengths differ."""
     first, second = _paired(a, b)
     # Two equal infinities would subtract to NaN with a warning; such a pair is dropped either way.
     with np.errstate(invalid="ignore"):
-        return mean_ci((first - second).tolist(), resamples=resamples, seed=seed)
+        differences = first - second
+    kept = differences[np.isfinite(differences)]
+    if share and _equal(kept):
+        low, high = _equal_rate((float(kept[0]) + 1) / 2, len(kept))
+        return Interval(float(kept[0]), 2 * low - 1, 2 * high - 1, len(differences) - len(kept))
+    return mean_ci(differences.tolist(), resamples=resamples, seed=seed)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of `count` rows."""
+    square = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = math.sqrt(square * (share * (1 - share) / count + square / (4 * count**2))) / (1 + square / count)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def _equal_rate(rate: float, count: int) -> tuple[float, float]:
+    """The interval of a win rate of `count` equal outcomes.
+
+    Where all are ties, what is a share is that of the other rows, 0 of `count`, all won or all lost at the most.
+    """
+    if rate == 0.5:
+        half = wilson(0.0, count)[1] / 2
+        return rate - half, rate + half
+    return wilson(rate, count)
+
+
+def _equal(values: Floats) -> bool:
+    return len(values) > 0 and bool((values == values[0]).all())
 
 
 def perplexity_ci(
@@ -140,12 +172,20 @@ def perplexity_ci(
 
 
 def win_rate(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> WinRate:
-    """How often a beats b on the same row. Raises ValueError when the lengths differ."""
+    """How often a beats b on the same row; Wilson's interval where all outcomes are equal.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
     first, second = _paired(a, b)
     known = ~(np.isnan(first) | np.isnan(second))
     first, second = first[known], second[known]
     outcome = np.where(first > second, 1.0, np.where(first == second, 0.5, 0.0))
-    rate, low, high, _ = _interval(outcome[:, None], lambda means: means[:, 0], resamples, seed, 0)
+    if _equal(outcome):
+        rate = float(outcome[0])
+        low, high = _equal_rate(rate, len(outcome))
+    else:
+        rate, low, high, _ = _interval(outcome[:, None], lambda means: means[:, 0], resamples, seed, 0)
     wins, ties = int((first > second).sum()), int((first == second).sum())
     return WinRate(rate, low, high, wins, ties, len(first) - wins - ties, int((~known).sum()))
 

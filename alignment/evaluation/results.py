@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from alignment.config import Evaluate
 from alignment.evaluation.metrics import (
+    answer_of,
     difference_ci,
     finite_mean,
     histogram,
@@ -19,14 +21,16 @@ from alignment.evaluation.metrics import (
     perplexity_ci,
     text_metrics,
     win_rate,
-    words,
 )
 from alignment.records import Message, Record
-from alignment.rewards import combine
+from alignment.rewards import FACTS, combine
+from alignment.words import words
 
 REFERENCE = "reference"
 """Name of the table line that scores the reference answers themselves."""
 MEANS = ("exact_match", "f1", "rouge_l", "reward", "style", "finished", "words")
+SHARES = ("exact_match", "f1", "rouge_l", "finished")
+"""Means of numbers from 0 to 1."""
 REFERENCE_MEANS = ("reward", "style", "words")
 COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
 """What win rates are counted by, and the metric's name."""
@@ -73,7 +77,7 @@ def measure(
 ) -> Measures:
     """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
     return {
-        **text_metrics(text, question.references, stage.answer_pattern),
+        **text_metrics(text, question.references, stage.answer_pattern, stage.language),
         "reward": reward,
         "style": style,
         "score": math.nan if stage.score is None else combine(stage.score, style, reward),
@@ -113,6 +117,7 @@ class Table:
         scores = {model: self.column(model, "reward") for model in self.measures}
         table = {
             "rows": len(self.questions),
+            "reference_words": self._reference_words(),
             "models": {model: dict(self._line(model)) for model in self.measures},
             "compare": list(self._comparisons()),
             "differences": list(self._differences()),
@@ -123,10 +128,16 @@ class Table:
         cleaned: dict[str, Any] = without_nan(table)
         return cleaned
 
+    def _reference_words(self) -> float | None:
+        """Median length of the references, of the part that is compared; long ones are free text."""
+        lengths = [len(words(answer_of(q.reference, self.stage.answer_pattern)))
+                   for q in self.questions if q.reference is not None]
+        return float(median(lengths)) if lengths else None
+
     def _line(self, model: str) -> Iterator[tuple[str, dict[str, float]]]:
         for metric in REFERENCE_MEANS if model == REFERENCE else MEANS:
             if self._asked(metric):
-                yield metric, mean_ci(self.column(model, metric), **self.draws)._asdict()
+                yield metric, mean_ci(self.column(model, metric), share=self._share(metric), **self.draws)._asdict()
         if model in self.perplexity:
             pairs = list(self.perplexity[model].values())
             interval = perplexity_ci([p[0] for p in pairs], [p[1] for p in pairs], **self.draws)
@@ -139,6 +150,11 @@ class Table:
         if metric == "style":
             return score is not None and score.function is not None
         return metric != "score" or score is not None
+
+    def _share(self, metric: str) -> bool:
+        """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""
+        facts = FACTS.get(self.stage.score.function or "") if self.stage.score is not None else None
+        return metric in SHARES or (metric == "style" and facts is not None and (facts.low, facts.high) == (0, 1))
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """[challenger, baseline] pairs: as asked, or every later model against the first."""
@@ -154,7 +170,8 @@ class Table:
     def _differences(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.pairs():
             for metric in filter(self._asked, ("exact_match", "f1", "style")):
-                interval = difference_ci(self.column(challenger, metric), self.column(baseline, metric), **self.draws)
+                first, second = self.column(challenger, metric), self.column(baseline, metric)
+                interval = difference_ci(first, second, share=self._share(metric), **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "metric": metric, **interval._asdict()}
 
     def _by_kind(self) -> dict[str, dict[str, dict[str, float]]]:

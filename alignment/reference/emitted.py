@@ -158,11 +158,14 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
     Evaluate: (
         Metric("MODEL.exact_match", "Share of rows whose answer is a reference, after SQuAD's normalisation (case, "
-                                    "punctuation, articles). answer_pattern says which part is compared.", SHARE,
+                                    "punctuation, articles), MLQA's where letters are not Latin or language is "
+                                    "given. answer_pattern says which part is compared.", SHARE,
                "higher", "rows have references"),
-        Metric("MODEL.f1", "Mean overlap of words between answer and nearest reference (SQuAD's token F1).", SHARE,
+        Metric("MODEL.f1", "Mean overlap of words between answer and nearest reference (SQuAD's token F1; in scripts "
+                           "without blanks, of characters).", SHARE,
                "higher", "rows have references"),
-        Metric("MODEL.rouge_l", "Mean ROUGE-L F-measure: longest common subsequence of words, over whole texts.", SHARE,
+        Metric("MODEL.rouge_l", "Mean ROUGE-L F-measure: longest common subsequence of words (in scripts without "
+                                "blanks, of characters), over whole texts.", SHARE,
                "higher", "rows have references"),
         Metric("MODEL.reward", "Mean score that the reward model gives. Only differences mean something. MODEL may be "
                                "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),

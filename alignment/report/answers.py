@@ -39,22 +39,41 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Turn:
+    role: str
+    text: str
+
+    @property
+    def size(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
 class Shown:
+    """A row. `turns`: what was said before the question, system message first."""
+
     id: str
     kind: str
     outcome: str
     label: str
     passage: str
+    turns: tuple[Turn, ...]
     question: str
     reference: str
     answers: tuple[Answer, ...]
 
 
-def chosen(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
-    """About eight rows to show at once, and up to sixty more, each in the order of the file's rows drawn."""
+def chosen(
+    rows: Sequence[Mapping[str, Any]], models: Sequence[str], *, free_text: bool = False
+) -> tuple[list[Shown], list[Shown]]:
+    """About eight rows to show at once, and up to sixty more, each in the order of the file's rows drawn.
+
+    Args:
+        free_text: the references are long, so that no answer is called right or wrong.
+    """
     left: dict[str, list[Mapping[str, Any]]] = {name: [] for name in LABELS}
     for row in rows:
-        left[outcome(row, models)].append(row)
+        left[outcome(row, models, free_text=free_text)].append(row)
     picked: list[Mapping[str, Any]] = []
     seen: Counter[str] = Counter()
     turn = cycle(ORDER)
@@ -65,16 +84,16 @@ def chosen(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> tuple[li
             row = pool.pop(best)
             seen[_kind(row)] += 1
             picked.append(row)
-    shown = [_shown(row, models) for row in picked]
+    shown = [_shown(row, models, free_text) for row in picked]
     return shown[:SHOWN], shown[SHOWN:]
 
 
-def outcome(row: Mapping[str, Any], models: Sequence[str]) -> str:
+def outcome(row: Mapping[str, Any], models: Sequence[str], *, free_text: bool = False) -> str:
     """How the last model did against the first: a key of LABELS. Rows without scores tell by their texts."""
     answers = row.get("answers", {})
     first, last = answers.get(models[0], {}), answers.get(models[-1], {})
     before, now = right(first), right(last)
-    if before is None or now is None:
+    if free_text or before is None or now is None:
         return "differs" if first.get("text") != last.get("text") else "same"
     return {(False, True): "mended", (False, False): "failed", (True, False): "lost", (True, True): "kept"}[before, now]
 
@@ -90,16 +109,20 @@ def _kind(row: Mapping[str, Any]) -> str:
     return str(row.get("kind") or "")
 
 
-def _shown(row: Mapping[str, Any], models: Sequence[str]) -> Shown:
-    result = outcome(row, models)
+def _shown(row: Mapping[str, Any], models: Sequence[str], free_text: bool) -> Shown:
+    result = outcome(row, models, free_text=free_text)
     answers = row.get("answers", {})
+    *turns, last = _turns(row.get("prompt")) or [Turn("user", "")]
+    question = _text(row.get("question"))
+    if not question or (turns and question not in last.text):
+        question = last.text
     return Shown(
         id=str(row.get("id", "")), kind=_kind(row), outcome=result, label=LABELS[result],
         passage=clip(_text(row.get("passage")), 1600),
-        question=clip(_text(row.get("question")) or _last_turn(row.get("prompt")), 800),
+        turns=tuple(Turn(turn.role, clip(turn.text, 4000)) for turn in turns), question=clip(question, 800),
         reference=clip(_text(row.get("reference")), 800),
         answers=tuple(
-            Answer(model, clip(_text(answers[model].get("text")), 900), tuple(_chips(answers[model])))
+            Answer(model, clip(_text(answers[model].get("text")), 900), tuple(_chips(answers[model], free_text)))
             for model in models if model in answers
         ),
     )
@@ -109,20 +132,22 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _last_turn(prompt: Any) -> str:
-    """The last message of a prompt, which may be a text or a list of messages."""
-    if isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
-        return _text(prompt[-1].get("content"))
-    return _text(prompt)
+def _turns(prompt: Any) -> list[Turn]:
+    """The messages of a prompt, which may be a text or a list of messages."""
+    if isinstance(prompt, list):
+        turns = [turn for turn in prompt if isinstance(turn, Mapping)]
+        return [Turn(_text(turn.get("role")), _text(turn.get("content"))) for turn in turns]
+    return [Turn("user", _text(prompt))]
 
 
-def _chips(answer: Mapping[str, Any]) -> list[Chip]:
+def _chips(answer: Mapping[str, Any], free_text: bool) -> list[Chip]:
     chips = []
     exact = answer.get("exact_match")
-    if exact is not None and right(answer) is not None:
+    if exact is not None and right(answer) is not None and not free_text:
         chips.append(Chip("exact", "good") if right(answer) else Chip("not exact", "bad"))
-    overlap = ("f1", "F1") if is_number(answer.get("f1")) else ("rouge_l", "ROUGE-L")
-    for key, title in (overlap, ("style", "style"), ("reward", "reward")):
+    overlap = [("f1", "F1"), ("rouge_l", "ROUGE-L")]
+    overlap = overlap if free_text or not is_number(answer.get("f1")) else overlap[:1]
+    for key, title in (*overlap, ("style", "style"), ("reward", "reward")):
         if is_number(answer.get(key)):
             chips.append(Chip(f"{title} {number(answer[key], 2)}", "plain"))
     if answer.get("finished") is False:

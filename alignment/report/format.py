@@ -32,12 +32,23 @@ def number(value: Any, decimals: int | None = None) -> str:
         return NONE
     if decimals is not None:
         return f"{value:,.{decimals}f}"
-    size = abs(value)
+    value, size = value + 0, abs(value)  # no minus before zero
     if size and (size < 1e-3 or size >= 1e9):
         return f"{value:.2e}"
     if float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:,.{3 if size < 10 else 1 if size < 1000 else 0}f}"
+
+
+def told_apart(left: Any, right: Any) -> tuple[str, str]:
+    """Two values as `number` shows them, with as many more digits as it takes to see that they differ."""
+    shown = number(left), number(right)
+    if shown[0] == shown[1] and is_number(left) and is_number(right) and left != right:
+        fixed = [f".{places}f" for places in range(4, 10)] if abs(left) < 1e9 else []
+        for style in [*fixed, *(f".{digits}g" for digits in range(4, 18))]:
+            if format(left, style) != format(right, style):
+                return format(left, style), format(right, style)
+    return shown
 
 
 def metric(name: str, value: Any) -> str:

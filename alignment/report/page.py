@@ -26,7 +26,7 @@ from alignment.report.commands import commands, made_by
 from alignment.report.reading import measured_by, results_of, verdicts_of
 from alignment.report.results import colours_of
 from alignment.report.sections import sections
-from alignment.report.summary import headline, stage_text, tiles, total_seconds
+from alignment.report.summary import NOT_TAKEN, headline, not_taken, stage_text, tiles, total_seconds
 
 HIDDEN_FACTS = {"histogram", "dropped_rows"}
 """Facts that are drawn, or kept for machines."""
@@ -86,8 +86,8 @@ def _span(artifacts: Mapping[str, Artifact | None]) -> str:
 
 def _aim(verdict: Verdict) -> dict[str, str]:
     state = {True: "met", False: "missed", None: "unknown"}[verdict.met]
-    return {"text": str(verdict.aim), "left": texts.number(verdict.left), "right": texts.number(verdict.right),
-            "op": verdict.aim.op, "state": state}
+    left, right = texts.told_apart(verdict.left, verdict.right)
+    return {"text": str(verdict.aim), "left": left, "right": right, "op": verdict.aim.op, "state": state}
 
 
 def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
@@ -98,8 +98,10 @@ def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     files = [name for name in holders if name in manifest.files and manifest.files[name].size]
     if manifest.facts.get("dropped_rows"):
         files.append("manifest.json, facts.dropped_rows")
-    kept = [f"artifacts/{artifact.key}/{name}" for name in files] if manifest.rows.dropped else []
-    return {"name": stage.name, "done": True, "rows": manifest.rows, "kept": kept}
+    dropped = {reason: many for reason, many in manifest.rows.dropped.items() if reason not in NOT_TAKEN}
+    kept = [f"artifacts/{artifact.key}/{name}" for name in files] if dropped else []
+    return {"name": stage.name, "done": True, "rows": manifest.rows, "dropped": dropped, "kept": kept,
+            "not_taken": not_taken(manifest.rows.dropped)}
 
 
 def _colours(run: Run) -> dict[str, str]:

@@ -21,6 +21,8 @@ METRICS = {
     "finished": ("Finished", "up"),
 }
 """Metric -> (title, which way is better), in the order of the table."""
+FREE_TEXT_WORDS = 12
+"""References whose median is longer are free text: a good answer has other words, and exact match says nothing."""
 DRAWN = ("exact_match", "f1", "style")
 """Metrics whose interval is drawn beside the number."""
 OTHER = "s7"
@@ -41,6 +43,12 @@ class Cell:
 def models_of(results: Mapping[str, Any], models: Sequence[str]) -> list[str]:
     """Those of the stage's models that were measured, in the stage's order (other lines are no models)."""
     return [model for model in models if model in results.get("models", {})]
+
+
+def is_free_text(results: Mapping[str, Any]) -> bool:
+    """Whether the references are long (results made before this was measured do not say so)."""
+    length = results.get("reference_words")
+    return is_number(length) and length > FREE_TEXT_WORDS
 
 
 def colours_of(models: Sequence[str]) -> dict[str, str]:

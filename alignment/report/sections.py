@@ -20,11 +20,13 @@ from alignment.report.results import (
     colours_of,
     comparisons,
     differences,
+    is_free_text,
     kinds,
     metric_table,
     models_of,
     reward_chart,
 )
+from alignment.report.summary import not_taken
 
 SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
 """Metrics of a sample stage that stand below its distribution."""
@@ -58,12 +60,15 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
         return {"stage": stage, "done": artifact is not None, "results": None}
     models = models_of(results, stage.models)
     columns, rows = metric_table(results, stage.models)
-    first, more = chosen(read_answers(artifact), models) if models else ([], [])
+    free = is_free_text(results)
+    first, more = chosen(read_answers(artifact), models, free_text=free) if models else ([], [])
+    dropped = artifact.manifest.rows.dropped
     return {
         "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
         "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
-        "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more,
+        "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
+        "not_taken": not_taken(dropped),
     }
 
 

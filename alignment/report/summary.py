@@ -14,13 +14,16 @@ from alignment.config import AnyStage, Run, Verdict
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, plural, side
 from alignment.report.reading import Artifacts, measured_by
-from alignment.report.results import METRICS, change, models_of
+from alignment.report.results import METRICS, change, is_free_text, models_of
 
 Values = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Any]]
 """Content of results.json by evaluate stage."""
 LEADING = ("exact_match", "f1", "style", "reward")
 """The headline is about the first of these that both ends of the chain have."""
+LEADING_FREE_TEXT = ("f1", "rouge_l", "style", "reward")
+NOT_TAKEN = ("not taken", "not-taken")
+"""Reasons of rows that were left out because no more were asked for."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def rows_text(artifact: Artifact) -> str:
     # Every sampled answer is in `samples`; what goes on down the chain are the other two.
     written = ", ".join(f"{many:,} {name}" for name, many in rows.written.items() if name != "samples")
     return f"{rows.read:,} → {written}" if written else f"{rows.read:,} rows read"
+
+
+def not_taken(dropped: Mapping[str, int]) -> int:
+    """How many rows `take` left out."""
+    return sum(dropped.get(reason, 0) for reason in NOT_TAKEN)
 
 
 def count(value: float) -> str:
@@ -81,7 +89,9 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
     sentences = []
     if results:
         name, result = list(results.items())[-1]
-        sentences.append(_change(result, measured_by(run.stage(name))))
+        artifact = artifacts.get(name)
+        left = not_taken(artifact.manifest.rows.dropped) if artifact is not None else 0
+        sentences.append(_change(result, measured_by(run.stage(name)), left))
     elif finished == len(run.stages):
         sentences.append(f"All {plural(finished, 'stage')} finished; this run evaluates no model.")
     if finished < len(run.stages):
@@ -92,7 +102,7 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
     """(metric, values of the first model, of the last) of the first leading metric that both have."""
     measured = models_of(result, models)
-    for name in LEADING if measured else ():
+    for name in (LEADING_FREE_TEXT if is_free_text(result) else LEADING) if measured else ():
         first, last = (result["models"][model].get(name) or {} for model in (measured[0], measured[-1]))
         if is_number(first.get("value")) and is_number(last.get("value")):
             return name, first, last
@@ -104,9 +114,10 @@ def _difference(result: Values, challenger: str, baseline: str, name: str) -> Va
     return next((entry for entry in result.get("differences") or [] if wanted.items() <= entry.items()), None)
 
 
-def _change(result: Values, models: Sequence[str]) -> str:
+def _change(result: Values, models: Sequence[str], left: int) -> str:
     measured, found = models_of(result, models), leading(result, models)
     rows = f" on {plural(int(result['rows']), 'held-out row')}" if is_number(result.get("rows")) else ""
+    rows += f" ({left:,} more not taken)" if left and rows else ""
     if found is None:
         return f"{', '.join(measured)} evaluated{rows}." if measured else ""
     name, first, last = found

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignment.config import Run
-from alignment.report.format import NONE, duration, is_number, metric, number
+from alignment.report.format import NONE, duration, is_number, metric, told_apart
 from alignment.report.reading import Artifacts, measured_by, results_of, verdicts_of
 from alignment.report.results import DRAWN, METRICS, models_of
 from alignment.report.summary import rows_text
@@ -57,7 +57,8 @@ def aims_table(run: Run, artifacts: Artifacts) -> Table:
     table.add_column("verdict", no_wrap=True)
     states = {True: Text("met", "green"), False: Text("MISSED", "bold red"), None: Text("not known", "yellow")}
     for verdict in verdicts_of(run, artifacts):
-        table.add_row(Text(str(verdict.aim)), number(verdict.left), f"{verdict.aim.op} {number(verdict.right)}",
+        left, right = told_apart(verdict.left, verdict.right)
+        table.add_row(Text(str(verdict.aim)), left, f"{verdict.aim.op} {right}",
                       states[verdict.met])
     return table
 

@@ -18,6 +18,7 @@ from alignment.config import Scorer
 from alignment.errors import ConfigError, DataError
 from alignment.records import Record
 from alignment.rewards import answers
+from alignment.words import pieces
 
 RewardFunction = Callable[[Record, str], float]
 
@@ -60,9 +61,9 @@ def evidence_style(record: Record, answer: str) -> float:
         return 0.0
     short, quote = match["short"].strip(), match["quote"]
     score = 0.4
-    if len(quote.split()) in QUOTE_WORDS and quote in passage:
+    if len(pieces(quote)) in QUOTE_WORDS and quote in passage:
         score += 0.4
-    if len(short.split()) in SHORT_WORDS and (
+    if len(pieces(short)) in SHORT_WORDS and (
         short.rstrip(".").lower() in ("yes", "no") or short.lower() in passage.lower()
     ):
         score += 0.2
@@ -85,21 +86,22 @@ def _short(answer: str) -> str:
 
 
 def exact_match(record: Record, answer: str) -> float:
-    """1 when the answer is the reference (SQuAD normalisation), else 0."""
+    """1 when the answer is the reference (normalised as SQuAD does, or MLQA where letters are not Latin), else 0."""
     return answers.exact_match(answer, [_reference(record, "exact_match")])
 
 
 def token_f1(record: Record, answer: str) -> float:
-    """Token F1 of the answer against the reference (SQuAD normalisation), in [0, 1]."""
+    """Token F1 of the answer against the reference (normalised as for exact_match), in [0, 1]."""
     return answers.token_f1(answer, [_reference(record, "token_f1")])
 
 
 def brevity(record: Record, answer: str) -> float:
     """1 for one word, falling in a straight line to 0 at 64 words; an empty answer scores 0.
 
-    Meant as one part of a sum: alone it would teach one-word answers.
+    In scripts written without blanks (Chinese, Japanese, Thai, ...) a word is a character. Meant as one part of a
+    sum: alone it would teach one-word answers.
     """
-    words = len(answer.split())
+    words = len(pieces(answer))
     return max(0.0, 1 - (words - 1) / (BRIEF_WORDS - 1)) if words else 0.0
 
 

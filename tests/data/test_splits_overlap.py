@@ -146,6 +146,21 @@ def test_chinese_is_compared_by_characters():
     assert find_overlap([row("t", "请说明为什么玻璃瓶厂在山谷里生产了大量瓶子并且卖给全国的啤酒厂")], seen) == {}
 
 
+def test_words_that_share_only_consonants_are_other_words():
+    text = "राजा ने अपनी सेना को नदी के पार भेजा और गांव के लोगों से कहा कि वे सब घर में ही रहें"
+    signs = str.maketrans("ािीुेो", "ीाुोाे")
+    seen = [row("s", f"इसे पढ़ो {text}")]
+    assert find_overlap([row("t", f"यह क्या है {text}")], seen) == {"t": ("s", "shared-text")}
+    assert find_overlap([row("t", f"यह क्या है {text.translate(signs)}")], seen) == {}
+
+
+def test_thai_is_compared_by_characters():
+    text = "นักสำรวจเดินทางถึงชายฝั่งทางเหนือในฤดูใบไม้ผลิหลังจากรอให้น้ำแข็งแตกมาหลายเดือน"
+    seen = [row("s", f"อ่านข้อความนี้{text}แล้วตอบ")]
+    assert find_overlap([row("t", f"จาก{text[:60]}จงอธิบาย")], seen) == {"t": ("s", "shared-text")}
+    assert find_overlap([row("t", "โรงงานในหุบเขาผลิตขวดแก้วให้โรงเบียร์ส่วนใหญ่ของประเทศตั้งแต่สงครามครั้งก่อน")], seen) == {}
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("abcdefgh ", min_size=1, max_size=120), min_size=1, max_size=8))
 def test_a_copy_is_always_found(texts):

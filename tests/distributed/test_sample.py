@@ -149,6 +149,7 @@ def test_previous_model_reward_model_and_function_together(inputs: dict[str, Art
     outcome = sample_stage(made)
     samples = read_records(made.out / "rows" / "samples.jsonl")
     assert outcome.metrics["prompts"] == 6  # take times the run's scale
+    assert outcome.rows.dropped["not taken"] == outcome.rows.read - 6
     assert [sum(r.meta["model"] == model for r in samples) for model in ("newest", "previous")] == [12, 12]
     for record in samples:
         meta = record.meta

@@ -48,6 +48,8 @@ def test_means_and_perplexity() -> None:
     assert base["reward"] | {"low": 0, "high": 0} == {"value": 0.5, "low": 0, "high": 0, "dropped": 1}
     assert base["style"]["value"] == 1
     assert base["words"]["value"] == 1
+    assert base["finished"] == {"value": 1, "low": pytest.approx(0.4385, abs=1e-4), "high": 1, "dropped": 0}
+    assert got["reference_words"] == 1
     assert base["perplexity"]["value"] == pytest.approx(math.exp(2))
 
 
@@ -67,6 +69,18 @@ def test_score_is_the_weighted_sum() -> None:
     only = stage(score=Scorer(function="words"))
     assert measure(q, "x", True, reward=math.nan, style=1.5, stage=only)["score"] == 1.5
     assert math.isnan(measure(q, "x", True, reward=math.nan, style=1.0, stage=stage(score=BOTH))["score"])
+
+
+def test_a_built_in_function_gives_shares_and_one_of_ones_own_any_number() -> None:
+    def style(function: str) -> dict[str, float]:
+        config = stage(score=Scorer(function=function))
+        measures = {model: {q.id: measure(q, "x", True, reward=math.nan, style=1.0, stage=config) for q in QUESTIONS}
+                    for model in config.models}
+        got = Table(config, QUESTIONS, measures, {}, seed=0).results()["models"]["base"]["style"]
+        return {part: got[part] for part in ("low", "value", "high")}
+
+    assert style("brevity") == {"low": pytest.approx(0.4385, abs=1e-4), "value": 1, "high": 1}
+    assert style("own.module:function") == {"low": 1, "value": 1, "high": 1}
 
 
 def test_asked_pairs_and_differences() -> None:

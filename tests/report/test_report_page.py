@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.artifacts import Artifact, Store
+from alignment.artifacts import Artifact, RowCounts, Store
 from alignment.config import Run
 from alignment.errors import ArtifactError
 from alignment.report import render
@@ -162,8 +162,65 @@ def test_a_run_without_evaluation_sampling_and_aims(tmp_path: Path) -> None:
     check(page)
     text = text_of(page)
     assert "All 3 stages finished; this run evaluates no model." in text
-    assert "This run states no aims" in text
-    assert "This run has no evaluate stage" in text
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["The chain", "Training", "Rows left out or changed", "Stages",
+                                                   "What next"]
+    assert re.findall(r'<li><a href="#(\w+)"', page) == ["chain", "training", "rows", "stages", "next"]
+
+
+def changed(run: Run, made: dict[str, Artifact], **values: object) -> dict[str, Artifact]:
+    """Artifacts whose evaluation says this as well."""
+    path = made["eval"].path() / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), encoding="utf-8")
+    return made
+
+
+def test_free_text_is_not_judged_by_exact_match(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    made = changed(run, finish(run), reference_words=40.0)
+    text = text_of(render(run, made, "qa.yaml", NOW))
+    assert "F1 went from 0.300 [0.250, 0.350] with base to 0.700" in text
+    assert "The references are free text" in text
+    assert "wrong before" not in text
+    assert "not exact" not in text
+    short = text_of(render(run, changed(run, made, reference_words=12.0), "qa.yaml", NOW))
+    assert "Exact match rose from" in short
+    assert "free text" not in short
+
+
+@pytest.mark.parametrize("reason", ["not taken", "not-taken"])
+def test_rows_beyond_take_are_counted_as_such(tmp_path: Path, reason: str) -> None:
+    run = run_of(tmp_path)
+    made: dict[str, Artifact | None] = dict(finish(run))
+    made["eval"] = publish(Store(str(tmp_path / "other")), run, "eval", {
+        "results.json": json.dumps(results()), "bad.jsonl": "{}\n"},
+        rows=RowCounts(read=1390, written={"answers": 80}, dropped={reason: 1310}))
+    page = render(run, made, "qa.yaml", NOW)
+    check(page)
+    text = text_of(page)
+    assert "on 80 held-out rows (1,310 more not taken)." in text
+    assert "1,310 more rows left out by take ." in text
+    assert "eval 1,390 answers 80 none 1,310 none" in text, "not among those left out, and kept nowhere"
+
+
+def test_an_aim_that_is_missed_by_little_shows_by_how_much(tmp_path: Path) -> None:
+    run = run_of(tmp_path, aims=["rm.eval_accuracy > 0.80001", "rm.eval_accuracy >= 0.8"])
+    text = text_of(render(run, finish(run), "qa.yaml", NOW))
+    assert "rm.eval_accuracy > 0.80001 0.80000 > 0.80001 ✗ missed" in text
+    assert "rm.eval_accuracy >= 0.8 0.800 >= 0.800 ✓ met" in text
+
+
+def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    made = finish(run)
+    said = [("system", "Be brief."), ("user", f"Who? {EVIL}"), ("assistant", "Ada."), ("user", "And when?")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    line = {"id": "r0", "kind": None, "prompt": turns, "reference": "1815", "answers": {
+        name: {"text": "1815"} for name in ("base", "dpo")}}
+    (made["eval"].path() / "answers.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    page = render(run, made, "qa.yaml", NOW)
+    check(page)
+    assert page.count('dir="auto"') == 1 + 3 + 1 + 2, "question, turns, reference and answers run as their script does"
+    assert f"And when? 3 turns before it system Be brief. user Who? {EVIL} assistant Ada." in text_of(page)
 
 
 def test_bare_manifests_and_results(tmp_path: Path) -> None:

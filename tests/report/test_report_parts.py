@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +19,7 @@ from alignment.config import Run, Sft
 from alignment.report.answers import MORE, SHOWN, chosen, outcome
 from alignment.report.commands import commands
 from alignment.report.curves import charts_of, lines_of, points_of, running_mean
-from alignment.report.format import clip, duration, flat, number, when
+from alignment.report.format import clip, duration, flat, number, told_apart, when
 from alignment.report.reading import read_events
 from alignment.report.results import colours_of
 from alignment.report.tables import WIDTH, aims_table, results_table, stages_table
@@ -92,6 +95,35 @@ def test_formats() -> None:
     assert when("yesterday") == "yesterday"
     assert clip("abcdef", 3) == "abc … (3 more characters)"
     assert flat({"a": {"b": 1, "c": [1, 2]}, "d": True}) == [("a.b", "1"), ("a.c", "1, 2"), ("d", "yes")]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(0, 1e-3))
+def test_values_that_differ_never_look_alike(left: float, step: float) -> None:
+    for right in (left, left * (1 + step), left + step, math.nextafter(left, math.inf)):
+        shown = told_apart(left, right)
+        assert (shown[0] == shown[1]) == (left == right)
+        assert shown == (number(left), number(right)) or number(left) == number(right)
+
+
+def test_digits_that_tell_apart() -> None:
+    assert told_apart(0.6424, 0.6421) == ("0.6424", "0.6421")
+    assert told_apart(0.5, 0.6) == ("0.500", "0.600")
+    assert told_apart(None, 0.5) == ("–", "0.500")
+
+
+@pytest.mark.parametrize(("row", "question", "turns"), [
+    ({"prompt": "bare"}, "bare", []),
+    ({"prompt": [{"role": "user", "content": "Hm?"}]}, "Hm?", []),
+    ({"prompt": [{"role": "user", "content": "A passage.\n\nWhy?"}], "question": "Why?"}, "Why?", []),
+    ({"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "A. Why?"}], "question": "Why?"},
+     "Why?", ["S"]),
+    ({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                 {"role": "user", "content": "c"}], "question": "a"}, "c", ["a", "b"]),
+    ({}, "", []), ({"prompt": [], "question": "q"}, "q", []),
+])
+def test_all_that_was_asked_is_shown(row: dict[str, Any], question: str, turns: list[str]) -> None:
+    (shown,), _ = chosen([{"id": "a", "answers": {}, **row}], MODELS)
+    assert (shown.question, [turn.text for turn in shown.turns]) == (question, turns)
 
 
 def lines(table: Table) -> list[str]:

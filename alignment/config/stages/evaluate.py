@@ -20,6 +20,7 @@ class Evaluate(Stage):
     makes = "table"
     body = "alignment.distributed.evaluate:evaluate_stage"
     script = "evaluate"
+    revision = 2  # 1 had exact match and F1 of texts without blanks at 0, and cut words at combining marks
 
     kind: Literal["evaluate"] = "evaluate"
     """`evaluate`: models are measured on rows that none of them has seen."""
@@ -39,6 +40,9 @@ class Evaluate(Stage):
     """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
     answer_pattern: str | None = None
     """Regular expression whose group `answer` is compared for exact match and F1. Default: the whole text."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    """Language of the answers (ISO 639: de, es, vi, ar, zh, ...): exact match and F1 leave out its articles and all
+    punctuation, as MLQA's own script does. Default: Latin letters as SQuAD's script, others as MLQA's."""
     perplexity: bool = True
     """Perplexity of the reference answers under each model."""
     overlap: Literal["error", "drop"] = "error"
