@@ -13,6 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.training.checkpoints import everywhere
+from alignment.training.guards import apart
 
 
 class KeptReference:
@@ -36,6 +37,10 @@ class KeptReference:
         dataset.select_columns(list(self.reference_columns)).to_parquet(str(part))
         part.replace(file)
         return dataset
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """TRL asks for it before training, when its own collator makes the batches, and in evaluations."""
+        return super().compute_ref_log_probs(model, apart(inputs)[0])  # type: ignore[misc]
 
 
 def reference_facts(stage: TrainBase, trainer: Any, start: Artifact) -> dict[str, Any]:
