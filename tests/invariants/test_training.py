@@ -158,7 +158,8 @@ FIRST_LOSS = {"dpo": math.log(2), "kto": 0.5}
 def test_the_reference_is_the_sft_model(tmp_path: Path, method: str, mode: str) -> None:
     """At step one policy and reference are the same model; against the raw base they are not."""
     sft = small.train("sft", epochs=3, learning_rate=2e-2)
-    held = small.train("held", method, "sft", reference=mode, epochs=4, learning_rate=1e-3)
+    # Whole passes, since the loss of a few rows goes up as easily as down.
+    held = small.train("held", method, "sft", reference=mode, epochs=12, batch_size=24, learning_rate=5e-3)
     made = execute(small.run(tmp_path, sft, held)).artifacts
     losses = small.losses(made["held"])
     assert losses[0] == pytest.approx(FIRST_LOSS[method], abs=1e-4)

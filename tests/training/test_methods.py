@@ -49,7 +49,8 @@ def trainer_for(
     made = prepare(records, tokenizer, of, "here", method.columns)
     args = method.config(
         output_dir=str(folder / "checkpoints"), report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
-        train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of))
+        train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of),
+        **of.trl)
     trainer = method.trainer(model=build(of, start, torch.float32, tokenizer.pad_token_id)[0], args=args,
                              processing_class=tokenizer, train_dataset=Dataset.from_list(made.rows))
     trainer.data_collator = Rows(trainer.data_collator)
@@ -285,6 +286,26 @@ def test_what_fit_tells_trl_is_ours_alone(
     for key in sorted(given & known & OURS.keys()):
         with pytest.raises(ConfigErrors, match="set it on the stage, not under trl"):
             small.run(tmp_path, small.train("sft", trl={key: 1}))
+
+
+@pytest.mark.parametrize(("tag", "trl", "names"), [
+    ("dpo", {}, ["ref_chosen_logps", "ref_rejected_logps"]), ("kto", {}, ["ref_KL_logps", "ref_logps"]),
+    ("kto", {"loss_type": "apo_zero_unpaired"}, ["ref_logps"]),
+])
+def test_a_process_that_is_not_the_first_has_the_reference_too(
+    base: Artifact, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, trl: dict[str, Any],
+    names: list[str],
+) -> None:
+    """TRL leaves it in a temporary file that the first one alone writes and knows."""
+    from accelerate import Accelerator
+
+    of = stage(tag, reference="precomputed", trl=trl)
+    first, _ = trainer_for(of, base, tokenizer, tmp_path / "first")
+    monkeypatch.setattr(Accelerator, "is_main_process", property(lambda self: False))
+    other, _ = trainer_for(of, base, tokenizer, tmp_path / "other")
+    assert sorted(name for name in other.train_dataset.column_names if name.startswith("ref_")) == names
+    for name in names:
+        assert other.train_dataset[name] == first.train_dataset[name]
 
 
 def test_a_precomputed_reference_is_kept_beside_the_checkpoints_and_read_again(
