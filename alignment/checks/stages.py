@@ -29,6 +29,7 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.stages.fields import Place
+from alignment.config.trl_keys import known_keys, lacks_tracker
 from alignment.data.fingerprint import gguf_path
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
@@ -167,10 +168,27 @@ def _scored(run: Run, stage: Sample | Evaluate, notes: Notes) -> Wrong:
                                                  expected=expected)
 
 
+def wrong_here(stage: AnyStage) -> Wrong:
+    """What is known to fail of a stage that is made on this machine, and not in an image of its own."""
+    yield from row_of(HERE, type(stage))(stage)
+
+
+def _trackers(stage: TrainBase) -> Wrong:
+    if known_keys(stage.trl_config) is None:  # a machine that trains nothing
+        return
+    for index, tool in enumerate(stage.log_to):
+        if lacks_tracker(tool):
+            yield ("log_to", index), ConfigError(f"{tool} is not installed", found=tool,
+                                                 expected="a tracker that is installed here",
+                                                 hint=f"install {tool}, or remove it from log_to")
+
+
 CHECKS: dict[type[Stage], Callable[[Run, Any, Notes], Wrong]] = {
     ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _scored, Evaluate: _scored,
 }
 """Stage class -> its check."""
+HERE: dict[type[Stage], Callable[[Any], Wrong]] = {Stage: lambda stage: iter(()), TrainBase: _trackers}
+"""Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {
     HubModel: lambda stage, model: None, FolderModel: _check_folder, GgufModel: _check_gguf,
     TinyModel: lambda stage, model: None,

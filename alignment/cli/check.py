@@ -37,7 +37,7 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
     Args:
         notes: gets a few words on what was seen, by stage.
     """
-    from alignment.checks.stages import wrong
+    from alignment.checks.stages import wrong, wrong_here
     from alignment.checks.store import store
 
     notes = {} if notes is None else notes
@@ -46,6 +46,8 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
         executed = run if profile is None else profile.applied(run, stage)
         found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
     if profile is None or profile.cluster is None:
+        found += [_finding(file, ("stages", index, *place), error)
+                  for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]
         url = run.store if profile is None else profile.applied(run).store
         return found + [_finding(file, ("store",), error) for error in store(url)]
     found += [ConfigError(item.problem, where=f"profile {profile.name} ({dotted(item.place)})", found=item.found,

@@ -27,8 +27,15 @@ OURS = {
     "precompute_ref_log_probs": "reference", "truncation_mode": "too_long", "dataset_kwargs": "our tokenization",
     "model_init_kwargs": "the import stage", "chat_template_path": "template of the import stage",
     "resume_from_checkpoint": "nothing: a killed stage resumes by itself",
+    "data_seed": "the run's seed", "run_name": "the names of run and stage", "disable_dropout": "strategy.dropout",
+    "disable_tqdm": "nothing: progress is shown by us",
+    "logging_nan_inf_filter": "nothing: a loss that is not finite stops the stage",
+    "metric_for_best_model": "checkpoints.final: the best has the lowest loss on eval_rows",
+    "greater_is_better": "checkpoints.final: the best has the lowest loss on eval_rows",
 }
 """TRL's keys whose value our own config already holds: one value, one place."""
+_TRACKERS = {"tensorboard": ("tensorboardX", "tensorboard"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+"""Value of `log_to` -> packages of which one must be installed."""
 
 
 @cache
@@ -64,6 +71,11 @@ def known_keys(config: str) -> frozenset[str] | None:
         | _fields(trl / "trl/trainer/base_config.py", "_BaseConfig")
         | _fields(transformers / "transformers/training_args.py", "TrainingArguments")
     )
+
+
+def lacks_tracker(tool: str) -> bool:
+    """Whether a tracker that `log_to` may name is not installed here."""
+    return all(importlib.util.find_spec(package) is None for package in _TRACKERS[tool])
 
 
 def trl_findings(given: Mapping[str, Any], config: str) -> Iterator[tuple[str, str, str, str]]:

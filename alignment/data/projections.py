@@ -28,8 +28,10 @@ def to_sft(record: Record) -> list[Message] | str:
 
 def to_preference(record: Record) -> Preference | str:
     """(prompt, chosen, rejected); or why not."""
-    if record.type != "preference" or record.completion is None or record.rejected is None:
+    if record.type != "preference":
         return f"{record.type} is no preference"
+    if record.completion is None or record.rejected is None:
+        return f"preference without a {'chosen' if record.completion is None else 'rejected'} answer"
     if record.completion.split() == record.rejected.split():
         return "chosen equals rejected"
     return list(record.prompt), record.completion, record.rejected

@@ -169,15 +169,26 @@ def weights_of(
     return model
 
 
-def _adapted(model: Any, folder: Path, merge: bool) -> Any:
+def with_adapter(model: Any, folder: Path, **given: Any) -> PeftModel:
+    """`PeftModel.from_pretrained` that refuses what PEFT only warns about: a module that keeps its fresh adapter.
+
+    Args:
+        given: other arguments of from_pretrained.
+
+    Raises:
+        ModelError: the adapter's files are damaged or lack a tensor, which is named.
+    """
     try:
         with warnings.catch_warnings():
-            # PEFT only warns when a module keeps its fresh adapter.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            adapted = PeftModel.from_pretrained(model, folder)
+            return PeftModel.from_pretrained(model, folder, **given)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
         raise ModelError(f"the adapter cannot be loaded: {type(error).__name__}: {error}", where=str(folder),
                          expected="the adapter's weights, whole") from error
+
+
+def _adapted(model: Any, folder: Path, merge: bool) -> Any:
+    adapted = with_adapter(model, folder)
     return adapted.merge_and_unload(safe_merge=True) if merge else adapted
 
 

@@ -53,7 +53,7 @@ def keys(run: Run) -> dict[str, Key]:
             "inputs": {name: made[name].digest for name in stage.inputs()},
             "sources": content_of(stage),
         }
-        if revisions := stage.revisions():
+        if revisions := stage.revisions() | stage.mended():
             parts["revisions"] = revisions
         digest = digest_of(parts)
         made[stage.name] = Key(key_of(stage.name, digest), digest, config)

@@ -97,9 +97,14 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             return _names(latest_complete(self.folder))
         pushed = sorted(self.store.pushed_work(self.key, _PREFIX), key=_step, reverse=True)
         newest = next((name for name in pushed if self._usable(name.removeprefix(_PREFIX))), None)
-        for name in self.store.started_work(self.key, _PREFIX):
-            if name not in pushed or newest is None or _step(name) > _step(newest):
-                self.store.drop_work(self.key, name)  # cut short by a kill
+        if pushed and newest is None:
+            # Nothing is dropped: the store may only not have them now, and the first one pushed anew replaces them.
+            console.print(f"! none of the {len(pushed)} pushed checkpoints is whole with the best one before it",
+                          markup=False)
+        else:
+            for name in self.store.started_work(self.key, _PREFIX):
+                if name not in pushed or newest is None or _step(name) > _step(newest):
+                    self.store.drop_work(self.key, name)  # cut short by a kill
         if self.disks == 1:  # what this disk kept may be newer than what was pushed
             return _names(latest_complete(self.folder))
         return _names(self.store.workdir(self.key) / newest) if newest else []
@@ -112,15 +117,22 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
 
 def latest_complete(folder: Path) -> Path | None:
-    """The newest checkpoint with its marker; folders without one (a kill while saving) are removed."""
-    best: tuple[int, Path] | None = None
+    """The newest checkpoint with its marker, and with the best one before it, which the end may need.
+
+    What cannot be resumed from goes: folders without a marker (a kill while saving), and those newer than the one
+    found, which the trainer would keep in place of its own.
+    """
+    whole = []
     for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
+        if (path / COMPLETE).exists():
+            whole.append((int(_state(path)["global_step"]), path))
+        else:
             shutil.rmtree(path, ignore_errors=True)
-            continue
-        step = int(_state(path)["global_step"])
-        best = max(best or (step, path), (step, path))
-    return best[1] if best else None
+    for _, path in sorted(whole, reverse=True):
+        if all((folder / name / COMPLETE).exists() for name in _names(path)):
+            return path
+        shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
 def barrier() -> None:
@@ -132,6 +144,11 @@ def barrier() -> None:
 def everywhere(yes: bool) -> bool:
     """Whether it holds on all ranks."""
     return all(_of_all(yes))
+
+
+def over_all(count: int) -> int:
+    """The sum over all ranks."""
+    return sum(_of_all(count))
 
 
 def _group() -> bool:

@@ -11,10 +11,13 @@ import json
 import logging
 import os
 import time
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import torch.distributed as dist
 from datasets import Dataset
@@ -24,19 +27,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from alignment.artifacts import RowCounts
 from alignment.config import TrainBase
+from alignment.config.trl_keys import lacks_tracker
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.info import base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype
 from alignment.progress import console, track
-from alignment.training.checkpoints import Checkpoints, barrier
+from alignment.training.checkpoints import Checkpoints, barrier, over_all
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
-from alignment.training.model import build
+from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
-
-_LOGGERS = {"tensorboard": ("tensorboardX", "torch.utils.tensorboard"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 
 
 def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCallback, ...] = ()) -> None:
@@ -46,6 +48,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         workers: processes that take part; the group must have exactly so many (a silent group of one is refused).
         callbacks: more transformers callbacks, for example to report to Ray.
     """
+    _check_world(workers)
     stage = context.stage_as(TrainBase)
     method = method_of(stage)
     for name in ("transformers", "trl", "peft"):
@@ -63,26 +66,19 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
     arguments = _arguments(context, stage, method, device, dtype, workers)
-    trainer = method.trainer(
-        model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
-        eval_dataset=Dataset.from_list(held.rows) if held else None, callbacks=list(callbacks),
-    )
-    trainer.row_ids = prepared.ids
-    trainer.data_collator = Rows(trainer.data_collator)
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
+    if stage.adapter is not None:
+        facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
-    _check_world(trainer, workers)
+    _check_world(workers, trainer.args.world_size)
     first = trainer.is_world_process_zero()
     total = _steps(arguments, trainer, len(trainer.train_dataset))
-    per_row = sum(prepared.lengths) / max(len(prepared.rows), 1)
     with track(stage.name, total, "steps") if first else nullcontext() as tracker:
-        recorder = Recorder(context, tracker, per_row)
         checkpoints = Checkpoints(context)
-        trainer.add_callback(recorder)
-        trainer.add_callback(checkpoints)
+        for callback in (*callbacks, Recorder(context, tracker), checkpoints):
+            trainer.add_callback(callback)
         resume = checkpoints.resume()
         began = time.monotonic()
         try:
@@ -90,12 +86,12 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
             seconds = time.monotonic() - began
         finally:
             checkpoints.finish()
+    tokens = over_all(trainer.tokens_here)
     if first:
         trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
         outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
-        trained = recorder.steps_here * stage.batch_size * per_row
         outcome.facts |= {
-            "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(trained / max(seconds, 1e-9), 1),
+            "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
             "micro_batch_size": stage.micro_batch(workers),
@@ -115,6 +111,38 @@ def read_outcome(context: StageContext) -> Outcome:
     """Inverse of write_outcome."""
     body = json.loads((context.out / "training.json").read_text(encoding="utf-8"))
     return Outcome(RowCounts(**body["rows"]), body["metrics"], body["facts"])
+
+
+def _trainer(
+    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None
+) -> Any:
+    """TRL's trainer under our guards, silent; a reference may be computed here."""
+    with _no_bars():
+        trainer = method.trainer(
+            model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
+            eval_dataset=Dataset.from_list(held.rows) if held else None,
+        )
+    trainer.row_ids = prepared.ids
+    trainer.data_collator = Rows(trainer.data_collator)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the libraries' progress bars, which fill the logs of pods; TRL's own ask the environment only."""
+    hidden, tqdm = datasets.are_progress_bars_disabled(), os.environ.get("TQDM_DISABLE")
+    datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
+        os.environ.pop("TQDM_DISABLE")
+        if tqdm is not None:
+            os.environ["TQDM_DISABLE"] = tqdm
 
 
 def _training_dtype(context: StageContext, device: str) -> torch.dtype:
@@ -137,8 +165,9 @@ def _arguments(
     if micro < stage.micro_batch_size and os.environ.get("RANK", "0") == "0":
         console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since each "
                       f"of {workers} workers has {stage.batch_size // workers} of a batch")
-    for tool in stage.log_to:
-        _check_logger(tool, stage.name)
+    for tool in filter(lacks_tracker, stage.log_to):
+        raise ConfigError(f"{tool} is not installed", where=f"stage {stage.name}, log_to", found=tool,
+                          hint=f"install {tool}, or remove it from log_to")
     # transformers reads the folder from the environment only; its own default lies among the checkpoints, which go.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(context.out / "tensorboard")
     every = stage.checkpoints.every
@@ -177,19 +206,12 @@ def _arguments(
     )
 
 
-def _check_logger(tool: str, stage: str) -> None:
-    from importlib.util import find_spec
-
-    if all(find_spec(module.split(".")[0]) is None for module in _LOGGERS[tool]):
-        raise ConfigError(f"{tool} is not installed", where=f"stage {stage}, log_to", found=tool,
-                          hint=f"install {tool}, or remove it from log_to")
-
-
-def _check_world(trainer: Any, workers: int) -> None:
+def _check_world(workers: int, seen: int | None = None) -> None:
+    """Asked first, before a library finds the group missing in words of its own, and again of what the trainer sees."""
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if world != workers or trainer.args.world_size != workers:
+    if world != workers or (seen or world) != workers:
         raise StageError("the process group is not what was asked for, so every worker would train alone",
-                         found=f"process group of {world}, trainer sees {trainer.args.world_size}",
+                         found=f"process group of {world}" + (f", trainer sees {seen}" if seen else ""),
                          expected=f"{workers} workers on every rank")
 
 
@@ -240,7 +262,7 @@ def _outcome(
     rows = RowCounts(
         read=prepared.read + (held.read if held else 0),
         written={"train": len(prepared.ids), **({"eval": len(held.ids)} if held else {})},
-        dropped=reasons, changed=dict(prepared.changed),
+        dropped=reasons, changed=dict(prepared.changed + (held.changed if held else Counter())),
     )
     history = trainer.state.log_history
     metrics = {"steps": float(trainer.state.global_step), "supervised_tokens": float(prepared.supervised)}

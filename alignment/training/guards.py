@@ -21,6 +21,8 @@ from alignment.progress import Tracker
 
 _TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
+_NONE = -1
+"""Fills up the row numbers of a batch."""
 
 
 class Guarded:
@@ -29,22 +31,29 @@ class Guarded:
     row_ids: list[str]
     last_dir: Path | None = None
     save_to: Callable[[Any, Path], None]
+    tokens_here = 0
+    """Tokens of the batches that this process has trained on since it began, without padding."""
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]
         if "row" not in self._signature_columns:  # type: ignore[has-type]
             self._signature_columns = [*self._signature_columns, "row"]  # type: ignore[has-type]
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        inputs, numbers = apart(inputs)
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if not math.isfinite(float(loss)):
-            rows = self.data_collator.last_rows  # type: ignore[attr-defined]
+            rows = [self.row_ids[row] for row in numbers.flatten().tolist() if row != _NONE]
             raise StageError(
                 "the loss is not finite", found=float(loss),
-                where=f"step {self.state.global_step + 1}, rows {[self.row_ids[row] for row in rows] or 'packed'}",  # type: ignore[attr-defined]
+                where=f"step {self.state.global_step + 1}, rows {rows}",  # type: ignore[attr-defined]
                 hint="lower the learning rate, or look at these rows",
             )
+        self.tokens_here += int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum())
         return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().prediction_step(model, apart(inputs)[0], *args, **kwargs)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
@@ -71,23 +80,34 @@ class Guarded:
 
 
 class Rows:
-    """Collator that remembers which rows the last batch held, and hands the rest to TRL's collator."""
+    """Collator that hands TRL's what it knows, and sends the numbers of the rows along with the batch.
+
+    Remembered here, they would be those of another batch: the loader runs ahead of the model, in processes of its own
+    where `dataloader_num_workers` says so, and the batches of an accumulated step are all made before its first.
+    """
 
     def __init__(self, collator: Any) -> None:
         self.collator = collator
-        self.last_rows: list[int] = []
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
-        self.last_rows = [example["row"] for example in examples if "row" in example]
-        return self.collator([{k: v for k, v in example.items() if k != "row"} for example in examples])
+        batch = self.collator([{k: v for k, v in example.items() if k != "row"} for example in examples])
+        # A number, or several where rows are packed. A tensor, since accelerate shares out nothing else.
+        rows = [example["row"] if isinstance(example["row"], list) else [example["row"]] for example in examples]
+        most = max(map(len, rows))
+        batch["row"] = torch.tensor([[*numbers, *[_NONE] * (most - len(numbers))] for numbers in rows])
+        return batch
+
+
+def apart(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+    """A batch of `Rows` as the model knows it, and the numbers of its rows."""
+    return {key: value for key, value in batch.items() if key != "row"}, batch.get("row", torch.tensor([]))
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
     """Events and progress on the first rank; on the others it does nothing."""
 
-    def __init__(self, context: StageContext, tracker: Tracker | None, tokens_per_row: float) -> None:
-        self.context, self.tracker, self.tokens_per_row = context, tracker, tokens_per_row
-        self.steps_here = 0
+    def __init__(self, context: StageContext, tracker: Tracker | None) -> None:
+        self.context, self.tracker = context, tracker
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.best_model_checkpoint:  # a resumed run may find its work folder elsewhere
@@ -101,7 +121,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 self.tracker.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.steps_here += 1
         if self.tracker is not None:
             loss = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
             self.tracker.advance(1, note="" if loss is None else f"loss {loss:.3f}")

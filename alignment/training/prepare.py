@@ -48,7 +48,16 @@ class Prepared:
 
 
 class TooLong(Exception):
-    """A row over max_length that the policy does not allow to be cut."""
+    """A row over max_length that the policy does not allow to be cut, or that no cut would make fit.
+
+    Args:
+        tokens: of the whole row.
+        reason: why it goes, where rows that are too long are not an error.
+    """
+
+    def __init__(self, tokens: int, reason: str = "longer than max_length") -> None:
+        super().__init__(f"{tokens} tokens")
+        self.reason = reason
 
 
 def prepare(
@@ -77,7 +86,9 @@ def prepare(
                     expected=f"at most {stage.max_length} tokens",
                     hint="raise max_length, or set too_long: drop or truncate-prompt",
                 ) from None
-            made = "longer than max_length" if stage.too_long == "drop" else "answer alone longer than max_length"
+            made = error.reason
+        except DataError as error:  # sampling and evaluation leave such a row out as well
+            made = error.problem
         if isinstance(made, str):
             prepared.dropped.append((record.id, made))
             continue
@@ -107,10 +118,46 @@ def cut_prompt(prompt: list[int], longest: int, stage: TrainBase, prepared: Prep
     over = len(prompt) + longest - stage.max_length
     if over <= 0:
         return prompt
-    if stage.too_long != "truncate-prompt" or longest >= stage.max_length:
-        raise TooLong(f"{len(prompt) + longest} tokens")
+    if stage.too_long != "truncate-prompt":
+        raise TooLong(len(prompt) + longest)
+    if longest >= stage.max_length:
+        raise TooLong(len(prompt) + longest, _alone(longest, stage))
     prepared.changed["prompt truncated at the left"] += 1
     return prompt[over:]
+
+
+def cut_turns(mask: list[int], stage: TrainBase, prepared: Prepared) -> int:
+    """Where a whole conversation begins that is cut at the left to fit: 0, or never within an answer or at its start.
+
+    An answer that would be cut goes whole, with what stands before it; each answer that stays has something before it.
+
+    Args:
+        mask: of the conversation's tokens, 1 for what the assistant says.
+
+    Raises:
+        TooLong: it may not be cut, or its last answer does not fit.
+    """
+    over = len(mask) - stage.max_length
+    if over <= 0:
+        return 0
+    if stage.too_long != "truncate-prompt":
+        raise TooLong(len(mask))
+    begin = over
+    while begin < len(mask) and mask[begin]:
+        begin += 1
+    if any(mask) and not any(mask[begin:]):
+        last = len(mask) - mask[::-1].index(1)
+        longest = next((n for n in range(last) if not mask[last - 1 - n]), last)
+        raise TooLong(len(mask), _alone(longest, stage))
+    lost = any(mask[:begin])
+    prepared.changed["cut at the left, with earlier answers" if lost else "prompt truncated at the left"] += 1
+    return begin
+
+
+def _alone(answer: int, stage: TrainBase) -> str:
+    if answer > stage.max_length:
+        return "answer alone longer than max_length"
+    return "answer leaves no room for a prompt within max_length"
 
 
 def pair(

@@ -8,19 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, concatenate_datasets
+from torch.utils.data import DataLoader
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.training.checkpoints import everywhere
+from alignment.training.guards import apart
 
 
 class KeptReference:
     """Mixin before a TRL trainer: the precomputed reference lies beside the checkpoints."""
 
     reference_columns: tuple[str, ...]
-    """Columns that TRL computes from the reference."""
+    """Columns that TRL's loss reads, in the order in which it computes them."""
     args: Any
+    accelerator: Any
+    data_collator: Any
+    model: Any
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # TRL caches by the data set's fingerprint in a temporary folder that a killed pod loses; the work folder
@@ -30,12 +36,26 @@ class KeptReference:
         # Computing gathers over all ranks, so they decide together: a machine that came in later has no file.
         if everywhere(file.exists()):
             return concatenate_datasets([dataset, Dataset.from_parquet(str(file))], axis=1)
-        dataset = super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]
+        made = self._reference(dataset, batch_size)
         folder.mkdir(parents=True, exist_ok=True)  # every rank: they may share no disk
         part = file.with_suffix(f".{self.args.process_index}")
-        dataset.select_columns(list(self.reference_columns)).to_parquet(str(part))
+        made.to_parquet(str(part))
         part.replace(file)
-        return dataset
+        return concatenate_datasets([dataset, made], axis=1)
+
+    def _reference(self, dataset: Any, batch_size: int) -> Dataset:
+        """The columns, by all ranks together: TRL's own way ends in a temporary file that only the first rank has."""
+        loader = self.accelerator.prepare(DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator))
+        parts = []
+        for batch in loader:
+            values = self.compute_ref_log_probs(self.model, batch)  # one is None for KTO's losses without a KL term
+            parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
+        columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
+        return Dataset.from_dict({column: torch.cat(values).tolist() for column, values in columns})
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """TRL asks for it before training, when its own collator makes the batches, and in evaluations."""
+        return super().compute_ref_log_probs(model, apart(inputs)[0])  # type: ignore[misc]
 
 
 def reference_facts(stage: TrainBase, trainer: Any, start: Artifact) -> dict[str, Any]:

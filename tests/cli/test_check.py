@@ -133,6 +133,50 @@ def test_everything_wrong_comes_at_once(call: Call) -> None:
     assert "chatml" in said.err
 
 
+TRACKED = """\
+  - {name: base, kind: import, model: {source: tiny}}
+  - {name: sft, kind: train, method: sft, model: base, rows: [seed/train], log_to: [tensorboard, wandb]}
+"""
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_tracker_that_is_not_installed_is_known_where_this_machine_trains(
+    call: Call, monkeypatch: pytest.MonkeyPatch, trains: bool
+) -> None:
+    from alignment.checks import stages
+
+    monkeypatch.setattr(stages, "lacks_tracker", lambda tool: tool == "wandb")
+    if not trains:
+        monkeypatch.setattr(stages, "known_keys", lambda config: None)
+    _rows("rows.jsonl", _good(9))
+    _write(more=TRACKED)
+    said = call("check", "run.yaml")
+    assert said.code == (2 if trains else 0)
+    assert ("run.yaml:10 (stages[2].log_to[1]): wandb is not installed" in said.err) is trains
+    assert "tensorboard" not in said.err
+
+
+def test_the_image_of_a_cluster_has_trackers_of_its_own(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignment.checks import stages
+    from alignment.cli.check import mistakes
+    from alignment.config import load_profile, load_run
+
+    monkeypatch.setattr(stages, "lacks_tracker", lambda tool: True)
+    _rows("rows.jsonl", _good(9))
+    _write(more=TRACKED)
+    profile = load_profile("dev-cpu")
+    found = mistakes(load_run(Path("run.yaml")), "run.yaml", profile)
+    assert not [error for error in found if "not installed" in error.problem]
+
+
+def test_lm_head_takes_no_adapter(call: Call) -> None:
+    _rows("rows.jsonl", _good(9))
+    _write(more=TRACKED.replace("log_to: [tensorboard, wandb]", "strategy: {kind: lora, targets: [q_proj, lm_head]}"))
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert "run.yaml:10 (stages[2].strategy.targets): lm_head takes no adapter" in said.err
+
+
 def test_overrides_count(call: Call) -> None:
     _rows("other.jsonl", _good(8))
     _write()

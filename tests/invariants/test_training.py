@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from alignment.errors import ConfigError, DataError, StageError
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.pipeline import execute
+from alignment.templates import template_hash
 from tests import small
 
 FULL = {"kind": "full"}
@@ -187,6 +189,65 @@ def test_what_is_preferred_gets_likelier_than_what_is_not(
 def test_a_reference_of_all_weights_is_the_start_model(tmp_path: Path, method: str) -> None:
     made = execute(small.run(tmp_path, small.train("held", method, strategy=FULL))).artifacts["held"]
     assert small.losses(made)[0] == pytest.approx(FIRST_LOSS[method], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
+def test_full_training_from_an_adapter_equals_that_from_its_merged_weights(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same stage twice, once with the start's weights merged and published as full ones."""
+    from alignment.inference.info import INFO
+    from alignment.training import model as module
+
+    start = small.train("start", epochs=2, learning_rate=2e-2)
+    stage = small.train("stage", method, "start", strategy=FULL, learning_rate=1e-3)
+    made = execute(small.run(tmp_path / "adapter", start, stage)).artifacts
+    merged = load_policy(made["start"], dtype=torch.float32, device="cpu", merge=True)
+    merged.save_pretrained(tmp_path / "merged")
+    assert json.loads((made["start"].path() / "model" / INFO).read_text())["form"] == "adapter"
+    full = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    monkeypatch.setattr(module, "load_policy", lambda *args, **kwargs: full)
+    again = execute(small.run(tmp_path / "merged-run", start, stage)).artifacts["stage"]
+    before, after = merged.state_dict(), weights(made["stage"])
+    assert [name for name in after if torch.equal(after[name], before[name])] == [], "every weight has moved"
+    same(after, weights(again))
+    assert small.losses(made["stage"]) == small.losses(again)
+
+
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo", "kto"])
+@pytest.mark.parametrize("start", ["base", "start"])
+def test_dropout_is_what_the_stage_says(tmp_path: Path, method: str, start: str) -> None:
+    """Of a fresh adapter and of a continued one, whatever its start had; in the weights, the files and the manifest."""
+    lora = {"kind": "lora", "r": 4, "alpha": 8}
+    stages = [small.train(f"x{index}", method, start, strategy={**lora, "dropout": dropout})
+              for index, dropout in enumerate((0.0, 0.6))]
+    first = small.train("start", strategy={**lora, "dropout": 0.3})
+    made = execute(small.run(tmp_path, first, *stages)).artifacts
+    none, much = weights(made["x0"]), weights(made["x1"])
+    assert [name for name in none if "lora_B" in name and torch.equal(none[name], much[name])] == []
+    for name, dropout in (("start", 0.3), ("x0", 0.0), ("x1", 0.6)):
+        assert made[name].manifest.facts["adapter"] == {"r": 4, "alpha": 8, "dropout": dropout}
+        config = json.loads((made[name].path() / "model" / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["lora_dropout"] == dropout
+
+
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo", "kto"])
+def test_a_row_that_the_template_refuses_is_left_out_and_named(tmp_path: Path, method: str) -> None:
+    stage = small.train("stage", method, eval_rows="data/dev")
+    run = small.run(tmp_path, stage)
+    base = execute(run, only="base").artifacts["base"]
+    template = base.path() / "model" / "chat_template.jinja"
+    odd = "Number 2:"
+    template.write_text("{% if '" + odd + "' in messages[0].content %}{{ raise_exception('not this one') }}{% endif %}"
+                        + template.read_text())
+    info = base.path() / "model" / "kubealign.json"
+    said = json.loads(info.read_text())
+    said["template"]["hash"] = template_hash(template.read_text())
+    info.write_text(json.dumps(said))
+    made = execute(run).artifacts["stage"].manifest
+    reason = "the chat template refuses a conversation: not this one"
+    assert made.rows.dropped == {reason: 1}
+    assert [tuple(row) for row in made.facts["dropped_rows"]] == [("rows-r2", reason)]
 
 
 def test_unknown_lora_targets_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +44,22 @@ def test_a_method_and_its_kind_are_raised_apart(tmp_path: Path, monkeypatch: pyt
     both = digests(tmp_path)
     assert own["dpo"] != both["dpo"]
     assert Dpo.revisions() == {"dpo": 2, "train": 2}
+
+
+@pytest.mark.parametrize(("more", "changed"), [
+    ({}, False), ({"strategy": {"kind": "full"}}, False),
+    ({"strategy": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}, True),
+    ({"loss": "assistant"}, False), ({"too_long": "truncate-prompt"}, False),
+    ({"loss": "all", "too_long": "truncate-prompt"}, True),
+])
+def test_a_fault_of_some_stages_leaves_the_digests_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], changed: bool
+) -> None:
+    """Dropout that was not honoured, and whole conversations that were dropped though they might be cut."""
+    run = small.run(tmp_path, small.train("one"), small.train("two", **more), small.train("three", model="two"))
+    now = keys(run)
+    for kind in (TrainBase, Sft):
+        monkeypatch.setattr(kind, "mended", Stage.mended)
+    before = keys(run)
+    other = {"two", "three"} if changed else set()
+    assert {name for name in now if now[name].digest != before[name].digest} == other

@@ -208,6 +208,32 @@ def test_a_checkpoint_that_lost_a_file_is_passed_over_and_removed(
     assert {step for step in steps_in(bucket) if step > resumed} == set(), "cut short"
 
 
+def test_no_checkpoint_is_resumed_without_the_best_one_before_it(bucket: Any, tmp_path: Path) -> None:
+    """The end may need it; what is whole stays in the store until something newer is."""
+    one = Machine(Store(URL, cache=tmp_path / "one"), tmp_path)
+    for step in (2, 4, 6):
+        one.save(step, best=2)
+    one.callback.finish()
+    bucket.rm(f"/checkpoints/prefix/work/{KEY}/checkpoints/checkpoint-2.pushed-0-of-1")
+    two = Machine(Store(URL, cache=tmp_path / "two"), tmp_path)
+    assert two.resumed() is None
+    assert two.names() == set(), "nothing that the trainer would keep in place of its own"
+    assert two.pushed() == {4, 6}
+    assert Machine(Store(URL, cache=tmp_path / "one"), tmp_path).resumed() == 6, "the old machine still has it"
+    two.save(2, best=2)
+    two.callback.finish()
+    assert two.pushed() == steps_in(bucket) == {2}
+
+
+def test_on_one_disk_too_the_best_belongs_to_the_newest(tmp_path: Path) -> None:
+    machine = Machine(Store(str(tmp_path / "store")), tmp_path)
+    for step, best in ((2, 2), (4, 4), (6, 2)):
+        machine.save(step, best=best)
+    (machine.folder / "checkpoint-2" / "complete").unlink()
+    assert machine.resumed() == 4
+    assert machine.names() == {4}
+
+
 def test_a_changed_byte_is_a_damaged_checkpoint(bucket: Any, tmp_path: Path) -> None:
     one = Machine(Store(URL, cache=tmp_path / "one"), tmp_path)
     one.save(2)

@@ -208,9 +208,9 @@ def test_a_tracker_that_is_not_installed_is_refused_and_one_that_is_not(
     assert arguments(at(log_to=["tensorboard", tool])).report_to == ["tensorboard", tool]
 
 
-@pytest.mark.parametrize("package", ["tensorboard", "tensorboardX"])
-def test_either_package_of_tensorboard_will_do(
-    at: Callable[..., StageContext], monkeypatch: pytest.MonkeyPatch, package: str
+@pytest.mark.parametrize("package", ["tensorboard", "tensorboardX", None])
+def test_either_package_of_tensorboard_will_do_and_torch_alone_will_not(
+    at: Callable[..., StageContext], monkeypatch: pytest.MonkeyPatch, package: str | None
 ) -> None:
     import importlib.util
 
@@ -218,23 +218,37 @@ def test_either_package_of_tensorboard_will_do(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, parent=None: (
         find("json" if name == package else "no_such_module") if name.startswith("tensorboard")
         else find(name, parent)))
+    if package is None:
+        with pytest.raises(ConfigError, match="tensorboard is not installed"):
+            arguments(at(log_to=["tensorboard"]))
+        return
     assert arguments(at(log_to=["tensorboard"])).report_to == ["tensorboard"]
 
 
-@pytest.mark.parametrize(("group", "seen", "workers"), [(1, 1, 2), (1, 2, 2), (1, 2, 1)])
-def test_a_process_group_of_another_size_is_refused(group: int, seen: int, workers: int) -> None:
+@pytest.mark.parametrize(("seen", "workers"), [(1, 2), (2, 2), (2, 1)])
+def test_a_process_group_of_another_size_is_refused(seen: int, workers: int) -> None:
     from alignment.training.fit import _check_world
 
     with pytest.raises(StageError, match="every worker would train alone") as error:
-        _check_world(SimpleNamespace(args=SimpleNamespace(world_size=seen)), workers)
-    assert error.value.found == f"process group of {group}, trainer sees {seen}"
+        _check_world(workers, seen)
+    assert error.value.found == f"process group of 1, trainer sees {seen}"
     assert error.value.expected == f"{workers} workers on every rank"
 
 
 def test_one_process_is_enough_for_one_worker() -> None:
     from alignment.training.fit import _check_world
 
-    _check_world(SimpleNamespace(args=SimpleNamespace(world_size=1)), 1)
+    _check_world(1)
+    _check_world(1, 1)
+
+
+def test_workers_without_a_process_group_are_refused_before_anything_else(at: Callable[..., StageContext]) -> None:
+    """Accelerate would say that it knows no gloo without a launcher."""
+    from alignment.training.fit import fit
+
+    with pytest.raises(StageError, match="every worker would train alone") as error:
+        fit(at(batch_size=4, micro_batch_size=2), workers=2)
+    assert (error.value.found, error.value.expected) == ("process group of 1", "2 workers on every rank")
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -244,7 +258,7 @@ def test_a_worker_that_finds_itself_alone_does_not_train(at: Callable[..., Stage
     made = at(batch_size=4, micro_batch_size=2)
     with pytest.raises(StageError, match="every worker would train alone") as error:
         fit(made, workers=2)
-    assert error.value.found == "process group of 1, trainer sees 1"
+    assert error.value.found == "process group of 1"
     assert error.value.expected == "2 workers on every rank"
     assert not made.out.exists()
 
@@ -264,6 +278,54 @@ def test_rows_that_cannot_serve_are_named_by_their_set(
     with pytest.raises(DataError) as error:
         fit(at(**more))
     assert error.value.where == where
+
+
+# --- speed and bars ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "more"), [
+    ("sft", {}), ("sft", {"batch_size": 3, "micro_batch_size": 3}), ("sft", {"packing": True, "max_length": 128}),
+    ("dpo", {"batch_size": 6, "micro_batch_size": 3}), ("reward", {}), ("kto", {}),
+])
+def test_speed_counts_the_tokens_that_were_trained_on(
+    at: Callable[..., StageContext], tokenizer: Any, monkeypatch: pytest.MonkeyPatch, method: str, more: dict[str, Any]
+) -> None:
+    """Eight rows: the last batch is not full, and packed rows are fewer than those that were read."""
+    from alignment.config import TrainBase
+    from alignment.training import fit as module
+    from alignment.training.methods import method_of
+    from alignment.training.prepare import prepare
+
+    counted: list[int] = []
+    monkeypatch.setattr(module, "over_all", lambda tokens: counted.append(tokens) or tokens)
+    made = at(method, epochs=2, **{"batch_size": 5, "micro_batch_size": 5, **more})
+    module.fit(made)
+    stage = made.stage_as(TrainBase)
+    lengths = prepare(made.rows("data/train"), tokenizer, stage, "here", method_of(stage).columns).lengths
+    assert counted == [2 * sum(lengths)]
+
+
+@pytest.mark.parametrize(("method", "more"), [
+    ("kto", {}), ("kto", {"reference": "precomputed"}), ("dpo", {"reference": "precomputed"}),
+    ("sft", {"packing": True, "max_length": 128}),
+])
+def test_no_library_draws_a_progress_bar(
+    at: Callable[..., StageContext], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, method: str,
+    more: dict[str, Any],
+) -> None:
+    import datasets
+
+    from alignment.training.fit import fit
+
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    datasets.enable_progress_bars()
+    fit(at(method, eval_rows="data/dev", **more))
+    said = capfd.readouterr()
+    assert "it/s" not in said.err
+    assert "examples/s" not in said.err
+    assert "\r" not in said.err
+    assert "TQDM_DISABLE" not in os.environ
+    assert not datasets.are_progress_bars_disabled()
 
 
 # --- the end -------------------------------------------------------------------------------------------------
@@ -300,7 +362,8 @@ def outcome_of(of: StageContext, trainer: Any, held: bool = True) -> Outcome:
     stage = of.stage_as(TrainBase)
     trained = Prepared(rows=[{}] * 3, ids=["a", "b", "c"], read=5, dropped=[("d", "long"), ("e", "odd")],
                        changed=Counter(cut=1), supervised=11, lengths=[4, 8, 6])
-    evaluated = Prepared(rows=[{}], ids=["f"], read=2, dropped=[("g", "long")], supervised=5, lengths=[99])
+    evaluated = Prepared(rows=[{}], ids=["f"], read=2, dropped=[("g", "long")], changed=Counter(cut=1, other=2),
+                         supervised=5, lengths=[99])
     return _outcome(stage, method_of(stage), trainer, trained, evaluated if held else None, {"parameters": 7},
                     of.inputs["base"])
 
@@ -308,7 +371,7 @@ def outcome_of(of: StageContext, trainer: Any, held: bool = True) -> Outcome:
 def test_the_outcome_accounts_for_the_rows_of_both_sets(at: Callable[..., StageContext]) -> None:
     made = outcome_of(at(), ended([{"loss": 1.0, "mean_token_accuracy": 0.5, "step": 1}]))
     assert (made.rows.read, made.rows.written) == (7, {"train": 3, "eval": 1})
-    assert (made.rows.dropped, made.rows.changed) == ({"long": 2, "odd": 1}, {"cut": 1})
+    assert (made.rows.dropped, made.rows.changed) == ({"long": 2, "odd": 1}, {"cut": 2, "other": 2})
     assert made.facts == {
         "parameters": 7, "template": {"name": "chatml", "hash": "79b340b0c2ac662f"}, "start": "base-000000000000",
         "role": "policy", "mean_length": 6.0, "max_length": 8,
@@ -317,7 +380,7 @@ def test_the_outcome_accounts_for_the_rows_of_both_sets(at: Callable[..., StageC
     assert made.metrics == {"steps": 40.0, "supervised_tokens": 11.0, "train_loss": 1.0,
                             "train_mean_token_accuracy": 0.5}
     alone = outcome_of(at(), ended([]), held=False)
-    assert (alone.rows.read, alone.rows.written) == (5, {"train": 3})
+    assert (alone.rows.read, alone.rows.written, alone.rows.changed) == (5, {"train": 3}, {"cut": 1})
     assert alone.metrics == {"steps": 40.0, "supervised_tokens": 11.0}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,49 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_its_rows(
     assert not (given.out / "model").exists()
 
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "the loader is ahead": {"batch_size": 2, "micro_batch_size": 2},
+    "micro-batches": {"batch_size": 8, "micro_batch_size": 2},
+    "loader processes": {"batch_size": 4, "micro_batch_size": 2, "trl": {"dataloader_num_workers": 1}},
+    "packed": {"batch_size": 2, "micro_batch_size": 2, "packing": True, "max_length": 128},
+    "packed and split": {"batch_size": 2, "micro_batch_size": 2, "packing": True, "max_length": 64,
+                         "trl": {"packing_strategy": "wrapped"}},
+}
+
+
+@pytest.mark.parametrize(("method", "layout", "at"), [
+    *[("sft", layout, at) for layout in LAYOUTS for at in (1, 2)], ("dpo", "micro-batches", 3),
+    ("kto", "micro-batches", 2), ("reward", "micro-batches", 4),
+])
+def test_the_rows_are_those_of_the_batch_whose_loss_was_not_finite(
+    base: Artifact, rows: Artifact, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str,
+    layout: str, at: int,
+) -> None:
+    """`at` counts forward passes; what the model was given then is read back as text."""
+    from alignment.training.fit import fit
+    from alignment.training.methods import method_of
+
+    given: list[str] = []
+    trainer = method_of(stage(method)).trainer
+    real = trainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        given.append(tokenizer.decode(inputs["input_ids"].flatten()))
+        return real(self, model, inputs, *args, **kwargs) * (float("nan") if len(given) == at else 1.0)
+
+    monkeypatch.setattr(trainer, "compute_loss", compute_loss)
+    folder = tmp_path / "nan"
+    folder.mkdir()
+    with pytest.raises(StageError, match="the loss is not finite") as error:
+        fit(context(Store(str(tmp_path / "own")), folder, base, rows, method, epochs=4, **LAYOUTS[layout]))
+    assert len(given) == at
+    named = set(re.findall(r"'(p\d+)'", str(error.value.where)))
+    seen = {f"p{number}" for number in re.findall(r"How many are (\d)\?", given[-1])}
+    assert seen
+    # A row that is split over two batches has its question in one of them.
+    assert seen <= named if "split" in layout else seen == named
+
+
 class Base:
     """What the mixin stands before: gives back what it is told to, and remembers what it was asked."""
 
@@ -74,8 +118,12 @@ class Base:
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = self._signature_columns or ["input_ids"]
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        self.asked.append(inputs)
         return self.loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return inputs
 
     def _load_best_model(self) -> None:
         self.asked.append("best")
@@ -98,24 +146,33 @@ def guarded(**given: Any) -> Any:
 
 @pytest.mark.parametrize(("loss", "rows", "where"), [
     (float("nan"), [2, 0], "step 7, rows ['c', 'a']"), (float("inf"), [1], "step 7, rows ['b']"),
-    (float("-inf"), [1, 1], "step 7, rows ['b', 'b']"), (float("nan"), [], "step 7, rows packed"),
+    (float("-inf"), [1, 1], "step 7, rows ['b', 'b']"), (float("nan"), [[0, 2], [1]], "step 7, rows ['a', 'c', 'b']"),
 ])
-def test_rows_of_the_batch_are_named_by_their_ids(loss: float, rows: list[int], where: str) -> None:
+def test_rows_of_the_batch_are_named_by_their_ids(loss: float, rows: list[Any], where: str) -> None:
     from alignment.training.guards import Rows
 
     trainer = guarded(loss=loss)
     trainer.row_ids = ["a", "b", "c"]
-    trainer.data_collator = Rows(len)
-    trainer.data_collator([{"row": row} for row in rows] or [{"input_ids": [1]}])
+    collator = Rows(lambda examples: {"input_ids": "ids"})
+    batch = collator([{"row": row} for row in rows])
+    collator([{"row": 0}])  # the loader is ahead
     with pytest.raises(StageError) as error:
-        trainer.training_step()
+        trainer.training_step("model", batch)
+    assert trainer.asked == [{"input_ids": "ids"}], "the model gets what it knows"
+    assert trainer.prediction_step("model", batch, True) == {"input_ids": "ids"}
     assert error.value.where == where
 
 
 @pytest.mark.parametrize("loss", [0.0, -3.0, 1e38])
 def test_a_finite_loss_is_passed_on(loss: float) -> None:
+    import torch
+
     trainer = guarded(loss=loss)
-    assert trainer.training_step() is trainer.loss
+    ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
+    assert trainer.training_step("model", {"input_ids": ids, "attention_mask": (ids > 0).long()}) is trainer.loss
+    assert trainer.tokens_here == 4
+    trainer.training_step("model", {"input_ids": ids})  # packed, with nothing to fill up
+    assert trainer.tokens_here == 10
 
 
 def test_the_row_column_is_not_thrown_away_as_unused() -> None:
@@ -201,19 +258,17 @@ def test_a_checkpoint_with_a_reference_adapter_brings_the_trained_one_back(
 # --- the collator --------------------------------------------------------------------------------------------
 
 
-def test_the_collator_remembers_the_rows_and_hands_on_the_rest() -> None:
+def test_the_collator_sends_the_rows_along_and_hands_on_the_rest() -> None:
     from alignment.training.guards import Rows
 
     given: list[Any] = []
-    collator = Rows(lambda examples: given.append(examples) or "batch")
+    collator = Rows(lambda examples: given.append(examples) or {"input_ids": "batch"})
     examples = [{"row": 4, "input_ids": [1, 2], "labels": [1, 2]}, {"row": 1, "input_ids": [3], "labels": [3]}]
-    assert collator.last_rows == []
-    assert collator(examples) == "batch"
-    assert collator.last_rows == [4, 1]
+    batch = collator(examples)
+    assert (batch["input_ids"], batch["row"].tolist()) == ("batch", [[4], [1]])
     assert given == [[{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [3], "labels": [3]}]]
     assert examples[0]["row"] == 4, "what the data set holds is left alone"
-    collator([{"input_ids": [1, 2], "seq_lengths": [1, 1]}])
-    assert collator.last_rows == [], "packed rows have no number"
+    assert collator([{"row": [3, 0, 7]}, {"row": [2]}])["row"].tolist() == [[3, 0, 7], [2, -1, -1]]
 
 
 # --- events --------------------------------------------------------------------------------------------------
@@ -238,7 +293,7 @@ def logged(recorder: Any, *entries: dict[str, Any], first: bool = True) -> Any:
 def recorder_of(given: StageContext, tracker: Tracker | None = None) -> Any:
     from alignment.training.guards import Recorder
 
-    return Recorder(given, tracker, 10.0)
+    return Recorder(given, tracker)
 
 
 def test_events_are_what_the_trainer_logged_without_the_libraries_times(quiet: StageContext) -> None:
@@ -291,7 +346,6 @@ def test_only_the_first_rank_writes_events(quiet: StageContext) -> None:
     logged(other, TRAIN, EVAL, first=False)
     other.on_step_end(None, TrainerState(is_world_process_zero=False), None)
     assert quiet.events.read_bytes() == before
-    assert other.steps_here == 1
 
 
 @pytest.mark.parametrize(("best", "found"), [
@@ -315,11 +369,11 @@ def test_progress_goes_on_from_the_step_that_was_resumed(quiet: StageContext) ->
     recorder = recorder_of(quiet, tracker)
     state = TrainerState(global_step=4, is_world_process_zero=True, log_history=[{"loss": 0.25, "step": 4}])
     recorder.on_train_begin(SimpleNamespace(output_dir="x"), state, None)
-    assert (tracker.done, recorder.steps_here) == (4, 0)
+    assert tracker.done == 4
     state.log_history.append({"eval_loss": 9.0, "step": 4})
     recorder.on_step_end(None, state, None)
     recorder.on_step_end(None, state, None)
-    assert (tracker.done, recorder.steps_here, tracker.note) == (6, 2, "loss 0.250")
+    assert (tracker.done, tracker.note) == (6, "loss 0.250")
 
 
 def test_no_model_card_is_written_beside_a_checkpoint() -> None:

@@ -17,7 +17,7 @@ from alignment.config import METHODS, TrainBase
 from alignment.config.trl_keys import OURS, known_keys
 from alignment.context import StageContext
 from alignment.records import Record
-from tests.training.made import FULL, LORA, preferred, stage
+from tests.training.made import FULL, LORA, context, preferred, stage
 
 TAGS = [method.tag for method in METHODS]
 PAIRS = [preferred("long", "Who are you?", "Me, of course.", "No."), preferred("short", "Who?", "I.", "You!")]
@@ -49,7 +49,8 @@ def trainer_for(
     made = prepare(records, tokenizer, of, "here", method.columns)
     args = method.config(
         output_dir=str(folder / "checkpoints"), report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
-        train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of))
+        train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of),
+        **of.trl)
     trainer = method.trainer(model=build(of, start, torch.float32, tokenizer.pad_token_id)[0], args=args,
                              processing_class=tokenizer, train_dataset=Dataset.from_list(made.rows))
     trainer.data_collator = Rows(trainer.data_collator)
@@ -137,9 +138,9 @@ def test_sft_rows_are_batched_with_their_labels(
         "input_ids": [filled(row["input_ids"], size, tokenizer.pad_token_id) for row in made.rows],
         "labels": [filled(row["labels"], size, -100) for row in made.rows],
         "attention_mask": [filled([1] * len(row["input_ids"]), size, 0) for row in made.rows],
+        "row": [[0], [1]],
     }
     assert sum(label != -100 for row in batch["labels"] for label in row) == made.supervised
-    assert trainer.data_collator.last_rows == [0, 1]
 
 
 def test_reward_rows_are_batched_with_the_chosen_ones_first(base: Artifact, tokenizer: Any, tmp_path: Path) -> None:
@@ -149,8 +150,8 @@ def test_reward_rows_are_batched_with_the_chosen_ones_first(base: Artifact, toke
     assert batch_of(trainer) == {
         "input_ids": [filled(ids, size, tokenizer.pad_token_id) for ids in sides],
         "attention_mask": [filled([1] * len(ids), size, 0) for ids in sides],
+        "row": [[0], [1]],
     }
-    assert trainer.data_collator.last_rows == [0, 1]
 
 
 def test_dpo_rows_are_batched_with_a_mask_over_the_answers(base: Artifact, tokenizer: Any, tmp_path: Path) -> None:
@@ -162,9 +163,9 @@ def test_dpo_rows_are_batched_with_a_mask_over_the_answers(base: Artifact, token
         "input_ids": [filled(prompt + answer, size, tokenizer.pad_token_id) for prompt, answer in sides],
         "attention_mask": [filled([1] * (len(prompt) + len(answer)), size, 0) for prompt, answer in sides],
         "completion_mask": [filled([0] * len(prompt) + [1] * len(answer), size, 0) for prompt, answer in sides],
+        "row": [[0], [1]],
     }
     assert sum(map(sum, batch["completion_mask"])) == made.supervised
-    assert trainer.data_collator.last_rows == [0, 1]
 
 
 def test_packed_rows_hold_every_token_and_no_attention_goes_across_them(
@@ -175,6 +176,7 @@ def test_packed_rows_hold_every_token_and_no_attention_goes_across_them(
     rows = [next(row for row in made.rows if len(row["input_ids"]) == length)
             for length in sorted(made.lengths, reverse=True)]
     assert batch["input_ids"] == [[token for row in rows for token in row["input_ids"]]]
+    assert batch["row"] == [[row["row"] for row in rows]]
     assert batch["position_ids"] == [[place for row in rows for place in range(len(row["input_ids"]))]]
     learned = [label for label in batch["labels"][0] if label != -100]
     assert learned == [label for row in rows for label in row["labels"] if label != -100]
@@ -228,6 +230,82 @@ def test_the_reference_of_dpo_is_a_frozen_copy_of_the_start(adapter: Artifact, t
     assert default.keys() == ref.keys()
     assert all(torch.equal(default[name], ref[name]) for name in ref)
     assert not any(p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
+
+
+def logps(trainer: Any, batch: dict[str, Any]) -> list[float]:
+    return [value for side in trainer.compute_ref_log_probs(trainer.model, batch) for value in side.tolist()]
+
+
+@pytest.mark.parametrize("tag", ["dpo", "kto"])
+def test_dropout_counts_for_the_policy_and_never_for_the_reference(
+    adapter: Artifact, tokenizer: Any, tmp_path: Path, tag: str
+) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    from alignment.training.model import settle_adapter
+
+    plain, _ = trainer_for(stage(tag), adapter, tokenizer, tmp_path / "plain")
+    of = stage(tag, strategy={**LORA, "dropout": 0.5})
+    trainer, _ = trainer_for(of, adapter, tokenizer, tmp_path / "dropout")
+    assert of.adapter is not None
+    assert settle_adapter(trainer.model, of.adapter) == {"r": 4, "alpha": 8, "dropout": 0.5}
+    (batch,) = trainer.get_train_dataloader()
+    trainer.model.train()
+    plain.model.train()
+    assert logps(trainer, batch) == logps(trainer, batch) == logps(plain, batch)
+    layers = [layer.lora_dropout for layer in trainer.model.modules() if isinstance(layer, LoraLayer)]
+    assert {(layer["default"].p, layer["ref"].p) for layer in layers} == {(0.5, 0)}
+
+    def loss() -> float:
+        return float(trainer.compute_loss(trainer.model, {k: v for k, v in batch.items() if k != "row"}).detach())
+
+    assert len({loss() for _ in range(4)}) == 4, "another share of the policy's inputs is left out each time"
+    trainer.model.eval()
+    assert len({loss() for _ in range(4)}) == 1
+
+
+def test_what_fit_tells_trl_is_ours_alone(
+    base: Artifact, rows: Artifact, tmp_path: Path
+) -> None:
+    """Or a default, of which a key under `trl` may make something else."""
+    import torch
+
+    from alignment.artifacts import Store
+    from alignment.errors import ConfigErrors
+    from alignment.training.fit import _arguments
+    from tests import small
+
+    given: set[str] = set()
+    for method in METHODS:
+        for more in ({}, {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}):
+            made = context(Store(str(tmp_path / "store")), tmp_path, base, rows, method.tag, **more)
+            of = dataclasses.replace(method_for(method.tag), config=lambda **all: given.update(all))
+            _arguments(made, made.stage_as(TrainBase), of, "cpu", torch.float32, 2)
+    assert given - OURS.keys() == {"gradient_checkpointing", "dataloader_pin_memory"}
+    known = frozenset.union(*(known_keys(method.trl_config) or frozenset() for method in METHODS))
+    for key in sorted(given & known & OURS.keys()):
+        with pytest.raises(ConfigErrors, match="set it on the stage, not under trl"):
+            small.run(tmp_path, small.train("sft", trl={key: 1}))
+
+
+@pytest.mark.parametrize(("tag", "trl", "names"), [
+    ("dpo", {}, ["ref_chosen_logps", "ref_rejected_logps"]), ("kto", {}, ["ref_KL_logps", "ref_logps"]),
+    ("kto", {"loss_type": "apo_zero_unpaired"}, ["ref_logps"]),
+])
+def test_a_process_that_is_not_the_first_has_the_reference_too(
+    base: Artifact, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, trl: dict[str, Any],
+    names: list[str],
+) -> None:
+    """TRL leaves it in a temporary file that the first one alone writes and knows."""
+    from accelerate import Accelerator
+
+    of = stage(tag, reference="precomputed", trl=trl)
+    first, _ = trainer_for(of, base, tokenizer, tmp_path / "first")
+    monkeypatch.setattr(Accelerator, "is_main_process", property(lambda self: False))
+    other, _ = trainer_for(of, base, tokenizer, tmp_path / "other")
+    assert sorted(name for name in other.train_dataset.column_names if name.startswith("ref_")) == names
+    for name in names:
+        assert other.train_dataset[name] == first.train_dataset[name]
 
 
 def test_a_precomputed_reference_is_kept_beside_the_checkpoints_and_read_again(

@@ -50,6 +50,9 @@ def trained_and_frozen(model: Any) -> tuple[Counter[str], Counter[str]]:
     ("dpo", "adapter", LORA, ADAPTER, {"bfloat16": POLICY}),
     ("sft", "base", {**LORA, "targets": ("q_proj", "v_proj")}, Q_AND_V, {"bfloat16": POLICY}),
     ("sft", "base", FULL, POLICY, {}),
+    ("sft", "adapter", FULL, POLICY, {}),
+    ("dpo", "adapter", FULL, POLICY, {}),
+    ("kto", "adapter", FULL, POLICY, {}),
     ("dpo", "base", FULL, POLICY, {}),
     # The head is copied: PEFT trains the copy, and the original stays beside it.
     ("reward", "base", LORA, ADAPTER + 32, {"bfloat16": BACKBONE, "float32": 32}),
@@ -166,21 +169,111 @@ def test_full_training_from_an_adapter_starts_from_the_merged_weights(
         torch.testing.assert_close(weights[name], wanted, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "start", "targets", "idle"), [
-    ("sft", "base", ("q_proj", "nowhere"), ["nowhere"]),
-    ("sft", "base", ("nowhere", "q_proj", "k_project"), ["nowhere", "k_project"]),
-    ("reward", "base", ("q_proj", "nowhere"), ["nowhere"]),
-    ("sft", "adapter", ("q_proj", "lm_head"), ["lm_head"]),
-    ("dpo", "adapter", ("nowhere",), ["nowhere"]),
+HEAD, IDLE, OTHERS = "the output head takes no adapter", "match no linear layer", "match no module of the adapter"
+
+
+@pytest.mark.parametrize(("method", "start", "targets", "problem", "found"), [
+    ("sft", "base", ("nowhere",), IDLE, ["nowhere"]),
+    ("sft", "base", ("q_proj", "nowhere"), IDLE, ["nowhere"]),
+    ("sft", "base", ("nowhere", "q_proj", "k_project"), IDLE, ["nowhere", "k_project"]),
+    ("reward", "base", ("q_proj", "nowhere"), IDLE, ["nowhere"]),
+    ("dpo", "base", ("q_proj", "input_layernorm"), IDLE, ["input_layernorm"]),
+    ("sft", "base", ("q_proj", "embed_tokens"), IDLE, ["embed_tokens"]),
+    ("sft", "base", ("self_attn",), IDLE, ["self_attn"]),
+    ("sft", "base", ("self_attn.q_proj", "mlp.q_proj"), IDLE, ["mlp.q_proj"]),
+    ("reward", "base", ("self_attn.q_proj", "layers.7.mlp.up_proj"), IDLE, ["layers.7.mlp.up_proj"]),
+    ("sft", "base", (), IDLE, []),
+    ("reward", "base", ("q_proj", "score"), HEAD, ["score"]),
+    ("reward", "base", ("lm_head",), IDLE, ["lm_head"]),
+    ("dpo", "adapter", ("nowhere",), OTHERS, ["nowhere"]),
+    ("sft", "adapter", ("self_attn.q_proj", "mlp.q_proj"), OTHERS, ["mlp.q_proj"]),
 ])
 def test_targets_that_adapt_nothing_are_refused_by_name(
-    request: pytest.FixtureRequest, method: str, start: str, targets: tuple[str, ...], idle: list[str]
+    request: pytest.FixtureRequest, method: str, start: str, targets: tuple[str, ...], problem: str, found: list[str]
 ) -> None:
-    with pytest.raises(ModelError, match="some targets match no module") as error:
+    with pytest.raises(ModelError, match=problem) as error:
         built(request.getfixturevalue(start), method, {**LORA, "targets": targets})
     assert error.value.where == "stage stage, strategy.targets"
-    assert error.value.found == idle
+    assert error.value.found == found
     assert "q_proj" in str(error.value.expected)
+    assert "score" not in str(error.value.expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_head_takes_no_adapter(base: Artifact, tied: bool) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from alignment.config import Lora
+    from alignment.training.model import _check_targets
+
+    config = AutoConfig.from_pretrained(base.path() / "model", tie_word_embeddings=tied)
+    lora = Lora(kind="lora", targets=("q_proj", "lm_head"))
+    with pytest.raises(ModelError, match=HEAD) as error:
+        _check_targets(lora, AutoModelForCausalLM.from_config(config), "here")
+    assert (error.value.where, error.value.found) == ("here, strategy.targets", ["lm_head"])
+
+
+def test_targets_may_be_dotted_names(base: Artifact) -> None:
+    _, facts = built(base, "sft", {**LORA, "targets": ("self_attn.q_proj", "layers.1.mlp.up_proj")})
+    assert (facts["adapted_modules"], facts["adapted_names"]) == (3, ["q_proj", "up_proj"])
+
+
+# --- damaged starts ------------------------------------------------------------------------------------------
+
+
+def without(artifact: Artifact, into: Path, lost: str) -> Artifact:
+    """A copy of the artifact, in a store of its own, that lacks one tensor."""
+    import shutil
+    from dataclasses import replace
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(artifact.store.url, into / "store")
+    store = Store(str(into / "store"))
+    (file,) = (into / "store" / "artifacts" / artifact.key / "model").glob("*.safetensors")
+    kept = load_file(file)
+    del kept[lost]
+    save_file(kept, file, {"format": "pt"})
+    return replace(artifact, store=store)
+
+
+LOST = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("strategy", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "reward"])
+def test_a_base_that_lacks_a_weight_is_refused_by_its_name(
+    base: Artifact, tmp_path: Path, method: str, strategy: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError, match="lacks weights") as error:
+        built(without(base, tmp_path, LOST), method, strategy)
+    assert error.value.found == [LOST]
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "reward"])
+def test_an_adapter_that_lacks_a_tensor_is_refused_by_its_name(adapter: Artifact, tmp_path: Path, method: str) -> None:
+    lost = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+    with pytest.raises(ModelError) as error:
+        built(without(adapter, tmp_path, lost), method, LORA)
+    assert "layers.1.mlp.up_proj.lora_B" in str(error.value)
+
+
+# --- dropout -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["base", "adapter"])
+@pytest.mark.parametrize("dropout", [0.0, 0.9])
+def test_the_stages_dropout_counts_for_a_fresh_and_for_a_continued_adapter(
+    request: pytest.FixtureRequest, start: str, dropout: float
+) -> None:
+    import torch
+
+    model, _ = built(request.getfixturevalue(start), "sft", {**LORA, "dropout": dropout})
+    layers = [module for name, module in model.named_modules() if name.endswith("lora_dropout.default")]
+    assert len(layers) == 14
+    assert {type(layer) for layer in layers} == {torch.nn.Dropout if dropout else torch.nn.Identity}
+    assert {getattr(layer, "p", 0.0) for layer in layers} == {dropout}
+    assert model.peft_config["default"].lora_dropout == dropout
 
 
 def test_a_reward_model_does_not_take_over_part_of_an_adapter(adapter: Artifact) -> None:

@@ -19,7 +19,8 @@ from tests.training.made import answered, assistant, preferred, stage, user
 WHERE = "stage stage, rows data/train"
 ASKED = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
 TALK = [{"role": "system", "content": "Be brief."}, user("Who?"), assistant("Me."), user("And?"), assistant("You.")]
-CUT = "prompt truncated at the left"
+CUT, CUT_ANSWERS = "prompt truncated at the left", "cut at the left, with earlier answers"
+NO_ROOM = "answer leaves no room for a prompt within max_length"
 PREFERENCE = preferred("r", "Who?", "Me, of course.", "No.")
 # Marks nothing of an answer that holds "secret"; no shipped template is so, but an imported one may be.
 HALF_MARKED = (
@@ -162,6 +163,8 @@ def test_rows_name_their_records_by_place_whatever_was_dropped_between(tokenizer
         (Record("bad", "messages", messages=TALK), "messages is no preference"),
         (Record("bad", "prompt-only", prompt=[user("?")]), "prompt-only is no preference"),
         (Record("bad", "unpaired", prompt=[user("?")], completion="x", label=True), "unpaired is no preference"),
+        (Record("bad", "preference", prompt=[user("?")], completion="x"), "preference without a rejected answer"),
+        (Record("bad", "preference", prompt=[user("?")], rejected="x"), "preference without a chosen answer"),
         (preferred("bad", "?", "one two", "one two"), "chosen equals rejected"),
         (preferred("bad", "?", "one two", " one\n two "), "chosen equals rejected"),
     ]],
@@ -312,6 +315,8 @@ def test_an_answer_is_never_cut(tokenizer: Any, method: str) -> None:
     assert made.dropped == [("r", "answer alone longer than max_length")]
     assert made.ids == ["short"]
     assert made.changed == {CUT: 1}, "the short row's"
+    made = made_of([PREFERENCE, short], tokenizer, stage(method, max_length=len(chosen), too_long="truncate-prompt"))
+    assert made.dropped == [("r", NO_ROOM)]
 
 
 def test_the_longer_answer_decides_even_if_it_is_the_rejected_one(tokenizer: Any) -> None:
@@ -332,6 +337,66 @@ def test_a_whole_conversation_over_the_limit_is_dropped_or_refused(tokenizer: An
     with pytest.raises(DataError) as error:
         made_of(records, tokenizer, stage("sft", loss=loss, max_length=size - 1, too_long="error"))
     assert error.value.found == f"{size} tokens"
+
+
+@pytest.mark.parametrize("loss", ["assistant", "all"])
+def test_a_whole_conversation_is_cut_at_the_left_and_never_within_an_answer(tokenizer: Any, loss: str) -> None:
+    """At every limit: as much as fits, but for an answer that would lose its beginning or all that it answers."""
+    ids, mask = templates.encode_conversation(tokenizer, TALK)
+    begins = [place for place in range(len(ids)) if mask[place] and not mask[place - 1]]
+    first, last = ((begin, mask.index(0, begin)) for begin in begins)
+    short = answered("short", "?", "a")
+    for limit in range(8, len(ids) + 1):
+        over = len(ids) - limit
+        begin = next((end for start, end in (first, last) if start <= over < end), over)
+        of = stage("sft", loss=loss, max_length=limit, too_long="truncate-prompt")
+        records = [Record("talk", "messages", messages=TALK)]
+        if over >= last[0]:
+            reason = "answer alone longer than max_length" if last[1] - last[0] > limit else NO_ROOM
+            with pytest.raises(DataError, match="no row can be used") as error:
+                made_of(records, tokenizer, of)
+            assert str(error.value.found).endswith(f"dropped: {{'{reason}': 1}}")
+            continue
+        made = made_of(records, tokenizer, of)
+        (row,) = made.rows
+        assert row["input_ids"] == ids[begin:]
+        wanted = ids if loss == "all" else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
+        assert row["labels"] == wanted[begin:]
+        assert made.changed == ({} if not over else {CUT_ANSWERS: 1} if begin > first[0] else {CUT: 1})
+        assert made.supervised == sum(label != IGNORED for label in row["labels"])
+    assert made_of([short], tokenizer, stage("sft", loss=loss, too_long="truncate-prompt")).changed == {}
+
+
+def test_a_long_question_before_short_turns_is_cut_and_no_row_is_lost(tokenizer: Any) -> None:
+    talk = [user("Notes. " * 60), assistant("Thank you."), user("Who?"), assistant("Me.")]
+    made = made_of([Record("talk", "messages", messages=talk)], tokenizer,
+                   stage("sft", loss="assistant", max_length=96, too_long="truncate-prompt"))
+    assert (made.lengths, made.dropped, made.changed) == ([96], [], {CUT: 1})
+    learned = [label for label in made.rows[0]["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == "Thank you.<|im_end|>Me.<|im_end|>"
+
+
+# --- a template that refuses ---------------------------------------------------------------------------------
+
+STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system message, please') }}{% endif %}"
+
+
+@pytest.mark.parametrize(("method", "more"), [
+    ("sft", {}), ("sft", {"loss": "all"}), ("dpo", {}), ("reward", {}), ("kto", {}),
+])
+def test_a_row_that_the_template_refuses_is_dropped_with_its_reason(
+    tokenizer: Any, method: str, more: dict[str, Any]
+) -> None:
+    strict = changed_template(tokenizer, STRICT + tokenizer.chat_template)
+    odd = Record("odd", "preference", prompt=TALK[:2], completion="Me.", rejected="You.")
+    made = made_of([odd, PREFERENCE], strict, stage(method, **more))
+    assert set(made.ids) == {"r"}
+    ((row, reason),) = made.dropped
+    assert row == "odd"
+    assert reason == "the chat template refuses a conversation: no system message, please"
+    with pytest.raises(DataError, match="no row can be used") as error:
+        made_of([odd], strict, stage(method, **more))
+    assert "no system message, please" in str(error.value.found)
 
 
 # --- all together --------------------------------------------------------------------------------------------
@@ -410,6 +475,9 @@ def test_every_row_is_kept_or_accounted_for(
             assert (row["chosen_ids"], row["rejected_ids"]) == (before["chosen_ids"], before["rejected_ids"])
         if method == "sft":
             learned = [label for label in row["labels"] if label != IGNORED]
-            assert learned == [label for label in before["labels"] if label != IGNORED]
+            whole_answers = [label for label in before["labels"] if label != IGNORED]
+            assert learned == whole_answers[len(whole_answers) - len(learned):]
+            if loss == "completion":
+                assert learned == whole_answers
     assert made.changed.total() == changed
     assert changed == len(set(made.ids) - set(fitting))

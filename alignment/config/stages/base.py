@@ -108,6 +108,10 @@ class Stage(Strict):
         own = {vars(base)["tag"]: vars(base).get("revision", 1) for base in cls.__mro__ if "tag" in vars(base)}
         return {tag: revision for tag, revision in own.items() if revision != 1}
 
+    def mended(self) -> dict[str, int]:
+        """Raised revisions of what only some stages of a class made wrong, by a name of its own."""
+        return {}
+
     def model_refs(self) -> Iterator[ModelRef]:
         """Every model that the stage reads."""
         return iter(())

@@ -20,9 +20,11 @@ class Lora(Strict):
     alpha: Positive = 32
     """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs set to zero while training; 0.05 to 0.1 against overfitting on few rows."""
+    """Share of the adapter's inputs set to zero while training; 0.05 to 0.1 against overfitting on few rows. Counts for
+    a continued adapter too; a reference has none."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """`all-linear` (all but the output head) or module names; a name that matches nothing is an error."""
+    """`all-linear` (all but the output head) or names of linear layers, as `q_proj` or `self_attn.q_proj`; a name that
+    matches nothing or another kind of module is an error, and so is the output head."""
 
 
 class Full(Strict):

@@ -83,7 +83,9 @@ class TrainBase(Stage):
     max_length: Positive = 1024
     """Tokens of prompt and answer together."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
-    """A row over max_length: dropped and counted, its prompt cut at the left and counted, or an error."""
+    """A row over max_length: dropped and counted, its prompt cut at the left and counted, or an error. No answer is
+    cut: where every turn of a conversation is learned (sft's loss: assistant or all), what is cut off ends before an
+    answer or takes it whole, and a row whose last answer leaves no room for a prompt is dropped."""
     checkpoints: Checkpoints = Checkpoints()
     """How often the state is saved (to resume from, and to choose the best), and what is published."""
     log_every: Positive = 1
@@ -117,12 +119,20 @@ class TrainBase(Stage):
                           self.micro_batch_size, f"{self.least_micro_batch} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
+        if self.adapter is not None and "lm_head" in self.adapter.targets:
+            yield Finding(("strategy", "targets"), "lm_head takes no adapter: it may be the embedding as well, and the "
+                          "losses read its weight past an adapter", "lm_head", "names of other linear layers")
         if self.checkpoints.every % self.log_every:
             yield Finding(
                 ("checkpoints", "every"),
                 "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
                 self.checkpoints.every, f"a multiple of {self.log_every}")
         yield from (Finding(("trl", key), *found) for key, *found in trl_findings(self.trl, self.trl_config))
+
+    def mended(self) -> dict[str, int]:
+        # Dropout counted for fresh adapters of sft alone; a continued one kept that of its start.
+        dropout = self.adapter is not None and self.adapter.dropout > 0
+        return super().mended() | ({"dropout": 2} if dropout else {})
 
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
@@ -162,6 +172,11 @@ class Sft(TrainBase):
     """Which tokens are learned: the last answer, every assistant turn, or everything."""
     packing: bool = False
     """Several rows in one sequence of max_length, without attention across rows."""
+
+    def mended(self) -> dict[str, int]:
+        # Whole conversations over max_length were dropped.
+        cut = self.loss != "completion" and self.too_long == "truncate-prompt"
+        return super().mended() | ({"truncate-prompt": 2} if cut else {})
 
     def findings(self) -> Iterator[Finding]:
         yield from super().findings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from alignment import templates
@@ -12,11 +13,21 @@ from alignment.data.projections import to_sft
 from alignment.records import Record
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method
-from alignment.training.prepare import IGNORED, Columns, Prepared, TooLong, cut_prompt
+from alignment.training.prepare import IGNORED, Columns, Prepared, cut_prompt, cut_turns
 
 
 class GuardedSft(Guarded, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer: token-sum loss over the global batch, fused output head."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Asked for where rows are packed. TRL drops our column then, so it packs numbers as it packs tokens."""
+        made = super()._prepare_dataset(dataset, *args, **kwargs)
+        if "row" in made.column_names:  # rows to evaluate on are not packed
+            return made
+        numbers = [[number] * len(ids) for number, ids in zip(dataset["row"], dataset["input_ids"], strict=True)]
+        twin = Dataset.from_dict({"input_ids": numbers, "labels": dataset["labels"]})
+        packed = super()._prepare_dataset(twin, *args, **kwargs)["input_ids"]
+        return made.add_column("row", [list(dict.fromkeys(ids)) for ids in packed])
 
 
 def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Columns | str:
@@ -30,12 +41,12 @@ def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> C
         ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
     else:
         ids, mask = templates.encode_conversation(tokenizer, conversation)
-        if len(ids) > stage.max_length:
-            raise TooLong(f"{len(ids)} tokens")
+        if stage.loss == "assistant" and not any(mask):
+            return "no supervised token"
+        begin = cut_turns(mask, stage, prepared)
+        ids, mask = ids[begin:], mask[begin:]
         labels = list(ids) if stage.loss == "all" else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
     supervised = sum(label != IGNORED for label in labels)
-    if not supervised:
-        return "no supervised token"
     prepared.supervised += supervised
     prepared.lengths.append(len(ids))
     return {"input_ids": ids, "labels": labels}
