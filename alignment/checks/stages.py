@@ -173,6 +173,10 @@ def wrong_here(stage: AnyStage) -> Wrong:
     yield from row_of(HERE, type(stage))(stage)
 
 
+def _nothing(stage: AnyStage) -> Wrong:
+    return iter(())
+
+
 def _trackers(stage: TrainBase) -> Wrong:
     if known_keys(stage.trl_config) is None:  # a machine that trains nothing
         return
@@ -187,7 +191,9 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Notes], Wrong]] = {
     ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _scored, Evaluate: _scored,
 }
 """Stage class -> its check."""
-HERE: dict[type[Stage], Callable[[Any], Wrong]] = {Stage: lambda stage: iter(()), TrainBase: _trackers}
+HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
+    ImportModel: _nothing, ImportData: _nothing, TrainBase: _trackers, Sample: _nothing, Evaluate: _nothing,
+}
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {
     HubModel: lambda stage, model: None, FolderModel: _check_folder, GgufModel: _check_gguf,
