@@ -10,6 +10,7 @@ Each gives the projection, or, for a row that cannot serve, the reason as text.
 from __future__ import annotations
 
 from alignment.records import Message, Record
+from alignment.records.importers.checks import same
 
 Preference = tuple[list[Message], str, str]
 """(prompt, chosen, rejected)"""
@@ -30,7 +31,7 @@ def to_preference(record: Record) -> Preference | str:
     """(prompt, chosen, rejected); or why not."""
     if record.type != "preference" or record.completion is None or record.rejected is None:
         return f"{record.type} is no preference"
-    if record.completion.split() == record.rejected.split():
+    if same(record.completion, record.rejected):
         return "chosen equals rejected"
     return list(record.prompt), record.completion, record.rejected
 

@@ -17,8 +17,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: key.digest for name, key in keys(run).items()}
 
 
+RAISED = {"import-data": {"import-data": 2}}
+"""2: keys of rows that were dropped unsaid, blank cells that were values, turns that stood twice."""
+
+
 def test_every_revision_is_the_first_until_something_was_wrong() -> None:
-    assert {kind.tag: kind.revisions() for kind in KINDS} == {kind.tag: {} for kind in KINDS}
+    assert {kind.tag: kind.revisions() for kind in KINDS} == {kind.tag: RAISED.get(kind.tag, {}) for kind in KINDS}
 
 
 @pytest.mark.parametrize(("kind", "changed"), [
@@ -29,7 +33,7 @@ def test_it_changes_the_digests_of_the_kind_and_of_what_comes_after(
     kind: type[Stage], changed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digests(tmp_path)
-    monkeypatch.setattr(kind, "revision", 2)
+    monkeypatch.setattr(kind, "revision", kind.revision + 1)
     after = digests(tmp_path)
     assert {name for name in before if before[name] != after[name]} == changed
 

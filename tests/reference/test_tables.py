@@ -14,6 +14,8 @@ from alignment.records import Record
 from alignment.records.importers import FORMATS as IMPORTERS
 from alignment.records.importers import BadRow
 from alignment.records.importers.columns import SHAPES
+from alignment.records.importers.keys import COMMON as COMMON_KEYS
+from alignment.records.importers.keys import READ
 from alignment.records.importers.passages import drop_rows, squad_rows
 from alignment.records.importers.rows import RowError
 from alignment.reference.chat_templates import BOS, EOS, TALK, templates
@@ -64,7 +66,7 @@ def test_a_format_reads_the_fields_that_are_named_and_no_other(name: str) -> Non
     (row,) = rows_of(name, FORMATS[name].row)
     watched = Watched(row)
     IMPORTERS[name](watched)
-    named = {field.name for field in (*FORMATS[name].fields, *COMMON)}
+    named = {field.name for field in (*FORMATS[name].fields, *COMMON)} - {"system"}  # import_rows reads it
     assert watched.asked - OTHER_NAMES <= named
     # Some are asked for only where another is missing.
     for field in sorted(named & set(row)):
@@ -73,6 +75,14 @@ def test_a_format_reads_the_fields_that_are_named_and_no_other(name: str) -> Non
             IMPORTERS[name](again)
         watched.asked |= again.asked
     assert named <= watched.asked
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_keys_that_are_counted_as_read_are_the_fields_that_are_named(name: str) -> None:
+    declared = {field.name for field in FORMATS[name].fields}
+    assert {key for key in READ[name] if "." not in key and "[" not in key} - declared <= OTHER_NAMES
+    assert declared <= set(READ[name])
+    assert {field.name for field in COMMON} == set(COMMON_KEYS) - OTHER_NAMES
 
 
 @pytest.mark.parametrize("name", ROWS)
