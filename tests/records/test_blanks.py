@@ -49,6 +49,13 @@ def test_a_blank_cell_of_a_table_is_absent(field: str, cell: str, tmp_path: Path
     assert (record.id, record.meta, len(record.prompt)) == ("s-2", {"source": "s"}, 1)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_null_that_went_through_text_is_no_group(format: str) -> None:
+    for text in ("nan", "NaN"):
+        row = {**GOOD[format], "group": text, "kind": text}
+        assert good(format, row).meta == good(format, GOOD[format]).meta
+
+
 def test_a_blank_worse_answer_is_no_preference(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("p,q,a,w\nAnn sang.,Who?,Ann,Bob\nBo ran.,Who?,Bo,\n")
     columns = {"passage": "p", "question": "q", "answer": "a", "rejected": "w"}

@@ -152,6 +152,13 @@ def test_a_row_of_a_table_becomes_its_record(
     assert list(read_source(str(tmp_path / "t.csv"), "columns", "s", columns=columns)) == [record]
 
 
+def test_a_csv_under_another_ending_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("q,a\nx,y\n")
+    with pytest.raises(DataError, match="no row of the file has columns") as caught:
+        read_columns(str(tmp_path / "t.txt"), {"prompt": "q"}, "s", None)
+    assert "ending" in str(caught.value.hint)
+
+
 # patterns
 
 TABLE = "Context,Question,Type\nDer Hafen ist tief.,Wie tief?,open\n{Type} kostet nichts.,Was?,yes-no\n"

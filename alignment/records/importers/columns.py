@@ -55,6 +55,10 @@ def read_columns(path: str, columns: dict[str, str], source: str, split_field: s
     Raises DataError naming the file, its columns and the expected ones when one is in no row, or a pattern is broken.
     """
     rows, found = read_table(path, source)
+    if not found:
+        raise DataError("no row of the file has columns", where=path, found=f"{len(rows)} rows",
+                        expected="a CSV (.csv, .tsv), Parquet or JSON-lines file",
+                        hint="a CSV is known by the ending of its name")
     wanted = {field: _pattern(field, value, path) if "{" in value and value not in found else value
               for field, value in columns.items()}
     if split_field is not None:

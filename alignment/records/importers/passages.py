@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignment.errors import DataError
-from alignment.records.importers.rows import RowError, expect, extras, flag, get, given, optional_text, row_id, text
+from alignment.records.importers.rows import (
+    RowError,
+    expect,
+    extras,
+    flag,
+    get,
+    given,
+    name_of,
+    optional_text,
+    row_id,
+    text,
+)
 from alignment.records.types import Record
 
 
@@ -30,7 +41,7 @@ def passage_group(passage: str) -> str:
 
 def passage_qa(row: dict[str, Any]) -> Record:
     """{id?, group?, passage, question, answer, rejected?, type?}; with `rejected` a preference."""
-    kind = optional_text(row, "type") or optional_text(row, "kind") or "qa"
+    kind = optional_text(row, "type") or name_of(row, "kind") or "qa"
     rejected = optional_text(row, "rejected") or None
     return _record(row, text(row, "passage"), text(row, "question"), [text(row, "answer")], kind, rejected)
 

@@ -164,11 +164,15 @@ def extras(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def name_of(row: dict[str, Any], field: str) -> str:
-    """A field that names something, as text; "" when it is missing. A date is a name, a list is none (wrong-type)."""
+    """A field that names something, as text; "" when it is missing. A date is a name, a list is none (wrong-type).
+
+    The text nan is what pandas' null becomes on its way through text: taken for a name, it would tie all rows without
+    one together.
+    """
     value = given(row, field)
     if isinstance(value, list | dict):
         raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected text or a number")
-    return "" if value is None else str(value)
+    return "" if value is None or value in ("nan", "NaN") else str(value)
 
 
 def _check_depth(value: Any) -> None:
