@@ -39,7 +39,7 @@ def test_good_rows_are_counted(call: Call) -> None:
     _write()
     said = call("check", "run.yaml")
     assert said.code == 0
-    assert "10 train, 10 test, 1 bad rows" in said.out
+    assert "10 train, 10 test, 1 bad rows: broken-json (1)" in said.out
     assert said.out.endswith("ok\n")
     assert not Path("runs").exists(), "checking writes nothing"
 

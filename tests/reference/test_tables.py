@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from alignment.config import Source, parse_aim
+from alignment.config import Source, parse_aim, parse_run
 from alignment.errors import DataError
+from alignment.planner.rows import preview
 from alignment.records import Record
 from alignment.records.importers import FORMATS as IMPORTERS
 from alignment.records.importers import BadRow
@@ -96,6 +99,24 @@ def test_a_field_is_needed_where_it_says_so(name: str) -> None:
             assert field.needed
         else:
             assert not field.needed, f"{field.name} is not in the example"
+
+
+def test_the_stage_of_the_page_on_columns_reads_the_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a reader would: the YAML and the CSV taken from the page, into one folder."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page.partition("## columns")[2], flags=re.S))
+    monkeypatch.chdir(tmp_path)
+    head, _, row = blocks["csv"].partition("\n")
+    Path("seed.csv").write_text("\n".join([head, *(row.strip().replace("neun", str(n)) for n in range(30))]) + "\n")
+    seen = preview(run := parse_run("name: r\nstages:\n" + blocks["yaml"]), run.stages[0])
+    assert {name: len(rows) for name, rows in seen.splits.items()} == {"train": 27, "test": 3}
+    assert not seen.bad
+    [told, asked] = seen.splits["test"][0].prompt
+    assert told == {"role": "system", "content": "You write questions of the type open."}
+    assert asked["content"].startswith("You will see a text.")
+    assert "in the format open.\n### Input:\nDer Hafen ist " in asked["content"]
 
 
 def test_the_text_on_columns_names_every_shape() -> None:

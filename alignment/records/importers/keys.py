@@ -125,7 +125,7 @@ def _check_flag(key: str, where: str, value: Any, role: str) -> None:
     """What every method here does anyway may be said: assistants' turns are learned, others are not."""
     spoken = role in ("assistant", "gpt", "chatgpt", "model", "function_call")
     if value not in ((1,) if spoken else (0, 1) if key == "weight" else (0,)):
-        raise _refused(where, value, "the assistant's turns are learned, all alike, and no others")
+        raise _refused(where, value, "which turns are learned says `loss` of a stage, for all rows alike")
 
 
 def _weighs(key: Any, value: Any) -> bool:
