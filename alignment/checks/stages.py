@@ -37,6 +37,8 @@ from alignment.rewards import BUILT_IN
 
 READ_LIMIT = 32_000_000
 """Bytes of one data file up to which `check` reads every row."""
+NAMED = 8
+"""Keys that nothing reads, and reasons of bad rows, up to which a note names them; the manifest has all."""
 Notes = dict[str, str]
 """Stage name -> a few words on what was seen."""
 Wrong = Iterator[tuple[Place, KubeAlignError]]
@@ -106,20 +108,27 @@ def _import_data(run: Run, stage: ImportData, notes: Notes) -> Wrong:
     except KubeAlignError as error:
         yield ("data",), error
         return
+    reasons = Counter(row.slug for row in seen.bad)
     notes[stage.name] = ", ".join(f"{len(rows)} {split}" for split, rows in seen.splits.items()) + (
-        f", {len(seen.bad)} bad rows" if seen.bad else "")
+        f", {len(seen.bad)} bad rows: {_named(reasons)}" if seen.bad else "") + (
+        f"; keys that nothing reads: {_named(seen.unread)}" if seen.unread else "")
     if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
         first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
-        reasons = Counter(row.slug for row in seen.bad).most_common()
         yield ("data",), ConfigError(
             f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint="by reason: " + ", ".join(f"{count} {slug}" for slug, count in reasons))
+            hint="by reason: " + ", ".join(f"{count} {slug}" for slug, count in reasons.most_common()))
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
         yield ("split",), ConfigError(f"split {', '.join(empty)} has no rows", found=notes[stage.name],
                                       expected="at least one row in every split")
+
+
+def _named(counts: Counter[str]) -> str:
+    """The most frequent names, each with its number of rows."""
+    first = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NAMED))
+    return first + (f" and {len(counts) - NAMED} more" if len(counts) > NAMED else "")
 
 
 def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:

@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from alignment.artifacts import sha256_of
@@ -39,7 +38,7 @@ def file_digest(path: str) -> str:
         fs, plain = url_to_fs(path)
         if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
             return local_digest(Path(plain))
-        with fsspec.open(path, "rb") as file:
+        with fs.open(plain, "rb") as file:  # fsspec.open would take the ? of a URL's query for a pattern
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, ImportError) as error:
         where = path if "://" in path else str(Path(path).absolute())

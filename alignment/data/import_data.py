@@ -8,23 +8,21 @@ texts, tokenize or download. Launched by the pipeline for stages of kind import 
 from __future__ import annotations
 
 import json
-import random
-import re
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import RowCounts
-from alignment.config import FieldSplit, ImportData, RatioSplit, Source
+from alignment.config import ImportData
 from alignment.context import Outcome, StageContext
 from alignment.data.overlap import find_overlap
-from alignment.data.splits import by_field, by_ratio
+from alignment.data.read import divided, read_sources
 from alignment.data.text import prompt_of, units
 from alignment.errors import DataError
 from alignment.records import Record, write_records
-from alignment.records.importers import PASSAGE_FORMATS, BadRow, Options, Seen, read_source
+from alignment.records.importers import PASSAGE_FORMATS, BadRow
 
 _EXAMPLES = 3
 _EXAMPLE_LIMIT = 1000
@@ -56,11 +54,7 @@ def import_data(context: StageContext) -> Outcome:
     bad_path.parent.mkdir(parents=True, exist_ok=True)
     bad_path.write_text("".join(row.to_json() + "\n" for row in read.bad), encoding="utf-8", newline="\n")
     _check_bad(stage, read, bad_path)
-    outside: list[Record] = []
-    if isinstance(stage.split, RatioSplit):
-        splits, outside = by_ratio(read.good, stage.split.ratios, context.run.seed)
-    else:
-        splits = by_field(read.good, stage.split.names)
+    splits, outside = divided(context.run, stage, read.good)
     _check_splits(stage, splits, read, bad_path)
     shutil.rmtree(context.out / "rows", ignore_errors=True)
     for name, records in splits.items():
@@ -78,49 +72,19 @@ def import_data(context: StageContext) -> Outcome:
     )
 
 
-def source_names(sources: tuple[Source, ...]) -> list[str]:
-    """A name for each source: its own or its file's, numbered where two would be the same."""
-    names: list[str] = []
-    for source in sources:
-        stem = PurePosixPath(source.path.replace("\\", "/").partition("?")[0]).name.split(".")[0].lower()
-        name = base = source.name or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:36] or "rows"
-        number = 2
-        while name in names:
-            name, number = f"{base}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def draw(records: list[Record], count: int | None, seed: int, name: str) -> list[Record]:
-    """`count` rows at random (None: all), in their order. A smaller draw is part of a larger one."""
-    if count is None or count >= len(records):
-        return records
-    order = list(range(len(records)))
-    random.Random(f"{seed}/{name}").shuffle(order)
-    return [records[index] for index in sorted(order[:count])]
-
-
 def _read_all(context: StageContext, stage: ImportData) -> _Read:
-    options = Options(stage.system, stage.passage_prompt)
-    if isinstance(stage.split, FieldSplit):
-        options = replace(options, split_field=stage.split.field, splits=stage.split.names)
-    read, seen = _Read(), Seen()
-    for source, name in zip(stage.data, source_names(stage.data), strict=True):
-        good, bad = [], []
-        for row in read_source(source.path, source.format, name, options, source.columns, seen):
-            if isinstance(row, BadRow):
-                bad.append(row)
-            else:
-                good.append(row)
-        taken = draw(good, context.run.scaled(source.take), context.run.seed, name)
-        counts = {"read": len(good) + len(bad), "bad": len(bad), "taken": len(taken)}
-        context.event("source", name=name, path=source.path, format=source.format, **counts,
-                      reasons=dict(Counter(row.slug for row in bad)))
-        read.sources[name] = {"path": source.path, "format": source.format, **counts}
-        read.good += taken
-        read.bad += bad
-        read.read += len(good) + len(bad)
-        read.not_taken += len(good) - len(taken)
+    read = _Read()
+    for made in read_sources(context.run, stage):
+        source = {"path": made.source.path, "format": made.source.format}
+        counts = {"read": len(made.good) + len(made.bad), "bad": len(made.bad), "taken": len(made.taken)}
+        unread = dict(made.unread.most_common())
+        context.event("source", name=made.name, **source, **counts, unread=unread,
+                      reasons=dict(Counter(row.slug for row in made.bad)))
+        read.sources[made.name] = {**source, **counts, **({"unread": unread} if unread else {})}
+        read.good += made.taken
+        read.bad += made.bad
+        read.read += counts["read"]
+        read.not_taken += len(made.good) - len(made.taken)
     return read
 
 

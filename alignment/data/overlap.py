@@ -7,12 +7,12 @@ streamed past them, so time grows with the words of both, memory with the test. 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from alignment.data.text import passage_text, prompt_of, prompt_text, units
+from alignment.data.text import passage_text, prompt_of, prompt_text, system_text, units
 from alignment.records import Record
 
 COMMON = 50
@@ -29,8 +29,10 @@ class Text:
     """What is compared of a row; made once where a row is compared often.
 
     Attributes:
-        prompt, passage: in normal form, without system messages; passage is "" where the row has none.
-        parts: units of passage and question, or of each user turn where there is no passage.
+        prompt, passage: in normal form; the prompt without its system message, unless that is what the row is about
+            (`texts_of`); passage is "" where the row has none.
+        parts: units of passage and question, or of each user turn where there is no passage; none of a generic
+            question about a system message, which is compared as a whole prompt only.
         name: rows with the same name are about one text.
     """
 
@@ -40,15 +42,34 @@ class Text:
     parts: tuple[list[str], ...]
     name: str
 
-    @classmethod
-    def of(cls, record: Record) -> Text:
-        prompt, passage = prompt_text(record), passage_text(record)
-        if passage:
-            parts = [passage, str(record.meta.get("question", ""))]
-        else:
-            parts = [turn["content"] for turn in prompt_of(record) if turn["role"] == "user"]
-        name = passage or str(record.meta.get("group") or prompt)
-        return cls(record.id, prompt, passage, tuple(units(part) for part in parts), name)
+
+def texts_of(records: Sequence[Record], n: int = 8) -> list[Text]:
+    """What is compared of each row, in order.
+
+    A system message that many rows share is a role and counts for nothing. One of at least 2n units, before a
+    conversation of fewer and before at most FEW different ones, is a text that is asked about ("Sum up the log."): the
+    same question about another such text is another row.
+    """
+    prompts = [prompt_text(record) for record in records]
+    told = [system_text(record) for record in records]
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+    for system, prompt in zip(told, prompts, strict=True):
+        asked[system].add(prompt)
+    subject = {system: len(others) <= FEW and len(units(system)) >= 2 * n for system, others in asked.items()}
+    return [_text(record, prompt, system if subject[system] and len(units(prompt)) < 2 * n else "")
+            for record, prompt, system in zip(records, prompts, told, strict=True)]
+
+
+def _text(record: Record, prompt: str, subject: str) -> Text:
+    passage = passage_text(record)
+    if passage:
+        parts = [passage, str(record.meta.get("question", ""))]
+    elif subject:
+        parts, prompt = [], f"{subject}\n{prompt}"
+    else:
+        parts = [turn["content"] for turn in prompt_of(record) if turn["role"] == "user"]
+    name = passage or str(record.meta.get("group") or prompt)
+    return Text(record.id, prompt, passage, tuple(units(part) for part in parts), name)
 
 
 def find_overlap(
@@ -58,11 +79,12 @@ def find_overlap(
 
     Reasons: `same-id`, `same-prompt`, `same-passage`, `shared-text` (at least `share` of the n-grams of passage and
     question; the row named is the first to hold most of them). Units are words, in scripts without blanks characters
-    (`alignment.words`); system messages do not count. A text under 2n units has too few n-grams: it overlaps when it
-    stands as a whole in a seen text under 4n units, so that short generic questions are not taken for copies of each
-    other.
+    (`alignment.words`); system messages count where `texts_of` says so. A text under 2n units has too few n-grams: it
+    overlaps when it stands as a whole in a seen text under 4n units, so that short generic questions are not taken for
+    copies of each other.
     """
-    return find_text_overlap([Text.of(record) for record in test], [Text.of(record) for record in seen], n, share)
+    texts = texts_of([*test, *seen], n)
+    return find_text_overlap(texts[:len(test)], texts[len(test):], n, share)
 
 
 def find_text_overlap(

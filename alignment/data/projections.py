@@ -10,6 +10,7 @@ Each gives the projection, or, for a row that cannot serve, the reason as text.
 from __future__ import annotations
 
 from alignment.records import Message, Record
+from alignment.records.importers.checks import same
 
 Preference = tuple[list[Message], str, str]
 """(prompt, chosen, rejected)"""
@@ -32,7 +33,7 @@ def to_preference(record: Record) -> Preference | str:
         return f"{record.type} is no preference"
     if record.completion is None or record.rejected is None:
         return f"preference without a {'chosen' if record.completion is None else 'rejected'} answer"
-    if record.completion.split() == record.rejected.split():
+    if same(record.completion, record.rejected):
         return "chosen equals rejected"
     return list(record.prompt), record.completion, record.rejected
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from alignment.data.overlap import Text, find_text_overlap
+from alignment.data.overlap import Text, find_text_overlap, texts_of
 from alignment.records import Record
 
 
@@ -35,7 +35,7 @@ def by_ratio(
         ratios: split name -> share of the rows; their sum is at most 1.
         seed: another seed, another order of the pieces.
     """
-    texts = {record.id: Text.of(record) for record in records}
+    texts = {text.id: text for text in texts_of(records)}
     ties: list[tuple[str, str]] = []
     while True:
         splits, outside = _cut(records, ratios, _pieces(records, texts, ties, seed))

@@ -24,8 +24,13 @@ def prompt_of(record: Record) -> list[Message]:
 
 
 def prompt_text(record: Record) -> str:
-    """Normal form of the whole prompt but for the system message, which many rows share."""
+    """Normal form of the whole prompt but for the system message."""
     return normalise("\n".join(turn["content"] for turn in prompt_of(record) if turn["role"] != "system"))
+
+
+def system_text(record: Record) -> str:
+    """Normal form of the system message before the prompt, "" for rows without one."""
+    return normalise("\n".join(turn["content"] for turn in prompt_of(record) if turn["role"] == "system"))
 
 
 def passage_text(record: Record) -> str:

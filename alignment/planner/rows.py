@@ -7,17 +7,17 @@ tokens are not counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import FieldSplit, ImportData, Run, Sample
-from alignment.data.import_data import draw, source_names
-from alignment.data.splits import by_field, by_ratio
+from alignment.config import ImportData, Run, Sample
+from alignment.data.read import divided, read_sources
 from alignment.records import Record, read_records
-from alignment.records.importers import BadRow, Options, Seen, read_source
+from alignment.records.importers import BadRow
 
 CHARS_PER_TOKEN = 4
 """English text under a byte-pair vocabulary of 30,000 to 150,000; other languages have fewer."""
@@ -47,11 +47,15 @@ class RowSet:
 
 @dataclass
 class Preview:
-    """Rows of an import that has not run: by split, and those that are bad; `read` counts all."""
+    """Rows of an import that has not run: by split, and those that are bad; `read` counts all.
+
+    `unread` has the keys that good rows have and nothing reads, with their number of rows.
+    """
 
     splits: dict[str, list[Record]] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
     read: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
 
 
 def by_characters(texts: Sequence[str]) -> list[int]:
@@ -107,23 +111,13 @@ def preview(run: Run, stage: ImportData) -> Preview:
     Raises:
         DataError: a file cannot be read.
     """
-    options = Options(stage.system, stage.passage_prompt)
-    if isinstance(stage.split, FieldSplit):
-        options = replace(options, split_field=stage.split.field, splits=stage.split.names)
-    made, taken, seen = Preview(), list[Record](), Seen()
-    for source, name in zip(stage.data, source_names(stage.data), strict=True):
-        good: list[Record] = []
-        for row in read_source(source.path, source.format, name, options, source.columns, seen):
-            if isinstance(row, BadRow):
-                made.bad.append(row)
-            else:
-                good.append(row)
-            made.read += 1
-        taken += draw(good, run.scaled(source.take), run.seed, name)
-    if isinstance(stage.split, FieldSplit):
-        made.splits = by_field(taken, stage.split.names)
-    else:
-        made.splits, _ = by_ratio(taken, stage.split.ratios, run.seed)
+    made, taken = Preview(), list[Record]()
+    for source in read_sources(run, stage):
+        made.bad += source.bad
+        made.read += len(source.good) + len(source.bad)
+        made.unread.update(source.unread)
+        taken += source.taken
+    made.splits, _ = divided(run, stage, taken)
     return made
 
 

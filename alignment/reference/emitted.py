@@ -202,6 +202,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "name": "The source's name; ids of its rows begin with it.", "path": "As in the run file.",
             "format": "As in the run file.", "read": "Rows in the file.", "bad": "Rows that cannot be used.",
             "taken": "Rows left after `take`.", "reasons": "Reason -> bad rows.",
+            "unread": "Key that the format does not read -> good rows that have it.",
         }),
         Event("examples", "The first rows of a split, for a look.", {
             "split": "The split.", "rows": "Up to three records, long texts cut.",

@@ -61,12 +61,17 @@ COMMON = (
     Field("kind", False, "A kind of row; evaluate reports its measures by kind, too. A passage format that knows the "
                          "kind says it itself."),
     Field("meta", False, "An object that is kept with the record, for reward functions of your own."),
+    Field("system", False, "A system message, set before the conversation. A row whose conversation has another one "
+                           "is a bad row."),
 )
-"""Fields that a row of any format may have; all other fields are left unread."""
+"""Fields that a row of any format may have; others are counted or refused (records/importers/keys.py)."""
 
-_TURNS = "list of {role, content}, role one of system, user, assistant, tool"
+_TURNS = ("list of {role, content}, role one of system, user, assistant, tool; content is text, or a list of "
+          "{type: text, text}, which are joined")
 _PROMPT = f"What is asked: text, or a conversation ({_TURNS}) that ends with the user."
-_ANSWER = "Text, or turns that end with the assistant's; turns before that belong to the prompt."
+_ANSWER = ("Text, or turns that end with the assistant's; turns before that belong to the prompt, and what prompt has "
+           "already is not put twice: they may be the whole conversation, its end, or what follows. Where they "
+           "disagree with prompt the row is a bad row.")
 _PASSAGE, _QUESTION = Field("passage", True, "The text that the question is about."), Field("question", True, "Text.")
 _TALK = [{"role": "user", "content": "How deep is the harbour?"}, {"role": "assistant", "content": "Nine metres."}]
 _HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
@@ -93,7 +98,7 @@ FORMATS: dict[str, Format] = {
     "unpaired": Format(
         "Single answers, each marked as wanted or not.",
         (Field("prompt", True, _PROMPT), Field("completion", True, _ANSWER),
-         Field("messages", False, f"Instead of prompt and completion: {_TURNS}."),
+         Field("messages", False, f"Instead of completion, the whole conversation: {_TURNS}."),
          Field("label", True, "true: the answer is wanted; false: it is not.")),
         {"prompt": "How deep is the harbour?", "completion": "Nine metres.", "label": True},
     ),
@@ -105,14 +110,14 @@ FORMATS: dict[str, Format] = {
     "alpaca": Format(
         "Instructions (Alpaca, Dolly-like sets). Instruction, blank line and input make the user's message.",
         (Field("instruction", True, "What is asked."), Field("input", False, "What it is asked of; may be empty."),
-         Field("output", True, "The answer."), Field("system", False, "A system message.")),
+         Field("output", True, "The answer."),
+         Field("history", False, "list of [instruction, response]: the turns before.")),
         {"instruction": "Answer in two words.", "input": "How deep is the harbour?", "output": "Nine metres."},
     ),
     "sharegpt": Format(
         "Conversations in ShareGPT's names.",
         (Field("conversations", True, "list of {from, value}; from is human, user, gpt, assistant, chatgpt, model, "
-                                      "function_call, system, observation or tool."),
-         Field("system", False, "A system message.")),
+                                      "function_call, system, observation or tool."),),
         {"conversations": [{"from": "human", "value": "How deep is the harbour?"},
                            {"from": "gpt", "value": "Nine metres."}]},
     ),
@@ -120,7 +125,7 @@ FORMATS: dict[str, Format] = {
         "A ShareGPT conversation with two answers to its last turn.",
         (Field("conversations", True, "list of {from, value} up to the answer."),
          Field("chosen", True, "{from, value}: the better answer."),
-         Field("rejected", True, "{from, value}: the worse answer."), Field("system", False, "A system message.")),
+         Field("rejected", True, "{from, value}: the worse answer.")),
         {"conversations": [{"from": "human", "value": "How deep is the harbour?"}],
          "chosen": {"from": "gpt", "value": "Nine metres."},
          "rejected": {"from": "gpt", "value": "I would have to guess."}},
@@ -163,7 +168,7 @@ FORMATS: dict[str, Format] = {
         "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only.",
         (Field("context", True, "The passage; it stands once, beside qas."), _QUESTION,
          Field("answers", True, "list of {text}; every text is an accepted reference."),
-         Field("is_impossible", False, "true: the passage does not say; answers may then be empty.")),
+         Field("is_impossible", False, "true: the passage does not say; answers must then be empty.")),
         {"question": "How deep is it?", "id": "q1", "answers": [{"text": "nine metres", "answer_start": 15}]},
         whole={"data": [{"title": "Harbours", "paragraphs": [{"context": _HARBOUR, "qas": ["ROW"]}]}]},
     ),
@@ -203,13 +208,18 @@ FORMATS: dict[str, Format] = {
                         {"title": "Haven", "paragraph_text": "The harbour is nine metres deep."}]},
     ),
     "columns": Format(
-        "Any CSV, TSV, Parquet or JSON-lines file whose columns have other names: the source's `columns` maps our "
-        "field to the file's column. The mapped fields decide what a row is: messages; passage, question, answer; "
-        "instruction, output; prompt, chosen, rejected; prompt, completion, label; prompt, completion; or prompt. A "
-        "label in CSV is true, false, yes, no, 1 or 0.",
-        (Field("our field", True, "Of one of those formats, and what they may have besides; the column must exist."),),
-        {"query": "How deep is the harbour?", "reply": "Nine metres."},
-        columns={"prompt": "query", "completion": "reply"},
+        "Any CSV, TSV, Parquet or JSON-lines file whose columns have other names, or must first be put together. The "
+        "source's `columns` gives each of our fields a column's name, or a text with {Column} slots, which each row "
+        "fills with its own cells; {{ and }} are braces. A row with a blank cell in a slot is a bad row, a slot that "
+        "is no column an error. The fields decide what a row is: messages; passage, question, answer; instruction, "
+        "output; prompt, chosen, rejected; prompt, completion, label; prompt, completion; or prompt. A label in CSV "
+        "is true, false, yes, no, 1 or 0.",
+        (Field("our field", True, "Of one of those formats, and what they may have besides: system, for example."),),
+        {"Context": "Der Hafen ist neun Meter tief. In den meisten Wintern friert er zu.",
+         "Question": "Wie tief ist der Hafen?", "Type": "open"},
+        columns={"system": "You write questions of the type {Type}.",
+                 "prompt": "You will see a text. Ask a question about it, in the format {Type}.\n### Input:\n{Context}",
+                 "completion": "Question"},
     ),
 }
 """By the name in `data.format`, in the order in which a reader looks for one."""

@@ -130,9 +130,13 @@ def _formats() -> list[str]:
     parts = [
         "`format` of a source says how its rows are read. JSON lines, a JSON list and Parquet are told apart by their "
         "content; SQuAD and DROP are whole JSON documents; `columns` reads CSV too. A row that cannot be used goes to "
-        "bad.jsonl with its reason; fields that are not named here are left unread. Fields that a row of any format "
-        "may have:",
+        "bad.jsonl with its reason. Fields that a row of any format may have:",
         _table(("field", "what it does"), ((f"`{field.name}`", field.text) for field in COMMON)),
+        "A field that is null, blank or NaN is not there. A field that is not named for its format is not read: "
+        "`check` and the manifest name it with its number of rows. A row is bad (unsupported-field) where what is "
+        "asked for is not learned here: tools and calls of them, reasoning_content, images, audio and video, a margin, "
+        "a history outside alpaca, and a weight, loss_mask, train or loss of a turn that says anything but that the "
+        "assistant's turns are learned, all alike.",
         "What comes out is a record: `type` (messages, prompt-completion, preference, unpaired or prompt-only), "
         "`prompt`, `completion`, `rejected`, `messages`, `label` and `meta`. The records below are what the importer "
         "made of the examples.",
@@ -142,15 +146,23 @@ def _formats() -> list[str]:
         assert isinstance(record, Record), record
         row = text_of(name, form.row).rstrip("\n")
         file = ("csv", row) if form.columns is not None else ("json", example(json.loads(row), _WIDTH))
-        mapping = f"With `columns: {example(form.columns)}` this file" if form.columns else "This file"
+        mapping = [] if form.columns is None else [
+            "A stage that reads such a file (texts in double quotes, where \\n is a new line):",
+            _code("yaml", _stage_of_columns(form.columns))]
         parts += [
             f"## {name}\n{_prose(form.text)}",
             _table(("field", "needed", "what it is"), (
                 (f"`{field.name}`", "yes" if field.needed else "", field.text) for field in form.fields)),
-            f"{mapping} becomes the record below.",
+            *mapping, "This file becomes the record below.",
             _code(*file), _code("json", example(json.loads(record.to_json()), _WIDTH)),
         ]
     return parts
+
+
+def _stage_of_columns(columns: dict[str, str]) -> str:
+    fields = "\n".join(f"        {field}: {json.dumps(value)}" for field, value in columns.items())
+    return ("- name: seed\n  kind: import\n  data:\n    - path: seed.csv\n      format: columns\n      columns:\n"
+            f"{fields}\n  split: {{by: ratio, ratios: {{train: 0.9, test: 0.1}}}}")
 
 
 def _rewards() -> list[str]:

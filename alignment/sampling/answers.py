@@ -41,8 +41,8 @@ class Answer:
 
     @property
     def normal(self) -> str:
-        """The text with blanks squeezed: answers equal in this are the same answer."""
-        return " ".join(self.text.split())
+        """The text without outer blanks: answers equal in this are the same answer. Indentation tells answers apart."""
+        return self.text.strip()
 
     @property
     def scored(self) -> bool:

@@ -39,9 +39,31 @@ def test_good_rows_are_counted(call: Call) -> None:
     _write()
     said = call("check", "run.yaml")
     assert said.code == 0
-    assert "10 train, 10 test, 1 bad rows" in said.out
+    assert "10 train, 10 test, 1 bad rows: broken-json (1)" in said.out
     assert said.out.endswith("ok\n")
     assert not Path("runs").exists(), "checking writes nothing"
+
+
+def test_keys_that_nothing_reads_are_named(call: Call) -> None:
+    _rows("rows.jsonl", [{**row, "why": "x", **({"rank": 3} if index else {})}  # type: ignore[dict-item]
+                         for index, row in enumerate(_good(20))])
+    _write()
+    said = call("check", "run.yaml")
+    assert said.code == 0
+    assert "keys that nothing reads: why (20), rank (19)" in said.out
+    _rows("rows.jsonl", [{f"key{n}": 1 for n in range(10)} | row for row in _good(20)])  # type: ignore[operator]
+    assert "key7 (20) and 2 more" in call("check", "run.yaml").out
+
+
+def test_a_pattern_with_an_unknown_slot_is_an_error_with_the_columns(call: Call) -> None:
+    Path("rows.csv").write_text("Context,Question\n" + "".join(f"text {n},ask {n}\n" for n in range(9)))
+    _write(path="rows.csv", format="columns, columns: {prompt: 'On {Topic}: {Context}', completion: Question}")
+    said = call("check", "run.yaml")
+    assert said.code == 2
+    assert "the file has no column Topic" in said.err
+    assert "Context" in said.err
+    _write(path="rows.csv", format="columns, columns: {prompt: 'On {Context}', completion: Question}")
+    assert call("check", "run.yaml").code == 0
 
 
 @pytest.mark.parametrize(("rows", "format", "problem"), [

@@ -38,7 +38,7 @@ def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
     ("import-model.model.path", ["required", "only with", "source: folder"]),
     ("compute.workers", ["run.compute.workers", "whole number from 0"]),
     ("format.alpaca", ["instruction (needed)", '"output": "Nine metres."', '"type": "prompt-completion"']),
-    ("format.columns", ["query,reply", '{"prompt": "query", "completion": "reply"}']),
+    ("format.columns", ["Context,Question,Type", "in the format {Type}", '"completion": "Question"}']),
     ("reward", ["method: reward", "reward functions", "evidence_style"]),
     ("reward.evidence_style", ["meta.passage", "0 to 1", "function: evidence_style"]),
     ("metric.exact_match", ["STAGE.MODEL.exact_match", "0 to 1", "higher"]),

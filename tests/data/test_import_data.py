@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from alignment.artifacts import Store
 from alignment.config import parse_run
 from alignment.context import StageContext
-from alignment.data.import_data import draw, import_data, source_names
+from alignment.data.import_data import import_data
+from alignment.data.read import draw, source_names
 from alignment.errors import DataError
 from alignment.records import Record
 from tests.data.written import bad_of, rows_of
@@ -131,7 +132,7 @@ BAD = [
     ("messages", {"messages": TURNS[:1]}, "last-not-assistant"),
     ("messages", {"messages": []}, "empty-prompt"),
     ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "wrong-type"),
-    ("preference", {"prompt": "x", "chosen": "a  b", "rejected": "a b\n"}, "chosen-equals-rejected"),
+    ("preference", {"prompt": "x", "chosen": " a b", "rejected": "a b\n"}, "chosen-equals-rejected"),
     ("preference", {"prompt": "x", "chosen": TURNS, "rejected": [{"role": "user", "content": "z"}, TURNS[1]]},
      "prompts-differ"),
     ("preference", {"prompt": "x", "chosen": TURNS[:1], "rejected": "y"}, "last-not-assistant"),
@@ -384,3 +385,22 @@ def test_draw_is_nested_and_in_order():
     assert draw(rows, None, 0, "s") == rows == draw(rows, 50, 0, "s")
     small, large = draw(rows, 5, 0, "s"), draw(rows, 30, 0, "s")
     assert {row.id for row in small} < {row.id for row in large}
+
+
+def test_keys_that_nothing_reads_are_in_the_manifest_by_source(context_of, write_rows):
+    rows = [{**GOOD["prompt-completion"], "prompt": f"Say {n}.", "score": n} for n in range(3)]
+    plain = write_rows([GOOD["alpaca"]], "plain.jsonl")
+    context = context_of({"data": [{"path": write_rows(rows), "format": "prompt-completion"},
+                                   {"path": plain, "format": "alpaca"}], "split": ALL})
+    sources = import_data(context).facts["sources"]
+    assert sources["rows"]["unread"] == {"score": 3}
+    assert "unread" not in sources["plain"]
+
+
+def test_rows_without_a_group_are_no_group(context_of, tmp_path):
+    lines = [f"{'t1' if n < 2 else ''},Where is berth {n} of the harbour?,By lamp {n}." for n in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["thread,q,a", *lines]) + "\n")
+    columns = {"prompt": "q", "completion": "a", "group": "thread"}
+    context = context_of({"data": [{"path": str(tmp_path / "rows.csv"), "format": "columns", "columns": columns}],
+                          "split": {"by": "ratio", "ratios": {"train": 0.5, "test": 0.5}}})
+    assert import_data(context).rows.written == {"train": 20, "test": 20}

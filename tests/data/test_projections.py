@@ -30,4 +30,4 @@ def test_sft_takes_every_row_with_a_wanted_answer():
 def test_only_preferences_are_preferences():
     assert to_preference(ROWS["preference"]) == (ASK, "yes", "no")
     assert all(isinstance(to_preference(record), str) for name, record in ROWS.items() if name != "preference")
-    assert to_preference(Record("8", "preference", ASK, "a b", "a  b")) == "chosen equals rejected"
+    assert to_preference(Record("8", "preference", ASK, "a b", "\ta b\n")) == "chosen equals rejected"

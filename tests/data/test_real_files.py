@@ -105,7 +105,7 @@ def test_squad_answers_are_in_their_passage_and_boolq_says_yes_or_no(real_data, 
             assert record.completion in record.meta["passage"]
         else:
             assert record.completion in ("Yes", "No")
-    assert outcome.facts["kinds"] == {"extractive": 1187, "yes-no": 3270}
+    assert outcome.facts["kinds"] == {"extractive": 1188, "yes-no": 3270}
     assert outcome.facts["sources"]["xquad"]["read"] == 1190
 
 

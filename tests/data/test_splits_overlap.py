@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.data.overlap import find_overlap
 from alignment.data.splits import by_ratio
 from alignment.records import Record
+from alignment.records.importers import Seen
+from alignment.records.importers.rows import RowError
 
 RATIOS = {"train": 0.7, "dev": 0.1, "test": 0.15}
 
@@ -137,6 +140,53 @@ def test_instructions_around_every_row_are_boilerplate():
     seen = [row(f"s{i}", frame.format(f"item {i} broke")) for i in range(40)]
     assert find_overlap([row("t", frame.format("works as it should"))], seen) == {}
     assert "t" in find_overlap([row("t", frame.format("item one lasted years"))], seen[:3])
+
+
+def asked(id: str, system: str, prompt: str, answer: str = "Done.") -> Record:
+    turns = (("system", system), ("user", prompt), ("assistant", answer))
+    return Record(id, "messages", messages=[{"role": role, "content": content} for role, content in turns])
+
+
+LOG = ("Log of day {0}: lock {0} was painted by the crew of boat {1}, while the pier stayed shut until noon, and "
+       "nobody came ashore.")
+SUM_UP = "Sum up today's log for me in one short line, please."
+
+
+def test_a_question_about_many_system_messages_is_a_row_for_each():
+    """A text that stands in the system message is what the row is about, as a passage would be."""
+    records = [asked(str(n), LOG.format(n, 17 * n), SUM_UP) for n in range(40)]
+    splits, _ = by_ratio(records, {"train": 0.7, "dev": 0.15, "test": 0.15}, 0)
+    assert [len(rows) for rows in splits.values()] == [28, 6, 6]
+    assert find_overlap(records[:10], records[10:]) == {}
+    again = asked("again", LOG.format(12, 204), SUM_UP.upper())
+    assert find_overlap([again], records) == {"again": ("12", "same-prompt")}
+    pieces, _ = by_ratio([*records, again], {"train": 0.5, "test": 0.5}, 1)
+    assert any({"12", "again"} <= {record.id for record in rows} for rows in pieces.values())
+
+
+def test_one_text_under_different_roles_stays_one_text():
+    """Roles: short ones, and long ones that many rows share. And a long text, whatever is said before it."""
+    capital = "What is the capital of France?"
+    roles = ["You are a pirate.", "Be brief.", "Rhyme, always."]
+    short = [asked(str(n), role, capital) for n, role in enumerate(roles)]
+    assert set(find_overlap(short[:1], short[1:])) == {"0"}
+    roles = [f"You are assistant number {n} of a large shipping company and answer every question of its customers in "
+             "a friendly, short and truthful way." for n in range(2)]
+    shared = [asked(f"{role} {n}", roles[role], f"Where is berth {n}?") for role in (0, 1) for n in range(20)]
+    assert set(find_overlap(shared[:20], shared[20:])) == {record.id for record in shared[:20]}
+    for one, other in (("0 7", "1 7"), ("0 19", "1 19")):
+        splits, _ = by_ratio(shared, {"train": 0.5, "test": 0.5}, 3)
+        assert any({one, other} <= {record.id for record in rows} for rows in splits.values())
+    long = [asked(f"long {n}", LOG.format(n, n), LONG) for n in range(2)]
+    assert set(find_overlap(long[:1], long[1:])) == {"long 0"}
+
+
+def test_rows_that_differ_only_in_their_system_message_are_no_duplicates():
+    seen = Seen()
+    for n in range(3):
+        seen.add(asked(str(n), LOG.format(n, n), SUM_UP))
+    with pytest.raises(RowError, match="duplicate-row: same text as row 1"):
+        seen.add(asked("x", LOG.format(1, 1) + "\n", SUM_UP))
 
 
 def test_chinese_is_compared_by_characters():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from alignment.records import Message, Record
 from alignment.records.importers import FORMATS
-from alignment.records.importers.chat import ROLES, SHAREGPT_ROLES, instruction, turns
+from alignment.records.importers.chat import SHAREGPT_ROLES, instruction
 from alignment.records.importers.rows import RowError
+from alignment.records.importers.turns import ROLES, turns
 from tests.records.drawn import GOOD, assistant, quick, slug_of, system, texts, user, without, words
 
 HELLO, HI, BYE, CIAO = user("Hello"), assistant("Hi."), user("Bye"), assistant("Ciao.")
@@ -25,6 +26,9 @@ BECOMES = [
     ("messages", {"messages": [system("Be brief."), *TALK]},
      Record("", "messages", messages=[system("Be brief."), *TALK])),
     ("messages", {"messages": [{"weight": 1, **HELLO, "name": "Ann"}, HI]},
+     Record("", "messages", messages=[HELLO, HI])),
+    ("messages",
+     {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello", "image_url": None}]}, HI]},
      Record("", "messages", messages=[HELLO, HI])),
     ("messages", {"messages": [HELLO, assistant("call"), {"role": "tool", "content": "3"}, HI]},
      Record("", "messages", messages=[HELLO, assistant("call"), {"role": "tool", "content": "3"}, HI])),
@@ -65,23 +69,27 @@ BECOMES = [
     ("prompt-only", {"prompt": TALK[:3]}, Record("", "prompt-only", TALK[:3])),
     ("alpaca", {"instruction": "Add.", "input": "1 and 2", "output": "3"},
      Record("", "prompt-completion", [user("Add.\n\n1 and 2")], "3")),
-    ("alpaca", {"id": "a", "instruction": "Hello", "input": "", "output": "Hi.", "system": "Be brief."},
-     Record("a", "prompt-completion", [system("Be brief."), HELLO], "Hi.")),
-    ("alpaca", {"instruction": "Hello", "input": " \n", "output": "Hi.", "system": "  "},
+    ("alpaca", {"id": "a", "instruction": "Hello", "input": " \n", "output": "Hi.", "history": []},
+     Record("a", "prompt-completion", [HELLO], "Hi.")),
+    ("alpaca", {"instruction": "", "input": "Hello", "output": "Hi.", "history": None},
      Record("", "prompt-completion", [HELLO], "Hi.")),
-    ("alpaca", {"instruction": "", "input": "Hello", "output": "Hi.", "system": None},
-     Record("", "prompt-completion", [HELLO], "Hi.")),
+    ("alpaca", {"instruction": "Bye", "output": "Ciao.", "history": [["Hello", "Hi."]]},
+     Record("", "prompt-completion", TALK[:3], "Ciao.")),
+    ("alpaca", {"instruction": "Hello", "input": "you", "output": "Hi.", "history": [["a", "b"], ["c", "d"]]},
+     Record("", "prompt-completion",
+            [user("a"), assistant("b"), user("c"), assistant("d"), user("Hello\n\nyou")], "Hi.")),
     ("sharegpt", {"id": "x_0", "conversations": [HUMAN, GPT]}, Record("x_0", "messages", messages=[HELLO, HI])),
-    ("sharegpt", {"conversations": [HUMAN, GPT], "system": "Be brief."},
-     Record("", "messages", messages=[system("Be brief."), HELLO, HI])),
+    ("sharegpt",
+     {"conversations": [{**HUMAN, "value": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}, GPT]},
+     Record("", "messages", messages=[HELLO, HI])),
     ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": "f()"},
                                     {"from": "observation", "value": "3"}, GPT]},
      Record("", "messages", messages=[HELLO, assistant("f()"), {"role": "tool", "content": "3"}, HI])),
     ("sharegpt-preference", {"conversations": [HUMAN], "chosen": GPT, "rejected": NO_GPT},
      Record("", "preference", [HELLO], "Hi.", "No.")),
-    ("sharegpt-preference", {"conversations": [HUMAN, GPT, {"from": "user", "value": "Bye"}], "system": "Be brief.",
+    ("sharegpt-preference", {"conversations": [HUMAN, GPT, {"from": "user", "value": "Bye"}],
                              "chosen": {"from": "model", "value": "Ciao."}, "rejected": NO_GPT},
-     Record("", "preference", [system("Be brief."), *TALK[:3]], "Ciao.", "No.")),
+     Record("", "preference", TALK[:3], "Ciao.", "No.")),
 ]  # fmt: skip
 
 
@@ -98,7 +106,11 @@ REFUSED = [
     ("messages", {"messages": [{"content": "Hello"}]}, "missing-field"),
     ("messages", {"messages": [{"role": "User", "content": "Hello"}]}, "unknown-role"),
     ("messages", {"messages": [{"role": 1, "content": "Hello"}]}, "wrong-type"),
-    ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]}, "wrong-type"),
+    ("messages", {"messages": [{"role": "user", "content": ["Hello"]}]}, "wrong-type"),
+    ("messages", {"messages": [{"role": "user", "content": {"type": "text", "text": "Hello"}}]}, "wrong-type"),
+    ("messages", {"messages": [{"role": "user", "content": [{"text": "Hello"}]}]}, "missing-field"),
+    ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}, "wrong-type"),
+    ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "unsupported-field"),
     ("messages", {"messages": [{"from": "human", "value": "Hello"}]}, "missing-field"),
     ("prompt-completion", {"completion": "Hi."}, "missing-field"),
     ("prompt-completion", {"completion": [HI]}, "missing-field"),
@@ -127,7 +139,11 @@ REFUSED = [
     ("alpaca", {"instruction": "Add."}, "missing-field"),
     ("alpaca", {"instruction": "Add.", "input": 3, "output": "3"}, "wrong-type"),
     ("alpaca", {"instruction": "Add.", "output": 3}, "wrong-type"),
-    ("alpaca", {"instruction": "Add.", "output": "3", "system": ["x"]}, "wrong-type"),
+    ("alpaca", {"instruction": "Add.", "output": "3", "history": "x"}, "wrong-type"),
+    ("alpaca", {"instruction": "Add.", "output": "3", "history": [3]}, "wrong-type"),
+    ("alpaca", {"instruction": "Add.", "output": "3", "history": [["x"]]}, "wrong-type"),
+    ("alpaca", {"instruction": "Add.", "output": "3", "history": [["x", None]]}, "wrong-type"),
+    ("alpaca", {"instruction": "Add.", "output": "3", "history": [["x", "y", "z"]]}, "wrong-type"),
     ("sharegpt", {}, "missing-field"),
     ("sharegpt", {"conversations": {}}, "wrong-type"),
     ("sharegpt", {"conversations": [HELLO]}, "missing-field"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.records import Record
-from alignment.records.importers.checks import Seen, check, squeeze
+from alignment.records.importers.checks import Seen, check, same
 from alignment.records.importers.rows import RowError
 from tests.records.drawn import assistant, quick, records, slug_of, sound_records, system, texts, user
 
@@ -33,6 +33,10 @@ def talk(*messages: dict[str, str]) -> Record:
     answer(HELLO, HELLO),
     answer(HELLO, rejected="No."),
     answer(HELLO, rejected="hi."),
+    answer(HELLO, completion="if x:\n    y()\n    z()", rejected="if x:\n    y()\nz()"),
+    answer(HELLO, completion="one\ntwo", rejected="one two"),
+    answer(HELLO, completion="a  b", rejected="a b"),
+    answer(HELLO, completion="a\tb", rejected="a b"),
     talk(HELLO, HI),
     talk(system("s"), HELLO, HI, HELLO, HI),
     talk(HELLO, assistant("f()"), TOOL, HI),
@@ -70,7 +74,7 @@ REFUSED = [
     (answer(HELLO, rejected=" "), "empty-answer"),
     (talk(HELLO, assistant("\n")), "empty-answer"),
     (answer(HELLO, rejected="Hi."), "chosen-equals-rejected"),
-    (answer(HELLO, completion="a b", rejected=" a\n\tb "), "chosen-equals-rejected"),
+    (answer(HELLO, completion="a b", rejected=" \n\ta b\u2028"), "chosen-equals-rejected"),
     (answer(user("\ud800")), "broken-text"),
     (answer(HELLO, completion="x\udfff"), "broken-text"),
     (replace(answer(HELLO), id="\ud800"), "broken-text"),
@@ -84,19 +88,11 @@ def test_a_record_is_refused_with_its_reason(record: Record, slug: str) -> None:
     assert slug_of(lambda: check(record)) == slug
 
 
-@pytest.mark.parametrize(("text", "squeezed"), [
-    ("a  b", "a b"), (" a\r\n\tb\u2028c\xa0d\u3000", "a b c d"), ("", ""), (" \n", ""), ("你 好", "你 好"),
-])  # fmt: skip
-def test_squeezed_text_has_single_blanks_only(text: str, squeezed: str) -> None:
-    assert squeeze(text) == squeezed
-
-
 @quick
-@given(texts)
-def test_squeezing_twice_is_squeezing_once(text: str) -> None:
-    once = squeeze(text)
-    assert squeeze(once) == once == once.strip()
-    assert "".join(once.split()) == "".join(text.split())
+@given(texts, st.text(" \n\t\u2028\xa0"), st.text(" \n\t"))
+def test_blanks_around_a_text_make_no_other_text_and_blanks_within_do(text: str, before: str, after: str) -> None:
+    assert same(text, before + text + after)
+    assert same(f"a{before}b", f"a{after}b") == (before == after)
 
 
 SLUGS = {"", "empty-prompt", "empty-message", "empty-answer", "last-not-assistant", "prompt-not-from-user",
@@ -138,6 +134,9 @@ BASE = Record("a", "preference", [HELLO], "Hi.", "No.")
     (replace(BASE, completion="Ho."), "duplicate-id"),
     (replace(BASE, id="b", completion="Ho."), ""),
     (replace(BASE, id="b", completion="hi."), ""),
+    (replace(BASE, id="b", prompt=[user("Hello\n")]), "duplicate-row"),
+    (replace(BASE, id="b", prompt=[user("Hel lo")]), ""),
+    (replace(BASE, id="b", rejected="N\no."), ""),
     (replace(BASE, id="b", rejected="Never."), ""),
     (replace(BASE, id="b", rejected="Hi.", completion="No."), ""),
     (replace(BASE, id="b", prompt=[system("s"), HELLO]), ""),

@@ -14,7 +14,7 @@ from alignment.errors import DataError
 from alignment.records import Record
 from alignment.records.importers import BadRow, Options, Row, read_source
 from alignment.records.importers.columns import OPTIONAL, SHAPES, format_of, read_columns
-from tests.records.drawn import assistant, quick, texts, user
+from tests.records.drawn import assistant, quick, system, texts, user
 
 
 def mapping(fields: str) -> dict[str, str]:
@@ -26,7 +26,8 @@ def mapping(fields: str) -> dict[str, str]:
     ("passage question answer", "passage-qa"),
     ("passage question answer rejected type", "passage-qa"),
     ("instruction output", "alpaca"),
-    ("instruction input output system", "alpaca"),
+    ("instruction input output system history", "alpaca"),
+    ("prompt completion system", "prompt-completion"),
     ("prompt chosen rejected", "preference"),
     ("prompt completion label", "unpaired"),
     ("prompt completion", "prompt-completion"),
@@ -45,7 +46,7 @@ def test_any_row_may_have_the_common_fields(format: str) -> None:
 
 @pytest.mark.parametrize("fields", ["", "id", "completion", "prompt rejected", "prompt chosen", "question answer",
                                     "prompt completion colour", "prompt completion rejected", "instruction",
-                                    "prompt completion system", "messages label"])  # fmt: skip
+                                    "prompt completion history", "messages label"])  # fmt: skip
 def test_fields_that_make_no_row_type_are_an_error(fields: str) -> None:
     with pytest.raises(DataError, match="make no row type") as caught:
         format_of(mapping(fields), "t.csv")
@@ -119,7 +120,7 @@ def test_rows_keep_their_number_and_how_they_stood_in_the_file(tmp_path: Path) -
     path = tmp_path / "t.jsonl"
     path.write_text('{"q":"x", "more": 1}\nbroken\n["x"]\n')
     first, broken, other = read_columns(str(path), {"prompt": "q"}, "s", None)
-    assert first == Row(1, {"prompt": "x"}, '{"q":"x", "more": 1}')
+    assert first == Row(1, {"prompt": "x"}, '{"q":"x", "more": 1}', unread=("more",))
     assert isinstance(broken, BadRow)
     assert (broken.row, broken.slug, broken.raw) == (2, "broken-json", "broken")
     assert other == Row(3, ["x"], '["x"]')
@@ -149,6 +150,108 @@ def test_a_row_of_a_table_becomes_its_record(
 ) -> None:
     (tmp_path / "t.csv").write_text(content)
     assert list(read_source(str(tmp_path / "t.csv"), "columns", "s", columns=columns)) == [record]
+
+
+def test_a_csv_under_another_ending_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("q,a\nx,y\n")
+    with pytest.raises(DataError, match="no row of the file has columns") as caught:
+        read_columns(str(tmp_path / "t.txt"), {"prompt": "q"}, "s", None)
+    assert "ending" in str(caught.value.hint)
+
+
+# patterns
+
+TABLE = "Context,Question,Type\nDer Hafen ist tief.,Wie tief?,open\n{Type} kostet nichts.,Was?,yes-no\n"
+
+
+def made(folder: Path, columns: dict[str, str], content: str = TABLE) -> list[Record | BadRow]:
+    (folder / "t.csv").write_text(content)
+    return list(read_source(str(folder / "t.csv"), "columns", "s", columns=columns))
+
+
+def test_a_prompt_is_put_together_from_any_columns(tmp_path: Path) -> None:
+    columns = {"system": "You are asked for {Type}.", "completion": "{Question}", "id": "{Type}-{Question}",
+               "prompt": "You will see a text in the format {Type}.\n### Input:\n{Context}"}
+    first, second = made(tmp_path, columns)
+    assert first == Record("s-open-Wie tief?", "prompt-completion", [
+        system("You are asked for open."),
+        user("You will see a text in the format open.\n### Input:\nDer Hafen ist tief."),
+    ], "Wie tief?", meta={"source": "s"})
+    assert isinstance(second, Record)
+    assert second.prompt[1]["content"].endswith("in the format yes-no.\n### Input:\n{Type} kostet nichts.")
+
+
+@pytest.mark.parametrize(("pattern", "text"), [
+    ("{Context}", "Der Hafen ist tief."), ("{{{Type}}}", "{open}"), ("{{Type}} {Type}", "{Type} open"),
+    ("{Type}{Type}", "openopen"), ("a {{}} b", "a {} b"), ("{{", "{"), ('{{"type": "{Type}"}}', '{"type": "open"}'),
+    ("{Type}\n", "open\n"), ("x {Type} y {Question} z", "x open y Wie tief? z"),
+])
+def test_slots_are_filled_and_doubled_braces_are_braces(pattern: str, text: str, tmp_path: Path) -> None:
+    record = made(tmp_path, {"prompt": pattern}, TABLE.rsplit("\n", 2)[0])[0]
+    assert isinstance(record, Record)
+    assert record.prompt == [user(text)]
+
+
+@pytest.mark.parametrize(("columns", "problem"), [
+    ({"prompt": "{Topic}: {Context}"}, "the file has no column Topic"),
+    ({"prompt": "{type}"}, "the file has no column type"),
+    ({"prompt": "{ Type }"}, "the file has no column  Type "),
+    ({"prompt": "Context", "completion": "{Answer} {Why}"}, "the file has no column Answer, Why"),
+    ({"prompt": "A text about {Context"}, "columns.prompt has a brace that belongs to no slot"),
+    ({"prompt": "{Type} and }"}, "columns.prompt has a brace that belongs to no slot"),
+    ({"prompt": "{}"}, "columns.prompt has a brace that belongs to no slot"),
+    ({"messages": "{Context}"}, "columns.messages is a pattern, and messages is no text"),
+    ({"prompt": "Context", "completion": "Question", "label": "{Type}"}, "columns.label is a pattern"),
+])
+def test_a_pattern_that_cannot_be_filled_is_an_error(columns: dict[str, str], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        made(tmp_path, columns)
+    assert caught.value.problem.startswith(problem)
+    if "no column" in problem:
+        assert caught.value.found == ["Context", "Question", "Type"]
+
+
+@pytest.mark.parametrize("cell", ["", " ", None, float("nan"), [1], {"a": 1}, True])
+def test_a_row_with_nothing_for_a_slot_is_a_bad_row(cell: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, [{"t": "x", "n": 1}, {"t": cell, "n": 2}, {"n": 3}, {"t": 4, "n": 4.5}])
+    first, second, third, fourth = read_source(path, "columns", "s", columns={"prompt": "{n}: {t}"})
+    assert isinstance(first, Record)
+    assert isinstance(second, BadRow)
+    assert isinstance(third, BadRow)
+    assert isinstance(fourth, Record)
+    assert second.slug == ("wrong-type" if isinstance(cell, list | dict | bool) else "missing-field")
+    assert (third.reason, third.row) == ("missing-field: t, a slot of prompt, is blank", 3)
+    assert [first.prompt, fourth.prompt] == [[user("1: x")], [user("4.5: 4")]]
+
+
+def test_a_column_whose_name_has_braces_is_still_a_column(tmp_path: Path) -> None:
+    [record] = made(tmp_path, {"prompt": "{x}"}, "{x},x\nthis,that\n")
+    assert isinstance(record, Record)
+    assert record.prompt == [user("this")]
+
+
+def test_only_columns_of_no_pattern_are_unread(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    row, _ = read_columns(str(tmp_path / "t.csv"), {"prompt": "{Type}: {Context}"}, "s", None)
+    assert isinstance(row, Row)
+    assert row.unread == ("Question",)
+
+
+@quick
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="{}"), min_size=1),
+                       texts.filter(str.strip), min_size=1, max_size=3),
+       st.lists(texts, min_size=4, max_size=4))
+def test_any_texts_and_columns_come_back_whole(folder: Path, row: dict[str, str], between: list[str]) -> None:
+    names = list(row)
+    pattern, text = "", ""
+    for number, literal in enumerate(between):
+        pattern += literal.replace("{", "{{").replace("}", "}}")
+        text += literal
+        if number < len(names):
+            pattern, text = pattern + "{" + names[number] + "}", text + row[names[number]]
+    [made] = read_columns(written(folder, [row]), {"prompt": pattern}, "s", None)
+    assert isinstance(made, Row)
+    assert made.value == {"prompt": text}
 
 
 def test_messages_come_from_a_column_of_lists(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.errors import DataError
-from alignment.records.importers.files import load, load_json, read_rows, read_table
-from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row
+from alignment.records.importers.files import load_json, read_rows, read_table
+from alignment.records.importers.packed import load
+from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row, Unreadable
 from tests.records.drawn import json_objects, json_values, quick, texts
 
 BOM = b"\xef\xbb\xbf"
@@ -362,3 +363,68 @@ def test_a_cut_parquet_file_is_an_error(tmp_path: Path) -> None:
     for content in (whole[:-20], b"PAR1 nothing"):
         with pytest.raises(DataError, match="not a Parquet file"):
             read_rows(written(tmp_path, content, "t.parquet"), "s")
+
+
+# what is doubled, wrapped or cannot be held
+
+
+@pytest.mark.parametrize("content", [
+    '{"data": [\n{"q": "a"},\n{"q": "b"}\n]}\n',
+    '{\n"data": [\n{"q": "a"}\n]\n}',
+    '{"version": 1,\n "rows": [\n  {"q": "a"}\n ]}',
+    '{"q":\n{"a": 1}\n}',
+])
+def test_a_document_over_several_lines_is_no_json_lines(content: str, tmp_path: Path) -> None:
+    path = written(tmp_path, content, "x.json")
+    with pytest.raises(DataError, match="wrong shape") as caught:
+        read_rows(path, "s")
+    assert caught.value.where == path
+
+
+def test_a_wrapped_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_rows(written(tmp_path, '{"version": "1",\n"data": [\n{"q": "a"}\n]}'), "s")
+    assert caught.value.found == "an object with version, data"
+    assert "'data'" in str(caught.value.hint)
+
+
+def test_a_key_that_stands_twice_is_a_broken_line(tmp_path: Path) -> None:
+    first, second, third = read_rows(written(tmp_path, '{"a": 1}\n{"a": 1, "a": 2}\n{"b": [{"c": 1, "c": 1}]}\n'), "s")
+    assert isinstance(first, Row)
+    assert [row.reason for row in (second, third) if isinstance(row, BadRow)] == [
+        "broken-json: the key 'a' stands twice in one object", "broken-json: the key 'c' stands twice in one object"]
+    for content in ('[{"a": 1, "a": 2}]', '[\n{"a": 1,\n"a": 2}\n]'):
+        with pytest.raises(DataError, match="the key 'a' stands twice"):
+            read_rows(written(tmp_path, content), "s")
+
+
+@pytest.mark.parametrize(("header", "doubled"), [
+    ("a,b,a", "a"), ("a,a", "a"), ("a,b,b,a", "a, b"), ('"a ",a,"a "', "a "), ("a,,", ""),
+])
+def test_a_header_with_one_name_twice_is_an_error(header: str, doubled: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="stands twice") as caught:
+        table(tmp_path, header + "\n" + ",".join("x" * (header.count(",") + 1)) + "\n")
+    assert caught.value.problem == f"the column {doubled} stands twice"
+
+
+def test_a_parquet_file_with_one_name_twice_is_an_error(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["x"]), pyarrow.array(["y"])], names=["q", "q"]),
+                        tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="the column q stands twice"):
+        read_rows(str(tmp_path / "t.parquet"), "s")
+
+
+def test_parquet_cells_that_python_cannot_hold_cost_no_other(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 3, [
+        None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"a\xff\xfeb")])
+    far = pyarrow.array([0, 10**18, 1], pyarrow.timestamp("ms"))
+    nano = pyarrow.array([1, 2000, 3], pyarrow.timestamp("ns"))
+    made = pyarrow.table({"q": ["x", "y", "z"], "broken": broken, "far": far, "nano": nano})
+    parquet.write_table(made, tmp_path / "t.parquet")
+    rows = [row.value for row in read_rows(str(tmp_path / "t.parquet"), "s") if isinstance(row, Row)]
+    assert [row["q"] for row in rows] == ["x", "y", "z"]
+    assert [isinstance(row["broken"], Unreadable) for row in rows] == [False, True, False]
+    assert [isinstance(row["far"], Unreadable) for row in rows] == [False, True, False]
+    assert Row(1, rows[1]).raw.startswith('{"q": "y", "broken": "(not readable: ')

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from alignment.config import Source, parse_aim
+from alignment.config import Source, parse_aim, parse_run
 from alignment.errors import DataError
+from alignment.planner.rows import preview
 from alignment.records import Record
 from alignment.records.importers import FORMATS as IMPORTERS
 from alignment.records.importers import BadRow
 from alignment.records.importers.columns import SHAPES
+from alignment.records.importers.keys import COMMON as COMMON_KEYS
+from alignment.records.importers.keys import READ
 from alignment.records.importers.passages import drop_rows, squad_rows
 from alignment.records.importers.rows import RowError
 from alignment.reference.chat_templates import BOS, EOS, TALK, templates
@@ -64,7 +69,7 @@ def test_a_format_reads_the_fields_that_are_named_and_no_other(name: str) -> Non
     (row,) = rows_of(name, FORMATS[name].row)
     watched = Watched(row)
     IMPORTERS[name](watched)
-    named = {field.name for field in (*FORMATS[name].fields, *COMMON)}
+    named = {field.name for field in (*FORMATS[name].fields, *COMMON)} - {"system"}  # import_rows reads it
     assert watched.asked - OTHER_NAMES <= named
     # Some are asked for only where another is missing.
     for field in sorted(named & set(row)):
@@ -73,6 +78,14 @@ def test_a_format_reads_the_fields_that_are_named_and_no_other(name: str) -> Non
             IMPORTERS[name](again)
         watched.asked |= again.asked
     assert named <= watched.asked
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_keys_that_are_counted_as_read_are_the_fields_that_are_named(name: str) -> None:
+    declared = {field.name for field in FORMATS[name].fields}
+    assert {key for key in READ[name] if "." not in key and "[" not in key} - declared <= OTHER_NAMES
+    assert declared <= set(READ[name])
+    assert {field.name for field in COMMON} == set(COMMON_KEYS) - OTHER_NAMES
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -86,6 +99,24 @@ def test_a_field_is_needed_where_it_says_so(name: str) -> None:
             assert field.needed
         else:
             assert not field.needed, f"{field.name} is not in the example"
+
+
+def test_the_stage_of_the_page_on_columns_reads_the_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a reader would: the YAML and the CSV taken from the page, into one folder."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page.partition("## columns")[2], flags=re.S))
+    monkeypatch.chdir(tmp_path)
+    head, _, row = blocks["csv"].partition("\n")
+    Path("seed.csv").write_text("\n".join([head, *(row.strip().replace("neun", str(n)) for n in range(30))]) + "\n")
+    seen = preview(run := parse_run("name: r\nstages:\n" + blocks["yaml"]), run.stages[0])
+    assert {name: len(rows) for name, rows in seen.splits.items()} == {"train": 27, "test": 3}
+    assert not seen.bad
+    [told, asked] = seen.splits["test"][0].prompt
+    assert told == {"role": "system", "content": "You write questions of the type open."}
+    assert asked["content"].startswith("You will see a text.")
+    assert "in the format open.\n### Input:\nDer Hafen ist " in asked["content"]
 
 
 def test_the_text_on_columns_names_every_shape() -> None:

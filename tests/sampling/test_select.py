@@ -36,6 +36,14 @@ def ask(*rows: str) -> dict[str, Record]:
     return {row: prompt(row) for row in rows}
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    ("if x:\n    y()", "if x:\ny()"), ("a\nb", "a b"), ("a  b", "a b"), ("- a\n  - b", "- a\n- b"),
+])
+def test_answers_that_differ_in_blanks_within_are_two(one: str, other: str) -> None:
+    made = pairs_max_min(ask("a"), [said("a", 0, 3, f"{one}\n"), said("a", 1, 1, other)])
+    assert [(record.completion, record.rejected) for record in made.records] == [(f"{one}\n", other)]
+
+
 # --- best of n -----------------------------------------------------------------------------------------------
 
 
@@ -92,7 +100,7 @@ def test_max_min_takes_the_ends_and_lets_a_cut_answer_be_rejected() -> None:
     ([said("a", 0, 1), said("a", 1, 1)], "tied scores"),
     ([said("a", 0, 3), said("a", 1, 2.5)], "chosen not over rejected by min_margin"),
     ([said("a", 0, 2), said("a", 1, 1.5)], "chosen not over rejected by min_margin"),
-    ([said("a", 0, 3, "x  y\n"), said("a", 1, 1, " x y")], "only identical answers"),
+    ([said("a", 0, 3, "x y\n"), said("a", 1, 1, " x y")], "only identical answers"),
     ([said("a", 0, 3), said("a", 1, NAN)], "no second answer with a score"),
     ([said("a", 0, 3), said("a", 1, 0, text=" ")], "no second answer with a score"),
     ([said("a", 0, 1), said("a", 1, 3, finished=False)], "chosen not over rejected by min_margin"),

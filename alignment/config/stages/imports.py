@@ -140,9 +140,10 @@ class Source(Strict):
         "stack-exchange-paired",
         "columns",
     ]
-    """Shape of the rows. `columns` reads CSV, Parquet or JSON lines with the names given in `columns`."""
+    """Shape of the rows. `columns` reads CSV, Parquet or JSON lines by what `columns` says."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Only for format columns: our field -> the file's column, for example {prompt: question, completion: answer}."""
+    """Only for format columns: our field -> the file's column, for example {prompt: question, completion: answer}, or a
+    text with columns in braces, for example "{Type}: {Context}"; braces that are meant are doubled."""
     take: Positive | None = None
     """At most so many rows (times the run's `scale`), drawn with the run's seed; splits are made after that."""
     name: Name | None = None
@@ -192,7 +193,8 @@ class ImportData(Stage):
 
     tag: ClassVar[str] = "import-data"
     makes = "rows"
-    revision = 2  # 1 cut words at combining marks, which changed splits and overlap of Hindi, Thai and their like
+    # 1 dropped keys of rows unsaid, took blank cells for values, and cut words at combining marks (splits, overlap).
+    revision = 2
     body = "alignment.data.import_data:import_data"
     script = "import_stage"
 

@@ -76,7 +76,9 @@ class Sample(Stage):
     makes = "rows"
     body = "alignment.distributed.sample:sample_stage"
     script = "sample"
-    revision = 2  # 1 rewarded answers without blanks (Chinese, Thai, ...) as one word: token F1 0, brevity 1
+    # 1 rewarded answers without blanks (Chinese, Thai, ...) as one word, and took answers that differ in indentation or
+    # line breaks for the same.
+    revision = 2
     on_workers = True
 
     kind: Literal["sample"] = "sample"

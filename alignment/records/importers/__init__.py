@@ -1,27 +1,31 @@
 """Importers: foreign files to records, row by row; a row that cannot be used comes out as a BadRow.
 
 `read_source` reads one file of a named format; `import_rows` is the same from rows in memory, a pure generator.
-Every row read is given back, as a Record or as a BadRow. Does not draw, split or write: `alignment.data` does.
+Every row read is given back, as a Record or as a BadRow, and every key that is not read is counted. Does not draw,
+split or write: `alignment.data` does.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.importers import chat, passages, ranked
-from alignment.records.importers.checks import Seen, check, squeeze
+from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
 from alignment.records.importers.files import load_json, read_rows
+from alignment.records.importers.keys import check_keys
 from alignment.records.importers.ranked import join_transcript, split_transcript
-from alignment.records.importers.rows import BadRow, Row, RowError, expect
+from alignment.records.importers.rows import BadRow, Row, RowError, expect, optional_text
+from alignment.records.importers.turns import user, with_system
 from alignment.records.types import Record
 
 __all__ = [
     "FORMATS", "PASSAGE_FORMATS", "BadRow", "Options", "Row", "Seen", "import_rows", "join_transcript", "read_source",
-    "split_transcript", "squeeze",
+    "split_transcript",
 ]
 
 FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
@@ -72,6 +76,7 @@ def read_source(
     options: Options = Options(),
     columns: dict[str, str] | None = None,
     seen: Seen | None = None,
+    unread: Counter[str] | None = None,
 ) -> Iterator[Record | BadRow]:
     """Records and bad rows of one file, in the file's order.
 
@@ -79,8 +84,9 @@ def read_source(
         path: file or fsspec URL.
         format: a key of FORMATS, or `columns`.
         name: the source's name; ids are NAME-ID, or NAME-NUMBER where the file gives no id.
-        columns: for format columns, our field -> the file's column.
+        columns: for format columns, our field -> the file's column, or a text with {Column} slots.
         seen: shared between sources, so that a row which two files hold is kept once.
+        unread: gets the keys that good rows have and the format does not read, each with its number of rows.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -95,11 +101,12 @@ def read_source(
             raise DataError("the file holds no rows", where=path, expected="at least one question")
     else:
         rows = read_rows(path, name)
-    return import_rows(rows, format, name, options, seen)
+    return import_rows(rows, format, name, options, seen, unread)
 
 
 def import_rows(
-    rows: Iterable[Row | BadRow], format: str, name: str, options: Options = Options(), seen: Seen | None = None
+    rows: Iterable[Row | BadRow], format: str, name: str, options: Options = Options(), seen: Seen | None = None,
+    unread: Counter[str] | None = None,
 ) -> Iterator[Record | BadRow]:
     """Raw rows -> records and bad rows, one for each, in order."""
     parse, seen = FORMATS[format], seen or Seen()
@@ -109,12 +116,18 @@ def import_rows(
             continue
         try:
             value = expect(row.value, dict, "the row")
+            # Before the row is parsed: a turn that is all tool call has no content, and that is not what is wrong.
+            left = check_keys(value, format, () if options.split_field is None else (options.split_field,))
             record = _finish(parse(value), value, row.number, format, name, options)
             check(record)
             seen.add(record)
         except RowError as error:
             yield BadRow(name, row.number, str(error), row.raw)
+        except RecursionError:
+            yield BadRow(name, row.number, "too-deep: objects and lists within each other, without end", row.raw)
         else:
+            if unread is not None:
+                unread.update((*left, *row.unread))
             yield record
 
 
@@ -125,16 +138,12 @@ def _finish(
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)
-    prompt, messages = record.prompt, record.messages
     if format in PASSAGE_FORMATS:
-        prompt = [chat.user(passages.fill(options.passage_prompt, meta["passage"], meta["question"]))]
-    if options.system is not None:
-        system = [{"role": "system", "content": options.system}]
-        if prompt and prompt[0]["role"] != "system":
-            prompt = system + prompt
-        if messages and messages[0]["role"] != "system":
-            messages = system + messages
-    return replace(record, id=f"{name}-{record.id or number}", prompt=prompt, messages=messages, meta=meta)
+        record = replace(record, prompt=[user(passages.fill(options.passage_prompt, meta["passage"],
+                                                            meta["question"]))])
+    record = with_system(record, optional_text(row, "system") or None, differs=True)
+    record = with_system(record, options.system, differs=False)
+    return replace(record, id=f"{name}-{record.id or number}", meta=meta)
 
 
 def _split(row: dict[str, Any], options: Options) -> str:

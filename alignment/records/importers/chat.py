@@ -1,42 +1,22 @@
 """Conversations: our own (TRL's) field names, Alpaca, ShareGPT.
 
-One function per format, raw row -> Record; raises RowError. Ids, sources and the common checks are added by the
-caller. A `prompt` may be text or a list of messages; `completion`, `chosen`, `rejected` text or a list of messages
-whose last turn is the assistant's (the turns before it belong to the prompt).
+One function per format, raw row -> Record; raises RowError. Ids, sources, the key `system` and the common checks are
+added by the caller. How a prompt and an answer that brings turns along are put together stands in `turns`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from alignment.records.importers.rows import RowError, expect, extras, get, optional_text, row_id, text
+from alignment.records.importers.checks import same
+from alignment.records.importers.rows import RowError, expect, extras, get, given, optional_text, row_id, text
+from alignment.records.importers.turns import agree, answer, assistant, content, joined, shown, turns, user
 from alignment.records.types import Message, Record
 
-ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "model": "assistant", "function_call": "assistant", "system": "system", "observation": "tool", "tool": "tool",
 }
-
-
-def user(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> Message:
-    return {"role": "assistant", "content": content}
-
-
-def turns(value: Any, field: str) -> list[Message]:
-    """A list of {"role", "content"} objects, other keys left out. Raises wrong-type, missing-field, unknown-role."""
-    messages = []
-    for index, item in enumerate(expect(value, list, field)):
-        message = expect(item, dict, f"{field}[{index}]")
-        role, content = text(message, "role"), text(message, "content")
-        if role not in ROLES:
-            raise RowError("unknown-role", f"{field}[{index}] has role {role!r}, expected one of {', '.join(ROLES)}")
-        messages.append({"role": role, "content": content})
-    return messages
 
 
 def messages(row: dict[str, Any]) -> Record:
@@ -46,30 +26,32 @@ def messages(row: dict[str, Any]) -> Record:
 
 def prompt_completion(row: dict[str, Any]) -> Record:
     """{prompt, completion}"""
-    lead, completion = _answer(get(row, "completion"), "completion")
+    lead, completion = answer(get(row, "completion"), "completion")
     return Record(row_id(row), "prompt-completion", _prompt(row, lead), completion, meta=extras(row))
 
 
 def preference(row: dict[str, Any]) -> Record:
     """{prompt, chosen, rejected}; without prompt when chosen and rejected are whole conversations."""
-    chosen_field = "chosen" if row.get("chosen") is not None or "completion" not in row else "completion"
-    chosen_lead, chosen = _answer(get(row, chosen_field), chosen_field)
-    rejected_lead, rejected = _answer(get(row, "rejected"), "rejected")
-    prompt = _prompt(row, chosen_lead)
-    if prompt != _prompt(row, rejected_lead):
-        raise RowError("prompts-differ", "chosen and rejected do not answer the same conversation")
+    field = "chosen" if given(row, "chosen") is not None or "completion" not in row else "completion"
+    chosen_lead, chosen = answer(get(row, field), field)
+    if field == "chosen" and given(row, "completion") is not None:
+        _one_answer(answer(row["completion"], "completion")[1], chosen, "completion", "chosen")
+    rejected_lead, rejected = answer(get(row, "rejected"), "rejected")
+    prompt, other = _prompt(row, chosen_lead), _prompt(row, rejected_lead)
+    if not agree(prompt, other):
+        raise RowError("prompts-differ", f"chosen and rejected do not answer the same conversation: {shown(prompt)} "
+                                         f"and {shown(other)}")
     return Record(row_id(row), "preference", prompt, chosen, rejected, meta=extras(row))
 
 
 def unpaired(row: dict[str, Any]) -> Record:
     """{prompt, completion, label} or {messages, label}; label says whether the answer is wanted."""
     label = expect(get(row, "label"), bool, "label")
-    if row.get("messages") is not None:
-        prompt, completion = _answer(row["messages"], "messages")
-    else:
-        lead, completion = _answer(get(row, "completion"), "completion")
-        prompt = _prompt(row, lead)
-    return Record(row_id(row), "unpaired", prompt, completion, label=label, meta=extras(row))
+    whole = "messages" if given(row, "messages") is not None else "completion"
+    lead, completion = answer(get(row, whole), whole)
+    if whole == "messages" and given(row, "completion") is not None:
+        _one_answer(answer(row["completion"], "completion")[1], completion, "completion", "messages")
+    return Record(row_id(row), "unpaired", _prompt(row, lead), completion, label=label, meta=extras(row))
 
 
 def prompt_only(row: dict[str, Any]) -> Record:
@@ -85,14 +67,19 @@ def instruction(row: dict[str, Any]) -> list[Message]:
 
 
 def alpaca(row: dict[str, Any]) -> Record:
-    """{instruction, input, output}, input may be empty; `system` is honoured."""
-    return Record(row_id(row), "prompt-completion", _system(row) + instruction(row), text(row, "output"),
-                  meta=extras(row))
+    """{instruction, input, output}, input may be empty; `history` is a list of [instruction, response] before it."""
+    before: list[Message] = []
+    for index, pair in enumerate(expect(given(row, "history") or [], list, "history")):
+        if len(expect(pair, list, f"history[{index}]")) != 2:
+            raise RowError("wrong-type", f"history[{index}] has {len(pair)} texts, expected [instruction, response]")
+        asked, said = (expect(item, str, f"history[{index}]") for item in pair)
+        before += [user(asked), assistant(said)]
+    return Record(row_id(row), "prompt-completion", before + instruction(row), text(row, "output"), meta=extras(row))
 
 
 def sharegpt(row: dict[str, Any]) -> Record:
-    """{conversations: [{from, value}]}; `system` is honoured."""
-    return Record(row_id(row), "messages", messages=_system(row) + _sharegpt_turns(row), meta=extras(row))
+    """{conversations: [{from, value}]}"""
+    return Record(row_id(row), "messages", messages=_sharegpt_turns(row), meta=extras(row))
 
 
 def sharegpt_preference(row: dict[str, Any]) -> Record:
@@ -101,38 +88,22 @@ def sharegpt_preference(row: dict[str, Any]) -> Record:
     for turn in (chosen, rejected):
         if turn["role"] != "assistant":
             raise RowError("last-not-assistant", f"an answer is a turn of the {turn['role']}")
-    return Record(row_id(row), "preference", _system(row) + _sharegpt_turns(row), chosen["content"],
-                  rejected["content"], meta=extras(row))
+    return Record(row_id(row), "preference", _sharegpt_turns(row), chosen["content"], rejected["content"],
+                  meta=extras(row))
 
 
 def _prompt(row: dict[str, Any], lead: list[Message]) -> list[Message]:
-    """The row's prompt and the turns that an answer brings along; a prompt that the answer repeats stands once."""
-    if row.get("prompt") is None:
-        if not lead:
-            get(row, "prompt")
+    """The row's prompt, with the turns that an answer brings along."""
+    value = row.get("prompt")
+    if lead and given(row, "prompt") in (None, []):
         return lead
-    value = row["prompt"]
-    prompt = [user(value)] if isinstance(value, str) else turns(value, "prompt")
-    if lead[: len(prompt)] == prompt:
-        return lead
-    return prompt if prompt[len(prompt) - len(lead):] == lead else prompt + lead
+    value = get(row, "prompt")
+    return joined([user(value)] if isinstance(value, str) else turns(value, "prompt"), lead)
 
 
-def _answer(value: Any, field: str) -> tuple[list[Message], str]:
-    """(turns before the answer, answer)"""
-    if isinstance(value, str):
-        return [], value
-    conversation = turns(value, field)
-    if not conversation:
-        raise RowError("empty-answer", f"{field} has no messages")
-    if conversation[-1]["role"] != "assistant":
-        raise RowError("last-not-assistant", f"{field} ends with a turn of the {conversation[-1]['role']}")
-    return conversation[:-1], conversation[-1]["content"]
-
-
-def _system(row: dict[str, Any]) -> list[Message]:
-    content = optional_text(row, "system")
-    return [{"role": "system", "content": content}] if content.strip() else []
+def _one_answer(one: str, other: str, field: str, beside: str) -> None:
+    if not same(one, other):
+        raise RowError("answers-differ", f"{field} says {one[:200]!r}, {beside} {other[:200]!r}")
 
 
 def _sharegpt_turns(row: dict[str, Any]) -> list[Message]:
@@ -145,4 +116,4 @@ def _sharegpt_turn(value: Any, field: str) -> Message:
     speaker = text(turn, "from")
     if speaker not in SHAREGPT_ROLES:
         raise RowError("unknown-role", f"{field} is from {speaker!r}, expected one of {', '.join(SHAREGPT_ROLES)}")
-    return {"role": SHAREGPT_ROLES[speaker], "content": text(turn, "value")}
+    return {"role": SHAREGPT_ROLES[speaker], "content": content(turn, "value", field)}

@@ -9,9 +9,12 @@ from alignment.records.importers.rows import RowError
 from alignment.records.types import Message, Record
 
 
-def squeeze(text: str) -> str:
-    """Text with every run of white space made one blank: what "the same text" means here."""
-    return " ".join(text.split())
+def same(one: str, other: str) -> bool:
+    """Whether two texts are the same here: equal but for blanks and line ends around them.
+
+    What stands within counts: code that differs in its indentation, or lines that are broken elsewhere, are two texts.
+    """
+    return one.strip() == other.strip()
 
 
 def check(record: Record) -> None:
@@ -28,9 +31,7 @@ def check(record: Record) -> None:
     for answer in answers:
         if answer is not None and not answer.strip():
             raise RowError("empty-answer", "an answer has no text")
-    if record.completion is not None and record.rejected is not None and (
-        squeeze(record.completion) == squeeze(record.rejected)
-    ):
+    if record.completion is not None and record.rejected is not None and same(record.completion, record.rejected):
         raise RowError("chosen-equals-rejected", "both answers are the same text")
     _check_encodable(record)
 
@@ -65,8 +66,8 @@ class Seen:
 
     def add(self, record: Record) -> None:
         """Raises RowError duplicate-row or duplicate-id; only rows that pass are remembered."""
-        turns = [(message["role"], squeeze(message["content"])) for message in record.conversation()]
-        content = json.dumps([turns, squeeze(record.rejected or ""), record.label])
+        turns = [(message["role"], message["content"].strip()) for message in record.conversation()]
+        content = json.dumps([turns, (record.rejected or "").strip(), record.label])
         digest = hashlib.sha256(content.encode()).digest()[:16]
         if digest in self._texts:
             raise RowError("duplicate-row", f"same text as row {self._texts[digest]}")

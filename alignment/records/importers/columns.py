@@ -1,18 +1,21 @@
-"""Format `columns`: tables whose columns have other names than our fields.
+"""Format `columns`: tables whose columns have other names than our fields, or must first be put together.
 
 The mapped fields decide what the rows are: {passage, question, answer} is passage-qa, {prompt, chosen, rejected} a
-preference, and so on. Does not parse cells beyond numbers and truth values (CSV has only text).
+preference, and so on. A field takes a column by its name, or is written as a pattern: a text with {Column} slots.
+Does not parse cells beyond numbers and truth values (CSV has only text).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.importers.files import read_table
-from alignment.records.importers.rows import BadRow, Row
+from alignment.records.importers.keys import empty
+from alignment.records.importers.rows import BadRow, Row, RowError, given
 
 SHAPES: dict[str, frozenset[str]] = {
     "messages": frozenset({"messages"}),
@@ -24,9 +27,12 @@ SHAPES: dict[str, frozenset[str]] = {
     "prompt-only": frozenset({"prompt"}),
 }
 """Format -> the fields that must be mapped; the first that fits is taken."""
-OPTIONAL = frozenset({"id", "group", "kind", "meta", "split"})
+OPTIONAL = frozenset({"id", "group", "kind", "meta", "split", "system"})
 """Fields that any row may have."""
-_MORE = {"passage-qa": frozenset({"rejected", "type"}), "alpaca": frozenset({"input", "system"})}
+_MORE = {"passage-qa": frozenset({"rejected", "type"}), "alpaca": frozenset({"input", "history"})}
+_NO_TEXT = frozenset({"messages", "history", "meta", "label"})
+"""Fields that are no text, and so no pattern."""
+_BRACES = re.compile(r"{{|}}|{([^{}]+)}|[{}]")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -46,24 +52,84 @@ def format_of(columns: dict[str, str], where: str) -> str:
 def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> list[Row | BadRow]:
     """Rows with our field names; the split field is taken along under its own name.
 
-    Raises DataError naming the file, its columns and the expected ones when one is in no row.
+    Raises DataError naming the file, its columns and the expected ones when one is in no row, or a pattern is broken.
     """
-    wanted = dict(columns)
+    rows, found = read_table(path, source)
+    if not found:
+        raise DataError("no row of the file has columns", where=path, found=f"{len(rows)} rows",
+                        expected="a CSV (.csv, .tsv), Parquet or JSON-lines file",
+                        hint="a CSV is known by the ending of its name")
+    wanted = {field: _pattern(field, value, path) if "{" in value and value not in found else value
+              for field, value in columns.items()}
     if split_field is not None:
         wanted.setdefault(split_field, split_field)
-    rows, found = read_table(path, source)
-    missing = [column for column in wanted.values() if column not in found]
+    used = list(dict.fromkeys(column for made in wanted.values()
+                              for column in (made.columns if isinstance(made, Pattern) else (made,))))
+    missing = [column for column in used if column not in found]
     if missing:
         raise DataError(f"the file has no column {', '.join(missing)}", where=path, found=found,
-                        expected="columns " + ", ".join(wanted.values()))
-    return [_rename(row, wanted) for row in rows]
+                        expected="columns " + ", ".join(used),
+                        hint="columns takes the name of a column, or a text with names in braces: {Column}")
+    return [_rename(row, wanted, source, frozenset(used)) for row in rows]
 
 
-def _rename(row: Row | BadRow, wanted: dict[str, str]) -> Row | BadRow:
+@dataclass(frozen=True)
+class Pattern:
+    """What a field is made of: texts and, between them, names of columns, by turns; a text is first and last."""
+
+    parts: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.parts[1::2]
+
+    def fill(self, field: str, row: dict[str, Any]) -> str:
+        """The text of a row; braces in a cell are not slots. Raises RowError missing-field or wrong-type."""
+        made = [self.parts[0]]
+        for column, after in zip(self.parts[1::2], self.parts[2::2], strict=True):
+            value = _cell(field, given(row, column))
+            if value is None:
+                raise RowError("missing-field", f"{column}, a slot of {field}, is blank")
+            if not isinstance(value, str):
+                raise RowError("wrong-type", f"{column}, a slot of {field}, is {type(value).__name__}, expected text")
+            made += [value, after]
+        return "".join(made)
+
+
+def _pattern(field: str, value: str, path: str) -> Pattern:
+    """The parts of a text with {Column} slots; {{ and }} are braces. Raises DataError."""
+    if field in _NO_TEXT:
+        raise DataError(f"columns.{field} is a pattern, and {field} is no text", where=path, found=value,
+                        expected="the name of a column")
+    parts, end = [""], 0
+    for match in _BRACES.finditer(value):
+        parts[-1] += value[end:match.start()]
+        end = match.end()
+        if match[1] is not None:
+            parts += [match[1], ""]
+        elif len(match[0]) == 2:
+            parts[-1] += match[0][0]
+        else:
+            raise DataError(f"columns.{field} has a brace that belongs to no slot", where=path, found=value,
+                            expected="{Column}, or doubled braces ({{ and }}) where braces are meant")
+    parts[-1] += value[end:]
+    return Pattern(tuple(parts))
+
+
+def _rename(row: Row | BadRow, wanted: dict[str, str | Pattern], source: str, used: frozenset[str]) -> Row | BadRow:
     if isinstance(row, BadRow) or not isinstance(row.value, dict):
         return row
-    value = {ours: _cell(ours, row.value[column]) for ours, column in wanted.items() if column in row.value}
-    return replace(row, value=value, text=row.raw)
+    value: dict[str, Any] = {}
+    try:
+        for ours, made in wanted.items():
+            if isinstance(made, Pattern):
+                value[ours] = made.fill(ours, row.value)
+            elif made in row.value:
+                value[ours] = _cell(ours, row.value[made])
+    except RowError as error:
+        return BadRow(source, row.number, str(error), row.raw)
+    unread = tuple(str(column) for column, cell in row.value.items() if column not in used and not empty(cell))
+    return Row(row.number, value, row.raw, unread)
 
 
 def _cell(field: str, value: Any) -> Any:

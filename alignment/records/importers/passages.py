@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignment.errors import DataError
-from alignment.records.importers.rows import RowError, expect, extras, get, optional_text, row_id, text
+from alignment.records.importers.rows import (
+    RowError,
+    expect,
+    extras,
+    flag,
+    get,
+    given,
+    name_of,
+    optional_text,
+    row_id,
+    text,
+)
 from alignment.records.types import Record
 
 
@@ -30,8 +41,8 @@ def passage_group(passage: str) -> str:
 
 def passage_qa(row: dict[str, Any]) -> Record:
     """{id?, group?, passage, question, answer, rejected?, type?}; with `rejected` a preference."""
-    kind = optional_text(row, "type") or optional_text(row, "kind") or "qa"
-    rejected = text(row, "rejected") if row.get("rejected") is not None else None
+    kind = optional_text(row, "type") or name_of(row, "kind") or "qa"
+    rejected = optional_text(row, "rejected") or None
     return _record(row, text(row, "passage"), text(row, "question"), [text(row, "answer")], kind, rejected)
 
 
@@ -61,7 +72,9 @@ def squad(row: dict[str, Any]) -> Record:
     """One question of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). An impossible one has no answer: prompt-only."""
     answers = expect(get(row, "answers"), list, "answers")
     references = [text(expect(answer, dict, "answers"), "text") for answer in answers]
-    if row.get("is_impossible") is True:
+    if flag(row, "is_impossible"):
+        if any(reference.strip() for reference in references):
+            raise RowError("answers-differ", f"is_impossible is true, and answers has {references[0][:200]!r}")
         return _record(row, text(row, "context"), text(row, "question"), [], "unanswerable")
     if not references:
         raise RowError("empty-answer", "answers is empty and the question is not marked is_impossible")
@@ -82,8 +95,7 @@ def drop_rows(document: Any, path: str) -> Iterator[Any]:
 
 def drop(row: dict[str, Any]) -> Record:
     """One question of DROP (Dua et al. 2019, arXiv:1903.00161): the answer is a number, spans or a date."""
-    validated = row.get("validated_answers")
-    others = expect(validated, list, "validated_answers") if validated is not None else []
+    others = expect(given(row, "validated_answers") or [], list, "validated_answers")
     answer, kind = _drop_answer(expect(get(row, "answer"), dict, "answer"))
     references = [answer, *(_drop_answer(expect(other, dict, "validated_answers"))[0] for other in others)]
     return _record(row, text(row, "passage"), text(row, "question"), references, kind)
@@ -96,13 +108,16 @@ def hotpotqa(row: dict[str, Any]) -> Record:
     """
     context = get(row, "context")
     if isinstance(context, dict):  # the hub's columnar form of the same thing
-        columns = (expect(get(context, field), list, f"context.{field}") for field in ("title", "sentences"))
-        context = list(zip(*columns, strict=False))
+        titles, sentences = (expect(get(context, field), list, f"context.{field}") for field in ("title", "sentences"))
+        if len(titles) != len(sentences):
+            raise RowError("wrong-type", f"context has {len(titles)} titles and {len(sentences)} lists of sentences")
+        context = list(zip(titles, sentences, strict=True))
     paragraphs = []
     for entry in expect(context, list, "context"):
         if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], list)):
             raise RowError("wrong-type", "context is not a list of [title, sentences]")
-        paragraphs.append(f"{entry[0]}: {''.join(map(str, entry[1])).strip()}")
+        title, *told = (expect(part, str, "a title or sentence of context") for part in (entry[0], *entry[1]))
+        paragraphs.append(f"{title}: {''.join(told).strip()}")
     kind = optional_text(row, "type") or "multi-hop"
     return _record(row, "\n\n".join(paragraphs), text(row, "question"), [text(row, "answer")], kind)
 
@@ -114,9 +129,9 @@ def musique(row: dict[str, Any]) -> Record:
     """
     entries = [expect(entry, dict, "paragraphs") for entry in expect(get(row, "paragraphs"), list, "paragraphs")]
     passage = "\n\n".join(f"{text(entry, 'title')}: {text(entry, 'paragraph_text')}" for entry in entries)
-    if row.get("answerable") is False:
+    if flag(row, "answerable") is False:
         return _record(row, passage, text(row, "question"), [], "unanswerable")
-    aliases = expect(row.get("answer_aliases") or [], list, "answer_aliases")
+    aliases = expect(given(row, "answer_aliases") or [], list, "answer_aliases")
     references = [text(row, "answer"), *(expect(alias, str, "answer_aliases") for alias in aliases)]
     hops, marker, _ = row_id(row).partition("__")
     return _record(row, passage, text(row, "question"), references, hops if marker else "multi-hop")
@@ -140,15 +155,22 @@ def _record(
 
 def _drop_answer(answer: dict[str, Any]) -> tuple[str, str]:
     """(text, kind); number first, then spans, then date, as in DROP's own evaluation."""
-    number, spans, date = answer.get("number"), answer.get("spans") or [], answer.get("date") or {}
-    if number not in (None, ""):
-        return str(number), "number"
-    if expect(spans, list, "answer.spans"):
+    number, spans, date = (given(answer, field) for field in ("number", "spans", "date"))
+    if number is not None:
+        return _plain(number, "answer.number"), "number"
+    if spans := expect(spans or [], list, "answer.spans"):
         return ", ".join(expect(span, str, "answer.spans") for span in spans), "span" if len(spans) == 1 else "spans"
-    parts = [str(expect(date, dict, "answer.date").get(part) or "") for part in ("day", "month", "year")]
+    date = expect(date or {}, dict, "answer.date")
+    parts = [_plain(given(date, part) or "", f"answer.date.{part}") for part in ("day", "month", "year")]
     if not any(parts):
         raise RowError("empty-answer", "answer has no number, no spans and no date")
     return " ".join(part for part in parts if part), "date"
+
+
+def _plain(value: Any, field: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected a number or text")
+    return str(value)
 
 
 def _shape(value: Any) -> str:

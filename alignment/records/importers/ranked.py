@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from alignment.records.importers.chat import assistant, instruction, user
-from alignment.records.importers.rows import RowError, extras, get, row_id, text
+from alignment.records.importers.chat import instruction
+from alignment.records.importers.rows import RowError, extras, get, name_of, row_id, text
+from alignment.records.importers.turns import assistant, user
 from alignment.records.types import Message, Record
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -76,7 +77,7 @@ def pandalm(row: dict[str, Any]) -> Record:
 def stack_exchange_paired(row: dict[str, Any]) -> Record:
     """{question, response_j, response_k, qid?}: j has more votes than k; rows of one qid are one group."""
     meta = extras(row)
-    if row.get("qid") is not None:
-        meta.setdefault("group", str(row["qid"]))
+    if qid := name_of(row, "qid"):
+        meta.setdefault("group", qid)
     return Record(row_id(row), "preference", [user(text(row, "question"))], text(row, "response_j"),
                   text(row, "response_k"), meta=meta)

@@ -6,12 +6,17 @@ Does not know any format and reads no files.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 RAW_LIMIT = 2000
 """Characters of a bad row that are kept."""
+IDS = ("id", "_id", "idx", "query_id")
+"""Fields that may hold a row's id; the first that is filled counts."""
+DEPTH = 64
+"""Levels of objects and lists that `meta` may have."""
 
 
 class RowError(Exception):
@@ -56,22 +61,55 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Row:
-    """One raw row. `text` is the line it was read from; None where the file has no lines."""
+    """One raw row.
+
+    Attributes:
+        text: the line it was read from; None where the file has no lines.
+        unread: columns of a table that nobody asked for and that hold something in this row.
+    """
 
     number: int
     value: Any
     text: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def raw(self) -> str:
-        text = json.dumps(self.value, ensure_ascii=False, default=str) if self.text is None else self.text
-        return text[:RAW_LIMIT]
+        if self.text is not None:
+            return self.text[:RAW_LIMIT]
+        try:
+            return json.dumps(self.value, ensure_ascii=False, default=str)[:RAW_LIMIT]
+        except RecursionError:
+            return "(nested too deeply to be shown)"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell of a Parquet file that Python cannot hold (a date in the year 300000, bytes that are not UTF-8)."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"(not readable: {self.reason})"
+
+
+def given(row: dict[str, Any], field: str) -> Any:
+    """A field's value, None where there is none: missing, null, blank text and NaN (pandas' null) are the same.
+
+    Raises RowError broken-cell.
+    """
+    value = row.get(field)
+    if isinstance(value, Unreadable):
+        raise RowError("broken-cell", f"{field} {value}")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def get(row: dict[str, Any], field: str) -> Any:
-    """A field's value; missing and null are the same. Raises RowError missing-field."""
+    """The value of a field that must be there; blank text is left to the checks. Raises RowError missing-field."""
     value = row.get(field)
-    if value is None:
+    if not isinstance(value, str) and given(row, field) is None:
         raise RowError("missing-field", f"{field} (the row has {', '.join(map(str, row)) or 'no fields'})")
     return value
 
@@ -82,8 +120,14 @@ def text(row: dict[str, Any], field: str) -> str:
 
 
 def optional_text(row: dict[str, Any], field: str) -> str:
-    """Like `text`; "" when the field is missing or null."""
-    return "" if row.get(field) is None else text(row, field)
+    """Like `text`; "" when the field is missing, null or blank."""
+    return "" if given(row, field) is None else text(row, field)
+
+
+def flag(row: dict[str, Any], field: str) -> bool | None:
+    """true or false, or None where the field is missing. Raises RowError wrong-type: "false" is no false."""
+    value = given(row, field)
+    return None if value is None else expect(value, bool, field)
 
 
 def expect(value: Any, kind: type[T], field: str) -> T:
@@ -96,11 +140,11 @@ def expect(value: Any, kind: type[T], field: str) -> T:
 
 def row_id(row: dict[str, Any]) -> str:
     """The id that the file gives a row (id, _id, idx or query_id), or "" when it gives none."""
-    for field in ("id", "_id", "idx", "query_id"):
-        value = row.get(field)
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+    for field in IDS:
+        value = given(row, field)
+        if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)
-        if value not in (None, ""):
+        if value is not None:
             raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected text or a whole number")
     return ""
 
@@ -108,10 +152,35 @@ def row_id(row: dict[str, Any]) -> str:
 def extras(row: dict[str, Any]) -> dict[str, Any]:
     """meta of a row of ours: its `meta` object, `group` and `kind`, where it has them."""
     meta: dict[str, Any] = {}
-    if row.get("meta") is not None:
+    value = given(row, "meta")
+    if value is not None:
+        _check_depth(expect(value, dict, "meta"))
         # Parquet cells may hold dates and the like; records are JSON.
-        meta = json.loads(json.dumps(expect(row["meta"], dict, "meta"), default=str))
+        meta = json.loads(json.dumps(value, default=str))
     for field in ("group", "kind"):
-        if row.get(field) is not None:
-            meta[field] = str(row[field])
+        if value := name_of(row, field):
+            meta[field] = value
     return meta
+
+
+def name_of(row: dict[str, Any], field: str) -> str:
+    """A field that names something, as text; "" when it is missing. A date is a name, a list is none (wrong-type).
+
+    The text nan is what pandas' null becomes on its way through text: taken for a name, it would tie all rows without
+    one together.
+    """
+    value = given(row, field)
+    if isinstance(value, list | dict):
+        raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected text or a number")
+    return "" if value is None or value in ("nan", "NaN") else str(value)
+
+
+def _check_depth(value: Any) -> None:
+    """Raises RowError too-deep: what is kept is written and read again, at another depth of Python's own stack."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [inner for item in level if isinstance(item, dict | list)
+                 for inner in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return
+    raise RowError("too-deep", f"meta holds more than {DEPTH} levels")
