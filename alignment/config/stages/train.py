@@ -122,7 +122,8 @@ class TrainBase(Stage):
                 ("checkpoints", "every"),
                 "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
                 self.checkpoints.every, f"a multiple of {self.log_every}")
-        yield from (Finding(("trl", key), *found) for key, *found in trl_findings(self.trl, self.trl_config))
+        yield from (Finding(("trl", key), problem, found, expected)
+                    for key, problem, found, expected in trl_findings(self.trl, self.trl_config))
 
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
