@@ -7,6 +7,23 @@ can ask for `error.found` instead of matching prose.
 from __future__ import annotations
 
 
+class Written(str):
+    """A value as its file has it, for `found`: equal to the text, shown with the quotes that it has there, or none."""
+
+    shown: str
+
+    def __new__(cls, text: str, shown: str) -> Written:
+        made = super().__new__(cls, text)
+        made.shown = shown
+        return made
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Written, (str(self), self.shown))
+
+
 class KubeAlignError(Exception):
     """Base of all errors that are the user's to mend; anything else is a bug of ours.
 

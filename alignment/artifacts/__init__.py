@@ -4,9 +4,9 @@ from alignment.artifacts.faults import StoreUnreachable
 from alignment.artifacts.lease import Lease
 from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest, RowCounts, digest_of, key_of
 from alignment.artifacts.store import Artifact, Store
-from alignment.artifacts.work import sha256_of
+from alignment.artifacts.work import cache_folder, sha256_of
 
 __all__ = [
-    "FORMAT", "Artifact", "FileEntry", "Lease", "Manifest", "RowCounts", "Store", "StoreUnreachable", "digest_of",
-    "key_of", "sha256_of",
+    "FORMAT", "Artifact", "FileEntry", "Lease", "Manifest", "RowCounts", "Store", "StoreUnreachable", "cache_folder",
+    "digest_of", "key_of", "sha256_of",
 ]

@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +108,7 @@ class Store(Workspace):
                                         where=self.url_of(path),
                                         hint="the store lost or changed data; remove the folder and run again")
             (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+            _same_rights(temporary)
             shutil.rmtree(target, ignore_errors=True)  # of one that was removed from the store and made anew
             try:
                 temporary.rename(target)
@@ -146,6 +147,7 @@ class Store(Workspace):
         with self.guard(path, "written"):
             if self.is_local:
                 (folder / "manifest.json").write_text(text, encoding="utf-8")
+                _same_rights(folder)
                 _sync(folder)
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -197,6 +199,16 @@ def _alone(file: Path) -> Iterator[None]:
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _same_rights(folder: Path) -> None:
+    """Give all of a folder the rights that a new file has here, which its manifest was just made with: some libraries
+    write theirs for this user alone, and a shared volume is read by others."""
+    mode = (folder / "manifest.json").stat().st_mode & 0o666
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            with suppress(PermissionError):  # written by another user, who decides
+                path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
 
 
 def _sync(folder: Path) -> None:

@@ -57,8 +57,7 @@ class Workspace:
         """This machine's folder for copies and work; asked for each time, since a store travels to other machines."""
         if self._cache is not None:
             return self._cache
-        home = Path(os.environ.get("KUBEALIGN_CACHE") or Path.home() / ".cache" / "kubealign")
-        return home / hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return cache_folder() / hashlib.sha256(self.url.encode()).hexdigest()[:12]
 
     def url_of(self, path: str) -> str:
         return f"{self.url}/{path}"
@@ -207,6 +206,16 @@ class Workspace:
             return _whole(local, files)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """This machine's folder for copies: KUBEALIGN_CACHE, or ~/.cache/kubealign. Raises ArtifactError without a home."""
+    given = os.environ.get("KUBEALIGN_CACHE")
+    try:  # a container's user may have no home at all
+        return Path(given) if given else Path.home() / ".cache" / "kubealign"
+    except RuntimeError as error:
+        raise ArtifactError("this user has no home folder, so there is no place for copies", where="HOME",
+                            hint="set KUBEALIGN_CACHE to a folder that can be written") from error
 
 
 def entries(folder: Path) -> dict[str, FileEntry]:

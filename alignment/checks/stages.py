@@ -9,7 +9,6 @@ import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from alignment import templates
@@ -28,7 +27,7 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
-from alignment.config.stages.fields import Place
+from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.trl_keys import known_keys, lacks_tracker
 from alignment.data.fingerprint import gguf_path
 from alignment.errors import ConfigError, KubeAlignError
@@ -74,7 +73,7 @@ def _check_gguf(stage: str, model: GgufModel) -> None:
 
 
 def _check_folder(stage: str, model: FolderModel) -> None:
-    folder = Path(model.path).expanduser()
+    folder = on_this_machine(model.path)
     if not folder.is_dir():
         raise ConfigError("the model folder does not exist", found=str(folder),
                           expected=f"a folder at {folder.absolute()}",
@@ -137,7 +136,7 @@ def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
         if "://" in source.path:
             yield index, None
             continue
-        path = Path(source.path)
+        path = on_this_machine(source.path)
         if not path.is_file():
             near = sorted(other.name for other in path.parent.glob("*.json*"))[:5] if path.parent.is_dir() else []
             yield index, ConfigError(

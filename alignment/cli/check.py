@@ -11,7 +11,7 @@ from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, place_of
 from alignment.config.stages.fields import Place
-from alignment.config.yaml_file import dotted
+from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
 

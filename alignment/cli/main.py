@@ -11,6 +11,8 @@ line (or a preflight that found it), 3 missed aims under --strict-aims, 130 inte
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -63,11 +65,23 @@ app.command("templates")(info.templates)
 
 def main() -> None:
     """Run the command line of this process; ends it with one of the exit codes above."""
+    _settle_home()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows another one, and nothing ends
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except KubeAlignError as error:
         complain(error)
         sys.exit(Exit.USER)
+
+
+def _settle_home() -> None:
+    """A user without home and name (a container's random uid) gets the cache's: Ray and torch end without them."""
+    cache = os.environ.get("KUBEALIGN_CACHE")
+    if cache and os.path.expanduser("~") == "~":
+        os.environ["HOME"] = os.path.abspath(cache)
+        os.environ.setdefault("USER", str(os.getuid()))
 
 
 if __name__ == "__main__":

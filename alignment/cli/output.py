@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def status_json(loaded: Run, manifests: dict[str, Manifest | None]) -> str:
-    """One line: the run, its store, and every stage with its manifest (null: not finished)."""
+    """One line: the run, its store, and every stage with its manifest (null: not finished). ASCII, so that any terminal
+    keeps it whole."""
     stages = [{"name": stage.name, "kind": stage.kind,
                "manifest": None if (found := manifests[stage.name]) is None else found.model_dump(mode="json")}
               for stage in loaded.stages]
-    return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages}, ensure_ascii=False)
+    return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages})
 
 
 def page_of(loaded: Run, file: str, *, printed: bool) -> str:

@@ -7,17 +7,15 @@ network, and never imports torch: `kubealign check` stays well under a second.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from alignment.config.run import Run
-from alignment.config.yaml_file import Loader as _Loader
-from alignment.config.yaml_file import Loc as Loc
-from alignment.config.yaml_file import dotted, line_of, parse_override, parse_tree, read_text, set_value, validated
-from alignment.errors import ConfigError, ConfigErrors
+from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
+from alignment.config.yaml_nodes import Loc, child, place, written
+from alignment.errors import ConfigError, ConfigErrors, Written
 
 _PARAM = re.compile(r"\$\{([a-z][a-z0-9_]*)\}")
 
@@ -38,24 +36,23 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
 
 def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> Run:
     """Like `load_run`, from the YAML text; `file` names it in errors."""
-    tree, node = parse_tree(text, file, "run", "name: ..., stages: [...]")
+    _, node = parse_tree(text, file, "run", "name: ..., stages: [...]")
     for override in overrides:
-        _override(tree, override)
-    params = tree.get("params")
-    return validated(Run, _substitute(tree, params if isinstance(params, dict) else {}, file, node), file, node)
+        _override(node, override)
+    _substitute(node)
+    return validated(Run, node)
 
 
 def place_of(file: str | Path, loc: Loc) -> str:
     """`FILE:LINE (dotted.key)` of a place in a run file that loaded, for findings made after loading."""
-    node = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
-    return f"{file}:{line_of(node, loc)} ({dotted(loc)})"
+    return place(parse_tree(read_text(Path(file), "run"), str(file), "run", "")[1], loc)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: yaml.Node, override: str) -> None:
     parts, value = parse_override(override)
-    where, stages = f"--set {override}", tree.get("stages")
-    by_name = {str(stage.get("name")): stage for stage in stages if isinstance(stage, dict)} if isinstance(
-        stages, list) else {}
+    where, stages = f"--set {override}", child(tree, "stages")
+    by_name = {name.value: stage for stage in stages.value if isinstance(name := child(stage, "name"), yaml.ScalarNode)
+               } if isinstance(stages, yaml.SequenceNode) else {}
     # A stage may well be called `seed`: seed=3 is the run's, seed.max_bad=0.2 the stage's.
     if len(parts) > 1 and parts[0] in by_name and parts[0] not in ("compute", "params", "stages"):
         tree, parts = by_name[parts[0]], parts[1:]
@@ -66,16 +63,44 @@ def _override(tree: dict[str, Any], override: str) -> None:
     set_value(tree, parts, value, where)
 
 
-def _substitute(value: Any, params: dict[str, Any], file: str, node: Any, loc: Loc = ()) -> Any:
-    if isinstance(value, dict):
-        return {key: _substitute(item, params, file, node, (*loc, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_substitute(item, params, file, node, (*loc, index)) for index, item in enumerate(value)]
-    if isinstance(value, str):
-        for name in _PARAM.findall(value):
-            if name not in params:
-                raise ConfigErrors([ConfigError(
-                    "an unknown parameter", where=f"{file}:{line_of(node, loc)}", found=f"${{{name}}}",
-                    expected="one of " + (", ".join(params) or "nothing: `params` is empty"))])
-        return _PARAM.sub(lambda match: str(params[match[1]]), value)
-    return value
+class _Filled(yaml.ScalarNode):
+    """A value that was ${name}: of the parameter's own type where it was nothing else, and text within text."""
+
+    said: Written
+
+
+def _substitute(node: yaml.MappingNode) -> None:
+    """Fill in ${name} everywhere; a parameter may refer to those before it."""
+    params: dict[str, yaml.ScalarNode] = {}
+    given = child(node, "params")
+    if isinstance(given, yaml.MappingNode):
+        for index, (key, value) in enumerate(given.value):
+            filled = _filled(value, params, node, ("params", key.value))
+            given.value[index] = (key, filled)
+            if isinstance(filled, yaml.ScalarNode):
+                params[key.value] = filled
+    node.value = [(key, value if value is given else _filled(value, params, node, (key.value,)))
+                  for key, value in node.value]
+
+
+def _filled(node: yaml.Node, params: Mapping[str, yaml.ScalarNode], root: yaml.Node, loc: Loc) -> yaml.Node:
+    if isinstance(node, yaml.MappingNode):
+        node.value = [(key, _filled(value, params, root, (*loc, key.value))) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        node.value = [_filled(value, params, root, (*loc, index)) for index, value in enumerate(node.value)]
+    names = _PARAM.findall(node.value) if isinstance(node, yaml.ScalarNode) else []
+    if not names:
+        return node
+    for name in names:
+        if name not in params:
+            raise ConfigErrors([ConfigError(
+                "an unknown parameter", where=place(root, loc), found=f"${{{name}}}",
+                expected="one of " + (", ".join(params) or "nothing: `params` is empty"))])
+    assert isinstance(node, yaml.ScalarNode)
+    if _PARAM.fullmatch(node.value):
+        param = params[names[0]]
+        made = _Filled(param.tag, param.value, node.start_mark, node.end_mark, param.style)
+        made.said = Written(param.value, f"{written(param)!r} (of {node.value})")
+        return made
+    text = _PARAM.sub(lambda match: params[match[1]].value, node.value)
+    return yaml.ScalarNode(node.tag, text, node.start_mark, node.end_mark, node.style)

@@ -16,14 +16,23 @@ from alignment.config.compute import Compute
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding
-from alignment.config.stages.fields import Name, Strict
+from alignment.config.stages.fields import FORMS, Name, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20)]
 """A Kubernetes quantity: 500m, 2, 8Gi. No description here: pydantic takes an alias's before the field's docstring."""
-DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
-
+_DNS = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+DnsName = Annotated[str, Field(pattern=_DNS, max_length=63)]
+_ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
+EnvName = Annotated[str, Field(pattern=_ENV, max_length=100)]
+_URL, _MOUNT = r"^(/|[a-z][a-z0-9+.-]*://).+", r"^/[A-Za-z0-9/_.-]+$"
+FORMS.update({
+    _QUANTITY: "a Kubernetes quantity of more than 0: 500m, 2, 8Gi",
+    _DNS: "small letters, digits and hyphens, 63 at most, as Kubernetes names things",
+    _ENV: "a variable's name: letters, digits and _, no digit first",
+    _URL: "an absolute folder or a URL: /artifacts/runs, s3://bucket/prefix",
+    _MOUNT: "an absolute folder, in letters, digits and /_.-",
+})
 
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
           "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -119,11 +128,11 @@ class StageOverride(Strict):
 class Storage(Strict):
     """Where artifacts lie as the pods see it: a mounted volume, or object storage with a secret."""
 
-    url: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+.-]*://).+", max_length=500)]
+    url: Annotated[str, Field(pattern=_URL, max_length=500)]
     """An absolute folder below the mounted claim's path, or an fsspec URL (s3://bucket/prefix)."""
     claim: DnsName | None = None
     """PersistentVolumeClaim (ReadWriteMany, or one node) mounted at `mount`."""
-    mount: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]+$", max_length=200)] = "/artifacts"
+    mount: Annotated[str, Field(pattern=_MOUNT, max_length=200)] = "/artifacts"
     """Where the claim is mounted in every pod; `url` lies below it. Without a claim it means nothing."""
     secret: DnsName | None = None
     """Secret whose keys become environment variables of the pods: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and

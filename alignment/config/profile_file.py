@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from alignment.config.messages import close_to
 from alignment.config.profile import Profile
-from alignment.config.yaml_file import close_to, parse_override, parse_tree, read_text, set_value, validated
+from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
 from alignment.errors import ConfigError, ConfigErrors
 
 _FOLDER = Path("configs") / "profiles"
@@ -28,14 +29,14 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
         ConfigErrors: with one `ConfigError` (file, line, key, found, expected) per finding.
     """
     path = _find(str(name_or_path))
-    tree, node = parse_tree(read_text(path, "profile"), str(path), "profile", "name: ..., cluster: {...}")
+    _, node = parse_tree(read_text(path, "profile"), str(path), "profile", "name: ..., cluster: {...}")
     for override in overrides:
         parts, value = parse_override(override)
         if parts[0] not in Profile.model_fields:
             raise ConfigErrors([ConfigError("names no key of a profile", where=f"--set {override}",
                                             found=".".join(parts), expected=close_to(parts[0], Profile.model_fields))])
-        set_value(tree, parts, value, f"--set {override}")
-    return validated(Profile, tree, str(path), node)
+        set_value(node, parts, value, f"--set {override}")
+    return validated(Profile, node)
 
 
 def _find(name: str) -> Path:

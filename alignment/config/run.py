@@ -34,7 +34,8 @@ class Run(Strict):
     scale: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies every `take`: one number to ask for a larger or smaller run."""
     params: dict[str, str | int | float] = Field(default_factory=dict)
-    """Values for ${name} in this file's strings; set them with --set params.name=value."""
+    """Values for ${name} in this file; set them with --set params.name=value. Alone in a value, ${name} is what it is
+    here (a number stays one); within text it is the text that stands here."""
     compute: Compute = Compute()
     """Where the numbers are computed: processes, device, arithmetic. A profile's own `compute` replaces it."""
     stages: tuple[AnyStage, ...] = Field(min_length=1)

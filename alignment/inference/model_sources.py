@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
+from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
 from alignment.inference.loading import weights_of
@@ -70,7 +71,7 @@ def load(stage: str, source: HubModel | FolderModel | GgufModel | TinyModel, see
     if isinstance(source, HubModel):
         return _hub(stage, source, dtype)
     if isinstance(source, FolderModel):
-        return _folder(Path(source.path).expanduser(), f"stage {stage}, model.path", dtype, trust=False)
+        return _folder(on_this_machine(source.path), f"stage {stage}, model.path", dtype, trust=False)
     if isinstance(source, GgufModel):
         return _gguf(gguf_path(stage, source), dtype)
     return _tiny(stage, source, seed, dtype)

@@ -19,7 +19,7 @@ from importlib import metadata
 from alignment import __version__
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import AnyStage, Run, Verdict, judge
-from alignment.config.yaml_file import dump
+from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, KubeAlignError, StageError
 from alignment.pipeline.keys import Key, keys

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
@@ -29,6 +28,7 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
+from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
 from alignment.planner import estimate, machine, rows
 from alignment.planner.estimate import Memory, Rates
@@ -221,7 +221,7 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
 """Stage class -> what one of its stages will need."""
 SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
     HubModel: lambda stage, model: None,
-    FolderModel: lambda stage, model: size_of_folder(Path(model.path).expanduser()),
+    FolderModel: lambda stage, model: size_of_folder(on_this_machine(model.path)),
     GgufModel: lambda stage, model: size_of_gguf(gguf_path(stage, model)),
     TinyModel: lambda stage, model: size_of_tiny(model),
 }

@@ -157,13 +157,11 @@ def test_schema_is_written_and_valid(call: Call) -> None:
 
 @pytest.mark.parametrize("recipe", ["qa", "sft", "dpo", "tiny"])
 def test_recipes_fit_the_schema(recipe: str, call: Call) -> None:
-    import yaml
-
     from alignment.cli.info import run_schema
-    from alignment.config.load import _Loader
+    from alignment.config.yaml_file import parse_tree
 
     call("init", "r.yaml", "--recipe", recipe)
-    tree = yaml.load(Path("r.yaml").read_text(), Loader=_Loader)
+    tree = parse_tree(Path("r.yaml").read_text(), "r.yaml", "run", "")[0]
     jsonschema.validate(tree, run_schema(), cls=jsonschema.Draft202012Validator)
     assert load_run("r.yaml").name == "r"
 

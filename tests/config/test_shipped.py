@@ -7,11 +7,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from alignment.cli.info import run_schema
 from alignment.config import load_run
-from alignment.config.load import _Loader
+from alignment.config.yaml_file import parse_tree
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs/runs").glob("*.yaml"))
@@ -19,7 +18,7 @@ RECIPES = sorted((ROOT / "alignment/cli/recipes").glob("*.yaml"))
 
 
 def _tree(path: Path) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return parse_tree(path.read_text(encoding="utf-8"), str(path), "run", "")[0]
 
 
 def test_something_is_shipped() -> None:

@@ -71,10 +71,10 @@ def test_overrides_on_top_level_stage_and_nested_keys(run_text: str) -> None:
 @pytest.mark.parametrize(("override", "problem"), [
     ("epochs", "not an override"), ("=3", "not an override"), ("sft..epochs=3", "not an override"),
     ("sfft.epochs=2", "neither a top-level key nor a stage"), ("sft.learning_rate.x=2", "below a plain value"),
-    ("sft.epoch=2", "unknown key"), ("sft.epochs=two", "valid number"), ("seed.data.x.take=2", "not a place"),
+    ("sft.epoch=2", "unknown key"), ("sft.epochs=two", "not a number"), ("seed.data.x.take=2", "not a place"),
     ("seed.data.5.take=2", "not a place"), ("seed.data.9=2", "not a place"),
     ("sft=3", "neither a top-level key nor a stage"),
-    ("sft.epochs=[1", "not valid YAML"), ("stages.0=3", "not a stage"), ("seed=x", "valid integer"),
+    ("sft.epochs=[1", "not valid YAML"), ("stages.0=3", "not a stage"), ("seed=x", "not a whole number"),
 ])
 def test_bad_overrides(override: str, problem: str, run_text: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
@@ -84,7 +84,7 @@ def test_bad_overrides(override: str, problem: str, run_text: str) -> None:
 
 def test_parameters_fill_strings_and_can_be_set(run_text: str) -> None:
     text = run_text.replace("name: small", "name: small\ndescription: 'from ${rows} at ${rate}'")
-    assert parse_run(text).description == "from rows.jsonl at 0.0001"
+    assert parse_run(text).description == "from rows.jsonl at 1e-4"
     assert parse_run(text, overrides=["params.rate=2"]).description == "from rows.jsonl at 2"
 
 

@@ -28,7 +28,7 @@ def connected(context: str | None) -> tuple[kubernetes.ApiClient, str, str]:
         ClusterError: no kubeconfig, a broken one, or no such context.
     """
     settings = kubernetes.Configuration()
-    files = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
+    files = os.environ.get("KUBECONFIG", os.path.expanduser("~/.kube/config"))
     if context is None and not any(Path(name).is_file() for name in files.split(os.pathsep)):
         if not _ACCOUNT.is_file():
             raise cluster_error("there is no kubeconfig", where="KUBECONFIG", found=files,

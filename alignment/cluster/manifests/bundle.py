@@ -18,7 +18,9 @@ from typing import Any
 from alignment.artifacts import digest_of
 from alignment.cluster.manifests.labels import labels
 from alignment.config import Profile, Run, parse_run
-from alignment.config.yaml_file import dotted, dump
+from alignment.config.stages.fields import on_this_machine
+from alignment.config.yaml_nodes import dotted
+from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, ConfigErrors, DataError
 
 LIMIT = 900 * 1024
@@ -160,7 +162,7 @@ def _refused(run: Run) -> list[ConfigError]:
 
 
 def _read(path: str) -> bytes:
-    plain = Path(path).expanduser()
+    plain = on_this_machine(path)
     if plain.name in ("", "..") or not plain.is_file():
         raise DataError("the data file does not exist", where=str(plain.absolute()), found=path,
                         expected="a file that can be read", hint="relative paths start at the working directory")

@@ -20,7 +20,9 @@ from alignment.cluster.manifests.bundle import Bundle, located, unpack
 from alignment.cluster.manifests.ray_job import ray_job
 from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
 from alignment.config import Profile, Run, parse_aim, parse_run
-from alignment.config.yaml_file import dotted, dump
+from alignment.config.messages import told
+from alignment.config.yaml_nodes import dotted
+from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
 
@@ -66,8 +68,9 @@ def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Pr
         profile = Profile.model_validate_json(json.dumps(spec.profile))
         run = profile.applied(parse_run(dump(spec.run), "spec.run"))
     except ValidationError as error:
-        found = "; ".join(f"spec.profile.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise Refused("InvalidProfile", found) from error
+        found = (f"spec.profile.{one.where}: {one.problem}" + (f"; expected {one.expected}" if one.expected else "")
+                 for one in told(error, Profile))
+        raise Refused("InvalidProfile", "; ".join(found)) from error
     except KubeAlignError as error:
         raise Refused("InvalidRun", str(error)) from error
     if profile.cluster is None:

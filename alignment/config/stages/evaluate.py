@@ -9,8 +9,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, some
-from alignment.config.stages.fields import Name, Positive, RowsRef
+from alignment.config.stages.fields import FORMS, Name, Positive, RowsRef
 from alignment.config.stages.sample import Sampling, Scorer
+
+_LANGUAGE = r"^[a-z]{2,3}$"
+FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
 
 
 class Evaluate(Stage):
@@ -40,7 +43,7 @@ class Evaluate(Stage):
     """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
     answer_pattern: str | None = None
     """Regular expression whose group `answer` is compared for exact match and F1. Default: the whole text."""
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    language: Annotated[str, Field(pattern=_LANGUAGE)] | None = None
     """Language of the answers (ISO 639: de, es, vi, ar, zh, ...): exact match and F1 leave out its articles and all
     punctuation, as MLQA's own script does. Default: Latin letters as SQuAD's script, others as MLQA's."""
     perplexity: bool = True

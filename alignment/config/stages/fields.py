@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 Name = Annotated[str, Field(pattern=NAME)]
-RowsRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$")]
+ROWS = r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$"
+RowsRef = Annotated[str, Field(pattern=ROWS)]
 """STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+FORMS = {
+    NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first",
+    ROWS: "STAGE/SPLIT, for example seed/train",
+}
+"""Pattern -> what it asks for, in words; who adds a pattern adds them."""
 Place = tuple[str | int, ...]
 """Keys and list positions that lead to a value, from the stage's own mapping on."""
+
+
+def on_this_machine(path: str) -> Path:
+    """Where a local path of the user's lies, ~ spelled out. The one place for that, so that all who look mean one file;
+    not done at loading, because ~ is this machine's and an absolute path a pod's."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where a user has no home
 
 
 class Strict(BaseModel):
     """Unknown keys and wrong types are errors; instances never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
+                              allow_inf_nan=False)

@@ -40,7 +40,8 @@ class Sampling(Strict):
             value = getattr(self, key)
             ends = value if isinstance(value, tuple) else (value, value)
             if not (low <= ends[0] <= ends[1] <= high) or (key == "top_p" and ends[0] == 0):
-                raise ValueError(f"{key}: {value} is outside {low}..{high}, or low is above high")
+                shown = list(value) if isinstance(value, tuple) else value
+                raise ValueError(f"{key}: {shown} is outside {low}..{high}, or low is above high")
         return self
 
 

@@ -127,7 +127,8 @@ class TrainBase(Stage):
                 ("checkpoints", "every"),
                 "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
                 self.checkpoints.every, f"a multiple of {self.log_every}")
-        yield from (Finding(("trl", key), *found) for key, *found in trl_findings(self.trl, self.trl_config))
+        yield from (Finding(("trl", key), problem, found, expected)
+                    for key, problem, found, expected in trl_findings(self.trl, self.trl_config))
 
     def mended(self) -> dict[str, int]:
         # Dropout counted for fresh adapters of sft alone; a continued one kept that of its start.

@@ -11,7 +11,7 @@ spec:
   serviceAccountName: kubealign-ray
   automountServiceAccountToken: false
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ $pod.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "kubealign.plain" $pod.terminationGracePeriodSeconds }}
   securityContext:
     {{- include "kubealign.podSecurity" . | nindent 4 }}
   {{- with include "kubealign.pullSecrets" .root }}{{ . | trim | nindent 2 }}{{ end }}
@@ -64,10 +64,10 @@ spec:
         failureThreshold: 60
       resources:
         requests:
-          cpu: {{ $pod.cpuRequest | default $pod.cpu | quote }}
+          cpu: {{ include "kubealign.plain" ($pod.cpuRequest | default $pod.cpu) | quote }}
           {{- include "kubealign.rayResources" $pod | nindent 10 }}
         limits:
-          cpu: {{ $pod.cpu | quote }}
+          cpu: {{ include "kubealign.plain" $pod.cpu | quote }}
           {{- include "kubealign.rayResources" $pod | nindent 10 }}
       env:
         - {name: HOME, value: /home/kubealign}
@@ -79,7 +79,7 @@ spec:
         - {name: OMP_NUM_THREADS, value: {{ include "kubealign.number" $pod.cpu | float64 | floor | max 1 | int | quote }}}
         {{- end }}
         {{- range $name, $value := $pod.env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
+        - {name: {{ $name }}, value: {{ include "kubealign.plain" $value | quote }}}
         {{- end }}
       {{- $secrets := include "kubealign.storageSecret" .root }}
       {{- if or $secrets $pod.envFrom }}
@@ -97,29 +97,29 @@ spec:
         {{- with include "kubealign.storageMount" .root }}{{ . | trim | nindent 8 }}{{ end }}
   volumes:
     - name: tmp
-      emptyDir: {sizeLimit: {{ $pod.scratch }}}
+      emptyDir: {sizeLimit: {{ include "kubealign.plain" $pod.scratch }}}
     - name: home
-      emptyDir: {sizeLimit: {{ $pod.scratch }}}
+      emptyDir: {sizeLimit: {{ include "kubealign.plain" $pod.scratch }}}
     - name: shm
-      emptyDir: {medium: Memory, sizeLimit: {{ $pod.shm }}}
+      emptyDir: {medium: Memory, sizeLimit: {{ include "kubealign.plain" $pod.shm }}}
     - name: cache
       {{- if $values.cache.enabled }}
       persistentVolumeClaim: {claimName: {{ $values.cache.existingClaim | default "kubealign-cache" }}}
       {{- else }}
-      emptyDir: {sizeLimit: {{ $pod.scratch }}}
+      emptyDir: {sizeLimit: {{ include "kubealign.plain" $pod.scratch }}}
       {{- end }}
     {{- with include "kubealign.storageVolume" .root }}{{ . | trim | nindent 4 }}{{ end }}
 {{- end }}
 
 {{/* Everything but the CPU, where request and limit are one. Takes a pod's values. */}}
 {{- define "kubealign.rayResources" -}}
-memory: {{ .memory }}
-ephemeral-storage: {{ .scratch }}
+memory: {{ include "kubealign.plain" .memory }}
+ephemeral-storage: {{ include "kubealign.plain" .scratch }}
 {{- if .gpus }}
-{{ .gpuResource }}: {{ .gpus | quote }}
+{{ .gpuResource }}: {{ include "kubealign.plain" .gpus | quote }}
 {{- end }}
 {{- range $name, $count := .extraResources }}
-{{ $name }}: {{ $count | quote }}
+{{ $name }}: {{ include "kubealign.plain" $count | quote }}
 {{- end }}
 {{- end }}
 
@@ -128,8 +128,17 @@ ephemeral-storage: {{ .scratch }}
 {{- define "kubealign.rayStart" -}}
 object-store-memory: {{ divf (include "kubealign.number" .pod.shm) 2 | int64 | quote }}
 {{- with .cpus }}
-num-cpus: {{ . | quote }}
+num-cpus: {{ include "kubealign.plain" . | quote }}
 {{- end }}
+{{- end }}
+
+{{/* A value as it was written: Helm reads every number as a float64 and would print 8388608 as 8.388608e+06. */}}
+{{- define "kubealign.plain" -}}
+{{- if kindIs "float64" . -}}
+{{- if eq . (floor .) }}{{ int64 . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
 {{- end }}
 
 {{/* A quantity as a plain number: 500m -> 0.5, 1Gi -> 1073741824. */}}

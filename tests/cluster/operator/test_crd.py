@@ -22,7 +22,7 @@ from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.crd import definition, schema, text
 from alignment.cluster.operator.prepare import Refused, prepare
 from alignment.config import load_profile, load_run, parse_run
-from alignment.config.yaml_file import dump
+from alignment.config.yaml_text import dump
 from tests.cluster.operator_world import Store, World, calm, chain, operator, submit
 from tests.schemas import against, of_crd, problems
 

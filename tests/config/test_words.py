@@ -1,0 +1,208 @@
+"""Wrong values at every key of a run and of a profile: each is told in this project's words, at its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from alignment.config import Profile, parse_run
+from alignment.config.messages import BOUNDS, TYPES, told
+from alignment.config.run import Run
+from alignment.config.stages.fields import FORMS
+from alignment.config.yaml_file import parse_tree, validated
+from alignment.config.yaml_nodes import child
+from alignment.config.yaml_text import compose, dump
+from alignment.errors import ConfigError, ConfigErrors
+from tests.config.test_described import MODELS
+from tests.config.test_profile import PROFILE
+
+PYDANTIC = re.compile(r"Input|should be|valid (tuple|string|integer|number|dict|bool|list)|tuple|dictionary|"
+                      r"boolean|instance|Field required|discriminator|string|float\b|Value error|pattern|union|"
+                      r"NoneType|True|False|None|not a value of this key")
+VALUES = ["text", "", 7, -1, 0, 1.5, -2.5, True, None, [], ["x"], [1, 2], [[]], {}, {"x": 1}, {"x": {"y": [1]}},
+          float("inf"), 10**30, "x" * 600, ["a b"] * 200, "1e-4", "yes", "A-B", {"A b": "c"},
+          {f"k{i}": "v" for i in range(99)}]
+EVERYTHING = {
+    "name": "all", "description": "d", "seed": 1, "store": "runs", "scale": 1.0, "params": {"a": 1},
+    "compute": {"workers": 1, "address": "auto", "device": "cpu", "dtype": "auto", "cpus_per_worker": 1.0,
+                "gpus_per_worker": 0.0},
+    "stages": [
+        {"name": "hub", "kind": "import", "model": {"source": "hub", "repo": "a/b", "revision": "main",
+                                                    "trust_remote_code": False}, "template": "chatml",
+         "pad_token": "x", "dtype": "float32"},
+        {"name": "folder", "kind": "import", "model": {"source": "folder", "path": "a"}},
+        {"name": "gguf", "kind": "import", "model": {"source": "gguf", "file": "a", "package": "b"}},
+        {"name": "base", "kind": "import", "model": {"source": "tiny", "hidden_size": 64, "layers": 2, "heads": 4,
+                                                     "vocab_size": 512}},
+        {"name": "seed", "kind": "import", "data": [{"path": "a", "format": "columns", "columns": {"prompt": "q"},
+                                                     "take": 3, "name": "n"}], "system": "s", "passage_prompt": "p",
+         "split": {"by": "ratio", "ratios": {"train": 0.5, "test": 0.5}}, "max_bad": 0.1},
+        {"name": "own", "kind": "import", "data": [{"path": "a", "format": "squad"}],
+         "split": {"by": "field", "field": "split", "names": ["train"]}},
+        {"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ["seed/train"], "take": 3,
+         "eval_rows": "seed/test", "strategy": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0, "targets": ["q"]},
+         "epochs": 1.0, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4, "max_length": 64,
+         "too_long": "drop", "checkpoints": {"every": 50, "keep": 2, "final": "last"}, "log_every": 1,
+         "log_to": ["wandb"], "trl": {}, "loss": "all", "packing": False},
+        {"name": "rm", "kind": "train", "method": "reward", "model": "base", "rows": ["seed/train"],
+         "strategy": {"kind": "full"}},
+        {"name": "rs", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["seed/train"], "take": 3,
+         "n": 4,
+         "sampling": {"temperature": [0.1, 0.9], "top_p": 0.9, "top_k": [1, 4], "repetition_penalty": 1.0,
+                      "max_new_tokens": 8}, "first": {"temperature": 1.0},
+         "score": {"model": "rm", "function": "f", "model_weight": 1.0, "function_weight": 1.0}, "pairs": "max-min",
+         "min_margin": 0.0, "min_score": 0.5, "batch_size": 3, "max_prompt_tokens": 9},
+        {"name": "dpo", "kind": "train", "method": "dpo", "model": "base", "rows": ["rs/pairs"], "reference": "auto"},
+        {"name": "kto", "kind": "train", "method": "kto", "model": "base", "rows": ["rs/pairs"], "reference": "auto"},
+        {"name": "eval", "kind": "evaluate", "models": ["base", "dpo"], "rows": "seed/test", "take": 4,
+         "sampling": {"temperature": 0.0}, "score": {"model": "rm"}, "compare": [["dpo", "base"]],
+         "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True, "overlap": "drop", "bootstrap": 200, "batch_size": 4,
+         "max_prompt_tokens": 99},
+    ],
+    "aims": ["eval.dpo.f1 > 0.5"],
+}
+POD = {"cpu": "2", "memory": "8Gi", "shm": "1Gi", "workers": 1, "scratch": "1Gi", "gpus": 0, "gpu_resource": "a/b",
+       "extra_resources": {"a/b": "1"}, "node_selector": {"a": "b"},
+       "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}]}
+WHOLE = {
+    "name": "all", "description": "d", "compute": {"workers": 1},
+    "cluster": {"storage": {"url": "/artifacts/a", "claim": "c", "mount": "/artifacts", "secret": "s"},
+                "images": {"train": "a:1", "control": "b:1", "pull_policy": "Never", "pull_secrets": ["x"]},
+                "head": POD, "worker": POD, "stages": {"sft": {"workers": 1, "worker": POD}}, "queue": "q",
+                "env": {"A": "b"}, "env_from": ["x"], "cache_claim": "x", "spread": True, "start_within": 30,
+                "run_within": 60, "keep_finished": 0},
+}
+
+
+def _places(tree: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield (*place, key)
+        yield from _places(value, (*place, key))
+
+
+def _holder(node: yaml.Node, place: tuple[str | int, ...]) -> tuple[list[Any], int]:
+    """The list of a node that holds what stands at a place, and where in it."""
+    for part in place[:-1]:
+        node = child(node, part) or node
+    last = place[-1]
+    if isinstance(node, yaml.MappingNode):
+        return node.value, [key.value for key, _ in node.value].index(last)
+    return node.value, int(last)
+
+
+def _findings(model: type[BaseModel], node: yaml.Node) -> list[ConfigError]:
+    try:
+        validated(model, node)
+    except ConfigErrors as errors:
+        return errors.findings
+    return []
+
+
+def _said(finding: ConfigError) -> str:
+    return f"{finding.problem} | {finding.expected or ''}"
+
+
+@pytest.mark.parametrize(("model", "tree"), [(Run, EVERYTHING), (Profile, WHOLE)], ids=["run", "profile"])
+def test_every_key_with_many_wrong_values(model: type[BaseModel], tree: Any) -> None:
+    node = compose(dump(tree), "f.yaml")
+    assert node is not None
+    assert not _findings(model, node)
+    places = list(_places(tree))
+    wrong = [child(compose(dump({"v": value}), "f.yaml"), "v") for value in VALUES]
+    refused = 0
+    for place in places:
+        pairs, index = _holder(node, place)
+        before = pairs[index]
+        for value in wrong:
+            pairs[index] = (before[0], value) if isinstance(before, tuple) else value
+            for finding in _findings(model, node):
+                refused += 1
+                assert not PYDANTIC.search(_said(finding)), (place, value, _said(finding))
+                assert re.match(r"f\.yaml:\d+ \(", finding.where or ""), (place, value, finding)
+        pairs[index] = before
+    assert refused > 10 * len(places)
+
+
+def test_the_trees_hold_every_key() -> None:
+    def keys(tree: Any) -> set[str]:
+        return {str(place[-1]) for place in _places(tree)}
+
+    known = {name for model in MODELS for name in model.model_fields}
+    assert known <= keys(EVERYTHING) | keys(WHOLE)
+
+
+@pytest.mark.parametrize(("key", "value", "problem", "expected"), [
+    ("temperature", "hot", "not a value that this key takes", "a number, or a list"),
+    ("temperature", '["a", 1]', "not a number", "a number"),
+    ("temperature", "[1]", "an item is missing", "2"),
+    ("temperature", "[1, 2, 3]", "not a value that this key takes", "at most 2"),
+    ("top_k", "1.0", "not a value that this", "in digits: 1"),
+    ("max_new_tokens", "0", "too small", "at least 1"),
+    ("max_new_tokens", "1_000", "not a whole number", "digits: 1000"),
+    ("repetition_penalty", ".inf", "not a finite number", "a finite number"),
+])
+def test_words_for_unions_and_bounds(key: str, value: str, problem: str, expected: str, run_text: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_run(run_text.replace("score: {model: rm}", f"score: {{model: rm}}\n    sampling: {{{key}: {value}}}"))
+    [finding] = caught.value.findings
+    assert problem in finding.problem
+    assert expected in str(finding.expected)
+    assert f"(stages[4].sampling.{key}" in str(finding.where)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("{by: ratio, ratios: {train: 0.8, test: 0.2}}", "{by: field, field: s, names: 3}", "split.names): not a list"),
+    ("{by: ratio, ratios: {train: 0.8, test: 0.2}}", "{by: field, field: s}", "split.names): a key is missing"),
+    ("{by: ratio, ratios: {train: 0.8, test: 0.2}}", "{ratios: {train: 1}}", "by: field or ratio"),
+    ("{source: tiny}", "{}", "source: hub or folder or gguf or tiny"), ("{source: tiny}", "tiny", "not a mapping"),
+    ("{source: tiny}", "{source: [tiny]}", "found:    a list of 1"), ("{source: tiny}", "{source: 3}", "found:    3"),
+    ("    learning_rate: 1e-4", "    packing: on", "true or false: true"),
+    ("    learning_rate: 1e-4", "    loss: al", "perhaps all; one of completion, assistant, all"),
+    ("name: small", "name: 007", "found:    007"), ("name: small", "name: 1.50", 'in quotes: "1.50"'),
+    ("rows: [seed/train]\n    learning", "rows: seed/train\n    learning", "in brackets: [seed/train]"),
+    ("name: small", "name: ~", 'found:    ~'), ("name: small", "name:", "found:    nothing"),
+])
+def test_what_to_write_instead(old: str, new: str, said: str, run_text: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_run(run_text.replace(old, new, 1))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["true", "1", "1.50", "0x1F", "null", "1e5"])
+def test_a_label_is_asked_for_in_quotes_as_it_is_written(text: str, tmp_path: Path) -> None:
+    tree = PROFILE.replace("workers: 2}\n  stages", f"workers: 2, node_selector: {{gpu: {text}}}}}\n  stages")
+    with pytest.raises(ConfigErrors) as caught:
+        validated(Profile, parse_tree(tree, "p.yaml", "profile", "")[1])
+    assert f'expected: text, so in quotes: "{text}"' in str(caught.value)
+    assert validated(Profile, parse_tree(tree.replace(f"gpu: {text}", f'gpu: "{text}"'), "p.yaml", "profile", "")[1])
+
+
+def test_every_pattern_and_every_kind_of_error_has_words() -> None:
+    def patterns(schema: Any) -> Iterator[str]:
+        for key, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
+            if key == "pattern" and isinstance(value, str):
+                yield value
+            elif isinstance(value, dict | list):
+                yield from patterns(value)
+
+    found = {*patterns(Run.model_json_schema()), *patterns(Profile.model_json_schema())}
+    assert len(found) > 5
+    assert found <= set(FORMS)
+    assert not [words for words in [*TYPES.values(), *(" ".join(pair) for pair in BOUNDS.values())]
+                if PYDANTIC.search(words)]
+
+
+def test_without_a_file_places_are_keys() -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError) as caught:
+        Profile.model_validate_json(json.dumps({**WHOLE, "compute": {"workers": "x"}}))
+    [one] = told(caught.value, Profile)
+    assert (one.where, one.problem, one.found) == ("compute.workers", "not a whole number", "x")
