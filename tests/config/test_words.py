@@ -63,8 +63,8 @@ EVERYTHING = {
         {"name": "kto", "kind": "train", "method": "kto", "model": "base", "rows": ["rs/pairs"], "reference": "auto"},
         {"name": "eval", "kind": "evaluate", "models": ["base", "dpo"], "rows": "seed/test", "take": 4,
          "sampling": {"temperature": 0.0}, "score": {"model": "rm"}, "compare": [["dpo", "base"]],
-         "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True, "overlap": "drop", "bootstrap": 200, "batch_size": 4,
-         "max_prompt_tokens": 99},
+         "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True, "overlap": "drop", "bootstrap": 200,
+         "batch_size": 4, "max_prompt_tokens": 99},
     ],
     "aims": ["eval.dpo.f1 > 0.5"],
 }
