@@ -28,6 +28,8 @@ def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = Non
     for stage in run.stages:
         note = notes.get(stage.name)
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
+    for idle in place.idle(run) if place is not None else ():
+        say(f"! {idle}")
     say("ok")
 
 

@@ -84,6 +84,8 @@ def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, 
     findings = mistakes(run, file, place)
     if findings:
         raise ConfigErrors(findings)
+    for idle in place.idle(run):
+        progress(f"! {idle}")
     return run, place
 
 

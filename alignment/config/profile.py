@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.config.compute import Compute
+from alignment.config.messages import close_to
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding
@@ -239,21 +240,25 @@ class Profile(Strict):
         return [found[name] for name in stage.groups if name in found]
 
     def findings(self, run: Run) -> Iterator[Finding]:
-        """What of the profile means nothing for this run: overrides of stages that it does not have, and workers for
-        stages that run in one process."""
-        if self.cluster is None:
-            return
-        stages = {stage.name: stage for stage in run.stages}
-        known = [*stages, *_kinds()]
-        for name, override in self.cluster.stages.items():
-            place = ("cluster", "stages", name)
-            kinds = [type(stages[name])] if name in stages else _kinds().get(name, [])
-            if not kinds:
-                yield Finding(place, "names no stage, method or kind, so nothing would obey it", name,
-                              "one of " + ", ".join(known))
-            elif override.workers and not any(kind.on_workers for kind in kinds):
-                yield Finding((*place, "workers"), "this stage runs in one process", override.workers,
+        """What of the profile cannot be obeyed for this run: workers for stages that run in one process."""
+        for name, kinds in self._meant(run).items():
+            workers = self.cluster.stages[name].workers if self.cluster is not None else None
+            if workers and kinds and not any(kind.on_workers for kind in kinds):
+                yield Finding(("cluster", "stages", name, "workers"), "this stage runs in one process", workers,
                               "no `workers` here; `worker` says what pod it gets")
+
+    def idle(self, run: Run) -> list[str]:
+        """Overrides that nothing in this run obeys: of a stage of another run, or misspelt. Said, and not refused,
+        since one profile serves several runs."""
+        names = [*(stage.name for stage in run.stages), *_kinds()]
+        return [f"profile {self.name}: cluster.stages.{name} is no stage, method or kind of this run, so nothing obeys "
+                f"it ({close_to(name, names)})" for name, kinds in self._meant(run).items() if not kinds]
+
+    def _meant(self, run: Run) -> dict[str, list[type[AnyStage]]]:
+        """Name of each override -> the stage classes that it may be of; none where it names nothing."""
+        stages = {stage.name: [type(stage)] for stage in run.stages}
+        return {name: stages.get(name) or _kinds().get(name, [])
+                for name in (self.cluster.stages if self.cluster is not None else ())}
 
 
 def _kinds() -> dict[str, list[type[AnyStage]]]:

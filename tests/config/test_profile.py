@@ -207,12 +207,11 @@ def test_what_is_dumped_is_read_again(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(("stages", "place", "problem"), [
-    ({"stf": {"workers": 2}}, ("cluster", "stages", "stf"), "names no stage, method or kind"),
     ({"evaluate": {"workers": 4}}, ("cluster", "stages", "evaluate", "workers"), "runs in one process"),
     ({"eval": {"workers": 4}}, ("cluster", "stages", "eval", "workers"), "runs in one process"),
     ({"import": {"workers": 1}}, ("cluster", "stages", "import", "workers"), "runs in one process"),
 ])
-def test_an_override_that_nothing_obeys_is_found(
+def test_workers_for_a_stage_in_one_process_are_refused(
     stages: dict[str, dict[str, int]], place: tuple[str, ...], problem: str
 ) -> None:
     found = list(_with_stages(stages).findings(load_run(ROOT / "configs" / "runs" / "tiny.yaml")))
@@ -222,8 +221,19 @@ def test_an_override_that_nothing_obeys_is_found(
 
 @pytest.mark.parametrize("name", ["rs", "sft", "kto", "train", "sample"])
 def test_stages_methods_and_kinds_may_be_named(name: str) -> None:
+    run, profile = load_run(ROOT / "configs" / "runs" / "tiny.yaml"), _with_stages({name: {"workers": 3}})
+    assert not list(profile.findings(run))
+    assert not profile.idle(run)
+
+
+def test_an_override_that_nothing_obeys_is_said() -> None:
+    """Not refused: one profile serves several runs."""
     run = load_run(ROOT / "configs" / "runs" / "tiny.yaml")
-    assert not list(_with_stages({name: {"workers": 3}}).findings(run))
+    profile = _with_stages({"stf": {"workers": 2}, "sft": {"workers": 2}})
+    assert not list(profile.findings(run))
+    (said,) = profile.idle(run)
+    assert said.startswith("profile mine: cluster.stages.stf is no stage, method or kind of this run")
+    assert "perhaps sft" in said
 
 
 def test_a_stage_in_one_process_may_have_a_pod_of_its_own() -> None:

@@ -75,10 +75,10 @@ def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Pr
         raise Refused("InvalidRun", str(error)) from error
     if profile.cluster is None:
         raise Refused("InvalidProfile", f"profile {profile.name} has no `cluster`, so it cannot say what pods to make")
-    idle = [f"spec.profile.{dotted(item.place)}: {item.problem}; found {item.found!r}, expected {item.expected}"
-            for item in profile.findings(run)]
-    if idle:
-        raise Refused("InvalidProfile", "; ".join(idle))
+    wrong = [f"spec.profile.{dotted(item.place)}: {item.problem}; found {item.found!r}, expected {item.expected}"
+             for item in profile.findings(run)]
+    if wrong:
+        raise Refused("InvalidProfile", "; ".join(wrong))
     if run.name != body["metadata"]["name"]:
         raise Refused("InvalidRun", f"the run is called {run.name} and the AlignmentRun {body['metadata']['name']}: "
                                     "give both the same name")
