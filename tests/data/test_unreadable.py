@@ -92,8 +92,11 @@ def test_servers_that_are_none(url: str, problem: str, again: bool, server: str)
     assert isinstance(error, DataUnreachable) is again
 
 
-def test_object_stores() -> None:
-    pytest.importorskip("s3fs")
+def test_object_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:  # of other tests' stores, too
+        monkeypatch.delenv(name)
+    s3fs.S3FileSystem.clear_instance_cache()
     assert "no credentials" in _said("s3://bucket/rows.jsonl").problem
     assert 'Invalid bucket name "my bucket"' in _said("s3://my bucket/rows.jsonl").problem
 

@@ -301,6 +301,6 @@ def test_data_files_are_known_by_their_content(tmp_path: Path, monkeypatch: pyte
         file_digest("gone.jsonl")
     assert error.value.found == "gone.jsonl"
     assert error.value.where == str(tmp_path / "gone.jsonl")
-    for path in (str(tmp_path), "nosuch://x"):
-        with pytest.raises(DataError, match="cannot be read"):
+    for path, said in ((str(tmp_path), "cannot be read"), ("nosuch://x", "Protocol not known")):
+        with pytest.raises(DataError, match=said):
             file_digest(path)

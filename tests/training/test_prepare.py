@@ -166,7 +166,7 @@ def test_rows_name_their_records_by_place_whatever_was_dropped_between(tokenizer
         (Record("bad", "preference", prompt=[user("?")], completion="x"), "preference without a rejected answer"),
         (Record("bad", "preference", prompt=[user("?")], rejected="x"), "preference without a chosen answer"),
         (preferred("bad", "?", "one two", "one two"), "chosen equals rejected"),
-        (preferred("bad", "?", "one two", " one\n two "), "chosen equals rejected"),
+        (preferred("bad", "?", "one two", " one two\n"), "chosen equals rejected"),
     ]],
 ])
 def test_a_row_that_cannot_serve_is_dropped_with_its_reason(
