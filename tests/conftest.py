@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.models import imported
+
+# How long an example takes on a busy machine says nothing about the code; benchmarks/ is for times.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes that run tests at once; `make test` starts two, plain pytest is one."""

@@ -12,7 +12,15 @@ from alignment.config.stages.base import Outside, Stage, some
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
 
 
-class HubModel(Strict):
+class ModelSource(Strict):
+    """Where a base model comes from."""
+
+    def local(self) -> tuple[str, str] | None:
+        """(key, path) of what lies on the user's own machine; None where nothing does."""
+        return None
+
+
+class HubModel(ModelSource):
     """A model fetched from the Hugging Face hub."""
 
     source: Literal["hub"]
@@ -31,7 +39,7 @@ class HubModel(Strict):
         return self
 
 
-class FolderModel(Strict):
+class FolderModel(ModelSource):
     """A model in a local folder, as transformers saves it."""
 
     source: Literal["folder"]
@@ -39,8 +47,11 @@ class FolderModel(Strict):
     path: str
     """A folder with config.json, safetensors weights and a tokenizer."""
 
+    def local(self) -> tuple[str, str]:
+        return "path", self.path
 
-class GgufModel(Strict):
+
+class GgufModel(ModelSource):
     """A model in one GGUF file, by path or inside an installed package."""
 
     source: Literal["gguf"]
@@ -50,8 +61,11 @@ class GgufModel(Strict):
     package: str | None = None
     """Name of an installed Python package that carries the file. The package is located, never imported."""
 
+    def local(self) -> tuple[str, str] | None:
+        return None if self.package is not None else ("file", self.file)
 
-class TinyModel(Strict):
+
+class TinyModel(ModelSource):
     """A model made on the spot from random weights, for tests: it learns, slowly, and knows nothing."""
 
     source: Literal["tiny"]
@@ -66,7 +80,7 @@ class TinyModel(Strict):
     """Tokens of the tokenizer and rows of the embedding; from 300, so that all bytes and ChatML's marks fit."""
 
 
-ModelSource = Annotated[HubModel | FolderModel | GgufModel | TinyModel, Field(discriminator="source")]
+AnyModelSource = Annotated[HubModel | FolderModel | GgufModel | TinyModel, Field(discriminator="source")]
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ class ImportModel(Stage):
 
     kind: Literal["import"] = "import"
     """`import` with `model` brings a base model."""
-    model: ModelSource
+    model: AnyModelSource
     """Where the model comes from; `source` says which of four ways: hub, folder, gguf or tiny."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
@@ -100,11 +114,8 @@ class ImportModel(Stage):
         return super().is_meant(get) and get("model") is not None
 
     def sources(self) -> tuple[Outside, ...]:
-        model = self.model
-        path = {"folder": "path", "gguf": "file"}.get(model.source)
-        inside = path is None or getattr(model, "package", None) is not None
-        found = Outside(("model",) if path is None else ("model", path), model,
-                        None if inside or path is None else getattr(model, path))
+        local = self.model.local()
+        found = Outside(("model",), self.model) if local is None else Outside(("model", local[0]), self.model, local[1])
         return (found,) if self.template is None else (
             found, Outside(("template",), ShippedTemplate(self.template)))
 
