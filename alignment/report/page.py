@@ -19,6 +19,7 @@ from markupsafe import Markup
 from alignment import __version__
 from alignment.artifacts import Artifact, Store
 from alignment.config import AnyStage, Run, Verdict
+from alignment.config.stages.base import plural
 from alignment.report import format as texts
 from alignment.report.chain import chain
 from alignment.report.charts import bars
@@ -65,7 +66,7 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], command: str, gen
 def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("alignment.report", "page"), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"plural": texts.plural, "number": texts.number, "duration": texts.duration}
+    environment.filters |= {"plural": plural, "number": texts.number, "duration": texts.duration}
     return environment
 
 

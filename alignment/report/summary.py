@@ -11,8 +11,9 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import AnyStage, Run, Verdict
+from alignment.config.stages.base import plural
 from alignment.report.chain import StageText
-from alignment.report.format import duration, interval, is_number, metric, number, plural, side
+from alignment.report.format import duration, interval, is_number, metric, number, side
 from alignment.report.reading import Artifacts, measured_by
 from alignment.report.results import METRICS, change, is_free_text, models_of
 

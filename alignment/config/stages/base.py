@@ -179,6 +179,6 @@ def row_of(table: Mapping[type[Stage], Row], kind: type[Stage]) -> Row:
     raise KeyError(f"the table has no row for stage kind {kind.tag}")
 
 
-def some(count: int, word: str) -> str:
+def plural(count: int, word: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, some
+from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, Name, Positive, RowsRef
 from alignment.config.stages.sample import Sampling, Scorer
 
@@ -78,7 +78,7 @@ class Evaluate(Stage):
             yield from _pattern_findings(self.answer_pattern)
 
     def title(self) -> str:
-        return f"evaluate · {some(len(self.models), 'model')}"
+        return f"evaluate · {plural(len(self.models), 'model')}"
 
 
 def _pattern_findings(pattern: str) -> Iterator[Finding]:

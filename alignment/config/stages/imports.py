@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import Outside, Stage, some
+from alignment.config.stages.base import Outside, Stage, plural
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
 
 
@@ -245,4 +245,4 @@ class ImportData(Stage):
         return config
 
     def title(self) -> str:
-        return f"import · {some(len(self.data), 'file')}"
+        return f"import · {plural(len(self.data), 'file')}"

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, RowsPlace, Stage, some
+from alignment.config.stages.base import ModelRef, RowsPlace, Stage, plural
 from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
@@ -135,4 +135,4 @@ class Sample(Stage):
         return SPLITS
 
     def title(self) -> str:
-        return f"sample · {some(self.n, 'answer')}"
+        return f"sample · {plural(self.n, 'answer')}"
