@@ -18,7 +18,7 @@ from alignment.errors import DataError
 from alignment.inference.cache import grouped_attention, roomy_cache
 from alignment.inference.next_token import RowParameters, sample
 from alignment.inference.requests import Completion, Draw, Request
-from alignment.templates import encode_prompt, stop_ids
+from alignment.templates import decode_answer, encode_prompt, stop_ids
 
 COMPACT_AT = 0.25
 """Share of ended rows at which the batch is made smaller: less often wastes rows, more often copies the cache."""
@@ -79,7 +79,8 @@ class Engine:
             with torch.inference_mode(), grouped_attention(self.model):
                 self._decode(prompts, rows, on_progress or (lambda ended: None))
         return [
-            [Completion(self.tokenizer.decode(row.ids, skip_special_tokens=True), row.ids, row.finished) for row in own]
+            [Completion(decode_answer(self.tokenizer, row.ids, finished=row.finished), row.ids, row.finished)
+             for row in own]
             for own in rows
         ]
 

@@ -45,6 +45,7 @@ def import_model(context: StageContext) -> Outcome:
         tokenizer.chat_template = templates.source("chatml")
     else:
         _set_template(tokenizer, stage, where)
+    _set_convention(tokenizer, stage, model)
     _set_end(tokenizer)
     _set_pad(tokenizer, stage.pad_token, where)
     _fit_model(model, tokenizer, where)
@@ -62,6 +63,7 @@ def import_model(context: StageContext) -> Outcome:
             "generation_markers": templates.has_generation_markers(str(tokenizer.chat_template)),
             "architecture": type(model).__name__, "dtype": stage.dtype, "pad_token": tokenizer.pad_token,
             "eos_token": tokenizer.eos_token,
+            "special_tokens_in_text": info["special_tokens_in_text"],
             "stop_tokens": tokenizer.convert_ids_to_tokens(templates.stop_ids(tokenizer)),
             "context_length": getattr(model.config.get_text_config(), "max_position_embeddings", None),
         },
@@ -100,6 +102,16 @@ def _marked(tokenizer: PreTrainedTokenizerBase, own: str) -> str | None:
     except ValueError:
         return None
     return found if found is not None and templates.same_rendering(tokenizer, own, found) else None
+
+
+def _set_convention(tokenizer: PreTrainedTokenizerBase, stage: ImportModel, model: PreTrainedModel) -> None:
+    """What the stage says of special tokens in texts, and where the model's maker lets generation stop."""
+    stops: set[int] = set()
+    for config in (model.config.get_text_config(), model.config, model.generation_config):
+        said = getattr(config, "eos_token_id", None)
+        stops |= set(said if isinstance(said, list | tuple) else () if said is None else (said,))
+    known = tuple(sorted(index for index in stops if 0 <= index < len(tokenizer)))
+    templates.Convention(stage.special_tokens_in_text or "as-text", known).put_on(tokenizer)
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase) -> None:

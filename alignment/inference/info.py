@@ -1,4 +1,5 @@
-"""kubealign.json: what a model folder is (policy or reward, full or adapter, on which base, with which template).
+"""kubealign.json: what a model folder is (policy or reward, full or adapter, on which base, with which template),
+and how its texts are read (templates.Convention).
 
 Reads and writes that file and finds the folder with the full weights; loads no weights.
 """
@@ -40,6 +41,7 @@ def write_info(
     info = {
         "role": role, "form": form, "base": base,
         "template": {"name": template_name or templates.name_of(text), "hash": templates.template_hash(text)},
+        **templates.Convention.of(tokenizer).to_json(),
     }
     (model_dir / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     return info
@@ -50,6 +52,7 @@ def read_info(model_dir: Path) -> dict[str, Any]:
     try:
         info = json.loads((model_dir / INFO).read_text(encoding="utf-8"))
         _ = info["role"], info["form"], info["base"], info["template"]["name"], info["template"]["hash"]
+        templates.Convention.from_json(info)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"no usable {INFO}: {error}", where=str(model_dir),
                          expected="a model folder made by an import or train stage") from error

@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
-from alignment.inference.info import INFO, base_folder, check_template, model_info
+from alignment.inference.info import INFO, base_folder, check_template, model_info, read_info
+from alignment.templates import Convention
 
 Role = Literal["policy", "reward"]
 
@@ -49,6 +50,8 @@ def load_tokenizer(model_dir: Path, *, side: Literal["left", "right"]) -> PreTra
         raise ModelError("the pad token must differ from the end token", where=str(model_dir),
                          found=f"pad {tokenizer.pad_token!r}, end {tokenizer.eos_token!r}",
                          hint="set `pad_token` on the import stage")
+    if (model_dir / INFO).exists():
+        Convention.from_json(read_info(model_dir)).put_on(tokenizer)
     return tokenizer
 
 

@@ -36,6 +36,7 @@ from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
+from alignment.inference.bare_tokenizer import as_sentencepiece
 from alignment.inference.loading import weights_of
 
 TINY_CONTEXT = 2048
@@ -109,6 +110,9 @@ def _folder(folder: Path, where: str, dtype: torch.dtype, *, trust: bool) -> Loa
         raise ModelError(f"configuration or tokenizer cannot be read: {error}", where=where, found=str(folder),
                          hint="code from a repository runs only from the hub, with trust_remote_code and a commit hash"
                          if "trust_remote_code" in str(error) else None) from error
+    bare = folder / "tokenizer.model"
+    if bare.exists() and not (folder / "tokenizer.json").exists() and tokenizer.is_fast:
+        as_sentencepiece(tokenizer, bare, where)
     model = weights_of(AutoModelForCausalLM, folder, dtype, config=config, trust_remote_code=trust)
     return Loaded(model, tokenizer)
 

@@ -38,7 +38,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer. `ids` are without the stop token; `finished` is False when max_new_tokens cut it."""
+    """An answer. `ids` are as generated, without the stop token; `finished` is False when max_new_tokens cut it.
+
+    `text` is without what the chat template itself puts around an answer (an empty block of reasoning).
+    """
 
     text: str
     ids: list[int]

@@ -1,8 +1,8 @@
 """Log-probabilities of completions under a policy, and reward scores at the last real token.
 
 Completions of one prompt share its prefill: the prompt's keys and values are computed once and handed to each. Ids
-come from `templates.encode_completion`. Batches are sorted by length and cut by a token budget; results come in the
-order of the items. Knows no rows, files or selection.
+come from `templates.encode_*`; what a template puts before an answer is not measured. Batches are sorted by length and
+cut by a token budget; results come in the order of the items. Knows no rows, files or selection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from alignment.errors import ModelError
 from alignment.inference.engine import left_padded, positions
 from alignment.inference.requests import Item
-from alignment.templates import encode_completion
+from alignment.templates import encode_answer, encode_completion
 
 Forward = Callable[..., Tensor]
 """Model inputs as keywords -> [rows, queries, features]."""
@@ -51,7 +51,7 @@ def log_probs(
     """
     pairs = []
     for index, (prompt, completion) in enumerate(items):
-        before, said = encode_completion(tokenizer, prompt, completion)
+        before, said = encode_answer(tokenizer, prompt, completion)
         if len(before) < 2:
             raise ModelError("a prompt of less than two tokens cannot be shared between completions",
                              where=f"item {index}", found=before)

@@ -4,7 +4,17 @@ The templates are jinja files in this folder, with transformers' `{% generation 
 says. Tokenizers are passed in as objects; nothing here imports torch or loads a model.
 """
 
-from alignment.templates.encode import encode_completion, encode_conversation, encode_prompt, end_id, stop_ids
+from alignment.templates.convention import Convention
+from alignment.templates.encode import (
+    decode_answer,
+    encode_answer,
+    encode_completion,
+    encode_conversation,
+    encode_prompt,
+    end_id,
+    spelled,
+    stop_ids,
+)
 from alignment.templates.library import (
     fitted,
     has_generation_markers,
@@ -17,6 +27,7 @@ from alignment.templates.library import (
 )
 
 __all__ = [
-    "encode_completion", "encode_conversation", "encode_prompt", "end_id", "fitted", "has_generation_markers",
-    "name_of", "names", "same_rendering", "shipped", "source", "stop_ids", "template_hash",
+    "Convention", "decode_answer", "encode_answer", "encode_completion", "encode_conversation", "encode_prompt", "end_id",
+    "fitted", "has_generation_markers", "name_of", "names", "same_rendering", "shipped", "source", "spelled",
+    "stop_ids", "template_hash",
 ]

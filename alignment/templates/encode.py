@@ -4,13 +4,15 @@ A rendered conversation is cut where the assistant's text begins and ends. Text 
 these cuts as long as no token spans one; where one would (an answer that begins with a newline, after ChatML's), the
 part behind the cut is tokenized on its own, as a model that generates does. So the ids of a prompt are always a
 prefix of the ids of prompt and answer. Special tokens are never added by the tokenizer, only by the template: no
-second BOS. Texts that spell a special token are not escaped: they become that token, as in every chat template.
+second BOS. A message that spells a special token stays text (control.py), unless the model's convention says else.
 
 Does not pad, truncate or batch.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ import jinja2
 
 from alignment.errors import DataError, ModelError
 from alignment.records import Message
+from alignment.templates.control import ControlTokens, Disguise
+from alignment.templates.convention import Convention
 from alignment.templates.library import has_generation_markers, template_hash
 
 if TYPE_CHECKING:
@@ -25,17 +29,50 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 _CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_QUESTION: list[Message] = [{"role": "user", "content": "x"}]
+_PROBE = "Kubealign"
+"""An answer that shows what a template writes around one: without blanks, in no template's own text."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a template writes around the last answer of a conversation.
+
+    Attributes:
+        before: after the generation prompt, before the answer: a blank, an empty block of reasoning; often nothing.
+        until_end: behind the answer, up to its end token and with it.
+        after: behind the end token; never generated.
+        end_id: the first control token after the answer.
+    """
+
+    before: str
+    until_end: str
+    after: str
+    end_id: int
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """Text in disguise and the character spans of the assistant's turns (empty for a template without markers)."""
+
+    text: str
+    spans: list[Span]
+
+    @property
+    def cuts(self) -> list[int]:
+        return [position for span in self.spans for position in span]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
     """Ids of a conversation that waits for the assistant (generation prompt added).
 
     Raises:
-        DataError: the template refuses the conversation (order or names of roles).
+        DataError: the template refuses the conversation (order or names of roles), or a message spells a special token
+            and the model's convention refuses that.
         ModelError: the tokenizer has no template, or the template cannot be tokenized piece by piece.
     """
-    text, spans = _render(tokenizer, messages, generate=True)
-    return _join(_pieces(tokenizer, text, _cuts(spans)))
+    asked, disguise = _render(tokenizer, messages, generate=True)
+    return _join(_pieces(tokenizer, disguise, asked.text, asked.cuts))
 
 
 def encode_completion(
@@ -46,15 +83,36 @@ def encode_completion(
     What the template adds after the end token (ChatML's newline) is cut: it is never generated.
 
     Raises:
-        DataError: the template refuses the conversation.
+        DataError: as `encode_prompt`.
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
-    asked, spans = _render(tokenizer, prompt, generate=True)
-    full, _ = _render(tokenizer, [*prompt, {"role": "assistant", "content": completion}], generate=False)
-    _check_continues(tokenizer, asked, full)
-    *before, answer = _pieces(tokenizer, full, [*_cuts(spans), len(asked)])
-    ends = {end_id(tokenizer), tokenizer.eos_token_id}
-    return _join(before), answer[: _after_last(answer, ends, tokenizer)]
+    *before, answer = _answered(tokenizer, prompt, completion, apart=False)
+    return _join(before), answer
+
+
+def encode_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str
+) -> tuple[list[int], list[int]]:
+    """As `encode_completion`, but what the template puts before the answer stands with the prompt: for measuring.
+
+    That is an empty block of reasoning, where the template writes one. A blank stays with the answer's first word.
+    """
+    *before, answer = _answered(tokenizer, prompt, completion, apart=True)
+    return _join(before), answer
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, finished: bool = True) -> str:
+    """The text that a model said: inverse of `encode_completion`, without what the template puts around an answer.
+
+    Args:
+        ids: what was generated, without the stop token.
+        finished: whether one was; without it nothing behind the answer is the template's.
+    """
+    before, after = _decoded_frame(tokenizer, _template(tokenizer))
+    text = _decoded(tokenizer, ids)
+    found = before.match(text)
+    text = text[found.end():] if found else text
+    return text.removesuffix(after) if finished else text
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
@@ -63,7 +121,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
     Each assistant turn begins where its generation prompt ends.
 
     Raises:
-        DataError: the template refuses the conversation.
+        DataError: as `encode_prompt`.
         ModelError: the template has no generation markers, or a turn has no end token.
     """
     if not has_generation_markers(_template(tokenizer)):
@@ -72,11 +130,11 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
             expected="{% generation %} ... {% endgeneration %} around the assistant's text",
             hint="set `template: NAME` on the import stage (`kubealign templates` lists them)",
         )
-    text, spans = _render(tokenizer, messages, generate=False)
+    whole, disguise = _render(tokenizer, messages, generate=False)
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
     ids: list[int] = []
     mask: list[int] = []
-    for index, piece in enumerate(_pieces(tokenizer, text, _cuts(spans))):
+    for index, piece in enumerate(_pieces(tokenizer, disguise, whole.text, whole.cuts)):
         # Pieces alternate: before a span, the span, between spans, ..., after the last span.
         learned = _after_last(piece, ends, tokenizer) if index % 2 else 0
         ids += piece
@@ -84,20 +142,47 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
     return ids, mask
 
 
+def spelled(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[str]:
+    """Special tokens that the texts of messages spell, each once: what `special_tokens_in_text` is about."""
+    return _control(tokenizer, _template(tokenizer)).spelled(messages)
+
+
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an assistant turn in the tokenizer's template. Raises ModelError when there is none."""
-    return _end_id(tokenizer, _template(tokenizer))
+    return _frame(tokenizer, _template(tokenizer)).end_id
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that generation must stop on, sorted: the end of a turn, the eos token, and all three tokens of ChatML."""
-    ids = {end_id(tokenizer)}
+    """Ids that generation must stop on, sorted: those of the model's maker, the first special token after an answer,
+    the eos token, and all three tokens of ChatML."""
+    ids = {end_id(tokenizer), *Convention.of(tokenizer).stop_ids}
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     if _CHATML[1] in _template(tokenizer):
         vocabulary = tokenizer.get_added_vocab()
         ids |= {vocabulary[token] for token in _CHATML if token in vocabulary}
     return sorted(ids)
+
+
+def _answered(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str, *, apart: bool
+) -> list[list[int]]:
+    """Pieces of a prompt and, as the last, of the answer to it up to and with its end token."""
+    whole = [*prompt, {"role": "assistant", "content": completion}]
+    full, disguise = _render(tokenizer, whole, generate=False)
+    # In the answer's disguise too: what is hidden only there changes nothing here.
+    asked, _ = _render(tokenizer, prompt, generate=True, disguise=disguise)
+    _check_continues(tokenizer, disguise, asked.text, full.text)
+    frame, begin, end = _frame(tokenizer, _template(tokenizer)), len(asked.text), len(full.text)
+    framed = full.text.endswith(frame.until_end + frame.after)
+    if framed:
+        end -= len(frame.after)
+    if apart and frame.before.strip() and full.text.startswith(frame.before, begin):
+        begin += len(frame.before)
+    pieces = _pieces(tokenizer, disguise, full.text[:end], sorted({*asked.cuts, len(asked.text), begin}))
+    if not framed:
+        pieces[-1] = pieces[-1][: _after_last(pieces[-1], {frame.end_id, tokenizer.eos_token_id}, tokenizer)]
+    return pieces
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -112,14 +197,40 @@ def _where(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"chat template {template_hash(_template(tokenizer))} of {tokenizer.name_or_path or 'the tokenizer'}"
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool) -> tuple[str, list[Span]]:
-    """Text and the character spans of the assistant's turns (empty for a template without markers)."""
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool, disguise: Disguise | None = None
+) -> tuple[_Rendered, Disguise]:
+    """The conversation's text, and the disguise that it wears: the given one, else the one that it needs."""
     template = _template(tokenizer)
-    text, spans = _rendered(tokenizer, template, messages, generate)
-    if not spans:
-        return text, []
-    header = _header(tokenizer, template)
-    return text, [(_begin(text, start, header, tokenizer), end) for start, end in spans]
+    if disguise is None:
+        disguise = _needed(tokenizer, template, messages, generate)
+    text, spans = _rendered(tokenizer, template, disguise.hide(messages), generate)
+    header = _header(tokenizer, template) if spans else ""
+    return _Rendered(text, [(_begin(text, start, header, tokenizer), end) for start, end in spans]), disguise
+
+
+def _needed(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], generate: bool
+) -> Disguise:
+    """What must be hidden in a conversation, none where the convention lets messages write control tokens."""
+    control, convention = _control(tokenizer, template), Convention.of(tokenizer)
+    if convention.special_tokens_in_text == "as-tokens":
+        return Disguise(control.pattern)
+    found = control.spelled(messages)
+    if found and convention.special_tokens_in_text == "refuse":
+        raise DataError("a text spells a special token", where=_where(tokenizer), found=found,
+                        expected="texts without one, by the import stage's `special_tokens_in_text: refuse`")
+    disguise = control.disguise(messages, breaks=True)
+    if not disguise:
+        return disguise
+    # A template that trims, or that looks for a special token itself, must find what it would have found.
+    plain, _ = _rendered(tokenizer, template, messages, generate)
+    for worn in (disguise, control.disguise(messages, breaks=False)):
+        if worn.reveal(_rendered(tokenizer, template, worn.hide(messages), generate)[0]) == plain:
+            return worn
+    raise DataError("a text spells a special token that the chat template looks for in texts", where=_where(tokenizer),
+                    found=found, expected="texts without it",
+                    hint="set `special_tokens_in_text: as-tokens` on the import stage, if that is what the texts mean")
 
 
 def _rendered(
@@ -143,9 +254,8 @@ def _rendered(
 @lru_cache(maxsize=16)
 def _header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """What `add_generation_prompt` adds; empty for Llama 2 and Mistral."""
-    question: list[Message] = [{"role": "user", "content": "x"}]
-    plain, _ = _rendered(tokenizer, template, question, False)
-    asked, _ = _rendered(tokenizer, template, question, True)
+    plain, _ = _rendered(tokenizer, template, _QUESTION, False)
+    asked, _ = _rendered(tokenizer, template, _QUESTION, True)
     return asked.removeprefix(plain)
 
 
@@ -160,58 +270,81 @@ def _begin(text: str, start: int, header: str, tokenizer: PreTrainedTokenizerBas
 
 
 @lru_cache(maxsize=16)
-def _end_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
-    question: list[Message] = [{"role": "user", "content": "x"}]
-    asked, _ = _rendered(tokenizer, template, question, True)
-    full, _ = _rendered(tokenizer, template, [*question, {"role": "assistant", "content": "y"}], False)
-    _check_continues(tokenizer, asked, full)
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= set(tokenizer.all_special_ids)
-    found = [index for index in _ids(tokenizer, full[len(asked):]) if index in special]
-    if not found:
+def _control(tokenizer: PreTrainedTokenizerBase, template: str) -> ControlTokens:
+    written, _ = _rendered(tokenizer, template, _QUESTION, False)
+    return ControlTokens(tokenizer, written)
+
+
+@lru_cache(maxsize=16)
+def _frame(tokenizer: PreTrainedTokenizerBase, template: str) -> Frame:
+    control = _control(tokenizer, template)
+    asked, _ = _rendered(tokenizer, template, _QUESTION, True)
+    full, _ = _rendered(tokenizer, template, [*_QUESTION, {"role": "assistant", "content": _PROBE}], False)
+    _check_continues(tokenizer, Disguise(control.pattern), asked, full)
+    before, probe, behind = full[len(asked):].partition(_PROBE)
+    end = control.pattern.search(behind)
+    if not probe or end is None:
         raise ModelError(
-            "the chat template ends no answer with a special token of this tokenizer", where=_where(tokenizer),
+            "the chat template ends no answer with a special token of this tokenizer" if probe else
+            "the chat template does not write the assistant's text after its prompt", where=_where(tokenizer),
             found=full[len(asked):], expected="a text that ends with a token such as <|im_end|> or </s>",
             hint="set a `template` whose end token the tokenizer has (alpaca, llama2 and mistral use its eos token)",
         )
-    return int(found[-1])
+    return Frame(before, behind[: end.end()], behind[end.end():], control.ids[end[0]])
 
 
-def _check_continues(tokenizer: PreTrainedTokenizerBase, asked: str, full: str) -> None:
+@lru_cache(maxsize=16)
+def _decoded_frame(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[re.Pattern[str], str]:
+    """What stands before an answer as generated text has it, and behind it before the end token.
+
+    Of an empty block of reasoning only the marks count: a model may leave other blanks between them.
+    """
+    ids = _answered(tokenizer, _QUESTION, _PROBE, apart=False)[-1]
+    before, _, after = _decoded(tokenizer, ids[:-1]).partition(_PROBE)
+    marks = before.split()
+    block = r"\s*" + r"\s*".join(map(re.escape, marks)) + r"(?:\r?\n)*"
+    return re.compile(f"{re.escape(before)}|{block}" if marks else re.escape(before)), after
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    # No clean-up: it takes blanks away before punctuation, which were said.
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _check_continues(tokenizer: PreTrainedTokenizerBase, disguise: Disguise, asked: str, full: str) -> None:
     if not full.startswith(asked):
         raise ModelError(
             "the chat template renders a prompt differently once it has an answer, so what is learned would not be "
-            "what is asked", where=_where(tokenizer), found=full[-200:],
-            expected=f"a text that begins with {asked[-200:]!r}", hint="set `template: NAME` on the import stage",
+            "what is asked", where=_where(tokenizer), found=disguise.reveal(full[-200:]),
+            expected=f"a text that begins with {disguise.reveal(asked[-200:])!r}",
+            hint="set `template: NAME` on the import stage",
         )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _cuts(spans: list[Span]) -> list[int]:
-    return [position for span in spans for position in span]
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, disguise: Disguise) -> list[int]:
+    if Convention.of(tokenizer).special_tokens_in_text == "as-tokens":
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _control(tokenizer, _template(tokenizer)).encode(text, disguise)
 
 
 def _join(pieces: list[list[int]]) -> list[int]:
     return [index for piece in pieces for index in piece]
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, cuts: list[int]) -> list[list[int]]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, disguise: Disguise, text: str, cuts: list[int]) -> list[list[int]]:
     """Ids of the stretches between cuts; see the module. What stands left of a cut never depends on what is right."""
     pieces: list[list[int]] = []
     run: list[int] = []
     run_start = last = 0
     for cut in [*cuts, len(text)]:
-        whole = _ids(tokenizer, text[run_start:cut])
+        whole = _ids(tokenizer, text[run_start:cut], disguise)
         if whole[: len(run)] == run:
             piece, run = whole[len(run):], whole
         else:
-            piece = _ids(tokenizer, text[last:cut])
+            piece = _ids(tokenizer, text[last:cut], disguise)
             if tokenizer.decode(run + piece) != tokenizer.decode(whole):
                 raise ModelError("prompt and answer cannot be tokenized apart", where=_where(tokenizer),
-                                 found=text[max(0, last - 20): last + 20],
+                                 found=disguise.reveal(text[max(0, last - 20): last + 20]),
                                  hint="the tokenizer adds text at the start of a piece; use a template that puts a "
                                       "special token or a space before the answer")
             run_start, run = last, piece

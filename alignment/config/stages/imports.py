@@ -106,6 +106,9 @@ class ImportModel(Stage):
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
     pad_token: str | None = None
     """An existing special token to pad with. Default: the model's own, if it differs from its end token."""
+    special_tokens_in_text: Literal["as-text", "as-tokens", "refuse"] | None = None
+    """A message that spells a special token, `<|im_end|>` for example: null and `as-text` encode its letters, `refuse`
+    drops the row and counts it, `as-tokens` makes it that token, as other programs do. Holds for all later stages."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Storage type of the weights."""
 
