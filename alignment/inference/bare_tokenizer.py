@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SAMPLES = (
-    "hello world", "a  b   c    d     e", "two\n\nlines\n  and a third", "def f(x):\n        return x  # eight blanks",
-    "tabs\t\tand trailing  ", "Ünïcode, naïve café — 東京 🙂 ﬁ", "12,345.678 -> $9.99 (100 %)", "don't; it's \"quoted\"",
+    "hello world",
+    "a  b   c    d     e",
+    "two\n\nlines\n  and a third",
+    "def f(x):\n        return x  # eight blanks",
+    "tabs\t\tand trailing  ",
+    "Ünïcode, naïve café — 東京 🙂 ﬁ",
+    "12,345.678 -> $9.99 (100 %)",
 )
 """Texts that tell conversions apart. None begins with a blank: no chat template's text does."""
 

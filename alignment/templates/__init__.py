@@ -27,7 +27,7 @@ from alignment.templates.library import (
 )
 
 __all__ = [
-    "Convention", "decode_answer", "encode_answer", "encode_completion", "encode_conversation", "encode_prompt", "end_id",
-    "fitted", "has_generation_markers", "name_of", "names", "same_rendering", "shipped", "source", "spelled",
+    "Convention", "decode_answer", "encode_answer", "encode_completion", "encode_conversation", "encode_prompt",
+    "end_id", "fitted", "has_generation_markers", "name_of", "names", "same_rendering", "shipped", "source", "spelled",
     "stop_ids", "template_hash",
 ]

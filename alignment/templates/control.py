@@ -56,8 +56,8 @@ class Disguise:
 
     def reveal(self, text: str) -> str:
         """Inverse of `hide`, also on rendered text and on parts of it."""
-        worn = {worn: letter for letter, worn in [*self.letters.items(), *self.begins.items()]}
-        return text.translate(str.maketrans(worn))
+        both = [*self.letters.items(), *self.begins.items()]
+        return text.translate({ord(worn): letter for letter, worn in both})
 
     def _worn(self, message: Message) -> Message:
         hidden: Message = _mapped(message, self._spelled)
@@ -85,7 +85,7 @@ class ControlTokens:
             token.content: index for index, token in added.items()
             if token.content.strip() and (token.special or token.content in written)
         }
-        self.ids |= {token: int(tokenizer.convert_tokens_to_ids(token))  # type: ignore[arg-type]
+        self.ids |= {token: int(tokenizer.convert_tokens_to_ids(token))
                      for token in tokenizer.all_special_tokens if token.strip()}
         longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -155,7 +155,8 @@ class _Twin:
         self.tokenizer: Tokenizer = Tokenizer.from_str(json.dumps(made))
         self.tokenizer.add_special_tokens([self.separator])
         self.between = self.tokenizer.token_to_id(self.separator)
-        wrong = [token for token, index in control.ids.items() if self.tokenizer.token_to_id(self.names[token]) != index]
+        wrong = [token for token, index in control.ids.items()
+                 if self.tokenizer.token_to_id(self.names[token]) != index]
         if wrong:
             raise ModelError("the tokenizer's special tokens have other ids once they are renamed",
                              where=str(control.tokenizer.name_or_path), found=wrong[:5],

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_TOKENS = re.compile(r"\{#- tokens: (.*?) -#\}")
+_GAP = "{%- set gap = ' ' %}\n"
 _WITH_BOS = "{{- bos_token }}\n"
 _WITHOUT_BOS = "{%- set bos_token = '' %}\n"
 
@@ -77,26 +79,65 @@ def has_generation_markers(jinja: str) -> bool:
 
 def name_of(jinja: str) -> str:
     """Name of the shipped template that this text is (as `fitted` may have begun it), or "own"."""
-    for name in names():
-        if jinja in (text := source(name), _WITH_BOS + text, _WITHOUT_BOS + text):
-            return name
-    return "own"
+    text = jinja
+    for line in (_GAP, _WITH_BOS, _WITHOUT_BOS):
+        text = text.removeprefix(line)
+    return next((name for name in names() if source(name) in (text, jinja)), "own")
 
 
 def fitted(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A shipped template for this tokenizer: it begins with the BOS token exactly when the tokenizer's maker does.
+    """A shipped template for this tokenizer: it begins as the tokenizer's maker lets plain text begin.
 
-    The tokenizer is asked what it puts before plain text. What is changed is the template, not the ids: every
-    other program that renders it then agrees.
+    That is with the BOS token exactly when the tokenizer itself puts one there, and after it with the blank that
+    SentencePiece puts before a text, where the tokenizer puts none after a special token. The tokenizer is asked. What
+    is changed is the template, not the ids: every other program that renders it then agrees.
+
+    Raises:
+        ModelError: the template is for tokenizers with other tokens: its marks would be letters here, or the reverse.
     """
     text, bos = source(name), tokenizer.bos_token
+    lacking = _unfit(text, tokenizer)
+    if lacking:
+        fit = [other for other in names() if not _unfit(source(other), tokenizer)]
+        raise ModelError("the chat template is for another tokenizer", where=f"template {name}", found=lacking,
+                         expected=f"of the shipped templates, one of {', '.join(fit)}",
+                         hint="leave `template` out to keep the model's own")
     wanted = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
-    rendered = tokenizer.apply_chat_template([_USER], chat_template=text, tokenize=False, add_generation_prompt=True)
     # ChatML texts begin with a token that some tokenizers also call BOS (SmolLM2); only `bos_token` is a BOS.
-    has = bos is not None and "bos_token" in text and str(rendered).startswith(bos)
-    if wanted == has:
-        return text
-    return (_WITH_BOS if wanted else _WITHOUT_BOS) + text
+    has = bos is not None and "bos_token" in text and _asked(tokenizer, text).startswith(bos)
+    if wanted != has:
+        text = (_WITH_BOS if wanted else _WITHOUT_BOS) + text
+    return _GAP + text if wanted and "gap" in text and _lacks_gap(tokenizer, text) else text
+
+
+def _unfit(text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What of a shipped template's second comment (`tokens: +needed -absent kind`) is not so in a tokenizer."""
+    found = _TOKENS.search(text)
+    added, words = tokenizer.get_added_vocab(), found[1].split() if found else []
+    lacking = [word[1:] for word in words if word[0] == "+" and word[1:] not in added]
+    if lacking:
+        return f"no token {', '.join(lacking)}"
+    there = [word[1:] for word in words if word[0] == "-" and word[1:] in added]
+    if there:
+        return f"a token {', '.join(there)}"
+    if "sentencepiece" in words or "byte-level" in words:
+        kind = "sentencepiece" if "\u2581" in tokenizer.get_vocab() else "byte-level"
+        return None if kind in words else f"a {kind} tokenizer"
+    return None
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    return str(tokenizer.apply_chat_template([_USER], chat_template=text, tokenize=False, add_generation_prompt=True))
+
+
+def _lacks_gap(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a blank after the BOS token makes the ids those of plain text, which they are not without it."""
+
+    def ids(jinja: str) -> list[int]:
+        return list(tokenizer(_asked(tokenizer, jinja), add_special_tokens=False)["input_ids"])
+
+    plain = list(tokenizer(_asked(tokenizer, text).removeprefix(str(tokenizer.bos_token)))["input_ids"])
+    return ids(text) != plain == ids(_GAP + text)
 
 
 def same_rendering(tokenizer: PreTrainedTokenizerBase, one: str, other: str) -> bool:
