@@ -86,19 +86,31 @@ def encode_completion(
         DataError: as `encode_prompt`.
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
-    *before, answer = _answered(tokenizer, prompt, completion, apart=False)
-    return _join(before), answer
+    whole = [*prompt, {"role": "assistant", "content": completion}]
+    full, disguise = _render(tokenizer, whole, generate=False)
+    # In the answer's disguise too: what is hidden only there changes nothing here.
+    asked, _ = _render(tokenizer, prompt, generate=True, disguise=disguise)
+    _check_continues(tokenizer, disguise, asked.text, full.text)
+    frame, text = _frame(tokenizer, _template(tokenizer)), full.text
+    framed = text.endswith(frame.until_end + frame.after)
+    if framed:
+        text = text[: len(text) - len(frame.after)]
+    *before, answer = _pieces(tokenizer, disguise, text, [*asked.cuts, len(asked.text)])
+    end = len(answer) if framed else _after_last(answer, {frame.end_id, tokenizer.eos_token_id}, tokenizer)
+    return _join(before), answer[:end]
 
 
 def encode_answer(
     tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str
 ) -> tuple[list[int], list[int]]:
-    """As `encode_completion`, but what the template puts before the answer stands with the prompt: for measuring.
-
-    That is an empty block of reasoning, where the template writes one. A blank stays with the answer's first word.
-    """
-    *before, answer = _answered(tokenizer, prompt, completion, apart=True)
-    return _join(before), answer
+    """The same ids as `encode_completion`, but what the template puts before the answer stands with the prompt: for
+    measuring. That is an empty block of reasoning; a blank alone stays with the answer's first word."""
+    before, answer = encode_completion(tokenizer, prompt, completion)
+    block, count = _frame(tokenizer, _template(tokenizer)).before, 0
+    if block.strip() and tokenizer.decode(answer).startswith(block):
+        while block.startswith(tokenizer.decode(answer[: count + 1])):
+            count += 1
+    return before + answer[:count], answer[count:]
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, finished: bool = True) -> str:
@@ -162,27 +174,6 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         vocabulary = tokenizer.get_added_vocab()
         ids |= {vocabulary[token] for token in _CHATML if token in vocabulary}
     return sorted(ids)
-
-
-def _answered(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str, *, apart: bool
-) -> list[list[int]]:
-    """Pieces of a prompt and, as the last, of the answer to it up to and with its end token."""
-    whole = [*prompt, {"role": "assistant", "content": completion}]
-    full, disguise = _render(tokenizer, whole, generate=False)
-    # In the answer's disguise too: what is hidden only there changes nothing here.
-    asked, _ = _render(tokenizer, prompt, generate=True, disguise=disguise)
-    _check_continues(tokenizer, disguise, asked.text, full.text)
-    frame, begin, end = _frame(tokenizer, _template(tokenizer)), len(asked.text), len(full.text)
-    framed = full.text.endswith(frame.until_end + frame.after)
-    if framed:
-        end -= len(frame.after)
-    if apart and frame.before.strip() and full.text.startswith(frame.before, begin):
-        begin += len(frame.before)
-    pieces = _pieces(tokenizer, disguise, full.text[:end], sorted({*asked.cuts, len(asked.text), begin}))
-    if not framed:
-        pieces[-1] = pieces[-1][: _after_last(pieces[-1], {frame.end_id, tokenizer.eos_token_id}, tokenizer)]
-    return pieces
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -299,7 +290,7 @@ def _decoded_frame(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[r
 
     Of an empty block of reasoning only the marks count: a model may leave other blanks between them.
     """
-    ids = _answered(tokenizer, _QUESTION, _PROBE, apart=False)[-1]
+    _, ids = encode_completion(tokenizer, _QUESTION, _PROBE)
     before, _, after = _decoded(tokenizer, ids[:-1]).partition(_PROBE)
     marks = before.split()
     block = r"\s*" + r"\s*".join(map(re.escape, marks)) + r"(?:\r?\n)*"
