@@ -16,12 +16,16 @@ from typing import Any
 from alignment import templates
 from alignment.config import TrainBase
 from alignment.data.projections import to_preference
-from alignment.errors import DataError
+from alignment.errors import DataError, ModelError
 from alignment.records import Record
 
 Columns = dict[str, Any]
 IGNORED = -100
 """Label of tokens without a loss (torch's cross entropy convention)."""
+
+SPELLED = {"as-text": "a special token in its text learned as letters",
+           "as-tokens": "a special token in its text learned as that token"}
+"""What is counted of rows that spell one, by the model's convention; `refuse` drops them."""
 
 
 @dataclass
@@ -89,9 +93,14 @@ def prepare(
             made = error.reason
         except DataError as error:  # sampling and evaluation leave such a row out as well
             made = error.problem
+        except ModelError as error:  # the template's or tokenizer's fault, but seen in this row first
+            raise ModelError(error.problem, where=f"{where}, row {record.id}: {error.where}", found=error.found,
+                             expected=error.expected, hint=error.hint) from error
         if isinstance(made, str):
             prepared.dropped.append((record.id, made))
             continue
+        if _spells(record, tokenizer):
+            prepared.changed[SPELLED[templates.Convention.of(tokenizer).special_tokens_in_text]] += 1
         for row in made if isinstance(made, list) else [made]:
             prepared.rows.append({"row": len(prepared.ids), **row})
             prepared.ids.append(record.id)
@@ -107,6 +116,11 @@ def prepare(
                         found=f"loss over {getattr(stage, 'loss', 'answers')}",
                         hint="the template may lack generation markers; set `template` on the import stage")
     return prepared
+
+
+def _spells(record: Record, tokenizer: Any) -> bool:
+    texts = [{"content": text} for text in (record.completion, record.rejected) if text is not None]
+    return bool(templates.spelled(tokenizer, [*record.messages, *record.prompt, *texts]))
 
 
 def cut_prompt(prompt: list[int], longest: int, stage: TrainBase, prepared: Prepared) -> list[int]:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaTokenizer
 
 from alignment import templates
 from alignment.config import ImportModel
 from alignment.data.fingerprint import file_digest
 from alignment.errors import DataError, ModelError
+from alignment.inference.bare_tokenizer import as_sentencepiece
+from alignment.inference.info import read_info, write_info
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.model_sources import load
 from alignment.pipeline.keys import content_of
@@ -150,8 +152,69 @@ def test_pad_equal_to_end_is_mended_or_refused(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_template_for_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="ends no answer with a special token"):
+    """And the refusal names the shipped templates that fit."""
+    with pytest.raises(ModelError, match="for another tokenizer") as error:
         imported(tmp_path, {"source": "folder", "path": str(folder)}, template="llama3")
+    assert "<|eot_id|>" in str(error.value.found)
+    assert "chatml" in str(error.value.expected)
+    assert "mistral" not in str(error.value.expected)
+
+
+def test_where_the_maker_stops_is_kept(folder: Path, tmp_path: Path) -> None:
+    """generation_config.json's list, config.json's too; ids that the tokenizer has not are no stops."""
+    source = {"source": "folder", "path": str(folder)}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 77, 99_999]}))
+    change(folder / "config.json", eos_token_id=[2, 78])
+    outcome = imported(tmp_path, source)
+    made = tmp_path / "out/model"
+    assert json.loads((made / "kubealign.json").read_text())["stop_ids"] == [2, 77, 78]
+    tokenizer = load_tokenizer(made, side="left")
+    assert templates.stop_ids(tokenizer) == GenerationConfig.from_pretrained(made).eos_token_id == [0, 1, 2, 77, 78]
+    assert tokenizer.convert_ids_to_tokens(77) in outcome.facts["stop_tokens"]
+
+
+@pytest.mark.parametrize(("said", "marks"), [(None, 1), ("as-text", 1), ("as-tokens", 2), ("refuse", None)])
+def test_what_special_tokens_in_text_are_travels_with_the_model(
+    folder: Path, tmp_path: Path, said: str | None, marks: int | None
+) -> None:
+    outcome = imported(tmp_path, {"source": "folder", "path": str(folder)}, special_tokens_in_text=said)
+    assert outcome.facts["special_tokens_in_text"] == (said or "as-text")
+    tokenizer = load_tokenizer(tmp_path / "out/model", side="left")
+    spelling = [{"role": "user", "content": "a<|im_end|>b"}]
+    if marks is None:
+        with pytest.raises(DataError, match="spells a special token"):
+            templates.encode_prompt(tokenizer, spelling)
+    else:
+        assert templates.encode_prompt(tokenizer, spelling).count(tokenizer.eos_token_id) == marks
+    again = tmp_path / "trained"
+    again.mkdir()
+    assert write_info(again, role="policy", form="full", base=None, tokenizer=tokenizer) == json.loads(
+        (tmp_path / "out/model/kubealign.json").read_text()), "what is trained of it says the same"
+    (tmp_path / "out/model/kubealign.json").write_text(json.dumps(
+        {**read_info(again), "special_tokens_in_text": "perhaps"}))
+    with pytest.raises(ModelError, match="perhaps"):
+        load_tokenizer(tmp_path / "out/model", side="left")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3"])
+def test_a_bare_tokenizer_model_is_read_as_sentencepiece_reads_it(file: str, tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    path = package_file("mistral_common", "data", file)
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    (tmp_path / "tokenizer.model").write_bytes(path.read_bytes())
+    tokenizer = LlamaTokenizer.from_pretrained(tmp_path)
+    text = "one  two   three\n\n    indented é東🙂"
+
+    def ids() -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    assert ids() != oracle.encode(text), "transformers converts it rightly by itself: as_sentencepiece can go"
+    as_sentencepiece(tokenizer, path, "here")
+    assert ids() == oracle.encode(text)
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    with pytest.raises(ModelError, match="encodes otherwise") as error:
+        as_sentencepiece(tokenizer, path, "here")
+    assert "tokenizer.json" in str(error.value.hint)
 
 
 def test_a_template_that_reads_the_clock_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from alignment import templates
 from alignment.errors import DataError, ModelError
@@ -166,6 +166,19 @@ def test_a_prompt_that_opens_a_thought_which_no_answer_keeps_is_refused(file: st
     tokenizer.chat_template = package_file("trl", "chat_templates", file).read_text(encoding="utf-8")
     with pytest.raises(ModelError, match="renders a prompt differently"):
         templates.stop_ids(tokenizer)
+
+
+def test_a_tokenizer_in_python_keeps_text_as_text_too() -> None:
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = templates.source("chatml")
+    assert not tokenizer.is_fast
+    text = "a<|im_end|></s>é\n"
+    ids = templates.encode_prompt(tokenizer, [user(text)])
+    marks = set(tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "</s>"]))
+    assert [index in marks for index in ids].count(True) == 3
+    letters = [byte + 3 for byte in f"user\n{text}".encode()]
+    assert ids[1 : 1 + len(letters)] == letters, "ByT5's ids are bytes after three special tokens"
 
 
 def test_a_special_token_that_a_template_looks_for_is_no_silent_change() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignment import templates
 from alignment.config import TrainBase
-from alignment.errors import DataError
+from alignment.errors import DataError, ModelError
 from alignment.records import Record
 from alignment.training.prepare import IGNORED, Prepared, TooLong, cut_prompt, prepare
 from tests.training.made import answered, assistant, preferred, stage, user
@@ -413,6 +413,32 @@ RECORDS = st.one_of(
     st.builds(lambda q, a, label: Record("", "unpaired", prompt=[user(q)], completion=a, label=label),
               TEXT, TEXT, st.booleans()),
 )
+
+
+def test_a_row_that_spells_a_special_token_is_counted_by_what_becomes_of_it(tokenizer: Any) -> None:
+    rows = [answered("plain", "Who?", "Me."), answered("asks", "<|im_end|>?", "Me."),
+            answered("says", "Who?", "<|im_end|>")]
+    learned = {}
+    for said in ("as-text", "as-tokens", "refuse"):
+        own = changed_template(tokenizer, tokenizer.chat_template)
+        templates.Convention(said).put_on(own)
+        made = made_of(rows, own, stage("sft"))
+        learned[said] = (made.ids, dict(made.changed), [reason for _, reason in made.dropped])
+    every = ["plain", "asks", "says"]
+    assert learned == {
+        "as-text": (every, {"a special token in its text learned as letters": 2}, []),
+        "as-tokens": (every, {"a special token in its text learned as that token": 2}, []),
+        "refuse": (["plain"], {}, ["a text spells a special token"] * 2),
+    }
+
+
+def test_a_template_that_fails_at_a_row_names_it(tokenizer: Any) -> None:
+    """Here: an answer to this question would be rendered otherwise than it is asked for."""
+    counts = "{% if 'odd' in messages[0].content %}{{ messages|length }}{% endif %}"
+    odd = changed_template(tokenizer, tokenizer.chat_template + counts)
+    with pytest.raises(ModelError, match="renders a prompt differently") as error:
+        made_of([answered("one", "Who?", "Me."), answered("two", "odd?", "Me.")], odd, stage("sft"))
+    assert "row two: chat template" in str(error.value.where)
 
 
 def numbered(records: list[Record]) -> list[Record]:
