@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _PRIVATE = range(0xE000, 0xF900)
 """Unicode's first private use area: no blanks, no letters, nothing that trims, cases or escapes."""
 _BREAK = re.compile(r"\s*[\r\n]")
-_STRUCTURE = ("role", "type")
-"""Keys of a message whose values are no text of anybody's."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(key): item if key in _STRUCTURE else _mapped(item, change) for key, item in value.items()}
+        return {change(key): _mapped(item, change) for key, item in value.items()}
     return [_mapped(item, change) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -215,8 +213,7 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            if key not in _STRUCTURE:
-                yield from _texts(item)
+            yield from _texts(item)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)
