@@ -16,7 +16,7 @@ from typing import Any
 from alignment import templates
 from alignment.config import TrainBase
 from alignment.data.projections import to_preference
-from alignment.errors import DataError, ModelError
+from alignment.errors import DataError
 from alignment.records import Record
 
 Columns = dict[str, Any]
@@ -93,9 +93,6 @@ def prepare(
             made = error.reason
         except DataError as error:  # sampling and evaluation leave such a row out as well
             made = error.problem
-        except ModelError as error:  # the template's or tokenizer's fault, but seen in this row first
-            raise ModelError(error.problem, where=f"{where}, row {record.id}: {error.where}", found=error.found,
-                             expected=error.expected, hint=error.hint) from error
         if isinstance(made, str):
             prepared.dropped.append((record.id, made))
             continue

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignment import templates
 from alignment.config import TrainBase
-from alignment.errors import DataError, ModelError
+from alignment.errors import DataError
 from alignment.records import Record
 from alignment.training.prepare import IGNORED, Prepared, TooLong, cut_prompt, prepare
 from tests.training.made import answered, assistant, preferred, stage, user
@@ -430,15 +430,6 @@ def test_a_row_that_spells_a_special_token_is_counted_by_what_becomes_of_it(toke
         "as-tokens": (every, {"a special token in its text learned as that token": 2}, []),
         "refuse": (["plain"], {}, ["a text spells a special token"] * 2),
     }
-
-
-def test_a_template_that_fails_at_a_row_names_it(tokenizer: Any) -> None:
-    """Here: an answer to this question would be rendered otherwise than it is asked for."""
-    counts = "{% if 'odd' in messages[0].content %}{{ messages|length }}{% endif %}"
-    odd = changed_template(tokenizer, tokenizer.chat_template + counts)
-    with pytest.raises(ModelError, match="renders a prompt differently") as error:
-        made_of([answered("one", "Who?", "Me."), answered("two", "odd?", "Me.")], odd, stage("sft"))
-    assert "row two: chat template" in str(error.value.where)
 
 
 def numbered(records: list[Record]) -> list[Record]:
