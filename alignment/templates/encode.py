@@ -19,6 +19,7 @@ import jinja2
 from alignment.errors import DataError, ModelError
 from alignment.records import Message
 from alignment.templates.library import has_generation_markers, template_hash
+from alignment.templates.told import TOLD, check_marked, check_told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +40,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -
 
 
 def encode_completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str | Message
 ) -> tuple[list[int], list[int]]:
-    """Ids of a prompt, equal to `encode_prompt`'s, and of the assistant's answer to it, its end token last.
+    """Ids of a prompt, equal to `encode_prompt`'s, and of the assistant's answer to it (its text, or its turn), its end
+    token last.
 
     What the template adds after the end token (ChatML's newline) is cut: it is never generated.
 
@@ -50,7 +52,8 @@ def encode_completion(
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
     asked, spans = _render(tokenizer, prompt, generate=True)
-    full, _ = _render(tokenizer, [*prompt, {"role": "assistant", "content": completion}], generate=False)
+    answered = {"role": "assistant", "content": completion} if isinstance(completion, str) else completion
+    full, _ = _render(tokenizer, [*prompt, answered], generate=False)
     _check_continues(tokenizer, asked, full)
     *before, answer = _pieces(tokenizer, full, [*_cuts(spans), len(asked)])
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
@@ -60,10 +63,10 @@ def encode_completion(
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
     """Ids of a whole conversation and a mask of the same length: 1 for the assistant's text and its end token, else 0.
 
-    Each assistant turn begins where its generation prompt ends.
+    Each assistant turn begins where its generation prompt ends. Turns that say `learn: False` have 0.
 
     Raises:
-        DataError: the template refuses the conversation.
+        DataError: the template refuses the conversation, ignores a part of it, or does not mark its turns one by one.
         ModelError: the template has no generation markers, or a turn has no end token.
     """
     if not has_generation_markers(_template(tokenizer)):
@@ -73,12 +76,15 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
             hint="set `template: NAME` on the import stage (`kubealign templates` lists them)",
         )
     text, spans = _render(tokenizer, messages, generate=False)
+    check_marked(messages, [text[start:end] for start, end in spans], _where(tokenizer))
+    learn = [turn.get("learn", True) for turn in messages if turn["role"] == "assistant"]
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
     ids: list[int] = []
     mask: list[int] = []
     for index, piece in enumerate(_pieces(tokenizer, text, _cuts(spans))):
         # Pieces alternate: before a span, the span, between spans, ..., after the last span.
-        learned = _after_last(piece, ends, tokenizer) if index % 2 else 0
+        said = index % 2 and (all(learn) or learn[index // 2])
+        learned = _after_last(piece, ends, tokenizer) if said else 0
         ids += piece
         mask += [1] * learned + [0] * (len(piece) - learned)
     return ids, mask
@@ -116,6 +122,8 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, gene
     """Text and the character spans of the assistant's turns (empty for a template without markers)."""
     template = _template(tokenizer)
     text, spans = _rendered(tokenizer, template, messages, generate)
+    if any(key in turn for turn in messages for key in TOLD):
+        check_told(messages, text, lambda other: _rendered(tokenizer, template, other, generate)[0], _where(tokenizer))
     if not spans:
         return text, []
     header = _header(tokenizer, template)
@@ -130,8 +138,11 @@ def _rendered(
 
     try:
         texts, spans = render_jinja_template(
-            conversations=[messages], chat_template=template, add_generation_prompt=generate,
-            return_assistant_tokens_mask=has_generation_markers(template), **tokenizer.special_tokens_map,
+            conversations=[[{key: value for key, value in turn.items() if key not in ("learn", "tools")}
+                            for turn in messages]],
+            tools=messages[0].get("tools") if messages else None, chat_template=template,
+            add_generation_prompt=generate, return_assistant_tokens_mask=has_generation_markers(template),
+            **tokenizer.special_tokens_map,
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise DataError(f"the chat template refuses a conversation: {error}", where=_where(tokenizer),

@@ -14,6 +14,7 @@ from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.importers import chat, passages, ranked
+from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
 from alignment.records.importers.files import load_json, read_rows
@@ -142,7 +143,7 @@ def _finish(
         record = replace(record, prompt=[user(passages.fill(options.passage_prompt, meta["passage"],
                                                             meta["question"]))])
     record = with_system(record, optional_text(row, "system") or None, differs=True)
-    record = with_system(record, options.system, differs=False)
+    record = with_tools(with_system(record, options.system, differs=False), tools(row))
     return replace(record, id=f"{name}-{record.id or number}", meta=meta)
 
 

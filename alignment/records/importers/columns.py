@@ -27,10 +27,10 @@ SHAPES: dict[str, frozenset[str]] = {
     "prompt-only": frozenset({"prompt"}),
 }
 """Format -> the fields that must be mapped; the first that fits is taken."""
-OPTIONAL = frozenset({"id", "group", "kind", "meta", "split", "system"})
-"""Fields that any row may have."""
+OPTIONAL = frozenset({"id", "group", "kind", "meta", "split", "system", "tools"})
+"""Fields that any row may have (tools: any conversation)."""
 _MORE = {"passage-qa": frozenset({"rejected", "type"}), "alpaca": frozenset({"input", "history"})}
-_NO_TEXT = frozenset({"messages", "history", "meta", "label"})
+_NO_TEXT = frozenset({"messages", "history", "meta", "label", "tools"})
 """Fields that are no text, and so no pattern."""
 _BRACES = re.compile(r"{{|}}|{([^{}]+)}|[{}]")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -1,0 +1,67 @@
+"""What a conversation holds beside texts (tools, calls, thoughts): told by the template, or the row is refused.
+
+Found by comparing renders with and without, for each row: templates leave such things out unsaid, some of them only at
+some places (the second of two calls, the text beside a call, thoughts of earlier turns). Renders nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from alignment.errors import DataError
+from alignment.records import Message
+
+TOLD = ("tools", "tool_calls", "reasoning_content")
+"""Keys of a turn that a template must tell; `name` and `tool_call_id` say again what the order of turns says."""
+
+
+def check_told(messages: Sequence[Message], text: str, render: Callable[[list[Message]], str], where: str) -> None:
+    """Raise DataError when the text of a conversation would be the same without something that it holds.
+
+    Args:
+        text: of the conversation.
+        render: gives the text of another conversation; may raise DataError itself.
+    """
+    for index, turn in enumerate(messages):
+        for what, without in _less(turn):
+            try:
+                told = render([*messages[:index], without, *messages[index + 1:]]) != text
+            except DataError:  # a template that refuses the conversation without it has seen it
+                told = True
+            if not told:
+                raise DataError(f"the chat template ignores {what}", where=where,
+                                found=f"{what} in turn {index + 1}, the {turn['role']}'s",
+                                expected="a template that renders it",
+                                hint="leave it out of the row, or import the model with its maker's own template")
+
+
+def check_marked(messages: Sequence[Message], said: Sequence[str], where: str) -> None:
+    """Raise DataError when calls, or turns that are not to be learned, cannot be told in what the template marks.
+
+    Args:
+        said: what the template marks as the assistant's, one text for each mark.
+    """
+    turns = [turn for turn in messages if turn["role"] == "assistant"]
+    if not any("tool_calls" in turn or not turn.get("learn", True) for turn in turns):
+        return
+    if len(turns) != len(said):
+        raise DataError("the chat template does not mark each turn of the assistant by itself", where=where,
+                        found=f"{len(said)} marked, {len(turns)} turns",
+                        hint="loss: completion needs no marks, and learns the last answer")
+    for turn, text in zip(turns, said, strict=True):
+        if not all(call["function"]["name"] in text for call in turn.get("tool_calls", ())):
+            raise DataError("the chat template does not mark calls as the assistant's", where=where, found=text[:200],
+                            hint="loss: completion needs no marks, and learns the last answer")
+
+
+def _less(turn: Message) -> Iterator[tuple[str, Message]]:
+    """(what is left out, the turn without it)"""
+    for key in TOLD:
+        if key in turn:
+            yield key, {name: value for name, value in turn.items() if name != key}
+    calls = turn.get("tool_calls", [])
+    if len(calls) > 1:
+        yield from (("one of several tool_calls", {**turn, "tool_calls": [*calls[:at], *calls[at + 1:]]})
+                    for at in range(len(calls)))
+    if calls and turn["content"].strip():
+        yield "text beside tool_calls", {**turn, "content": ""}
