@@ -19,7 +19,7 @@ import jinja2
 from alignment.errors import DataError, ModelError
 from alignment.records import Message
 from alignment.templates.library import has_generation_markers, template_hash
-from alignment.templates.told import TOLD, check_marked, check_told
+from alignment.templates.told import as_arguments, as_turn, check_marked, check_told, learned_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,8 +52,7 @@ def encode_completion(
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
     asked, spans = _render(tokenizer, prompt, generate=True)
-    answered = {"role": "assistant", "content": completion} if isinstance(completion, str) else completion
-    full, _ = _render(tokenizer, [*prompt, answered], generate=False)
+    full, _ = _render(tokenizer, [*prompt, as_turn(completion)], generate=False)
     _check_continues(tokenizer, asked, full)
     *before, answer = _pieces(tokenizer, full, [*_cuts(spans), len(asked)])
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
@@ -77,14 +76,13 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
         )
     text, spans = _render(tokenizer, messages, generate=False)
     check_marked(messages, [text[start:end] for start, end in spans], _where(tokenizer))
-    learn = [turn.get("learn", True) for turn in messages if turn["role"] == "assistant"]
+    learn = learned_turns(messages, len(spans))
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
     ids: list[int] = []
     mask: list[int] = []
     for index, piece in enumerate(_pieces(tokenizer, text, _cuts(spans))):
         # Pieces alternate: before a span, the span, between spans, ..., after the last span.
-        said = index % 2 and (all(learn) or learn[index // 2])
-        learned = _after_last(piece, ends, tokenizer) if said else 0
+        learned = _after_last(piece, ends, tokenizer) if index % 2 and learn[index // 2] else 0
         ids += piece
         mask += [1] * learned + [0] * (len(piece) - learned)
     return ids, mask
@@ -122,8 +120,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, gene
     """Text and the character spans of the assistant's turns (empty for a template without markers)."""
     template = _template(tokenizer)
     text, spans = _rendered(tokenizer, template, messages, generate)
-    if any(key in turn for turn in messages for key in TOLD):
-        check_told(messages, text, lambda other: _rendered(tokenizer, template, other, generate)[0], _where(tokenizer))
     if not spans:
         return text, []
     header = _header(tokenizer, template)
@@ -133,16 +129,21 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, gene
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], generate: bool
 ) -> tuple[str, list[Span]]:
+    text, spans = _by_jinja(tokenizer, template, messages, generate)
+    check_told(messages, text, lambda other: _by_jinja(tokenizer, template, other, generate)[0], _where(tokenizer))
+    return text, spans
+
+
+def _by_jinja(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], generate: bool
+) -> tuple[str, list[Span]]:
     # Imported here: a caller that holds a tokenizer has transformers loaded, and this room imports without it.
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
         texts, spans = render_jinja_template(
-            conversations=[[{key: value for key, value in turn.items() if key not in ("learn", "tools")}
-                            for turn in messages]],
-            tools=messages[0].get("tools") if messages else None, chat_template=template,
-            add_generation_prompt=generate, return_assistant_tokens_mask=has_generation_markers(template),
-            **tokenizer.special_tokens_map,
+            **as_arguments(messages), chat_template=template, add_generation_prompt=generate,
+            return_assistant_tokens_mask=has_generation_markers(template), **tokenizer.special_tokens_map,
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise DataError(f"the chat template refuses a conversation: {error}", where=_where(tokenizer),

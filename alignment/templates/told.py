@@ -7,12 +7,31 @@ some places (the second of two calls, the text beside a call, thoughts of earlie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from alignment.errors import DataError
 from alignment.records import Message
 
 TOLD = ("tools", "tool_calls", "reasoning_content")
 """Keys of a turn that a template must tell; `name` and `tool_call_id` say again what the order of turns says."""
+
+
+def as_turn(answer: str | Message) -> Message:
+    """The assistant's turn of an answer that may be text alone."""
+    return {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+
+
+def as_arguments(messages: Sequence[Message]) -> dict[str, Any]:
+    """Arguments of transformers' render: tools apart from the turns, and what is for us alone left out."""
+    turns = [{key: value for key, value in turn.items() if key not in ("learn", "tools")} for turn in messages]
+    return {"conversations": [turns], "tools": messages[0].get("tools") if messages else None}
+
+
+def learned_turns(messages: Sequence[Message], marks: int) -> list[bool]:
+    """Whether each of the assistant's turns, of which the template marks so many, is to be learned."""
+    learn = [bool(turn.get("learn", True)) for turn in messages if turn["role"] == "assistant"]
+    # Marks that are not one for each turn are no matter where everything is learned (check_marked).
+    return learn if len(learn) == marks else [True] * marks
 
 
 def check_told(messages: Sequence[Message], text: str, render: Callable[[list[Message]], str], where: str) -> None:
