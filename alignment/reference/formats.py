@@ -141,7 +141,9 @@ FORMATS: dict[str, Format] = {
     "hh-transcript": Format(
         "hh-rlhf: two transcripts that differ in the last assistant turn alone (Bai et al. 2022, arXiv:2204.05862).",
         (Field("chosen", True, "The whole transcript, turns begun by `\\n\\nHuman: ` and `\\n\\nAssistant: `."),
-         Field("rejected", True, "The same with the worse last answer.")),
+         Field("rejected", True, "The same with the worse last answer."),
+         Field("prompt", False, "The transcript up to and with the last `Assistant:`; chosen and rejected may then be "
+                                "the answers alone.")),
         {"chosen": "\n\nHuman: How deep is the harbour?\n\nAssistant: Nine metres.",
          "rejected": "\n\nHuman: How deep is the harbour?\n\nAssistant: I would have to guess."},
     ),

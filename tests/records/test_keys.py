@@ -88,6 +88,14 @@ def test_what_would_change_the_meaning_of_a_row_is_refused_by_name(format: str, 
     assert made.reason.startswith(f"unsupported-field: {key} is ")
 
 
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"unpaired"}))
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_an_unwanted_answer_is_not_learned_by_a_format_that_knows_no_labels(format: str, key: str) -> None:
+    assert bad(format, {**GOOD[format], key: False}).slug == "unsupported-field"
+    for value in (True, 0, "entailment"):
+        assert unread(format, {**GOOD[format], key: value}) == {key: 1}
+
+
 @pytest.mark.parametrize("format", sorted(set(FORMATS) - CHAT))
 def test_tools_of_a_row_that_is_no_conversation_are_refused(format: str) -> None:
     assert bad(format, {**GOOD[format], "tools": [{"name": "f"}]}).slug == "unsupported-field"

@@ -100,7 +100,8 @@ def test_a_shipped_template_tells_all_or_refuses(name: str, case: str, text: str
     try:
         prompt, answer = templates.encode_completion(tokenizer, CASES[case][:-1], CASES[case][-1])
     except DataError as error:
-        assert "ignores" in error.problem or "refuses" in error.problem
+        if "ignores" not in error.problem and "refuses" not in error.problem:
+            raise
     else:
         assert text in tokenizer.decode(prompt + answer)
 

@@ -12,7 +12,7 @@ from alignment.records.importers.calls import calls
 from alignment.records.importers.checks import same
 from alignment.records.importers.flags import learned
 from alignment.records.importers.rows import RowError, expect, extras, get, given, optional_text, row_id, text
-from alignment.records.importers.turns import agree, answer, assistant, content, joined, shown, turns, user
+from alignment.records.importers.turns import agree, answer, asked, assistant, content, joined, shown, turns, user
 from alignment.records.types import Message, Record
 
 SHAREGPT_ROLES = {
@@ -74,8 +74,8 @@ def alpaca(row: dict[str, Any]) -> Record:
     for index, pair in enumerate(expect(given(row, "history") or [], list, "history")):
         if len(expect(pair, list, f"history[{index}]")) != 2:
             raise RowError("wrong-type", f"history[{index}] has {len(pair)} texts, expected [instruction, response]")
-        asked, said = (expect(item, str, f"history[{index}]") for item in pair)
-        before += [user(asked), assistant(said)]
+        question, said = (expect(item, str, f"history[{index}]") for item in pair)
+        before += [user(question), assistant(said)]
     return Record(row_id(row), "prompt-completion", before + instruction(row), text(row, "output"), meta=extras(row))
 
 
@@ -102,7 +102,7 @@ def _prompt(row: dict[str, Any], lead: list[Message]) -> list[Message]:
     if lead and given(row, "prompt") in (None, []):
         return lead
     value = get(row, "prompt")
-    return joined([user(value)] if isinstance(value, str) else turns(value, "prompt"), lead)
+    return joined(asked(value, "prompt"), lead)
 
 
 def _one_answer(one: str, other: str, field: str, beside: str) -> None:

@@ -68,9 +68,15 @@ def read_columns(path: str, columns: dict[str, str], source: str, split_field: s
     missing = [column for column in used if column not in found]
     if missing:
         raise DataError(f"the file has no column {', '.join(missing)}", where=path, found=found,
-                        expected="columns " + ", ".join(used),
-                        hint="columns takes the name of a column, or a text with names in braces: {Column}")
+                        expected="columns " + ", ".join(used), hint=_hint(found))
     return [_rename(row, wanted, source, frozenset(used)) for row in rows]
+
+
+def _hint(found: list[str]) -> str:
+    """What may be wrong where columns are missing."""
+    if len(found) == 1 and (sign := next((sign for sign in ";\t|" if sign in found[0]), None)):
+        return f"the header is parted by {sign!r}; a .csv is parted by commas, a .tsv by tabs"
+    return "columns takes the name of a column, or a text with names in braces: {Column}"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ READ: dict[str, tuple[str, ...]] = {
     "sharegpt": ("conversations", *_speech("conversations[]"), *_learned("conversations"), "tools"),
     "sharegpt-preference": ("conversations", *_speech("conversations[]"), "chosen", *_speech("chosen"), "rejected",
                             *_speech("rejected"), "tools"),
-    "hh-transcript": ("chosen", "rejected"),
+    "hh-transcript": ("prompt", "chosen", "rejected"),
     "pandalm": ("instruction", "input", "response1", "response2", "annotator1", "annotator2", "annotator3"),
     "stack-exchange-paired": ("question", "response_j", "response_k", "qid"),
     "passage-qa": ("passage", "question", "answer", "rejected", "type"),
@@ -102,8 +102,13 @@ def check_keys(row: dict[str, Any], format: str, also: tuple[str, ...] = ()) -> 
     known = frozenset((*COMMON, *also, *READ[format]))
     found: dict[str, None] = {}
     for key, value in row.items():
-        if key not in known and not empty(value) and (key in _OF_ROWS or _weighs(key, value)):
+        if key in known or empty(value):
+            continue
+        if key in _OF_ROWS or _weighs(key, value):
             raise _refused(str(key), value, _OF_ROWS.get(key, "every row counts alike"))
+        if key in ("label", "kto_tag") and value is False:
+            raise _refused(str(key), value, "an answer that is not wanted would be learned; format unpaired, or "
+                                            "columns, reads `label`")
     _walk(row, "", known, found)
     return list(found)
 

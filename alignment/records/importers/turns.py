@@ -14,6 +14,7 @@ when it is the same. Does not know rows or formats.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from alignment.records.types import Message, Record
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"developer": "system"}
 """OpenAI's newer models are told by the developer what the others are told by the system."""
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\s*Assistant:\s*$", re.DOTALL)
+"""hh-rlhf's notation of a prompt."""
 _SHOWN = 200
 """Characters of a text that a reason shows."""
 
@@ -96,7 +99,7 @@ def answer(value: Any, field: str) -> tuple[list[Message], str]:
     """(turns before the answer, answer) of a text, or of turns of which the assistant's is the last."""
     if isinstance(value, str):
         return [], value
-    conversation = turns(value, field)
+    conversation = turns(_text_or_turns(value, field), field)
     if not conversation:
         raise RowError("empty-answer", f"{field} has no messages")
     if conversation[-1]["role"] != "assistant":
@@ -106,6 +109,22 @@ def answer(value: Any, field: str) -> tuple[list[Message], str]:
         raise RowError("unsupported-field", f"{field} ends with a turn that has {more[0]}, and an answer is text "
                                             "alone; rows of `messages` may end so")
     return lead, last["content"]
+
+
+def _text_or_turns(value: Any, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected text or a list of turns")
+    return value
+
+
+def asked(value: Any, field: str) -> list[Message]:
+    """The turns of a prompt: a text is what the user says."""
+    if isinstance(value, str):
+        if _TRANSCRIPT.match(value):
+            raise RowError("transcript", f"{field} is a transcript ('Human: ... Assistant:') and would be one turn of "
+                                         "the user; format hh-transcript reads it")
+        return [user(value)]
+    return turns(_text_or_turns(value, field), field)
 
 
 def agree(one: list[Message], other: list[Message]) -> bool:
