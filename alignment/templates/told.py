@@ -1,7 +1,8 @@
-"""What a conversation holds beside texts (tools, calls, thoughts): told by the template, or the row is refused.
+"""What a conversation holds (texts, tools, calls, thoughts): told by the template, or the row is refused.
 
-Found by comparing renders with and without, for each row: templates leave such things out unsaid, some of them only at
-some places (the second of two calls, the text beside a call, thoughts of earlier turns). Renders nothing itself.
+Templates leave things out unsaid: tools, the second of two calls, the text beside a call, a system message, what an
+answer says before </think>. Texts are looked for in the render, the rest by comparing renders with and without it, for
+each row. Earlier answers may lose their thoughts: makers cut them from what is context. Renders nothing itself.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def learned_turns(messages: Sequence[Message], marks: int) -> list[bool]:
 
 
 def check_told(messages: Sequence[Message], text: str, render: Callable[[list[Message]], str], where: str) -> None:
-    """Raise DataError when the text of a conversation would be the same without something that it holds.
+    """Raise DataError when the text of a conversation lacks something that it holds.
 
     Args:
         text: of the conversation.
@@ -48,20 +49,40 @@ def check_told(messages: Sequence[Message], text: str, render: Callable[[list[Me
             except DataError:  # a template that refuses the conversation without it has seen it
                 told = True
             if not told:
-                raise DataError(f"the chat template ignores {what}", where=where,
-                                found=f"{what} in turn {index + 1}, the {turn['role']}'s",
-                                expected="a template that renders it",
-                                hint="leave it out of the row, or import the model with its maker's own template")
+                raise _ignored(what, index, turn, where)
+    shown = _solid(text)
+    for index, turn in enumerate(messages):
+        if turn["role"] == "tool" or _solid(turn["content"]) in shown:
+            continue
+        last = index == len(messages) - 1
+        if turn["role"] == "assistant" and last:
+            raise _ignored("a part of the answer", index, turn, where)
+        # Written in another way (as JSON), or not at all?
+        more = {**turn, "content": turn["content"] + "x"}
+        if turn["role"] != "assistant" and render([*messages[:index], more, *messages[index + 1:]]) == text:
+            raise _ignored(f"what the {turn['role']} says", index, turn, where)
+
+
+def _ignored(what: str, index: int, turn: Message, where: str) -> DataError:
+    return DataError(f"the chat template ignores {what}", where=where,
+                     found=f"turn {index + 1}, the {turn['role']}'s: {turn['content'][:200]!r}",
+                     expected="a template that renders it",
+                     hint="leave it out of the row, or import the model with another template (its maker's own)")
+
+
+def _solid(text: str) -> str:
+    """Without blanks: templates trim texts and set them apart."""
+    return "".join(text.split())
 
 
 def check_marked(messages: Sequence[Message], said: Sequence[str], where: str) -> None:
-    """Raise DataError when calls, or turns that are not to be learned, cannot be told in what the template marks.
+    """Raise DataError when what is to be learned cannot be told in what the template marks, or is not all there.
 
     Args:
         said: what the template marks as the assistant's, one text for each mark.
     """
     turns = [turn for turn in messages if turn["role"] == "assistant"]
-    if not any("tool_calls" in turn or not turn.get("learn", True) for turn in turns):
+    if len(turns) != len(said) and not any("tool_calls" in turn or not turn.get("learn", True) for turn in turns):
         return
     if len(turns) != len(said):
         raise DataError("the chat template does not mark each turn of the assistant by itself", where=where,
@@ -71,6 +92,9 @@ def check_marked(messages: Sequence[Message], said: Sequence[str], where: str) -
         if not all(call["function"]["name"] in text for call in turn.get("tool_calls", ())):
             raise DataError("the chat template does not mark calls as the assistant's", where=where, found=text[:200],
                             hint="loss: completion needs no marks, and learns the last answer")
+        if turn.get("learn", True) and _solid(turn["content"]) not in _solid(text):
+            raise DataError("the chat template leaves a part of an earlier answer unlearned", where=where,
+                            found=text[:200], hint="loss: completion learns the last answer alone")
 
 
 def _less(turn: Message) -> Iterator[tuple[str, Message]]:

@@ -149,6 +149,47 @@ def test_a_turn_that_is_not_learned_is_context_in_the_same_ids(name: str) -> Non
         tokenizer, [ASKED, ANSWER, ASKED])
 
 
+LOOP = ("{% for m in messages %}BODY{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+TURN = "{{ '<|im_start|>' + m.role + '\n' + TEXT + '<|im_end|>\n' }}"
+
+
+@pytest.mark.parametrize(("body", "ignored"), [
+    ("{% if m.role != 'system' %}" + TURN.replace("TEXT", "m.content") + "{% endif %}", "what the system says"),
+    (TURN.replace("TEXT", "(m.content[0].text | default('')) if m.role == 'user' else m.content"),
+     "what the user says"),
+    (TURN.replace("TEXT", "m.content.split('</think>')[-1]"), "a part of the answer"),
+    (TURN.replace("TEXT", "m.content | truncate(20, True, '')"), "a part of the answer"),
+])  # fmt: skip
+def test_texts_that_a_template_leaves_out_are_missed(body: str, ignored: str) -> None:
+    tokenizer = small("chatml")
+    tokenizer.chat_template = LOOP.replace("BODY", body)
+    talk = [{"role": "system", "content": "Be brief."}, ASKED,
+            {"role": "assistant", "content": "<think>It is nine or ten.</think>Nine."}]
+    with pytest.raises(DataError) as error:
+        templates.encode_completion(tokenizer, talk[:-1], talk[-1])
+    assert error.value.problem == f"the chat template ignores {ignored}"
+    if "answer" in ignored:  # in what is context, thoughts are the maker's to leave out
+        assert templates.encode_prompt(tokenizer, [*talk, ASKED])
+
+
+@pytest.mark.parametrize("text", [
+    "m.content", "m.content | trim", "m.content | tojson", "'  ' + m.content.replace('\n', ' ')"])
+def test_texts_that_are_trimmed_or_written_as_json_are_told(text: str) -> None:
+    tokenizer = small("chatml")
+    tokenizer.chat_template = LOOP.replace("BODY", "{% if m.role == 'assistant' %}" + TURN.replace("TEXT", "m.content")
+                                           + "{% else %}" + TURN.replace("TEXT", text) + "{% endif %}")
+    talk = [{"role": "system", "content": " Be\n\"brief\". "}, {"role": "user", "content": "How\n warm?\n"}, ANSWER]
+    assert templates.encode_completion(tokenizer, talk[:-1], talk[-1])
+
+
+@pytest.mark.parametrize("name", ["llava_next", "smolvlm", "idefics3"])
+def test_a_template_for_parts_of_images_and_text_does_not_lose_the_text(name: str) -> None:
+    """TRL's folder has them: a content that is text is left out, or the template refuses it."""
+    with pytest.raises(DataError, match="ignores what the user says|refuses a conversation"):
+        templates.encode_prompt(trls(name), [ASKED])
+
+
 def test_templates_that_differ_in_tools_alone_are_not_the_same() -> None:
     tokenizer = small("chatml")
     plain = templates.source("chatml")

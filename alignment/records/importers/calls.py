@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from alignment.records.importers.keys import empty
-from alignment.records.importers.rows import RowError, expect, given, text
+from alignment.records.importers.rows import RowError, expect, given, optional_text, text
 from alignment.records.types import Message, Record
 
 
@@ -26,8 +26,10 @@ def tools(row: dict[str, Any]) -> list[dict[str, Any]]:
         where = f"tools[{index}]"
         tool = dict(expect(_filled(_parsed(item, where, "broken-tools")), dict, where))
         if "function" not in tool:
-            tool = {"type": "function", "function": tool}
-        text(expect(tool["function"], dict, f"{where}.function"), "name")
+            # Anthropic's name for the same schema.
+            tool = {"type": "function", "function": {"parameters" if key == "input_schema" else key: value
+                                                     for key, value in tool.items()}}
+        _name(expect(tool["function"], dict, f"{where}.function"), where)
         made.append(tool)
     return made
 
@@ -46,7 +48,7 @@ def calls(value: Any, where: str) -> list[dict[str, Any]]:
                                           "object")
         named = {} if given(call, "id") is None or call is function else {"id": text(call, "id")}
         made.append({"type": "function", **named,
-                     "function": {"name": text(function, "name"), "arguments": _filled(arguments or {})}})
+                     "function": {"name": _name(function, place), "arguments": _filled(arguments or {})}})
     return made
 
 
@@ -68,6 +70,12 @@ def _told(conversation: list[Message], defined: list[dict[str, Any]]) -> list[Me
     if "parameters" in told and all(tool["function"]["name"] in told for tool in defined):
         raise RowError("tools-twice", "the system message describes what stands in `tools`, too; remove one of them")
     return [{**first, "tools": defined}, *rest]
+
+
+def _name(function: dict[str, Any], where: str) -> str:
+    if not (name := optional_text(function, "name")):
+        raise RowError("missing-field", f"name of {where}, which has {', '.join(map(str, function)) or 'no fields'}")
+    return name
 
 
 def _parsed(value: Any, where: str, slug: str) -> Any:

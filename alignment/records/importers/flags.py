@@ -9,8 +9,8 @@ from typing import Any
 
 from alignment.records.importers.rows import RowError, given
 
-FLAGS = ("weight", "loss_weight", "loss_mask", "loss", "train", "training")
-"""Keys of a turn that say whether it is learned, or how much."""
+FLAGS = ("weight", "loss_weight", "loss_mask", "loss", "train", "training", "learn")
+"""Keys of a turn that say whether it is learned, or how much; the last is ours, of rows that were imported before."""
 SPEAKERS = ("assistant", "gpt", "chatgpt", "model", "function_call")
 """Who is learned, under the names that rows have for it."""
 
