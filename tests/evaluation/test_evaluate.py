@@ -379,6 +379,28 @@ def test_a_row_that_a_template_refuses_is_left_out_by_name_and_the_others_are_as
         choose_questions(context, stage, HeldOut([odd], [], {}))
 
 
+def test_a_reference_that_a_template_cuts_is_no_perplexity_of_one_model_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two templates cuts what stands before </think>: the row is left out for both."""
+    def cutting(folder: Path, *, side: Any) -> Any:
+        tokenizer = load_tokenizer(folder, side=side)
+        if "twin" in str(folder):
+            tokenizer.chat_template = tokenizer.chat_template.replace(
+                "message['content']", "message['content'].split('</think>')[-1]").replace(
+                "message.content", "message.content.split('</think>')[-1]")
+            assert "think" in tokenizer.chat_template
+        return tokenizer
+
+    monkeypatch.setattr(embedded, "load_tokenizer", cutting)
+    rows = [Record("odd", "prompt-completion", prompt_of(1), "Hm.</think>Nine."),
+            Record("good", "prompt-completion", prompt_of(2), "Nine.")]
+    for perplexity, asked in ((True, ["good"]), (False, ["odd", "good"])):
+        context = world.built(models=["base", "twin"], perplexity=perplexity).context("eval")
+        chosen = choose_questions(context, context.stage_as(Evaluate), HeldOut(rows, [], {}))
+        assert [question.id for question in chosen.questions] == asked
+
+
 def test_a_larger_take_holds_the_smaller_ones_rows(world: World) -> None:
     ids = [{line["id"] for line in read(run(world.built(models=["base"], take=take))[1])[1]} for take in (2, 5)]
     assert ids[0] < ids[1]

@@ -147,7 +147,8 @@ def test_what_would_change_the_meaning_of_a_turn_is_refused_by_name(
 
 @pytest.mark.parametrize(("format", "row", "path"), PLACES, ids=[f"{f}-{n}" for n, (f, _, _) in enumerate(PLACES)])
 @pytest.mark.parametrize(("key", "value"), [
-    ("weight", 0), ("weight", 0.0), ("learn", False), ("train", False), ("training", False), ("loss", False), ("loss_mask", 0)])
+    ("weight", 0), ("weight", 0.0), ("learn", False), ("train", False), ("training", False), ("loss", False),
+    ("loss_mask", 0)])
 def test_a_turn_may_be_left_out_of_what_is_learned_where_more_than_one_is(
     format: str, row: Any, path: str, key: str, value: Any
 ) -> None:

@@ -186,7 +186,7 @@ def test_texts_that_are_trimmed_or_written_as_json_are_told(text: str) -> None:
 @pytest.mark.parametrize("name", ["llava_next", "smolvlm", "idefics3"])
 def test_a_template_for_parts_of_images_and_text_does_not_lose_the_text(name: str) -> None:
     """TRL's folder has them: a content that is text is left out, or the template refuses it."""
-    with pytest.raises(DataError, match="ignores what the user says|refuses a conversation"):
+    with pytest.raises(DataError, match=r"ignores what the user says|refuses a conversation"):
         templates.encode_prompt(trls(name), [ASKED])
 
 
