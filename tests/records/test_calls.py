@@ -65,7 +65,6 @@ def test_tools_that_the_system_message_describes_already_are_refused() -> None:
     {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
     {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
     {"name": "f", "arguments": {"a": 1}},
-    {"name": "f", "arguments": {"a": 1, "b": None}},
     '{"name": "f", "arguments": {"a": 1}}',
 ])  # fmt: skip
 def test_a_call_however_written_is_one(written: Any) -> None:
@@ -76,6 +75,15 @@ def test_a_call_however_written_is_one(written: Any) -> None:
                              {"from": "function_call", "value": json.dumps(written)},
                              {"from": "observation", "value": "9"}, {"from": "gpt", "value": HI["content"]}]}
     assert good("sharegpt", row).messages == wanted
+
+
+def test_nulls_are_what_parquet_adds_to_objects_and_are_meant_in_json_text() -> None:
+    def arguments(call: Any) -> Any:
+        return good("messages", talk(call)).messages[1]["tool_calls"][0]["function"]["arguments"]
+
+    assert arguments({"name": "f", "arguments": {"a": {"b": None, "c": 1}, "d": None}}) == {"a": {"c": 1}}
+    assert arguments({"name": "f", "arguments": '{"a": {"b": null, "c": 1}}'}) == {"a": {"b": None, "c": 1}}
+    assert arguments('{"name": "f", "arguments": {"a": null}}') == {"a": None}
 
 
 @pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {"content": []}, {}])
@@ -89,8 +97,9 @@ def test_a_turn_that_is_all_call_needs_no_text(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("call", "slug"), [
-    ({"id": 1}, "missing-field"), ("f()", "broken-call"), ({"name": "f", "arguments": "a=1"}, "broken-call"),
-    ({"name": "f", "arguments": [1]}, "broken-call"), ({"function": "f"}, "wrong-type"), (7, "wrong-type"),
+    ({"id": "1"}, "missing-field"), ({"id": 1, "name": "f"}, "wrong-type"), ("f()", "broken-call"),
+    ({"name": "f", "arguments": "a=1"}, "broken-call"), ({"name": "f", "arguments": [1]}, "broken-call"),
+    ({"name": " "}, "missing-field"), ({"function": "f"}, "wrong-type"), (7, "wrong-type"),
 ])  # fmt: skip
 def test_what_is_no_call_is_refused(call: Any, slug: str) -> None:
     assert bad("messages", talk(call)).slug == slug

@@ -1,7 +1,8 @@
 """Tools and calls of them, in the one form that chat templates take: transformers', which is OpenAI's with objects.
 
 Read are definitions and calls with and without their `function` around them, as objects or as JSON text (of a whole
-list, of one call's arguments, as in ShareGPT's `function_call`). Whether a template renders them is not known here:
+list, of one call's arguments, as in ShareGPT's `function_call`). Keys that are null go, but in JSON text: Parquet gives
+every object all keys that any other has (TRL leaves them out, too). Whether a template renders calls is not known here:
 `alignment.templates` refuses a conversation of which it says nothing.
 """
 
@@ -18,17 +19,16 @@ from alignment.records.types import Message, Record
 
 def tools(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Definitions of what a row's assistant may call, none where there is no `tools`. Raises RowError broken-tools."""
-    value, made = given(row, "tools"), []
-    if empty(value):
-        return []
-    value = _parsed(value, "tools", "broken-tools")
-    for index, item in enumerate(value if isinstance(value, list) else [value]):
+    made: list[dict[str, Any]] = []
+    if empty(given(row, "tools")):
+        return made
+    for index, item in enumerate(_listed(row["tools"], "tools", "broken-tools")):
         where = f"tools[{index}]"
-        tool = dict(expect(_filled(_parsed(item, where, "broken-tools")), dict, where))
+        tool = expect(_parsed(item, where, "broken-tools"), dict, where)
         if "function" not in tool:
-            # Anthropic's name for the same schema.
-            tool = {"type": "function", "function": {"parameters" if key == "input_schema" else key: value
-                                                     for key, value in tool.items()}}
+            # input_schema is Anthropic's name for the same thing.
+            tool = {"type": "function", "function": {"parameters" if key == "input_schema" else key: said
+                                                     for key, said in tool.items()}}
         _name(expect(tool["function"], dict, f"{where}.function"), where)
         made.append(tool)
     return made
@@ -36,9 +36,8 @@ def tools(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def calls(value: Any, where: str) -> list[dict[str, Any]]:
     """The calls of a turn, one or a list of them. Raises RowError broken-call."""
-    value = _parsed(value, where, "broken-call")
     made = []
-    for index, item in enumerate(value if isinstance(value, list) else [value]):
+    for index, item in enumerate(_listed(value, where, "broken-call")):
         place = f"{where}[{index}]"
         call = expect(_parsed(item, place, "broken-call"), dict, place)
         function = expect(call.get("function", call), dict, f"{place}.function")
@@ -46,9 +45,9 @@ def calls(value: Any, where: str) -> list[dict[str, Any]]:
         if not isinstance(arguments, dict | None):
             raise RowError("broken-call", f"{place} has arguments that are {type(arguments).__name__}, expected an "
                                           "object")
-        named = {} if given(call, "id") is None or call is function else {"id": text(call, "id")}
+        named = {} if given(call, "id") is None else {"id": text(call, "id")}
         made.append({"type": "function", **named,
-                     "function": {"name": _name(function, place), "arguments": _filled(arguments or {})}})
+                     "function": {"name": _name(function, place), "arguments": arguments or {}}})
     return made
 
 
@@ -78,6 +77,12 @@ def _name(function: dict[str, Any], where: str) -> str:
     return name
 
 
+def _listed(value: Any, where: str, slug: str) -> list[Any]:
+    """One or several, as objects or as text."""
+    value = _parsed(_filled(value), where, slug)
+    return value if isinstance(value, list) else [value]
+
+
 def _parsed(value: Any, where: str, slug: str) -> Any:
     """What JSON text holds; anything else as it is."""
     if not isinstance(value, str):
@@ -89,7 +94,6 @@ def _parsed(value: Any, where: str, slug: str) -> Any:
 
 
 def _filled(value: Any) -> Any:
-    """Without keys that are null: Parquet gives every object all keys that any other has (TRL leaves them out, too)."""
     if isinstance(value, dict):
         return {key: _filled(item) for key, item in value.items() if item is not None}
     return [_filled(item) for item in value] if isinstance(value, list) else value

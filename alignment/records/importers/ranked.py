@@ -11,13 +11,12 @@ from typing import Any
 
 from alignment.records.importers.chat import instruction
 from alignment.records.importers.rows import RowError, extras, get, name_of, optional_text, row_id, text
-from alignment.records.importers.turns import assistant, user
+from alignment.records.importers.turns import assistant, shown, user
 from alignment.records.types import Message, Record
 
 _TURN = re.compile(r"\r?\n\r?\n(Human|Assistant):")
-
-
 _WHOLE = re.compile(r"\s*(Human|Assistant):")
+"""How a text begins that is a transcript, and no answer alone."""
 
 
 def split_transcript(transcript: str) -> list[Message]:
@@ -46,12 +45,13 @@ def hh_transcript(row: dict[str, Any]) -> Record:
     Or {prompt, chosen, rejected}: a transcript that ends with "Assistant:", and what is said then.
     """
     sides, prompt = [], optional_text(row, "prompt")
+    lead = split_transcript(prompt)[:-1] if prompt else None
     for field in ("chosen", "rejected"):
         said = text(row, field)
-        conversation = split_transcript(said if not prompt or _WHOLE.match(said) else f"{prompt.rstrip()} {said}")
-        if prompt and conversation[:-1] != split_transcript(prompt)[:-1]:
-            raise RowError("prompts-differ", f"{field} is no answer to prompt: {conversation[:-1]} and "
-                                             f"{split_transcript(prompt)[:-1]}"[:400])
+        conversation = split_transcript(said if lead is None or _WHOLE.match(said) else f"{prompt.rstrip()} {said}")
+        if lead is not None and conversation[:-1] != lead:
+            raise RowError("prompts-differ", f"prompt is {shown(lead)}, before {field} stands "
+                                             f"{shown(conversation[:-1])}")
         if conversation[-1]["role"] != "assistant":
             raise RowError("last-not-assistant", f"{field} ends with a Human turn")
         sides.append(conversation)
