@@ -12,7 +12,7 @@ from typing import Any
 
 from alignment.config import Evaluate
 from alignment.context import StageContext
-from alignment.errors import DataError
+from alignment.errors import DataError, KubeAlignError, ModelError
 from alignment.evaluation.held_out import HeldOut
 from alignment.evaluation.results import Question, question_of
 from alignment.inference.draws import choose
@@ -44,17 +44,25 @@ def check_ids(records: Sequence[Record], where: str) -> None:
 
 
 def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) -> Chosen:
-    """Unseen rows within the token limit, at most `take`. Raises DataError when every prompt is over the limit."""
+    """Unseen rows that every model can be asked, at most `take`.
+
+    Raises DataError when every prompt is over the limit; where templates refuse every row, the first refusal.
+    """
     questions = [question_of(record) for record in held_out.kept]
-    long = _too_long(context, stage, questions)
-    fitting = [question for question in questions if question.id not in long]
+    long, refused = _lengths(context, stage, questions)
+    fitting = [question for question in questions if question.id not in long and question.id not in refused]
+    if not fitting and len(refused) == len(questions) > 0:
+        raise next(iter(refused.values()))
     if not fitting:
         raise DataError("every prompt is over max_prompt_tokens", where=f"stage {stage.name}",
-                        found=f"{len(long)} prompts of {min(long.values())} tokens or more",
+                        found=f"{len(long)} prompts of {min(long.values())} tokens or more, {len(refused)} that a "
+                              "template refuses",
                         expected=f"at most {stage.max_prompt_tokens} tokens", hint="raise max_prompt_tokens")
     chosen = choose(fitting, context.run.scaled(stage.take), context.run.seed)
     left = [(record, f"seen before ({reason})", seen_id) for record, seen_id, reason in held_out.dropped]
-    left += [(q.record, "prompt over max_prompt_tokens", str(long[q.id])) for q in questions if q.id in long]
+    left += [(q.record, refused[q.id].problem, str(refused[q.id].found)) for q in questions if q.id in refused]
+    left += [(q.record, "prompt over max_prompt_tokens", str(long[q.id])) for q in questions
+             if q.id in long and q.id not in refused]
     bad = [{"source": stage.rows, "row": record.id, "reason": reason, "found": found, "raw": asdict(record)}
            for record, reason, found in left]
     dropped = dict(Counter(reason for _, reason, _ in left))
@@ -63,11 +71,24 @@ def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) 
     return Chosen(chosen, bad, dropped)
 
 
-def _too_long(context: StageContext, stage: Evaluate, questions: Sequence[Question]) -> dict[str, int]:
-    """Row id -> prompt tokens, for rows over max_prompt_tokens in the tokenizer of any evaluated model."""
+def _lengths(
+    context: StageContext, stage: Evaluate, questions: Sequence[Question]
+) -> tuple[dict[str, int], dict[str, KubeAlignError]]:
+    """Rows that not every evaluated model can be asked, by id.
+
+    Returns: (prompt tokens of rows over max_prompt_tokens; the error of rows that a template refuses).
+    """
     longest: dict[str, int] = {}
+    refused: dict[str, KubeAlignError] = {}
     for name in stage.models:
         with open_engine(context, name) as engine:
             for question in questions:
-                longest[question.id] = max(engine.prompt_tokens(question.prompt), longest.get(question.id, 0))
-    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}
+                try:
+                    tokens = engine.prompt_tokens(question.prompt)
+                    if stage.perplexity and question.reference is not None:
+                        engine.answer_tokens(question.prompt, question.reference)
+                except (DataError, ModelError) as error:  # training and sampling leave such a row out as well
+                    refused.setdefault(question.id, error)
+                else:
+                    longest[question.id] = max(tokens, longest.get(question.id, 0))
+    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}, refused

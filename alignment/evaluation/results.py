@@ -59,14 +59,11 @@ class Question:
 
 
 def question_of(record: Record) -> Question:
-    """Take question and reference out of a record of any type; an unwanted completion is no reference."""
-    prompt, reference = record.prompt, record.completion
+    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference."""
+    prompt, reference = record.prompt, record.reference()
     if record.type == "messages":
         answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
         prompt = record.messages[:-1] if answered else record.messages
-        reference = record.messages[-1]["content"] if answered else None
-    elif record.label is False:
-        reference = None
     more = record.meta.get("references") or []
     every = [text for text in [reference, *more] if isinstance(text, str)]
     return Question(record, prompt, reference, tuple(dict.fromkeys(every)))

@@ -21,7 +21,7 @@ from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.inference.requests import Completion, Item, Request
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.records import Message
-from alignment.templates import encode_prompt
+from alignment.templates import encode_completion, encode_prompt
 
 Model = TypeVar("Model")
 
@@ -73,6 +73,9 @@ class EmbeddedGenerator(_Embedded[Engine]):
 
     def prompt_tokens(self, prompt: list[Message]) -> int:
         return len(encode_prompt(self.tokenizer, prompt))
+
+    def answer_tokens(self, prompt: list[Message], answer: str) -> int:
+        return len(encode_completion(self.tokenizer, prompt, answer)[1])
 
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None

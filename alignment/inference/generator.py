@@ -41,6 +41,10 @@ class Generator(Opened, Protocol):
             ModelError: the tokenizer or its template cannot be used.
         """
 
+    def answer_tokens(self, prompt: list[Message], answer: str) -> int:
+        """Tokens of an answer, its end token included, as `log_probs` reads it. Raises as `prompt_tokens`, and
+        DataError where the template leaves out a part of the answer."""
+
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:

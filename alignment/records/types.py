@@ -18,8 +18,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only"]
-Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant" | "tool", "content": text}"""
+Message = dict[str, Any]
+"""One turn, as chat templates take it: {"role": "system" | "user" | "assistant" | "tool", "content": text}, and also:
+
+    learn               False: an assistant's turn that is context only, where every turn is learned
+    tool_calls          of an assistant: [{"type": "function", "function": {"name", "arguments": object}, "id"?}]
+    name, tool_call_id  of a tool: which call it answers
+    reasoning_content   of an assistant: what it thought before it spoke
+    tools               of a conversation's first turn: definitions of what may be called, for all of it
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,14 @@ class Record:
     def from_json(cls, line: str) -> Record:
         """Inverse of to_json; raises ValueError or TypeError on anything else."""
         return cls(**json.loads(line))
+
+    def reference(self) -> str | None:
+        """The text that the row says is a good answer to its prompt, if it has one."""
+        if self.type != "messages":
+            return None if self.label is False else self.completion
+        last = self.messages[-1] if self.messages else {"role": ""}
+        wanted = last["role"] == "assistant" and last.get("learn", True) and "tool_calls" not in last
+        return last["content"] if wanted else None
 
     def conversation(self) -> list[Message]:
         """All turns, the completion (chosen answer) last."""

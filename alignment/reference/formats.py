@@ -72,6 +72,13 @@ _PROMPT = f"What is asked: text, or a conversation ({_TURNS}) that ends with the
 _ANSWER = ("Text, or turns that end with the assistant's; turns before that belong to the prompt, and what prompt has "
            "already is not put twice: they may be the whole conversation, its end, or what follows. Where they "
            "disagree with prompt the row is a bad row.")
+_CALLING = (" A turn of the assistant may have tool_calls and reasoning_content, a tool's name and tool_call_id; where "
+            "the template ignores them, every stage drops the row, and counts it.")
+_FLAGS = (" weight, loss_mask, loss, train or training of an assistant's turn says whether it is learned (1, true) or "
+          "context only (0, false), for sft with loss: assistant; a part of a weight makes a bad row.")
+_TOOLS = Field("tools", False, "What may be called: list of {type, function: {name, description, parameters}}, or of "
+                               "what stands under function, or either as JSON text. Where the template ignores tools, "
+                               "every stage drops the row, and counts it.")
 _PASSAGE, _QUESTION = Field("passage", True, "The text that the question is about."), Field("question", True, "Text.")
 _TALK = [{"role": "user", "content": "How deep is the harbour?"}, {"role": "assistant", "content": "Nine metres."}]
 _HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
@@ -79,45 +86,46 @@ _HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
 FORMATS: dict[str, Format] = {
     "messages": Format(
         "Whole conversations; the last turn is the answer. For sft, where loss: assistant learns every turn.",
-        (Field("messages", True, f"The conversation: {_TURNS}."),),
+        (Field("messages", True, f"The conversation: {_TURNS}.{_CALLING}{_FLAGS}"), _TOOLS),
         {"messages": _TALK},
     ),
     "prompt-completion": Format(
         "A prompt and the answer to learn, or in evaluation the reference.",
         (Field("prompt", True, _PROMPT + " Not needed where completion brings its own turns."),
-         Field("completion", True, _ANSWER)),
+         Field("completion", True, _ANSWER), _TOOLS),
         {"prompt": "How deep is the harbour?", "completion": "Nine metres."},
     ),
     "preference": Format(
         "A better and a worse answer to one prompt. For reward and dpo; sft learns the chosen one.",
         (Field("prompt", True, _PROMPT + " Not needed where chosen and rejected are whole conversations."),
          Field("chosen", True, "The better answer. " + _ANSWER + " `completion` is read in its place."),
-         Field("rejected", True, "The worse answer, likewise.")),
+         Field("rejected", True, "The worse answer, likewise."), _TOOLS),
         {"prompt": "How deep is the harbour?", "chosen": "Nine metres.", "rejected": "I would have to guess."},
     ),
     "unpaired": Format(
         "Single answers, each marked as wanted or not.",
         (Field("prompt", True, _PROMPT), Field("completion", True, _ANSWER),
          Field("messages", False, f"Instead of completion, the whole conversation: {_TURNS}."),
-         Field("label", True, "true: the answer is wanted; false: it is not.")),
+         Field("label", True, "true: the answer is wanted; false: it is not."), _TOOLS),
         {"prompt": "How deep is the harbour?", "completion": "Nine metres.", "label": True},
     ),
     "prompt-only": Format(
         "Prompts without answers, for sample.",
-        (Field("prompt", True, _PROMPT),),
+        (Field("prompt", True, _PROMPT), _TOOLS),
         {"prompt": "How deep is the harbour?"},
     ),
     "alpaca": Format(
         "Instructions (Alpaca, Dolly-like sets). Instruction, blank line and input make the user's message.",
         (Field("instruction", True, "What is asked."), Field("input", False, "What it is asked of; may be empty."),
          Field("output", True, "The answer."),
-         Field("history", False, "list of [instruction, response]: the turns before.")),
+         Field("history", False, "list of [instruction, response]: the turns before."), _TOOLS),
         {"instruction": "Answer in two words.", "input": "How deep is the harbour?", "output": "Nine metres."},
     ),
     "sharegpt": Format(
         "Conversations in ShareGPT's names.",
         (Field("conversations", True, "list of {from, value}; from is human, user, gpt, assistant, chatgpt, model, "
-                                      "function_call, system, observation or tool."),),
+                                      "function_call (value is a call or a list of them, as JSON), system, "
+                                      "observation or tool." + _FLAGS), _TOOLS),
         {"conversations": [{"from": "human", "value": "How deep is the harbour?"},
                            {"from": "gpt", "value": "Nine metres."}]},
     ),
@@ -125,7 +133,7 @@ FORMATS: dict[str, Format] = {
         "A ShareGPT conversation with two answers to its last turn.",
         (Field("conversations", True, "list of {from, value} up to the answer."),
          Field("chosen", True, "{from, value}: the better answer."),
-         Field("rejected", True, "{from, value}: the worse answer.")),
+         Field("rejected", True, "{from, value}: the worse answer."), _TOOLS),
         {"conversations": [{"from": "human", "value": "How deep is the harbour?"}],
          "chosen": {"from": "gpt", "value": "Nine metres."},
          "rejected": {"from": "gpt", "value": "I would have to guess."}},
@@ -133,7 +141,9 @@ FORMATS: dict[str, Format] = {
     "hh-transcript": Format(
         "hh-rlhf: two transcripts that differ in the last assistant turn alone (Bai et al. 2022, arXiv:2204.05862).",
         (Field("chosen", True, "The whole transcript, turns begun by `\\n\\nHuman: ` and `\\n\\nAssistant: `."),
-         Field("rejected", True, "The same with the worse last answer.")),
+         Field("rejected", True, "The same with the worse last answer."),
+         Field("prompt", False, "The transcript up to and with the last `Assistant:`; chosen and rejected may then be "
+                                "the answers alone.")),
         {"chosen": "\n\nHuman: How deep is the harbour?\n\nAssistant: Nine metres.",
          "rejected": "\n\nHuman: How deep is the harbour?\n\nAssistant: I would have to guess."},
     ),

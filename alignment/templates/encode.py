@@ -23,6 +23,7 @@ from alignment.records import Message
 from alignment.templates.control import ControlTokens, Disguise
 from alignment.templates.convention import Convention
 from alignment.templates.library import has_generation_markers, template_hash
+from alignment.templates.told import as_arguments, as_turn, check_marked, check_told, learned_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,9 +77,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -
 
 
 def encode_completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str | Message
 ) -> tuple[list[int], list[int]]:
-    """Ids of a prompt, equal to `encode_prompt`'s, and of the assistant's answer to it, its end token last.
+    """Ids of a prompt, equal to `encode_prompt`'s, and of the assistant's answer to it (its text, or its turn), its end
+    token last.
 
     What the template adds after the end token (ChatML's newline) is cut: it is never generated.
 
@@ -86,7 +88,7 @@ def encode_completion(
         DataError: as `encode_prompt`.
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
-    whole = [*prompt, {"role": "assistant", "content": completion}]
+    whole = [*prompt, as_turn(completion)]
     full, disguise = _render(tokenizer, whole, generate=False)
     # In the answer's disguise too: what is hidden only there changes nothing here.
     asked, _ = _render(tokenizer, prompt, generate=True, disguise=disguise)
@@ -101,7 +103,7 @@ def encode_completion(
 
 
 def encode_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str | Message
 ) -> tuple[list[int], list[int]]:
     """The same ids as `encode_completion`, but what the template puts before the answer stands with the prompt: for
     measuring. That is an empty block of reasoning; a blank alone stays with the answer's first word."""
@@ -130,10 +132,10 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, finishe
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
     """Ids of a whole conversation and a mask of the same length: 1 for the assistant's text and its end token, else 0.
 
-    Each assistant turn begins where its generation prompt ends.
+    Each assistant turn begins where its generation prompt ends. Turns that say `learn: False` have 0.
 
     Raises:
-        DataError: as `encode_prompt`.
+        DataError: as `encode_prompt`, or the template ignores a part of it or does not mark its turns one by one.
         ModelError: the template has no generation markers, or a turn has no end token.
     """
     if not has_generation_markers(_template(tokenizer)):
@@ -143,12 +145,15 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
             hint="set `template: NAME` on the import stage (`kubealign templates` lists them)",
         )
     whole, disguise = _render(tokenizer, messages, generate=False)
+    said = [disguise.reveal(whole.text[start:end]) for start, end in whole.spans]
+    check_marked(messages, said, _where(tokenizer))
+    learn = learned_turns(messages, len(said))
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
     ids: list[int] = []
     mask: list[int] = []
     for index, piece in enumerate(_pieces(tokenizer, disguise, whole.text, whole.cuts)):
         # Pieces alternate: before a span, the span, between spans, ..., after the last span.
-        learned = _after_last(piece, ends, tokenizer) if index % 2 else 0
+        learned = _after_last(piece, ends, tokenizer) if index % 2 and learn[index // 2] else 0
         ids += piece
         mask += [1] * learned + [0] * (len(piece) - learned)
     return ids, mask
@@ -227,12 +232,20 @@ def _needed(
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], generate: bool
 ) -> tuple[str, list[Span]]:
+    text, spans = _by_jinja(tokenizer, template, messages, generate)
+    check_told(messages, text, lambda other: _by_jinja(tokenizer, template, other, generate)[0], _where(tokenizer))
+    return text, spans
+
+
+def _by_jinja(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], generate: bool
+) -> tuple[str, list[Span]]:
     # Imported here: a caller that holds a tokenizer has transformers loaded, and this room imports without it.
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
         texts, spans = render_jinja_template(
-            conversations=[messages], chat_template=template, add_generation_prompt=generate,
+            **as_arguments(messages), chat_template=template, add_generation_prompt=generate,
             return_assistant_tokens_mask=has_generation_markers(template), **tokenizer.special_tokens_map,
         )
     except (jinja2.TemplateError, TypeError) as error:

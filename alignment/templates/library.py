@@ -30,6 +30,8 @@ def _message(role: str, content: str) -> Message:
 
 
 _USER, _ANSWER = _message("user", "How many?"), _message("assistant", "Three.")
+_FUNCTION = {"name": "count", "description": "How many.", "parameters": {"type": "object", "properties": {}}}
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "count", "arguments": {"of": "all"}}}
 _PADDED = [_message("user", "  two\n\nlines \n"), _message("assistant", "\n  padded answer \n")]
 SAMPLES: tuple[list[Message], ...] = (
     [_USER],
@@ -43,8 +45,12 @@ SAMPLES: tuple[list[Message], ...] = (
     [_USER, _ANSWER, _message("tool", "3")],
     [_USER, _ANSWER, _message("system", "Now in French."), _USER],
     [_message("assistant", "Hello."), _USER],
+    [{**_USER, "tools": [{"type": "function", "function": _FUNCTION}]}, _ANSWER],
+    [_USER, {**_message("assistant", ""), "tool_calls": [_CALL]},
+     {**_message("tool", "3"), "tool_call_id": "call00001"}, _ANSWER],
+    [_USER, {**_ANSWER, "reasoning_content": "One, two, three."}],
 )
-"""Conversations that tell templates apart: defaults, stripping, empty texts, unusual orders and roles."""
+"""Conversations that tell templates apart: defaults, stripping, empty texts, unusual orders and roles, tools, calls."""
 
 
 def names() -> list[str]:
@@ -146,7 +152,8 @@ def same_rendering(tokenizer: PreTrainedTokenizerBase, one: str, other: str) -> 
     def render(jinja: str, messages: list[Message], generate: bool) -> str | None:
         try:
             return str(tokenizer.apply_chat_template(
-                messages, chat_template=jinja, tokenize=False, add_generation_prompt=generate
+                messages, tools=messages[0].get("tools"), chat_template=jinja, tokenize=False,
+                add_generation_prompt=generate,
             ))
         except (jinja2.TemplateError, TypeError):
             return None

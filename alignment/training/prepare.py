@@ -16,7 +16,7 @@ from typing import Any
 from alignment import templates
 from alignment.config import TrainBase
 from alignment.data.projections import to_preference
-from alignment.errors import DataError
+from alignment.errors import DataError, KubeAlignError, ModelError
 from alignment.records import Record
 
 Columns = dict[str, Any]
@@ -76,8 +76,9 @@ def prepare(
 
     Raises:
         DataError: no row can serve the method, a row is too long under `too_long: error`, or nothing is supervised.
+        ModelError: the model's template or tokenizer can serve no row.
     """
-    prepared, types = Prepared(), Counter[str]()
+    prepared, types, odd = Prepared(), Counter[str](), list[KubeAlignError]()
     for record in records:
         types[record.type] += 1
         prepared.read += 1
@@ -91,8 +92,9 @@ def prepare(
                     hint="raise max_length, or set too_long: drop or truncate-prompt",
                 ) from None
             made = error.reason
-        except DataError as error:  # sampling and evaluation leave such a row out as well
+        except (DataError, ModelError) as error:  # sampling and evaluation leave such a row out as well
             made = error.problem
+            odd.append(error)
         if isinstance(made, str):
             prepared.dropped.append((record.id, made))
             continue
@@ -101,12 +103,14 @@ def prepare(
         for row in made if isinstance(made, list) else [made]:
             prepared.rows.append({"row": len(prepared.ids), **row})
             prepared.ids.append(record.id)
+    if not prepared.rows and prepared.read and sum(isinstance(error, ModelError) for error in odd) == prepared.read:
+        raise odd[0]  # then it is the model, and no row
     if not prepared.rows:
         raise DataError(
             f"no row can be used for method {stage.method}", where=where,
             found=f"{prepared.read} rows of types {dict(types)}, dropped: "
                   f"{dict(Counter(reason for _, reason in prepared.dropped))}",
-            expected=stage.reads,
+            expected=stage.reads, hint=odd[0].hint if odd else None,
         )
     if not prepared.supervised:
         raise DataError("there is not one supervised token: every label is masked", where=where,

@@ -19,6 +19,8 @@ from alignment.config import Evaluate
 from alignment.context import Outcome, StageContext
 from alignment.distributed.evaluate import evaluate_stage
 from alignment.errors import ConfigError, DataError
+from alignment.evaluation.held_out import HeldOut
+from alignment.evaluation.questions import choose_questions
 from alignment.inference import embedded
 from alignment.inference.engine import Engine
 from alignment.inference.import_model import import_model
@@ -360,6 +362,43 @@ def test_rows_left_out_are_counted_and_kept(world: World) -> None:
     assert long.isdisjoint(line["id"] for line in lines)
     assert bad[0]["raw"]["prompt"]
     assert set(outcome.metrics) == {f"base.{m}" for m in ("exact_match", "f1", "rouge_l", "finished", "words")}
+
+
+def test_a_row_that_a_template_refuses_is_left_out_by_name_and_the_others_are_asked(world: World) -> None:
+    context = world.built(models=["base", "twin"]).context("eval")
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    odd = Record("odd", "prompt-completion", [{**prompt_of(1)[0], "tools": tools}], "x")
+    stage, good = context.stage_as(Evaluate), Record("good", "prompt-completion", prompt_of(2), "x")
+    chosen = choose_questions(context, stage, HeldOut([odd, good], [], {}))
+    assert [question.id for question in chosen.questions] == ["good"]
+    assert chosen.dropped == {"the chat template ignores tools": 1}
+    ((entry),) = chosen.bad
+    assert (entry["row"], entry["reason"], entry["raw"]["prompt"]) == (
+        "odd", "the chat template ignores tools", odd.prompt)
+    with pytest.raises(DataError, match="the chat template ignores tools"):
+        choose_questions(context, stage, HeldOut([odd], [], {}))
+
+
+def test_a_reference_that_a_template_cuts_is_no_perplexity_of_one_model_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two templates cuts what stands before </think>: the row is left out for both."""
+    def cutting(folder: Path, *, side: Any) -> Any:
+        tokenizer = load_tokenizer(folder, side=side)
+        if "twin" in str(folder):
+            tokenizer.chat_template = tokenizer.chat_template.replace(
+                "message['content']", "message['content'].split('</think>')[-1]").replace(
+                "message.content", "message.content.split('</think>')[-1]")
+            assert "think" in tokenizer.chat_template
+        return tokenizer
+
+    monkeypatch.setattr(embedded, "load_tokenizer", cutting)
+    rows = [Record("odd", "prompt-completion", prompt_of(1), "Hm.</think>Nine."),
+            Record("good", "prompt-completion", prompt_of(2), "Nine.")]
+    for perplexity, asked in ((True, ["good"]), (False, ["odd", "good"])):
+        context = world.built(models=["base", "twin"], perplexity=perplexity).context("eval")
+        chosen = choose_questions(context, context.stage_as(Evaluate), HeldOut(rows, [], {}))
+        assert [question.id for question in chosen.questions] == asked
 
 
 def test_a_larger_take_holds_the_smaller_ones_rows(world: World) -> None:

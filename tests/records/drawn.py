@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alignment.records import Message, Record, RecordType
 from alignment.records.importers import BadRow, Options, Row, import_rows
-from alignment.records.importers.rows import RowError
+from alignment.records.importers.rows import RowError, blank
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Settings of every property here: few examples, and no clock, because the machine may be busy."""
@@ -29,7 +29,7 @@ def system(content: str) -> Message:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-words = texts.filter(str.strip)
+words = texts.filter(lambda text: not blank(text))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),

@@ -134,3 +134,12 @@ def test_parquet_rows_come_in_beside_cells_that_cannot_be_held(tmp_path: Path) -
     assert isinstance(second, BadRow)
     assert second.slug == "broken-cell"
     assert json.loads(second.raw)["prompt"] == "y"
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\ufeff", " \u200b\n", "\u2060\u200e", "\x00", "\u00a0\u00ad"])
+def test_a_text_of_which_nothing_can_be_seen_is_none(unseen: str) -> None:
+    assert bad("prompt-completion", {"prompt": "x", "completion": unseen}).slug == "empty-answer"
+    assert bad("prompt-completion", {"prompt": unseen, "completion": "x"}).slug == "empty-prompt"
+    assert bad("passage-qa", {"passage": unseen, "question": "x", "answer": "y"}).slug == "empty-prompt"
+    assert good("prompt-completion", {"prompt": "x", "completion": f"{unseen}y"}).completion == f"{unseen}y"
+    assert good("prompt-completion", {"prompt": "x", "completion": "y", "group": unseen}).meta == {"source": "s"}

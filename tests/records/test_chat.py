@@ -19,6 +19,7 @@ HELLO, HI, BYE, CIAO = user("Hello"), assistant("Hi."), user("Bye"), assistant("
 TALK = [HELLO, HI, BYE, CIAO]
 HUMAN, GPT = {"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi."}
 NO_GPT = {"from": "gpt", "value": "No."}
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 
 BECOMES = [
     ("messages", {"id": 7, "messages": TALK, "group": "g"},
@@ -30,6 +31,8 @@ BECOMES = [
     ("messages",
      {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello", "image_url": None}]}, HI]},
      Record("", "messages", messages=[HELLO, HI])),
+    ("messages", {"messages": [{"role": "developer", "content": "Be brief."}, HELLO, HI]},
+     Record("", "messages", messages=[system("Be brief."), HELLO, HI])),
     ("messages", {"messages": [HELLO, assistant("call"), {"role": "tool", "content": "3"}, HI]},
      Record("", "messages", messages=[HELLO, assistant("call"), {"role": "tool", "content": "3"}, HI])),
     # A prompt is text or turns; an answer is text, or turns that end with it.
@@ -82,9 +85,10 @@ BECOMES = [
     ("sharegpt",
      {"conversations": [{**HUMAN, "value": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}, GPT]},
      Record("", "messages", messages=[HELLO, HI])),
-    ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": "f()"},
+    ("sharegpt", {"conversations": [HUMAN, {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'},
                                     {"from": "observation", "value": "3"}, GPT]},
-     Record("", "messages", messages=[HELLO, assistant("f()"), {"role": "tool", "content": "3"}, HI])),
+     Record("", "messages", messages=[HELLO, {**assistant(""), "tool_calls": [CALL]},
+                                      {"role": "tool", "content": "3"}, HI])),
     ("sharegpt-preference", {"conversations": [HUMAN], "chosen": GPT, "rejected": NO_GPT},
      Record("", "preference", [HELLO], "Hi.", "No.")),
     ("sharegpt-preference", {"conversations": [HUMAN, GPT, {"from": "user", "value": "Bye"}],
@@ -178,8 +182,9 @@ def test_a_field_that_is_needed_may_not_be_missing_or_null(format: str, field: s
 @pytest.mark.parametrize(("speaker", "role"), SHAREGPT_ROLES.items())
 def test_every_speaker_of_sharegpt_has_a_role_of_ours(speaker: str, role: str) -> None:
     assert role in ROLES
-    [turn] = FORMATS["sharegpt"]({"conversations": [{"from": speaker, "value": "x"}]}).messages
-    assert turn == {"role": role, "content": "x"}
+    [turn] = FORMATS["sharegpt"]({"conversations": [{"from": speaker, "value": '{"name": "f"}'}]}).messages
+    assert (turn["role"], turn["content"] or turn["tool_calls"][0]["function"]["name"]) == (
+        role, "f" if speaker == "function_call" else '{"name": "f"}')
 
 
 def test_a_reason_names_the_turn() -> None:

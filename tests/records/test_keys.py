@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,14 @@ def test_the_same_system_message_twice_is_one_and_two_are_refused_with_both(form
 
 # keys that would change what is learned
 
-MEANT = [("tools", [{"name": "f"}]), ("tools", '[{"name": "f"}]'), ("functions", [{"name": "f"}]),
-         ("tool_calls", [{"id": 1}]), ("function_call", {"name": "f"}), ("reasoning_content", "So ..."),
-         ("images", ["a.png"]), ("image", {"bytes": "x"}), ("audio", "a.wav"), ("videos", ["v"]),
+MEANT = [("functions", [{"name": "f"}]), ("function_call", {"name": "f"}), ("images", ["a.png"]),
+         ("image", {"bytes": "x"}), ("audio", "a.wav"), ("videos", ["v"]),
          ("chat_template_kwargs", {"enable_thinking": False})]  # fmt: skip
-OF_A_ROW = [("weight", 0.5), ("weight", 0), ("loss_mask", [0, 1]), ("margin", 2), ("margin", 0),
-            ("system_prompt", "Sing."), ("system_message", "Sing.")]  # fmt: skip
+OF_A_ROW = [("weight", 0.5), ("weight", 0), ("loss_mask", [0, 1]), ("sample_weight", 0.1), ("margin", 2), ("margin", 0),
+            ("system_prompt", "Sing."), ("system_message", "Sing."), ("tool_calls", [{"name": "f"}]),
+            ("reasoning_content", "So"), ("documents", [{"text": "x"}])]  # fmt: skip
+CHAT = {"messages", "prompt-completion", "preference", "unpaired", "prompt-only", "alpaca", "sharegpt",
+        "sharegpt-preference"}  # fmt: skip
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -83,6 +86,19 @@ def test_what_would_change_the_meaning_of_a_row_is_refused_by_name(format: str, 
     made = bad(format, {**GOOD[format], key: value})
     assert made.slug == "unsupported-field"
     assert made.reason.startswith(f"unsupported-field: {key} is ")
+
+
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"unpaired"}))
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_an_unwanted_answer_is_not_learned_by_a_format_that_knows_no_labels(format: str, key: str) -> None:
+    assert bad(format, {**GOOD[format], key: False}).slug == "unsupported-field"
+    for value in (True, 0, "entailment"):
+        assert unread(format, {**GOOD[format], key: value}) == {key: 1}
+
+
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - CHAT))
+def test_tools_of_a_row_that_is_no_conversation_are_refused(format: str) -> None:
+    assert bad(format, {**GOOD[format], "tools": [{"name": "f"}]}).slug == "unsupported-field"
 
 
 @pytest.mark.parametrize("format", sorted(set(FORMATS) - {"alpaca"}))
@@ -110,12 +126,15 @@ PLACES = [("messages", lambda turns: {"messages": turns}, "messages[]"),
           ("sharegpt", lambda turns: {"conversations": [
               {"from": turn.pop("role"), "value": turn.pop("content"), **turn} for turn in turns]}, "conversations[]"),
           ]  # fmt: skip
+LEARNED = ("messages", "sharegpt")
+"""Formats of which every turn may be learned, so that flags may leave one out."""
 
 
 @pytest.mark.parametrize(("format", "row", "path"), PLACES, ids=[f"{f}-{n}" for n, (f, _, _) in enumerate(PLACES)])
 @pytest.mark.parametrize(("at", "key", "value"), [
-    *((1, key, value) for key, value in MEANT), (1, "reasoning", "So"), (1, "thinking", "So"),
-    (1, "weight", 0), (1, "weight", 0.5), (1, "train", False), (1, "loss", False), (1, "loss_mask", 0),
+    *((1, key, value) for key, value in MEANT), (1, "reasoning", "So"), (1, "thinking", "So"), (1, "refusal", "No."),
+    (1, "tools", [{"name": "f"}]), (0, "tool_calls", [{"name": "f"}]), (0, "reasoning_content", "So"),
+    (1, "weight", 0.5), (1, "loss_weight", 2), (1, "train_detail", [{"train": False}]),
     (0, "train", True), (0, "loss", True), (0, "loss_mask", 1), (0, "weight", 2), (1, "weight", "1"),
 ])  # fmt: skip
 def test_what_would_change_the_meaning_of_a_turn_is_refused_by_name(
@@ -123,7 +142,37 @@ def test_what_would_change_the_meaning_of_a_turn_is_refused_by_name(
 ) -> None:
     made = bad(format, row(talk({key: value}, at)))
     assert made.slug == "unsupported-field"
-    assert f"{path}.{key} is " in made.reason
+    assert f"{path}.{key} is " in re.sub(r"\[\d]", "[]", made.reason)
+
+
+@pytest.mark.parametrize(("format", "row", "path"), PLACES, ids=[f"{f}-{n}" for n, (f, _, _) in enumerate(PLACES)])
+@pytest.mark.parametrize(("key", "value"), [
+    ("weight", 0), ("weight", 0.0), ("learn", False), ("train", False), ("training", False), ("loss", False),
+    ("loss_mask", 0)])
+def test_a_turn_may_be_left_out_of_what_is_learned_where_more_than_one_is(
+    format: str, row: Any, path: str, key: str, value: Any
+) -> None:
+    if format in LEARNED:
+        assert good(format, row(talk({key: value}, 1))).messages == [HELLO, {**HI, "learn": False}]
+        assert unread(format, row(talk({key: value}, 1))) == {}
+    else:
+        made = bad(format, row(talk({key: value}, 1)))
+        assert made.slug == "unsupported-field"
+        assert f"{path}.{key} is " in made.reason
+
+
+@pytest.mark.parametrize("flags", [{"weight": 1, "train": False}, {"weight": 0, "loss": True}])
+def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any]) -> None:
+    assert bad("messages", {"messages": [HELLO, {**HI, **flags}]}).slug == "flags-differ"
+
+
+def test_rows_that_differ_in_what_is_learned_are_two() -> None:
+    turns = [HELLO, HI, user("Bye"), assistant("Ciao.")]
+    rows = [{"messages": [{**turn, "weight": int(at == learned)} for at, turn in enumerate(turns)]}
+            for learned in (1, 3)]
+    made = list(import_rows([Row(n, row) for n, row in enumerate(rows, 1)], "messages", "s"))
+    assert [[turn.get("learn", True) for turn in row.messages] for row in made if isinstance(row, Record)] == [
+        [True, True, True, False], [True, False, True, True]]
 
 
 @pytest.mark.parametrize(("format", "row", "path"), PLACES, ids=[f"{f}-{n}" for n, (f, _, _) in enumerate(PLACES)])
@@ -136,12 +185,6 @@ def test_flags_that_say_what_is_done_anyway_are_no_matter(
     format: str, row: Any, path: str, at: int, key: str, value: Any
 ) -> None:
     assert unread(format, row(talk({key: value}, at))) == {}
-
-
-def test_a_turn_that_is_all_call_is_refused_for_the_call_and_not_for_what_it_lacks() -> None:
-    turn = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    made = bad("messages", {"messages": [HELLO, turn, {"role": "tool", "content": "3"}, HI]})
-    assert made.reason.startswith("unsupported-field: messages[].tool_calls is [{")
 
 
 @pytest.mark.parametrize("kind", ["image", "image_url", "audio", "input_audio", "video", "refusal"])

@@ -7,12 +7,15 @@ import gzip
 import http.server
 import io
 import lzma
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow
+import pyarrow.ipc
 import pytest
 from fsspec.compression import compr
 
@@ -131,3 +134,33 @@ def test_a_name_in_memory_or_behind_another_protocol_keeps_its_ending() -> None:
     with fsspec.open("memory://records/what?.csv", "wb") as file:
         file.write(CSV)
     assert read_table("memory://records/what?.csv", "s")[1] == ["q", "a"]
+
+
+def _tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("t.jsonl")
+        member.size = len(LINE * 3)
+        archive.addfile(member, io.BytesIO(LINE * 3))
+    return buffer.getvalue()
+
+
+def _arrow(stream: bool) -> bytes:
+    table = pyarrow.table({"q": ["x"], "a": ["y"]})
+    sink = pyarrow.BufferOutputStream()
+    with (pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(("name", "content", "kind"), [
+    ("t.tar", _tar(), "a tar archive"), ("t.tar.gz", gzip.compress(_tar()), "a tar archive"),
+    ("t.arrow", _arrow(stream=True), "an Arrow stream"), ("t.arrow", _arrow(stream=False), "an Arrow file"),
+    ("t.csv", CSV.decode().encode("utf-16"), "text in UTF-16"),
+    ("t.jsonl", b"\xfe\xff" + LINE.decode().encode("utf-16-be"), "text in UTF-16"),
+])  # fmt: skip
+def test_what_is_no_text_is_no_rows_either(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
+    """Of a tar archive, line by line, some rows would be good ones and the first would be lost."""
+    with pytest.raises(DataError, match=f"the file is {kind}") as error:
+        load(written(tmp_path, content, name))
+    assert error.value.hint

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from alignment.errors import DataError
 from alignment.records import Record
+from alignment.records.importers import read_source
 from alignment.records.importers.passages import (
     boolq,
     drop,
@@ -257,6 +261,21 @@ def test_a_squad_file_becomes_one_row_for_each_question() -> None:
         {"context": "one", "id": "a"}, {"context": "one", "id": "b"}, {"context": "its own", "id": "c"},
         {"context": "four", "id": "d"}, {"id": "e", "context": "five", "answers": []},
     ]  # fmt: skip
+
+
+def test_keys_above_the_questions_are_counted(tmp_path: Path) -> None:
+    answered = {"question": "How deep?", "answers": [{"text": "nine"}]}
+    squad_file, drop_file = tmp_path / "squad.json", tmp_path / "drop.json"
+    squad_file.write_text(json.dumps({"version": "2", "data": [
+        {"title": "t", "paragraphs": [{"context": "nine", "qas": [answered], "page": 3, "note": ""}]},
+        {"title": "u", "paragraphs": ["broken"], "topics": []}, "broken"]}), encoding="utf-8")
+    drop_file.write_text(json.dumps({"p": {"passage": "nine", "wiki_url": "u", "qa_pairs": [
+        {"question": "How deep?", "answer": {"number": "9"}}]}}), encoding="utf-8")
+    around = {"version": 1, "data[].title": 2, "data[].paragraphs[].page": 1}
+    for file, format, wanted in ((squad_file, "squad", around), (drop_file, "drop", {"wiki_url": 1})):
+        unread: Counter[str] = Counter()
+        assert list(read_source(str(file), format, "s", unread=unread))
+        assert unread == wanted
 
 
 @pytest.mark.parametrize(("data", "rows"), [

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.records import Message, Record
+from alignment.records.importers import FORMATS
 from alignment.records.importers.ranked import (
     hh_transcript,
     join_transcript,
@@ -153,3 +154,36 @@ def test_a_pair_has_a_question_and_two_answers(field: str) -> None:
 def test_texts_of_a_pair_are_kept_to_the_letter(question: str, better: str, worse: str) -> None:
     record = stack_exchange_paired({"question": question, "response_j": better, "response_k": worse})
     assert (record.prompt, record.completion, record.rejected) == ([user(question)], better, worse)
+
+
+PAIR = [user("Sing"), assistant("Now?"), user("Yes")]
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("tail", ["", " ", "\n"])
+def test_a_prompt_beside_transcripts_or_answers_gives_the_same_pair(end: str, whole: bool, tail: str) -> None:
+    """As hh-rlhf's pairs are given out in full: the prompt ends with `Assistant:`, the answers are what follows."""
+    prompt = join_transcript(PAIR).replace("\n\n", end) + f"{end}Assistant:"
+    sides = {"chosen": " La la.", "rejected": " No."}
+    row = {"prompt": prompt + tail, **{side: prompt + said if whole else said for side, said in sides.items()}}
+    record = hh_transcript(row)
+    assert (record.prompt, record.completion, record.rejected) == (PAIR, "La la.", "No.")
+    without = hh_transcript({side: prompt + said for side, said in sides.items()})
+    assert record == without
+
+
+@pytest.mark.parametrize("prompt", ["\n\nHuman: Dance\n\nAssistant:", "\n\nHuman: Sing"])
+def test_a_prompt_that_the_transcripts_do_not_go_on_from_is_refused(prompt: str) -> None:
+    head = join_transcript(PAIR) + "\n\nAssistant: "
+    assert slug_of(lambda: hh_transcript({"prompt": prompt, "chosen": head + "a", "rejected": head + "b"})) == (
+        "prompts-differ")
+
+
+@pytest.mark.parametrize("format", ["preference", "prompt-completion", "unpaired", "prompt-only"])
+def test_a_transcript_is_no_turn_of_the_user(format: str) -> None:
+    base = {"prompt": "x", "completion": "y", "label": True} if format == "unpaired" else GOOD[format]
+    row = {**base, "prompt": "\n\nHuman: Sing\n\nAssistant: Now?\n\nHuman: Yes\n\nAssistant:"}
+    assert slug_of(lambda: FORMATS[format](row)) == "transcript"
+    for text in ("Human: Sing", "What does Assistant: mean?", "Write a play.\n\nHuman: Sing\n\nAssistant: La"):
+        assert slug_of(lambda text=text: FORMATS[format]({**row, "prompt": text})) == ""

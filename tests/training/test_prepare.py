@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignment import templates
 from alignment.config import TrainBase
-from alignment.errors import DataError
+from alignment.errors import DataError, ModelError
 from alignment.records import Record
 from alignment.training.prepare import IGNORED, Prepared, TooLong, cut_prompt, prepare
 from tests.training.made import answered, assistant, preferred, stage, user
@@ -106,6 +106,31 @@ def test_the_loss_says_which_tokens_of_a_conversation_are_learned(tokenizer: Any
         wanted = ids if loss == "all" else [i if m else -100 for i, m in zip(ids, mask, strict=True)]
         assert row["labels"] == wanted
         assert tokenizer.decode(ids) == tokenizer.apply_chat_template(TALK, tokenize=False)
+
+
+LEFT_OUT = "a turn is marked as not to be learned, and loss: all learns everything"
+LAST = "the last answer is marked as not to be learned, and loss: completion learns it alone"
+
+
+@pytest.mark.parametrize(("loss", "marked", "learned"), [
+    ("assistant", (2,), "You.<|im_end|>"), ("assistant", (4,), "Me.<|im_end|>"),
+    ("assistant", (2, 4), "no supervised token"),
+    ("completion", (2,), "You.<|im_end|>"), ("completion", (4,), LAST),
+    ("all", (2,), LEFT_OUT), ("all", (4,), LEFT_OUT),
+])
+def test_a_turn_that_is_not_to_be_learned_is_context_or_the_row_goes(
+    tokenizer: Any, loss: str, marked: tuple[int, ...], learned: str
+) -> None:
+    talk = [{**turn, "learn": False} if at in marked else turn for at, turn in enumerate(TALK)]
+    records = [Record("m", "messages", messages=talk), answered("r", "?", "x")]
+    made = made_of(records, tokenizer, stage("sft", loss=loss))
+    if made.ids == ["r"]:
+        assert made.dropped == [("m", learned)]
+        return
+    row = made.rows[0]
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == learned
+    plain = made_of([Record("m", "messages", messages=TALK)], tokenizer, stage("sft", loss=loss)).rows[0]
+    assert row["input_ids"] == plain["input_ids"]
 
 
 @pytest.mark.parametrize(("method", "names"), [
@@ -397,6 +422,21 @@ def test_a_row_that_the_template_refuses_is_dropped_with_its_reason(
     with pytest.raises(DataError, match="no row can be used") as error:
         made_of([odd], strict, stage(method, **more))
     assert "no system message, please" in str(error.value.found)
+
+
+@pytest.mark.parametrize(("method", "more"), [("sft", {}), ("sft", {"loss": "assistant"}), ("dpo", {}), ("kto", {})])
+def test_a_row_whose_answer_would_not_end_is_dropped_and_a_model_whose_answers_never_do_is_refused(
+    tokenizer: Any, method: str, more: dict[str, Any]
+) -> None:
+    endless = changed_template(tokenizer, tokenizer.chat_template.replace(
+        "<|im_end|>", "' + ('' if 'odd' in messages[0]['content'] else '<|im_end|>') + '"))
+    odd = Record("odd", "preference", prompt=[user("odd")], completion="Me.", rejected="You.")
+    assert "odd" in endless.chat_template
+    made = made_of([odd, PREFERENCE], endless, stage(method, **more))
+    assert set(made.ids) == {"r"}
+    assert [row for row, _ in made.dropped] == ["odd"]
+    with pytest.raises(ModelError):
+        made_of([odd], endless, stage(method, **more))
 
 
 # --- all together --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.importers import chat, passages, ranked
+from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
 from alignment.records.importers.files import load_json, read_rows
@@ -49,7 +50,8 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
 }
 """Format -> one raw row to a record. `columns` is not here: it becomes one of these."""
 PASSAGE_FORMATS = frozenset({"passage-qa", "squad", "boolq", "drop", "hotpotqa", "musique"})
-_NESTED = {"squad": passages.squad_rows, "drop": passages.drop_rows}
+_NESTED = {"squad": (passages.squad_rows, passages.squad_above), "drop": (passages.drop_rows, passages.drop_above)}
+"""Format of one document -> its rows, and the keys around them that nothing reads."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def read_source(
         name: the source's name; ids are NAME-ID, or NAME-NUMBER where the file gives no id.
         columns: for format columns, our field -> the file's column, or a text with {Column} slots.
         seen: shared between sources, so that a row which two files hold is kept once.
-        unread: gets the keys that good rows have and the format does not read, each with its number of rows.
+        unread: gets the keys that good rows have, or a document around its rows, and the format does not read, each
+            with its number.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -96,9 +99,12 @@ def read_source(
         format = format_of(columns or {}, path)
         rows = read_columns(path, columns or {}, name, options.split_field)
     elif format in _NESTED:
-        rows = [Row(number, value) for number, value in enumerate(_NESTED[format](load_json(path), path), start=1)]
+        (taken_apart, above), document = _NESTED[format], load_json(path)
+        rows = [Row(number, value) for number, value in enumerate(taken_apart(document, path), start=1)]
         if not rows:
             raise DataError("the file holds no rows", where=path, expected="at least one question")
+        if unread is not None:
+            unread.update(above(document))
     else:
         rows = read_rows(path, name)
     return import_rows(rows, format, name, options, seen, unread)
@@ -142,7 +148,7 @@ def _finish(
         record = replace(record, prompt=[user(passages.fill(options.passage_prompt, meta["passage"],
                                                             meta["question"]))])
     record = with_system(record, optional_text(row, "system") or None, differs=True)
-    record = with_system(record, options.system, differs=False)
+    record = with_tools(with_system(record, options.system, differs=False), tools(row))
     return replace(record, id=f"{name}-{record.id or number}", meta=meta)
 
 

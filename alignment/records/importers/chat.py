@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.records.importers.calls import calls
 from alignment.records.importers.checks import same
+from alignment.records.importers.flags import learned
 from alignment.records.importers.rows import RowError, expect, extras, get, given, optional_text, row_id, text
-from alignment.records.importers.turns import agree, answer, assistant, content, joined, shown, turns, user
+from alignment.records.importers.turns import agree, answer, asked, assistant, content, joined, shown, turns, user
 from alignment.records.types import Message, Record
 
 SHAREGPT_ROLES = {
@@ -72,8 +74,8 @@ def alpaca(row: dict[str, Any]) -> Record:
     for index, pair in enumerate(expect(given(row, "history") or [], list, "history")):
         if len(expect(pair, list, f"history[{index}]")) != 2:
             raise RowError("wrong-type", f"history[{index}] has {len(pair)} texts, expected [instruction, response]")
-        asked, said = (expect(item, str, f"history[{index}]") for item in pair)
-        before += [user(asked), assistant(said)]
+        question, said = (expect(item, str, f"history[{index}]") for item in pair)
+        before += [user(question), assistant(said)]
     return Record(row_id(row), "prompt-completion", before + instruction(row), text(row, "output"), meta=extras(row))
 
 
@@ -88,6 +90,8 @@ def sharegpt_preference(row: dict[str, Any]) -> Record:
     for turn in (chosen, rejected):
         if turn["role"] != "assistant":
             raise RowError("last-not-assistant", f"an answer is a turn of the {turn['role']}")
+        if "tool_calls" in turn:
+            raise RowError("unsupported-field", "an answer is a call, and of preferences answers are text alone")
     return Record(row_id(row), "preference", _sharegpt_turns(row), chosen["content"], rejected["content"],
                   meta=extras(row))
 
@@ -98,7 +102,7 @@ def _prompt(row: dict[str, Any], lead: list[Message]) -> list[Message]:
     if lead and given(row, "prompt") in (None, []):
         return lead
     value = get(row, "prompt")
-    return joined([user(value)] if isinstance(value, str) else turns(value, "prompt"), lead)
+    return joined(asked(value, "prompt"), lead)
 
 
 def _one_answer(one: str, other: str, field: str, beside: str) -> None:
@@ -116,4 +120,7 @@ def _sharegpt_turn(value: Any, field: str) -> Message:
     speaker = text(turn, "from")
     if speaker not in SHAREGPT_ROLES:
         raise RowError("unknown-role", f"{field} is from {speaker!r}, expected one of {', '.join(SHAREGPT_ROLES)}")
-    return {"role": SHAREGPT_ROLES[speaker], "content": content(turn, "value", field)}
+    role = SHAREGPT_ROLES[speaker]
+    said: Message = {"role": role, "content": "", "tool_calls": calls(get(turn, "value"), f"{field}.value")} if (
+        speaker == "function_call") else {"role": role, "content": content(turn, "value", field)}
+    return said if learned(turn, speaker, field) else {**said, "learn": False}

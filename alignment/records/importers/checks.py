@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from alignment.records.importers.rows import RowError
+from alignment.records.importers.rows import RowError, blank
 from alignment.records.types import Message, Record
 
 
@@ -26,10 +26,12 @@ def check(record: Record) -> None:
             raise RowError("empty-prompt", "there are no messages")
         if record.messages[-1]["role"] != "assistant":
             raise RowError("last-not-assistant", f"the last turn is the {record.messages[-1]['role']}'s")
-        prompt, answers = record.messages[:-1], [record.messages[-1]["content"]]
+        # A turn that is all call has no text, and is an answer all the same.
+        prompt, last = record.messages[:-1], record.messages[-1]
+        answers = [None if "tool_calls" in last else last["content"]]
     _check_prompt(prompt)
     for answer in answers:
-        if answer is not None and not answer.strip():
+        if answer is not None and blank(answer):
             raise RowError("empty-answer", "an answer has no text")
     if record.completion is not None and record.rejected is not None and same(record.completion, record.rejected):
         raise RowError("chosen-equals-rejected", "both answers are the same text")
@@ -38,13 +40,13 @@ def check(record: Record) -> None:
 
 def _check_prompt(prompt: list[Message]) -> None:
     spoken = [message for message in prompt if message["role"] != "system"]
-    if not any(message["content"].strip() for message in spoken):
+    if all(blank(message["content"]) for message in spoken):
         raise RowError("empty-prompt", "there is nothing to answer")
     if prompt[-1]["role"] not in ("user", "tool"):
         raise RowError("prompt-not-from-user", f"the turn before the answer is the {prompt[-1]['role']}'s")
-    if not prompt[-1]["content"].strip():
+    if blank(prompt[-1]["content"]):
         raise RowError("empty-prompt", "the turn to answer has no text")
-    if any(not message["content"].strip() for message in prompt):
+    if any(blank(message["content"]) and "tool_calls" not in message for message in prompt):
         raise RowError("empty-message", "a turn of the conversation has no text")
     if any(message["role"] == "system" for message in prompt[1:]):
         raise RowError("misplaced-system", "a system message stands after the first turn")
@@ -66,7 +68,7 @@ class Seen:
 
     def add(self, record: Record) -> None:
         """Raises RowError duplicate-row or duplicate-id; only rows that pass are remembered."""
-        turns = [(message["role"], message["content"].strip()) for message in record.conversation()]
+        turns = [{**message, "content": message["content"].strip()} for message in record.conversation()]
         content = json.dumps([turns, (record.rejected or "").strip(), record.label])
         digest = hashlib.sha256(content.encode()).digest()[:16]
         if digest in self._texts:

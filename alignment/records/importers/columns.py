@@ -27,10 +27,10 @@ SHAPES: dict[str, frozenset[str]] = {
     "prompt-only": frozenset({"prompt"}),
 }
 """Format -> the fields that must be mapped; the first that fits is taken."""
-OPTIONAL = frozenset({"id", "group", "kind", "meta", "split", "system"})
-"""Fields that any row may have."""
+OPTIONAL = frozenset({"id", "group", "kind", "meta", "split", "system", "tools"})
+"""Fields that any row may have (tools: any conversation)."""
 _MORE = {"passage-qa": frozenset({"rejected", "type"}), "alpaca": frozenset({"input", "history"})}
-_NO_TEXT = frozenset({"messages", "history", "meta", "label"})
+_NO_TEXT = frozenset({"messages", "history", "meta", "label", "tools"})
 """Fields that are no text, and so no pattern."""
 _BRACES = re.compile(r"{{|}}|{([^{}]+)}|[{}]")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -68,9 +68,15 @@ def read_columns(path: str, columns: dict[str, str], source: str, split_field: s
     missing = [column for column in used if column not in found]
     if missing:
         raise DataError(f"the file has no column {', '.join(missing)}", where=path, found=found,
-                        expected="columns " + ", ".join(used),
-                        hint="columns takes the name of a column, or a text with names in braces: {Column}")
+                        expected="columns " + ", ".join(used), hint=_hint(found))
     return [_rename(row, wanted, source, frozenset(used)) for row in rows]
+
+
+def _hint(found: list[str]) -> str:
+    """What may be wrong where columns are missing."""
+    if len(found) == 1 and (sign := next((sign for sign in ";\t|" if sign in found[0]), None)):
+        return f"the header is parted by {sign!r}; a .csv is parted by commas, a .tsv by tabs"
+    return "columns takes the name of a column, or a text with names in braces: {Column}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import math
 from typing import Any
 
+from alignment.records.importers.flags import FLAGS, SPEAKERS, default
 from alignment.records.importers.rows import IDS, RowError
 
 COMMON = (*IDS, "group", "kind", "meta", "system")
@@ -19,7 +20,8 @@ COMMON = (*IDS, "group", "kind", "meta", "system")
 
 def _turns(*fields: str) -> tuple[str, ...]:
     """A conversation, and everything that is read of its turns."""
-    inner = ("role", "content", "content[].type", "content[].text")
+    inner = ("role", "content", "content[].type", "content[].text", "tool_calls", "reasoning_content", "name",
+             "tool_call_id")
     return tuple(name for field in fields for name in (field, *(f"{field}[].{key}" for key in inner)))
 
 
@@ -27,19 +29,24 @@ def _speech(field: str) -> tuple[str, ...]:
     return tuple(f"{field}.{key}" for key in ("from", "value", "value[].type", "value[].text"))
 
 
+def _learned(field: str) -> tuple[str, ...]:
+    """Of conversations of which every turn may be learned; elsewhere the last alone is, whatever flags say."""
+    return tuple(f"{field}[].{key}" for key in FLAGS)
+
+
 _DROP = ("number", "spans", "date", "date.day", "date.month", "date.year")
 
 READ: dict[str, tuple[str, ...]] = {
-    "messages": _turns("messages"),
-    "prompt-completion": _turns("prompt", "completion"),
-    "preference": _turns("prompt", "chosen", "rejected", "completion"),
-    "unpaired": (*_turns("prompt", "completion", "messages"), "label"),
-    "prompt-only": _turns("prompt"),
-    "alpaca": ("instruction", "input", "output", "history"),
-    "sharegpt": ("conversations", *_speech("conversations[]")),
+    "messages": (*_turns("messages"), *_learned("messages"), "tools"),
+    "prompt-completion": (*_turns("prompt", "completion"), "tools"),
+    "preference": (*_turns("prompt", "chosen", "rejected", "completion"), "tools"),
+    "unpaired": (*_turns("prompt", "completion", "messages"), "label", "tools"),
+    "prompt-only": (*_turns("prompt"), "tools"),
+    "alpaca": ("instruction", "input", "output", "history", "tools"),
+    "sharegpt": ("conversations", *_speech("conversations[]"), *_learned("conversations"), "tools"),
     "sharegpt-preference": ("conversations", *_speech("conversations[]"), "chosen", *_speech("chosen"), "rejected",
-                            *_speech("rejected")),
-    "hh-transcript": ("chosen", "rejected"),
+                            *_speech("rejected"), "tools"),
+    "hh-transcript": ("prompt", "chosen", "rejected"),
     "pandalm": ("instruction", "input", "response1", "response2", "annotator1", "annotator2", "annotator3"),
     "stack-exchange-paired": ("question", "response_j", "response_k", "qid"),
     "passage-qa": ("passage", "question", "answer", "rejected", "type"),
@@ -54,8 +61,10 @@ READ: dict[str, tuple[str, ...]] = {
 """Format -> the keys that are read beside COMMON: `a.b` is the key b of the object a, `a[].b` of each of a's items."""
 
 _UNSUPPORTED = {
-    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "no template is given tools"),
-    "reasoning_content": "only what is said is learned",
+    "tools": "tools stand beside a conversation",
+    "tool_calls": "only a turn of the assistant calls",
+    **dict.fromkeys(("functions", "function_call"), "write `tools` and `tool_calls`, which took their place"),
+    "reasoning_content": "only a turn of the assistant is thought about",
     **dict.fromkeys(("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos"),
                     "only text is read"),
     "chat_template_kwargs": "every row is rendered alike",
@@ -65,12 +74,19 @@ _OF_ROWS = {
     "history": "only alpaca has a history; write its turns into the prompt",
     **dict.fromkeys(("system_prompt", "system_message"), "a system message stands under `system`"),
     "margin": "no margin is learned",
+    "documents": "no template is given documents",
 }
 """Likewise, for keys of a row itself."""
-_OF_TURNS = dict.fromkeys(("reasoning", "thinking"), "only what is said is learned")
+_OF_TURNS = {
+    **dict.fromkeys(("reasoning", "thinking"), "what is thought stands under `reasoning_content`"),
+    **dict.fromkeys(("train_detail", "training_detail"), "a turn is learned as a whole or not at all"),
+    "refusal": "what is said stands under `content`",
+}
 """Likewise, for keys of a turn."""
-_FLAGS = ("weight", "loss_mask", "train", "loss")
-"""Keys of a turn that say whether it is learned, or how much."""
+_ROLE_OF = {"tool_calls": "assistant", "reasoning_content": "assistant", "name": "tool", "tool_call_id": "tool"}
+"""Keys of a turn that are read of one role alone."""
+_WHOLE = ("meta", "tools", "tool_calls")
+"""Objects and lists that are taken as they are."""
 _EMPTY_TEXT = frozenset({"", "[]", "{}", "null", "None"})
 
 
@@ -86,8 +102,13 @@ def check_keys(row: dict[str, Any], format: str, also: tuple[str, ...] = ()) -> 
     known = frozenset((*COMMON, *also, *READ[format]))
     found: dict[str, None] = {}
     for key, value in row.items():
-        if key not in known and not empty(value) and (key in _OF_ROWS or _weighs(key, value)):
+        if key in known or empty(value):
+            continue
+        if key in _OF_ROWS or _weighs(key, value):
             raise _refused(str(key), value, _OF_ROWS.get(key, "every row counts alike"))
+        if key in ("label", "kto_tag") and value is False:
+            raise _refused(str(key), value, "an answer that is not wanted would be learned; format unpaired, or "
+                                            "columns, reads `label`")
     _walk(row, "", known, found)
     return list(found)
 
@@ -103,33 +124,35 @@ def empty(value: Any) -> bool:
 
 def _walk(node: dict[Any, Any], path: str, known: frozenset[str], found: dict[str, None]) -> None:
     spoken = node.get("role", node.get("from"))
+    turn = bool(path) and spoken is not None
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
-        if where in known:
-            if isinstance(value, dict) and where != "meta":
+        if where in known and not (turn and _ROLE_OF.get(key, spoken) != spoken):
+            if key in _WHOLE:
+                continue
+            if isinstance(value, dict):
                 _walk(value, where, known, found)
             for item in value if isinstance(value, list | tuple) else ():
                 if isinstance(item, dict):
                     _walk(item, where + "[]", known, found)
         elif not empty(value):
-            turn = bool(path) and spoken is not None
             if why := _UNSUPPORTED.get(key) or (_OF_TURNS.get(key) if turn else None):
                 raise _refused(where, value, why)
-            if turn and key in _FLAGS:
+            if turn and key in FLAGS:
                 _check_flag(str(key), where, value, str(spoken))
             else:
                 found[where] = None
 
 
 def _check_flag(key: str, where: str, value: Any, role: str) -> None:
-    """What every method here does anyway may be said: assistants' turns are learned, others are not."""
-    spoken = role in ("assistant", "gpt", "chatgpt", "model", "function_call")
-    if value not in ((1,) if spoken else (0, 1) if key == "weight" else (0,)):
-        raise _refused(where, value, "which turns are learned says `loss` of a stage, for all rows alike")
+    """What every method here does anyway may be said."""
+    if not default(key, value, role):
+        raise _refused(where, value, "of this row the last answer alone is learned, and all of it; rows of `messages` "
+                                     "may say more" if role in SPEAKERS else "only what the assistant says is learned")
 
 
 def _weighs(key: Any, value: Any) -> bool:
-    return key in ("weight", "loss_mask") and value != 1
+    return key in ("weight", "loss_weight", "sample_weight", "loss_mask") and value != 1
 
 
 def _refused(where: str, value: Any, why: str) -> RowError:

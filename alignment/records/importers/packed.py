@@ -20,13 +20,18 @@ _PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".lzma": "lzma", ".zst": "
 """Ending -> fsspec's name of what packs it."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh91AY&SY": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd",
           b"PK\x03\x04": "zip"}
+_OTHERS = {b"ARROW1": "an Arrow file", b"\xff\xff\xff\xff": "an Arrow stream", b"\xff\xfe": "text in UTF-16",
+           b"\xfe\xff": "text in UTF-16", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
+"""First bytes of what is neither Parquet nor UTF-8; line by line, some of its rows could be taken for good ones."""
+_TAR = 257, b"ustar"
+"""Where a tar archive says that it is one."""
 
 
 def load(path: str) -> tuple[bytes, str]:
     """(content, name in lower case without the endings of packing) of a file or URL.
 
     A name ending in .gz, .bz2, .xz, .zst or .zip is unpacked. Raises DataError when the file cannot be read, is empty,
-    is packed though its name does not say so, or is a .zip of more files than one.
+    is packed though its name does not say so, is a .zip of more files than one, or a tar, an Arrow file, or in UTF-16.
     """
     name = _name(path)
     ending = next((ending for ending in _PACKED if name.endswith(ending)), None)
@@ -51,6 +56,13 @@ def load(path: str) -> tuple[bytes, str]:
     if packed is not None:
         raise DataError(f"the file is packed ({packed}), and its name does not say so", where=path,
                         expected=f"a name that ends in {', '.join((*_PACKED, '.zip'))}, or the file unpacked")
+    kind = next((kind for magic, kind in _OTHERS.items() if data.startswith(magic)), None)
+    if kind is not None or data.startswith(_TAR[1], _TAR[0]):
+        raise DataError(f"the file is {kind or 'a tar archive'}", where=path,
+                        expected="JSON lines, JSON, CSV or Parquet, in UTF-8",
+                        hint="unpack it, and give each file an entry of `data`" if kind is None else
+                        "datasets.Dataset.from_file(PATH).to_parquet(...) makes Parquet of it" if "Arrow" in kind else
+                        "save it as UTF-8 text: CSV or JSON")
     return data, name.removesuffix(ending or "")
 
 

@@ -8,12 +8,14 @@ question, kind, and references: every accepted answer (the completion is the fir
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from alignment.errors import DataError
+from alignment.records.importers.keys import empty
 from alignment.records.importers.rows import (
     RowError,
+    blank,
     expect,
     extras,
     flag,
@@ -68,6 +70,22 @@ def squad_rows(document: Any, path: str) -> Iterator[Any]:
                     yield paragraph if question is None else question
 
 
+def squad_above(document: Any) -> Iterator[str]:
+    """Keys of the document, its articles and paragraphs that `squad_rows` does not read (version, title, ...)."""
+    yield from _others([document], "", "data")
+    yield from _others(articles := document["data"], "data[].", "paragraphs", "context", "qas")
+    inner = (article["paragraphs"] for article in articles
+             if isinstance(article, dict) and isinstance(article.get("paragraphs"), list))
+    yield from _others([paragraph for paragraphs in inner for paragraph in paragraphs], "data[].paragraphs[].",
+                       "context", "qas")
+
+
+def _others(nodes: Iterable[Any], path: str, *known: str) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, dict):
+            yield from (path + str(key) for key, value in node.items() if key not in known and not empty(value))
+
+
 def squad(row: dict[str, Any]) -> Record:
     """One question of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). An impossible one has no answer: prompt-only."""
     answers = expect(get(row, "answers"), list, "answers")
@@ -91,6 +109,11 @@ def drop_rows(document: Any, path: str) -> Iterator[Any]:
         pairs = entry.get("qa_pairs") if isinstance(entry, dict) else None
         for pair in pairs if isinstance(pairs, list) else [entry]:
             yield {"group": group, "passage": entry.get("passage"), **pair} if isinstance(pair, dict) else pair
+
+
+def drop_above(document: Any) -> Iterator[str]:
+    """Keys of the entries that `drop_rows` does not read (wiki_url, ...)."""
+    yield from _others(document.values(), "", "passage", "qa_pairs")
 
 
 def drop(row: dict[str, Any]) -> Record:
@@ -141,9 +164,9 @@ def _record(
     row: dict[str, Any], passage: str, question: str, references: list[str], kind: str, rejected: str | None = None
 ) -> Record:
     """A record whose prompt is still to be filled. No references: a question without an answer."""
-    if not passage.strip():
+    if blank(passage):
         raise RowError("empty-prompt", "the passage is empty")
-    if not question.strip():
+    if blank(question):
         raise RowError("empty-prompt", "the question is empty")
     meta = {"group": passage_group(passage), **extras(row), "passage": passage, "question": question, "kind": kind,
             "references": list(dict.fromkeys(references))}

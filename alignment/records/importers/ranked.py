@@ -10,11 +10,13 @@ from collections import Counter
 from typing import Any
 
 from alignment.records.importers.chat import instruction
-from alignment.records.importers.rows import RowError, extras, get, name_of, row_id, text
-from alignment.records.importers.turns import assistant, user
+from alignment.records.importers.rows import RowError, extras, get, name_of, optional_text, row_id, text
+from alignment.records.importers.turns import assistant, shown, user
 from alignment.records.types import Message, Record
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+_TURN = re.compile(r"\r?\n\r?\n(Human|Assistant):")
+_WHOLE = re.compile(r"\s*(Human|Assistant):")
+"""How a text begins that is a transcript, and no answer alone."""
 
 
 def split_transcript(transcript: str) -> list[Message]:
@@ -22,7 +24,7 @@ def split_transcript(transcript: str) -> list[Message]:
 
     Raises RowError broken-transcript when it does not begin with a turn.
     """
-    head, *parts = _TURN.split(transcript if transcript.startswith("\n\n") else "\n\n" + transcript.lstrip())
+    head, *parts = _TURN.split("\n\n" + transcript.lstrip())
     if head.strip() or not parts:
         raise RowError("broken-transcript", r"it does not begin with '\n\nHuman: ' or '\n\nAssistant: '")
     return [
@@ -38,10 +40,18 @@ def join_transcript(messages: list[Message]) -> str:
 
 
 def hh_transcript(row: dict[str, Any]) -> Record:
-    """{chosen, rejected}: two whole transcripts that differ in the last assistant turn only."""
-    sides = []
+    """{chosen, rejected}: two whole transcripts that differ in the last assistant turn only.
+
+    Or {prompt, chosen, rejected}: a transcript that ends with "Assistant:", and what is said then.
+    """
+    sides, prompt = [], optional_text(row, "prompt")
+    lead = split_transcript(prompt)[:-1] if prompt else None
     for field in ("chosen", "rejected"):
-        conversation = split_transcript(text(row, field))
+        said = text(row, field)
+        conversation = split_transcript(said if lead is None or _WHOLE.match(said) else f"{prompt.rstrip()} {said}")
+        if lead is not None and conversation[:-1] != lead:
+            raise RowError("prompts-differ", f"prompt is {shown(lead)}, before {field} stands "
+                                             f"{shown(conversation[:-1])}")
         if conversation[-1]["role"] != "assistant":
             raise RowError("last-not-assistant", f"{field} ends with a Human turn")
         sides.append(conversation)

@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
+from unicodedata import category
 
 T = TypeVar("T")
 RAW_LIMIT = 2000
@@ -17,6 +18,11 @@ IDS = ("id", "_id", "idx", "query_id")
 """Fields that may hold a row's id; the first that is filled counts."""
 DEPTH = 64
 """Levels of objects and lists that `meta` may have."""
+
+
+def blank(text: str) -> bool:
+    """Whether nothing in a text can be seen: white space, zero-width signs and other controls alone."""
+    return not text.strip() or all(sign.isspace() or category(sign) in ("Cc", "Cf") for sign in text)
 
 
 class RowError(Exception):
@@ -101,7 +107,7 @@ def given(row: dict[str, Any], field: str) -> Any:
     value = row.get(field)
     if isinstance(value, Unreadable):
         raise RowError("broken-cell", f"{field} {value}")
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and blank(value)):
         return None
     return None if isinstance(value, float) and math.isnan(value) else value
 

@@ -14,14 +14,22 @@ when it is the same. Does not know rows or formats.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
+from alignment.records.importers.calls import calls
 from alignment.records.importers.checks import same
-from alignment.records.importers.rows import RowError, expect, get, text
+from alignment.records.importers.flags import learned
+from alignment.records.importers.keys import empty
+from alignment.records.importers.rows import RowError, expect, get, given, optional_text, text
 from alignment.records.types import Message, Record
 
 ROLES = ("system", "user", "assistant", "tool")
+ALIASES = {"developer": "system"}
+"""OpenAI's newer models are told by the developer what the others are told by the system."""
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\s*Assistant:\s*$", re.DOTALL)
+"""hh-rlhf's notation of a prompt."""
 _SHOWN = 200
 """Characters of a text that a reason shows."""
 
@@ -56,33 +64,74 @@ def content(turn: dict[str, Any], field: str, where: str) -> str:
 
 
 def turns(value: Any, field: str) -> list[Message]:
-    """A list of {"role", "content"} objects, other keys left out. Raises wrong-type, missing-field, unknown-role."""
+    """A list of {"role", "content"} objects, with what `alignment.records.Message` names beside these.
+
+    Raises RowError wrong-type, missing-field, unknown-role, broken-call, flags-differ, unsupported-field.
+    """
     messages = []
     for index, item in enumerate(expect(value, list, field)):
-        message = expect(item, dict, f"{field}[{index}]")
-        role, said = text(message, "role"), content(message, "content", f"{field}[{index}]")
+        where = f"{field}[{index}]"
+        turn = expect(item, dict, where)
+        role = ALIASES.get(text(turn, "role"), turn["role"])
         if role not in ROLES:
-            raise RowError("unknown-role", f"{field}[{index}] has role {role!r}, expected one of {', '.join(ROLES)}")
-        messages.append({"role": role, "content": said})
+            raise RowError("unknown-role", f"{where} has role {role!r}, expected one of {', '.join(ROLES)}")
+        more = _more(turn, role, where)
+        # A turn that is all call says nothing, and is written with null, with a blank, or without the key.
+        said = "" if "tool_calls" in more and given(turn, "content") is None else content(turn, "content", where)
+        messages.append({"role": role, "content": said, **more})
     return messages
+
+
+def _more(turn: dict[str, Any], role: str, where: str) -> Message:
+    """What a turn has beside role and content."""
+    more: Message = {}
+    if role == "assistant":
+        if not empty(turn.get("tool_calls")):
+            more["tool_calls"] = calls(turn["tool_calls"], f"{where}.tool_calls")
+        if thought := optional_text(turn, "reasoning_content"):
+            more["reasoning_content"] = thought
+    elif role == "tool":
+        more.update({key: named for key in ("name", "tool_call_id") if (named := optional_text(turn, key))})
+    return more if learned(turn, role, where) else {**more, "learn": False}
 
 
 def answer(value: Any, field: str) -> tuple[list[Message], str]:
     """(turns before the answer, answer) of a text, or of turns of which the assistant's is the last."""
     if isinstance(value, str):
         return [], value
-    conversation = turns(value, field)
+    conversation = turns(_text_or_turns(value, field), field)
     if not conversation:
         raise RowError("empty-answer", f"{field} has no messages")
     if conversation[-1]["role"] != "assistant":
         raise RowError("last-not-assistant", f"{field} ends with a turn of the {conversation[-1]['role']}")
-    return conversation[:-1], conversation[-1]["content"]
+    *lead, last = conversation
+    if more := [key for key in last if key not in ("role", "content")]:
+        raise RowError("unsupported-field", f"{field} ends with a turn that has {more[0]}, and an answer is text "
+                                            "alone; rows of `messages` may end so")
+    return lead, last["content"]
+
+
+def _text_or_turns(value: Any, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RowError("wrong-type", f"{field} is {type(value).__name__}, expected text or a list of turns")
+    return value
+
+
+def asked(value: Any, field: str) -> list[Message]:
+    """The turns of a prompt: a text is what the user says."""
+    if isinstance(value, str):
+        if _TRANSCRIPT.match(value):
+            raise RowError("transcript", f"{field} is a transcript ('Human: ... Assistant:') and would be one turn of "
+                                         "the user; format hh-transcript reads it")
+        return [user(value)]
+    return turns(_text_or_turns(value, field), field)
 
 
 def agree(one: list[Message], other: list[Message]) -> bool:
     """Whether two conversations are the same, but for blanks around their turns."""
     return len(one) == len(other) and all(
-        a["role"] == b["role"] and same(a["content"], b["content"]) for a, b in zip(one, other, strict=True))
+        same(a["content"], b["content"]) and {**a, "content": ""} == {**b, "content": ""}
+        for a, b in zip(one, other, strict=True))
 
 
 def joined(prompt: list[Message], lead: list[Message]) -> list[Message]:

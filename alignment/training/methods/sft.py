@@ -36,10 +36,14 @@ def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> C
     if isinstance(conversation, str):
         return conversation
     if stage.loss == "completion":
-        prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1]["content"])
+        if not conversation[-1].get("learn", True):
+            return "the last answer is marked as not to be learned, and loss: completion learns it alone"
+        prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1])
         prompt = cut_prompt(prompt, len(answer), stage, prepared)
         ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
     else:
+        if stage.loss == "all" and not all(turn.get("learn", True) for turn in conversation):
+            return "a turn is marked as not to be learned, and loss: all learns everything"
         ids, mask = templates.encode_conversation(tokenizer, conversation)
         if stage.loss == "assistant" and not any(mask):
             return "no supervised token"
