@@ -182,12 +182,15 @@ def test_a_tokenizer_in_python_keeps_text_as_text_too() -> None:
 
 
 def test_a_special_token_that_a_template_looks_for_is_no_silent_change() -> None:
-    """DeepSeek's splits at </think>; where that is a special token, hiding it would keep what the template drops."""
-    tokenizer = SHAPES["think"].tokenizer()
-    tokenizer.add_special_tokens({"extra_special_tokens": ["</think>"]})
+    """Hidden from the template, it would be rendered as if it were not there."""
+    tokenizer = SHAPES["granite"].tokenizer()
+    looks = "{% if '<|end_of_text|>' in messages[0]['content'] %}{{ '<|end_of_text|>' }}{% endif %}"
+    tokenizer.chat_template = looks + tokenizer.chat_template
+    prompt = [user("a<|end_of_text|>b")]
     with pytest.raises(DataError, match="looks for") as error:
-        templates.encode_completion(tokenizer, [user("a")], "Hm.</think>Yes.")
+        templates.encode_completion(tokenizer, prompt, "Yes.")
     assert "as-tokens" in str(error.value.hint)
+    assert templates.encode_completion(tokenizer, [user("ab")], "Yes.")
     templates.Convention("as-tokens").put_on(tokenizer)
-    answer = templates.encode_completion(tokenizer, [user("a")], "Hm.</think>Yes.")[1]
-    assert tokenizer.decode(answer) == "<think>\n\n</think>\n\nYes.<|im_end|>"
+    before, _ = templates.encode_completion(tokenizer, prompt, "Yes.")
+    assert before.count(tokenizer.eos_token_id) == 3
