@@ -81,20 +81,20 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        inputs = {source: _input(artifact, source) for source in upstream.inputs()}
+        inputs = {source: _input(context, name, source) for source in upstream.inputs()}
         for place in upstream.row_refs():
             yield place.ref, inputs[place.stage]
         waiting.extend(inputs.items())
 
 
-def _input(artifact: Artifact, name: str) -> Artifact:
-    """The finished artifact that `artifact` was made from; raises ArtifactError when the store lost it."""
-    key = artifact.manifest.inputs.get(name)
-    found = artifact.store.find(key) if key is not None else None
+def _input(context: StageContext, of: str, name: str) -> Artifact:
+    """The finished artifact of stage `name`, which stage `of` reads; raises ArtifactError when the store lost it."""
+    key = context.keys[name]
+    found = context.store.find(key)
     if found is None:
         raise ArtifactError(
-            f"what stage {artifact.manifest.stage} was made from is gone, so the split cannot be checked",
-            where=artifact.url, found=key, expected=f"the artifact of stage {name}",
+            f"what stage {of} was made from is gone, so the split cannot be checked",
+            where=context.store.url, found=key, expected=f"the artifact of stage {name}",
             hint="run the whole run again; finished stages that are still there are not made anew",
         )
     return found

@@ -119,6 +119,10 @@ class ImportModel(Stage):
         return (found,) if self.template is None else (
             found, Outside(("template",), ShippedTemplate(self.template)))
 
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.model, TinyModel)  # its weights; the others bring theirs
+
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         return {**super().learned(scaled), "model": {"source": self.model.source}}
 
@@ -232,6 +236,10 @@ class ImportData(Stage):
     def sources(self) -> tuple[Outside, ...]:
         return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
                      for index, source in enumerate(self.data))
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.split, RatioSplit) or any(source.take is not None for source in self.data)
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(

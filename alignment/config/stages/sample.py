@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.config.stages.base import ModelRef, RowsPlace, Stage, plural
-from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
+from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
@@ -81,6 +81,7 @@ class Sample(Stage):
     # line breaks for the same.
     revision = 2
     on_workers = True
+    bfloat16_on = frozenset({"gpu", "cpu"})
 
     kind: Literal["sample"] = "sample"
     """`sample`: a model answers prompts, and the answers are scored."""
@@ -113,6 +114,9 @@ class Sample(Stage):
     """Prompts in one generation batch (times n sequences)."""
     max_prompt_tokens: Positive = 1024
     """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
+    dtype: Dtype | None = None
+    """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
+    (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
