@@ -39,6 +39,7 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
     Args:
         notes: gets a few words on what was seen, by stage.
     """
+    from alignment.checks.context import beyond_context
     from alignment.checks.stages import wrong, wrong_here
     from alignment.checks.store import store
 
@@ -47,6 +48,7 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
         found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
+        found += [_finding(file, ("stages", index, *place), error) for place, error in beyond_context(run, stage)]
     if profile is None or profile.cluster is None:
         found += [_finding(file, ("stages", index, *place), error)
                   for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]

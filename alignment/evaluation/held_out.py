@@ -72,11 +72,10 @@ def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, list[Record]]
 
 def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Artifact]]:
     """(STAGE/SPLIT, artifact that holds it) for every row set that a stage upstream reads; may repeat."""
-    names = [ref.stage for ref in stage.model_refs()]
-    waiting = [(name, context.inputs[name]) for name in dict.fromkeys(names)]
+    waiting = list(dict.fromkeys(ref.stage for ref in stage.model_refs()))
     visited: set[str] = set()
     while waiting:
-        name, artifact = waiting.pop()
+        name = waiting.pop()
         if name in visited:
             continue
         visited.add(name)
@@ -84,7 +83,7 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
         inputs = {source: _input(context, name, source) for source in upstream.inputs()}
         for place in upstream.row_refs():
             yield place.ref, inputs[place.stage]
-        waiting.extend(inputs.items())
+        waiting.extend(inputs)
 
 
 def _input(context: StageContext, of: str, name: str) -> Artifact:

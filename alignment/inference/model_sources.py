@@ -38,7 +38,7 @@ from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
 from alignment.inference.loading import weights_of
 
-TINY_CONTEXT = 2048
+TINY_CONTEXT = TinyModel.context
 """Positions of a tiny model, in tokens."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -26,6 +26,7 @@ from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, KubeAlignError, StageError
 from alignment.pipeline.keys import Key, content_of, keys
+from alignment.planner.context_length import too_long
 from alignment.progress import console
 
 Body = Callable[[StageContext], Outcome]
@@ -112,6 +113,9 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -
             console.print(f"[green]=[/] {label} finished by another process")
             return found
         inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
+        for place, error in too_long(stage, lambda name: inputs[name].manifest.facts.get("context_length")):
+            raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
+                              expected=error.expected, hint=error.hint)
         console.print(f"[cyan]>[/] {label} {describe(stage)}")
         context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
                                store.workdir(key.key), {name: one.key for name, one in known.items()})

@@ -271,6 +271,7 @@ def _outcome(
     info = template_of(start)
     facts = facts | {
         "template": info, "start": start.key, "role": stage.makes,
+        "context_length": start.manifest.facts.get("context_length"),
         "mean_length": sum(prepared.lengths) / len(prepared.lengths),
         "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
     }

@@ -75,6 +75,14 @@ class Outside(NamedTuple):
     travels: bool = False
 
 
+class MostTokens(NamedTuple):
+    """The most tokens that a stage gives a model at once: the key to lower, the number, and how the config says it."""
+
+    place: Place
+    tokens: int
+    text: str
+
+
 class Stage(Strict):
     """One step of a run: it reads finished artifacts and writes one."""
 
@@ -138,6 +146,10 @@ class Stage(Strict):
         """Names of the stages that this one reads, each once, in order."""
         names = [ref.stage for ref in self.model_refs()] + [ref.stage for ref in self.row_refs()]
         return tuple(dict.fromkeys(names))
+
+    def most_tokens(self) -> MostTokens | None:
+        """How long its models' inputs may get; None for a stage that gives them none."""
+        return None
 
     def splits(self) -> tuple[str, ...]:
         """Names of the row sets that the stage writes; none where it makes something else."""

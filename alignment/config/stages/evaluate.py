@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, Dtype, Name, Positive, RowsRef
-from alignment.config.stages.sample import Sampling, Scorer
+from alignment.config.stages.sample import Sampling, Scorer, prompt_and_answer
 
 _LANGUAGE = r"^[a-z]{2,3}$"
 FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
@@ -70,6 +70,9 @@ class Evaluate(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
+
+    def most_tokens(self) -> MostTokens:
+        return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
 
     def findings(self) -> Iterator[Finding]:
         for index, pair in enumerate(self.compare):

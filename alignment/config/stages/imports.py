@@ -68,6 +68,9 @@ class GgufModel(ModelSource):
 class TinyModel(ModelSource):
     """A model made on the spot from random weights, for tests: it learns, slowly, and knows nothing."""
 
+    context: ClassVar[int] = 2048
+    """Its context length, in tokens."""
+
     source: Literal["tiny"]
     """Random weights and a tokenizer made on the spot; nothing is downloaded."""
     hidden_size: Positive = 64

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, RowsPlace, Stage, plural
+from alignment.config.stages.base import ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
@@ -43,6 +43,11 @@ class Sampling(Strict):
                 shown = list(value) if isinstance(value, tuple) else value
                 raise ValueError(f"{key}: {shown} is outside {low}..{high}, or low is above high")
         return self
+
+
+def prompt_and_answer(prompt: int, answer: int) -> MostTokens:
+    """The longest sequence of a stage that has prompts answered."""
+    return MostTokens(("max_prompt_tokens",), prompt + answer, f"max_prompt_tokens {prompt} + max_new_tokens {answer}")
 
 
 class Scorer(Strict):
@@ -134,6 +139,10 @@ class Sample(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         return (RowsPlace(("prompts", index), ref) for index, ref in enumerate(self.prompts))
+
+    def most_tokens(self) -> MostTokens:
+        answers = [given.max_new_tokens for given in (self.sampling, self.first) if given is not None]
+        return prompt_and_answer(self.max_prompt_tokens, max(answers))
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS

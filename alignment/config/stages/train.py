@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage
 from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 from alignment.config.stages.strategies import Lora, Strategy
 from alignment.config.trl_keys import trl_findings
@@ -114,6 +114,9 @@ class TrainBase(Stage):
         yield from (RowsPlace(("rows", index), ref) for index, ref in enumerate(self.rows))
         if self.eval_rows is not None:
             yield RowsPlace(("eval_rows",), self.eval_rows)
+
+    def most_tokens(self) -> MostTokens:
+        return MostTokens(("max_length",), self.max_length, f"max_length {self.max_length}")
 
     def findings(self) -> Iterator[Finding]:
         if self.batch_size % self.micro_batch_size:
