@@ -182,7 +182,7 @@ def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:
         return {}
     workers = run.compute.workers if stage.on_workers else 0
     device = device_here(run.compute)
-    found = {"device": device, "dtype": stage.arithmetic, "workers": workers, "engine": "transformers"}
+    found = {"device": device, "dtype": stage.arithmetic, "workers": workers, "engine": stage.engine}
     return found if workers else {**found, "processor": processor(device)}
 
 

@@ -95,8 +95,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "micro_batch_size": stage.micro_batch(workers),
         }
-        outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch."), "workers": workers,
-                           "engine": "trl"}
+        outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
         write_outcome(context, outcome)
     barrier()
     checkpoints.clear()

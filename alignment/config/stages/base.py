@@ -101,6 +101,8 @@ class Stage(Strict):
     """Keys that change nothing in what the stage makes."""
     says_names: ClassVar[bool] = False
     """Whether what it makes calls its inputs by the names of their stages, so that another name is another artifact."""
+    engine: ClassVar[str] = "transformers"
+    """The library that computes with its models, where it has any."""
     bfloat16_on: ClassVar[frozenset[Literal["gpu", "cpu"]]] = frozenset()
     """Hardware on which `dtype: auto` is bfloat16, where it has that of its own; empty: computes with no model."""
 

@@ -47,6 +47,7 @@ class TrainBase(Stage):
     script = "train"
     on_workers = True
     not_learned = Stage.not_learned | {"log_to"}
+    engine = "trl"
     # Measured on AVX512-BF16: a LoRA step gains nothing from it, as the backward pass and float32 adapters dominate.
     bfloat16_on = frozenset({"gpu"})
     trl_config: ClassVar[str]
