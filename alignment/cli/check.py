@@ -13,6 +13,7 @@ import typer
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, place_of
+from alignment.config.arithmetic import settled_here
 from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
@@ -40,8 +41,8 @@ def check(
     if findings:
         raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
-    for stage in run.stages:
-        note = notes.get(stage.name)
+    for stage in (settled_here(run) if place is None else settled_here(place.applied(run))).stages:
+        note = ", ".join(text for text in (notes.get(stage.name), stage.arithmetic) if text)
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
     for idle in place.idle(run) if place is not None else ():
         say(f"! {idle}")
