@@ -92,3 +92,15 @@ def test_rows_that_change_while_they_are_read_are_not_published_under_the_old_di
     assert status(run)["data"] is None
     monkeypatch.undo()
     assert execute(run, only="data").artifacts["data"] is not None
+
+
+def test_a_stage_is_held_to_the_context_length_that_the_import_recorded(tmp_path: Path) -> None:
+    from alignment.errors import ConfigError
+
+    run = small.run(tmp_path, small.train("sft", max_length=64), small.train("more", model="sft", max_length=2049))
+    with pytest.raises(ConfigError, match="more tokens than the model of sft") as refused:
+        execute(run)
+    assert refused.value.where == "stage more, max_length"
+    made = status(run)
+    assert made["more"] is None
+    assert [made[name].manifest.facts["context_length"] for name in ("base", "sft")] == [2048, 2048]
