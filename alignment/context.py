@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ class Outcome:
     rows: RowCounts = field(default_factory=RowCounts)
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] = field(default_factory=dict)
+    """Where it was computed, as far as the body knows better than the run."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class StageContext:
     """One stage about to be made.
 
     Attributes:
+        run: with this stage's own dtype in `compute`.
         inputs: finished artifacts by stage name, one for each name in `stage.inputs()`.
         work: local folder for work in progress (checkpoints, finished batches).
         digest: full digest of what is made; a seed for anything that must be the same when run again.
+        keys: artifact key of every stage of the run, by name. (A manifest has the names of the run that made it.)
     """
 
     run: Run
@@ -47,6 +52,7 @@ class StageContext:
     digest: str
     inputs: dict[str, Artifact]
     work: Path
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def out(self) -> Path:

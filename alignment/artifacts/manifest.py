@@ -46,15 +46,18 @@ class Manifest(BaseModel):
     format: int = FORMAT
     """Version of what finished artifacts mean; it is part of every digest."""
     key: str
-    """NAME-DIGEST, the artifact's folder in the store."""
+    """KIND-DIGEST12, the artifact's folder in the store: a stage that is called otherwise is the same artifact."""
     digest: str
-    """sha256 over the resolved config and the digests of the inputs."""
+    """sha256 of `parts`."""
     stage: str
-    """The stage's name."""
+    """The stage's name in the run that made it."""
     kind: str
     """import, train, sample or evaluate, as in the run file."""
     config: dict[str, Any]
     """The stage's keys as they were obeyed, defaults filled in."""
+    parts: dict[str, Any] = Field(default_factory=dict)
+    """What the digest is the sha256 of: `config` as far as it decides what is made, with inputs by their digests, seed
+    (of a stage that draws), digests of sources, revisions. `kubealign check --same-as` compares it."""
     inputs: dict[str, str]
     """Stage name -> artifact key."""
     files: dict[str, FileEntry]
@@ -65,6 +68,9 @@ class Manifest(BaseModel):
     """Numbers by name; an aim calls them STAGE.NAME."""
     facts: dict[str, Any] = Field(default_factory=dict)
     """What else is worth keeping: resolved revision, template name and hash, reference model, plan, ..."""
+    compute: dict[str, Any] = Field(default_factory=dict)
+    """Where it was computed: device, dtype, workers, engine, processor. Not part of the digest but for dtype; see
+    docs/architecture.md on what is equal to the bit and what in law."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Of KubeAlign, Python, the platform and the libraries that decide numbers."""
     started: str
@@ -81,6 +87,7 @@ def digest_of(parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key_of(name: str, digest: str) -> str:
-    """Folder name of an artifact: readable first, unique by 12 digits of the digest."""
-    return f"{name}-{digest[:12]}"
+def key_of(kind: str, digest: str) -> str:
+    """Folder name of an artifact: readable first, unique by 12 digits of the digest. `kind` is the stage's tag, which
+    the digest implies: a stage's name is no part of what it makes."""
+    return f"{kind}-{digest[:12]}"

@@ -1,7 +1,7 @@
 """The artifact store: finished stage folders on any fsspec URL, addressed by what they were made from.
 
-    STORE/artifacts/NAME-DIGEST/...   finished, never changed; manifest.json is written last
-    STORE/work/NAME-DIGEST/...        in progress: lease, checkpoints, the folder to be published
+    STORE/artifacts/KIND-DIGEST/...   finished, never changed; manifest.json is written last
+    STORE/work/KIND-DIGEST/...        in progress: lease, checkpoints, the folder to be published
     STORE/runs/RUN/...                resolved config, report and logs of each run
 
 A reader sees an artifact whole or not at all: on a file system the finished folder is renamed into place, on

@@ -6,16 +6,32 @@ A cluster itself is not asked: `kubealign preflight` does that.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
+
+import typer
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, place_of
+from alignment.config.arithmetic import settled_here
 from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
+DIFFERS = 3
+"""Exit code of `check --same-as` where there is a difference."""
 
-def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
+
+def check(
+    file: RunFile,
+    profile: ProfileName = None,
+    overrides: Overrides = None,
+    manifest: Annotated[
+        str | None,
+        typer.Option("--same-as", metavar="MANIFEST", help="A finished artifact's manifest.json or folder: would this "
+                                                           "run make the same? Ends with code 3 where it differs."),
+    ] = None,
+) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
     run, place = load(file, overrides, profile)
     from alignment.pipeline.run import describe
@@ -25,12 +41,38 @@ def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = Non
     if findings:
         raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
-    for stage in run.stages:
-        note = notes.get(stage.name)
+    for stage in (settled_here(run) if place is None else settled_here(place.applied(run))).stages:
+        note = ", ".join(text for text in (notes.get(stage.name), stage.arithmetic) if text)
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
     for idle in place.idle(run) if place is not None else ():
         say(f"! {idle}")
     say("ok")
+    if manifest is not None:
+        _compare(run, place, manifest)
+
+
+def _compare(run: Run, profile: Profile | None, manifest: str) -> None:
+    """Say every difference; ends with DIFFERS where there is one."""
+    from alignment.pipeline.same_as import same_as
+
+    here = profile is None or profile.cluster is None
+    found = same_as(run if profile is None else profile.applied(run), manifest, here=here)
+    for one in found:
+        if one.same:
+            say(f"stage {one.stage} is {one.key}" + (", computed alike" if here else ""))
+        if one.made:
+            say(f"stage {one.stage} would not be {one.key}:")
+        for line in one.made:
+            say(f"  {line}")
+        if one.computed:
+            say(f"stage {one.stage}: the same in law, not to the bit, since it was computed otherwise:" if not one.made
+                else "  computed otherwise:")
+        for line in one.computed:
+            say(f"    {line}")
+    if not here:
+        say("device and libraries are those of the profile's image and nodes, and not compared")
+    if not all(one.same for one in found):
+        raise typer.Exit(DIFFERS)
 
 
 def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str] | None = None) -> list[ConfigError]:
@@ -39,6 +81,7 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
     Args:
         notes: gets a few words on what was seen, by stage.
     """
+    from alignment.checks.context import beyond_context
     from alignment.checks.stages import wrong, wrong_here
     from alignment.checks.store import store
 
@@ -47,6 +90,7 @@ def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str]
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
         found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
+        found += [_finding(file, ("stages", index, *place), error) for place, error in beyond_context(run, stage)]
     if profile is None or profile.cluster is None:
         found += [_finding(file, ("stages", index, *place), error)
                   for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]

@@ -1,4 +1,5 @@
-"""Where numbers are computed: the one part of a run that a profile replaces and no digest covers."""
+"""Where numbers are computed: the one part of a run that a profile replaces. Of it only the dtype is part of a digest,
+as arithmetic.py settles it for each stage."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from alignment.config.stages.fields import Strict
 
 
 class Compute(Strict):
-    """Where the numbers are computed. Nothing here changes what is learned, so nothing here changes a digest."""
+    """Where the numbers are computed. Of all this only `dtype` changes a digest, by way of the stages' own `dtype`."""
 
     workers: Annotated[int, Field(ge=0)] = 0
     """0: everything in this process. n: n Ray workers per stage, on the cluster at `address`."""
@@ -20,8 +21,8 @@ class Compute(Strict):
     """Where tensors live; auto takes a CUDA GPU where one is seen. With cuda, a machine without one is an error
     instead of a slow run."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the frozen weights and of generation; auto: bfloat16 where the hardware computes it
-    natively (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
+    """Arithmetic of the stages that don't say their own. auto: bfloat16 on a GPU that has it; on a CPU float32, but for
+    sampling and evaluation on this machine's, where it has AVX512-BF16 or AMX. `check` says which it is."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that Ray sets aside for each worker, for placement only; on Kubernetes what a pod may use is
     `cluster.worker.cpu`."""

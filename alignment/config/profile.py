@@ -1,7 +1,8 @@
 """`Profile`: where a run is computed and where its artifacts lie, apart from what it learns.
 
-The same run file goes to a laptop, one 24 GB card or a cluster; only the profile changes, and nothing in a profile
-changes a digest. Does not talk to Kubernetes: `cluster` turns a profile into manifests.
+The same run file goes to a laptop, one 24 GB card or a cluster; only the profile changes. Nothing in a profile changes
+a digest but the dtype that it says, or that `auto` makes of its hardware (arithmetic.py). Does not talk to Kubernetes:
+`cluster` turns a profile into manifests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignment.config.arithmetic import settled
 from alignment.config.compute import Compute
+from alignment.config.hardware import Native
 from alignment.config.messages import close_to
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
@@ -206,12 +209,19 @@ class Profile(Strict):
         return self
 
     def applied(self, run: Run, stage: AnyStage | None = None) -> Run:
-        """The run as it is executed under this profile; with a stage, as that stage's pods see it."""
+        """The run as it is executed under this profile; with a stage, as that stage's pods see it. On a cluster every
+        stage's dtype is settled by its pod, since what looks at the run later may be another machine."""
         compute = self.compute
         if stage is not None and self.cluster is not None:
             compute = compute.model_copy(update={"workers": self.workers_of(stage)})
         store = self.cluster.storage.url if self.cluster is not None else self.store or run.store
-        return run.model_copy(update={"compute": compute, "store": store})
+        run = run.model_copy(update={"compute": compute, "store": store})
+        return run if self.cluster is None else settled(run, self._native)
+
+    def _native(self, stage: AnyStage) -> Native:
+        """The hardware of a stage's pod that has bfloat16: GPUs have, and of its CPUs a profile does not say."""
+        gpus = self.compute.gpus_per_worker if self.workers_of(stage) else self.pod_of(stage).gpus
+        return "gpu" if gpus and self.compute.device != "cpu" else None
 
     def workers_of(self, stage: AnyStage) -> int:
         """Ray workers of a stage; 0 for the kinds that run in one process."""

@@ -27,8 +27,8 @@ class Run(Strict):
     description: str | None = None
     """One line for people; it is kept with the run and changes nothing."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of every draw: rows taken, splits, fresh weights, batches, answers, bootstraps. Another seed makes everything
-    anew."""
+    """Of every draw: rows taken, splits, fresh weights, batches, answers, bootstraps. Another seed makes anew what
+    draws, and what comes after; an import that draws nothing is shared."""
     store: str = "runs"
     """Artifacts: a folder or any fsspec URL (s3://bucket/prefix)."""
     scale: Annotated[float, Field(gt=0)] = 1.0

@@ -72,8 +72,7 @@ def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, list[Record]]
 
 def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Artifact]]:
     """(STAGE/SPLIT, artifact that holds it) for every row set that a stage upstream reads; may repeat."""
-    names = [ref.stage for ref in stage.model_refs()]
-    waiting = [(name, context.inputs[name]) for name in dict.fromkeys(names)]
+    waiting = [(name, context.inputs[name]) for name in dict.fromkeys(ref.stage for ref in stage.model_refs())]
     visited: set[str] = set()
     while waiting:
         name, artifact = waiting.pop()
@@ -81,19 +80,19 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        inputs = {source: _input(artifact, source) for source in upstream.inputs()}
+        inputs = {source: _input(artifact, name, source, context.keys[source]) for source in upstream.inputs()}
         for place in upstream.row_refs():
             yield place.ref, inputs[place.stage]
         waiting.extend(inputs.items())
 
 
-def _input(artifact: Artifact, name: str) -> Artifact:
-    """The finished artifact that `artifact` was made from; raises ArtifactError when the store lost it."""
-    key = artifact.manifest.inputs.get(name)
-    found = artifact.store.find(key) if key is not None else None
+def _input(artifact: Artifact, of: str, name: str, key: str) -> Artifact:
+    """The finished artifact of stage `name`, which stage `of` made `artifact` from; raises ArtifactError when the store
+    lost it."""
+    found = artifact.store.find(key)
     if found is None:
         raise ArtifactError(
-            f"what stage {artifact.manifest.stage} was made from is gone, so the split cannot be checked",
+            f"what stage {of} was made from is gone, so the split cannot be checked",
             where=artifact.url, found=key, expected=f"the artifact of stage {name}",
             hint="run the whole run again; finished stages that are still there are not made anew",
         )

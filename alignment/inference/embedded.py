@@ -39,6 +39,12 @@ class _Embedded(ABC, Generic[Model]):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.artifact.path() / "model", side=self.side)
 
+    @property
+    def context_length(self) -> int | None:
+        """As the import of the model recorded it."""
+        length: int | None = self.artifact.manifest.facts.get("context_length")
+        return length
+
     def load(self) -> None:
         self._ready()
 
@@ -84,7 +90,7 @@ class EmbeddedGenerator(_Embedded[Engine]):
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         engine = self._ready()
-        return log_probs(engine.model, engine.tokenizer, items)
+        return log_probs(engine.model, engine.tokenizer, items, context_length=self.context_length)
 
     def _made(self, placement: dict[str, Any]) -> Engine:
         return Engine(load_policy(self.artifact, **placement), self.tokenizer)
@@ -99,4 +105,4 @@ class EmbeddedScorer(_Embedded[RewardScorer]):
         return self._ready().score(items)
 
     def _made(self, placement: dict[str, Any]) -> RewardScorer:
-        return RewardScorer(load_reward(self.artifact, **placement), self.tokenizer)
+        return RewardScorer(load_reward(self.artifact, **placement), self.tokenizer, self.context_length)

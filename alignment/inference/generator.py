@@ -60,14 +60,16 @@ class Generator(Opened, Protocol):
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         """For each (prompt, completion) the completion's summed log-probability in nats, end token included, and its
-        number of tokens. Raises DataError and ModelError as `generate` does."""
+        number of tokens; NaN where they are more than the model's context length. Raises DataError and ModelError as
+        `generate` does."""
 
 
 class Scorer(Opened, Protocol):
     """A reward model."""
 
     def score(self, items: Sequence[Item]) -> list[float]:
-        """One reward per (prompt, completion), in order; NaN where the model gives none.
+        """One reward per (prompt, completion), in order; NaN where the model gives none, or where the two are over its
+        context length.
 
         Raises:
             DataError: the chat template refuses a conversation.

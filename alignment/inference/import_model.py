@@ -20,6 +20,7 @@ from alignment.context import Outcome, StageContext
 from alignment.errors import ModelError
 from alignment.inference.info import write_info
 from alignment.inference.model_sources import load
+from alignment.planner.context_length import SOURCES, context_length
 
 PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")
 """Tokens that makers reserve for padding or that end no chat turn; tried in order, then the unknown token."""
@@ -65,9 +66,15 @@ def import_model(context: StageContext) -> Outcome:
             "eos_token": tokenizer.eos_token,
             "special_tokens_in_text": info["special_tokens_in_text"],
             "stop_tokens": tokenizer.convert_ids_to_tokens(templates.stop_ids(tokenizer)),
-            "context_length": getattr(model.config.get_text_config(), "max_position_embeddings", None),
+            "context_length": _context_length(stage, model),
         },
     )
+
+
+def _context_length(stage: ImportModel, model: PreTrainedModel) -> int | None:
+    """As the source says it, where that is less than what was made of it: a GGUF file's rotary scaling is lost."""
+    found = (SOURCES[type(stage.model)](stage.name, stage.model), context_length(model.config.to_dict()))
+    return min((length for length in found if length is not None), default=None)
 
 
 def _set_template(tokenizer: PreTrainedTokenizerBase, stage: ImportModel, where: str) -> None:

@@ -26,6 +26,7 @@ from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
 from alignment.inference.info import INFO, base_folder, check_template, model_info, read_info
+from alignment.progress import console
 from alignment.templates import Convention
 
 Role = Literal["policy", "reward"]
@@ -66,16 +67,12 @@ def resolve_device(compute: Compute) -> str:
 
 
 def resolve_dtype(compute: Compute, device: str) -> torch.dtype:
-    """Arithmetic type; auto is bfloat16 where the hardware computes it: emulation is slower than float32."""
-    if compute.dtype != "auto":
-        return torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32
-    if device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Not mkldnn's own check: that is also true where bfloat16 is emulated with plain AVX-512.
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
+    """Arithmetic type; `auto` was settled for the stage before its key was made (config/arithmetic.py)."""
+    if compute.dtype != "bfloat16":
+        return torch.float32
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        console.print("! this GPU has no bfloat16 of its own and emulates it, slowly; `dtype: float32` is faster")
+    return torch.bfloat16
 
 
 # --- models --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from alignment.errors import ModelError
 from alignment.inference.bare_tokenizer import as_sentencepiece
 from alignment.inference.loading import weights_of
 
-TINY_CONTEXT = 2048
+TINY_CONTEXT = TinyModel.context
 """Positions of a tiny model, in tokens."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -7,6 +7,7 @@ cut by a token budget; results come in the order of the items. Knows no rows, fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,15 +40,17 @@ class _Pair:
 
 
 def log_probs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch_tokens: int = 8192
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch_tokens: int = 8192,
+    context_length: int | None = None,
 ) -> list[tuple[float, int]]:
     """Sum of the log-probabilities of each completion's tokens, end token included, given its prompt.
 
     Args:
         batch_tokens: tokens of prompts and completions, padding included, in one batch at most (but one item always).
+        context_length: tokens that the model can tell the places of.
 
     Returns:
-        (sum in nats, number of tokens) per item; the sum is a float32 computation.
+        (sum in nats, number of tokens) per item; the sum is a float32 computation, and NaN for a longer item.
     """
     pairs = []
     for index, (prompt, completion) in enumerate(items):
@@ -57,7 +60,8 @@ def log_probs(
                              where=f"item {index}", found=before)
         # The last prompt token goes with the completion: what predicts the first completion token stands there.
         pairs.append(_Pair(index, tuple(before[:-1]), [before[-1], *said]))
-    results = [(0.0, 0)] * len(pairs)
+    results = [(math.nan, len(pair.segment) - 1) for pair in pairs]
+    pairs = _within(pairs, context_length)
 
     def forward(**inputs: object) -> Tensor:
         return model(**inputs).logits  # type: ignore[no-any-return]
@@ -79,18 +83,22 @@ class RewardScorer:
         tokenizer: of the same model folder.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context_length: int | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.context_length = model, tokenizer, context_length
 
     def score(self, items: Sequence[Item], batch_tokens: int = 8192) -> list[float]:
-        """One score per item, in order. NaN is returned as NaN: what it means is the caller's to decide."""
+        """One score per item, in order. NaN, of the model or for an item that is longer than its context length, is
+        returned as NaN: what it means is the caller's to decide."""
         pairs = []
         for index, (prompt, completion) in enumerate(items):
             before, said = encode_completion(self.tokenizer, prompt, completion)
             if not before:
                 raise ModelError("a prompt without tokens cannot be scored", where=f"item {index}")
             pairs.append(_Pair(index, tuple(before), said))
-        results = [0.0] * len(pairs)
+        results = [math.nan] * len(pairs)
+        pairs = _within(pairs, self.context_length)
         backbone = getattr(self.model, self.model.base_model_prefix)
 
         def forward(**inputs: object) -> Tensor:
@@ -103,6 +111,10 @@ class RewardScorer:
                 for pair, score in zip(batch, scores.tolist(), strict=True):
                     results[pair.item] = score
         return results
+
+
+def _within(pairs: list[_Pair], context_length: int | None) -> list[_Pair]:
+    return [pair for pair in pairs if context_length is None or pair.length <= context_length]
 
 
 def _batches(pairs: Sequence[_Pair], batch_tokens: int) -> Iterator[list[_Pair]]:

@@ -27,6 +27,7 @@ from types import FrameType
 
 from alignment.artifacts import Store
 from alignment.config import AnyStage, Run, load_run
+from alignment.config.arithmetic import settled_here
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.exits import Exit
 from alignment.pipeline.keys import keys
@@ -50,7 +51,7 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)  # an exception gives the lease back; Ray's own handler raises one too
     try:
-        run = load_run(arguments.run, arguments.overrides)
+        run = settled_here(load_run(arguments.run, arguments.overrides))
         fitting = [stage for stage in run.stages if stage.script == script]
         stage = next((stage for stage in fitting if stage.name == arguments.stage), None)
         if stage is None:

@@ -1,15 +1,15 @@
 """Every stage's key, known before anything runs: what a stage is made from decides where it lies.
 
-A key covers the stage's own config, the run's seed, the content of source files and the keys of its inputs; so a
-changed key re-runs that stage and those after it, and no other. It does not cover where a run is computed
-(`compute`), what it is called, or where logs go. A kind's or method's `revision` counts from 2 on: raised, it makes
-anew what a faulty version made.
+A key covers the stage's own config with its dtype settled, the run's seed where the stage draws, the content of source
+files and the digests of its inputs; so a changed key re-runs that stage and those after it, and no other. It does not
+cover where else a run is computed (`compute`), what the run and its stages are called, or where logs go. A kind's or
+method's `revision` counts from 2 on: raised, it makes anew what a faulty version made.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,39 +25,59 @@ from alignment.config import (
     Source,
     TinyModel,
 )
+from alignment.config.arithmetic import settled_here
+from alignment.config.stages.fields import Place
 from alignment.data.fingerprint import file_digest, folder_digest, gguf_path, local_digest
 
 
 @dataclass(frozen=True)
 class Key:
-    """Identity of a stage's artifact: `key` is its folder's name, `digest` the whole of it."""
+    """Identity of a stage's artifact: `key` is its folder's name, `digest` the sha256 of `parts`."""
 
     key: str
     digest: str
-    config: dict[str, Any]
+    parts: dict[str, Any]
 
 
 def keys(run: Run) -> dict[str, Key]:
-    """Stage name -> key, in order. Reads source files (their content counts), nothing else.
+    """Stage name -> key, in order. Reads source files (their content counts), nothing else. A dtype that is still open
+    is settled for this machine; a run for a cluster was settled by its profile.
 
     Raises:
         DataError: a source file is missing or cannot be read.
     """
     made: dict[str, Key] = {}
-    for stage in run.stages:
+    for stage in settled_here(run).stages:
+        digests = {name: made[name].digest for name in stage.inputs()}
         config = stage.learned(run.scaled)
-        parts = {
-            "format": FORMAT,
-            "config": config,
-            "seed": run.seed,
-            "inputs": {name: made[name].digest for name in stage.inputs()},
-            "sources": content_of(stage),
-        }
+        parts = {"format": FORMAT, "config": config if stage.says_names else _without_names(stage, config, digests)}
+        if stage.says_names:
+            parts["inputs"] = digests
+        if stage.draws:
+            parts["seed"] = run.seed
+        if (sources := content_of(stage)) is not None:
+            parts["sources"] = sources
         if revisions := stage.revisions() | stage.mended():
             parts["revisions"] = revisions
         digest = digest_of(parts)
-        made[stage.name] = Key(key_of(stage.name, digest), digest, config)
+        made[stage.name] = Key(key_of(stage.tag, digest), digest, parts)
     return made
+
+
+def _without_names(stage: AnyStage, config: dict[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """The config with the digests of the stages that it reads in place of their names."""
+    for model in stage.model_refs():
+        _put(config, model.place, digests[model.stage])
+    for rows in stage.row_refs():
+        _put(config, rows.place, f"{digests[rows.stage]}/{rows.split}")
+    return config
+
+
+def _put(config: Any, place: Place, value: str) -> None:
+    *above, last = place
+    for key in above:
+        config = config[key]
+    config[last] = value
 
 
 def content_of(stage: AnyStage) -> Any:

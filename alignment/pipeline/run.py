@@ -15,14 +15,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
+from typing import Any
 
 from alignment import __version__
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import AnyStage, Run, Verdict, judge
+from alignment.config.arithmetic import computed, settled_here
+from alignment.config.hardware import device_here, processor
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, KubeAlignError, StageError
-from alignment.pipeline.keys import Key, keys
+from alignment.pipeline.keys import Key, content_of, keys
+from alignment.planner.context_length import too_long
 from alignment.progress import console
 
 Body = Callable[[StageContext], Outcome]
@@ -78,6 +82,7 @@ def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") ->
         KubeAlignError: the stage that could not be made; stages before it stay finished.
     """
     began = time.monotonic()
+    run = settled_here(run)
     store, known = Store(run.store), keys(run)
     if only is not None and only not in known:
         raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))
@@ -108,14 +113,20 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -
             console.print(f"[green]=[/] {label} finished by another process")
             return found
         inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
+        for place, error in too_long(stage, lambda name: inputs[name].manifest.facts.get("context_length")):
+            raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
+                              expected=error.expected, hint=error.hint)
         console.print(f"[cyan]>[/] {label} {describe(stage)}")
-        context = StageContext(run, stage, store, key.key, key.digest, inputs, store.workdir(key.key))
+        context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
+                               store.workdir(key.key), {name: one.key for name, one in known.items()})
         started, clock = time.time(), time.monotonic()
         outcome = _call(context)
+        _check_sources(stage, key)
         manifest = Manifest(
             key=key.key, digest=key.digest, stage=stage.name, kind=stage.kind,
-            config=stage.model_dump(mode="json"), inputs={name: artifact.key for name, artifact in inputs.items()},
-            files={}, rows=outcome.rows, metrics=outcome.metrics, facts={"seed": run.seed, **outcome.facts},
+            config=stage.model_dump(mode="json"), parts=key.parts,
+            inputs={name: artifact.key for name, artifact in inputs.items()}, files={}, rows=outcome.rows,
+            metrics=outcome.metrics, facts=outcome.facts, compute=computed_on(run, stage) | outcome.compute,
             versions=versions(), started=_stamp(started), finished=_stamp(time.time()),
             seconds=round(time.monotonic() - clock, 2),
         )
@@ -163,6 +174,18 @@ def summary(artifact: Artifact) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:
+    """Where a stage computes with its model, as far as the run and this machine say; nothing for one without a model.
+
+    The processor is only named where this machine computes: its kernels add up in an order of their own."""
+    if stage.arithmetic is None:
+        return {}
+    workers = run.compute.workers if stage.on_workers else 0
+    device = device_here(run.compute)
+    found = {"device": device, "dtype": stage.arithmetic, "workers": workers, "engine": stage.engine}
+    return found if workers else {**found, "processor": processor(device)}
+
+
 def versions() -> dict[str, str]:
     """Of this package, Python, the platform and the libraries that decide numbers."""
     found = {"kubealign": __version__, "python": platform.python_version(), "platform": platform.machine()}
@@ -206,6 +229,16 @@ def _call(context: StageContext) -> Outcome:
                 hint="look at the permissions of the store, then run again to resume",
             ) from error
         raise
+
+
+def _check_sources(stage: AnyStage, key: Key) -> None:
+    """Raise StageError when what was read from outside is no longer what the key was made of."""
+    now, then = content_of(stage), key.parts.get("sources")
+    if now != then:
+        raise StageError("a source changed after the run began, so nothing is published under its old digest",
+                         where=f"stage {stage.name}",
+                         found=", ".join(item.path or str(item.source) for item in stage.sources()),
+                         expected="the content that the run began with", hint="run again, with the source left alone")
 
 
 def _is_for_want_of_room(error: BaseException | None) -> bool:

@@ -28,9 +28,11 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
+from alignment.config.arithmetic import settled_here
+from alignment.config.hardware import device_here
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
-from alignment.planner import estimate, machine, rows
+from alignment.planner import estimate, rows
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.rows import RowSet
 from alignment.planner.sizes import ModelSize, size_from_config, size_of_folder, size_of_gguf, size_of_tiny
@@ -85,6 +87,7 @@ def plan(run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates) -> li
     Raises:
         DataError, ModelError: a data file or a local model cannot be read.
     """
+    run = settled_here(run)
     state = _State(run, artifacts, rates)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
@@ -143,12 +146,12 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
     base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, read.known and read.counted)
     if size is None:
         return base
-    checkpointing = bool(stage.trl.get("gradient_checkpointing", machine.device(state.compute) == "cuda"))
+    checkpointing = bool(stage.trl.get("gradient_checkpointing", device_here(state.compute) == "cuda"))
     sequences = stage.sequences
     length = min(read.longest, stage.max_length)
     frozen_copy = stage.reference_mode == "adapter"
     memory = estimate.train_memory(
-        size, lora_rank=lora.r if lora else None, frozen_bytes=machine.value_bytes(state.compute, training=True),
+        size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
         sequences=stage.micro_batch_size * sequences, length=round(length), head=stage.makes == "policy",
         checkpointing=checkpointing, reference=frozen_copy,
     )
@@ -162,6 +165,11 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
     return replace(base, memory=memory, seconds=seconds)
+
+
+def _value_bytes(stage: AnyStage) -> int:
+    """Bytes of one frozen weight."""
+    return estimate.FLOAT32 if stage.arithmetic == "float32" else estimate.BFLOAT16
 
 
 def _row_tokens(stage: TrainBase, read: RowSet) -> float:
@@ -201,7 +209,7 @@ def _generation(
     base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
     if size is None:
         return base
-    value = machine.value_bytes(state.compute)
+    value = _value_bytes(stage)
     longest = round(min(prompts.longest, stage.max_prompt_tokens) + new)
     scorer = stage.score is not None and stage.score.model is not None
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,

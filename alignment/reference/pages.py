@@ -75,7 +75,8 @@ def _stages() -> Iterator[str]:
 
 def _profile() -> list[str]:
     return [
-        "A profile says where a run is computed and where its artifacts lie, never what is learned. The shipped ones "
+        "A profile says where a run is computed and where its artifacts lie; of what is learned only the dtype. The "
+        "shipped ones "
         "are in [configs/profiles](../../configs/profiles/). NAME stands for a name of yours.",
         *_mapping(Profile, seen={}),
     ]

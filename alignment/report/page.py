@@ -143,7 +143,8 @@ def _stage(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     return {
         "name": stage.name, "kind": stage.title(), "manifest": manifest, "url": artifact.url if artifact else "",
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
-        "facts": texts.flat(facts), "metrics": texts.flat(manifest.metrics) if manifest else [],
+        "facts": texts.flat(facts), "compute": texts.flat(manifest.compute) if manifest else [],
+        "metrics": texts.flat(manifest.metrics) if manifest else [],
         "started": texts.when(manifest.started) if manifest else "",
         "size": texts.size(sum(entry.size for entry in manifest.files.values())) if manifest else "",
     }

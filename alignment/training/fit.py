@@ -54,7 +54,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     for name in ("transformers", "trl", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
     device = resolve_device(context.run.compute)
-    dtype = _training_dtype(context, device)
+    dtype = resolve_dtype(context.run.compute, device)
     set_seed(context.run.seed)
     start = context.inputs[stage.model]
     tokenizer = load_tokenizer(start.path() / "model", side="right")
@@ -93,9 +93,9 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         outcome.facts |= {
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
-            "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
             "micro_batch_size": stage.micro_batch(workers),
         }
+        outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
         write_outcome(context, outcome)
     barrier()
     checkpoints.clear()
@@ -103,14 +103,15 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
 
 def write_outcome(context: StageContext, outcome: Outcome) -> None:
     """Leave the outcome in out/training.json, for the driver (another process, perhaps another machine)."""
-    body = {"rows": outcome.rows.model_dump(), "metrics": outcome.metrics, "facts": outcome.facts}
+    body = {"rows": outcome.rows.model_dump(), "metrics": outcome.metrics, "facts": outcome.facts,
+            "compute": outcome.compute}
     (context.out / "training.json").write_text(json.dumps(body, indent=2), encoding="utf-8")
 
 
 def read_outcome(context: StageContext) -> Outcome:
     """Inverse of write_outcome."""
     body = json.loads((context.out / "training.json").read_text(encoding="utf-8"))
-    return Outcome(RowCounts(**body["rows"]), body["metrics"], body["facts"])
+    return Outcome(RowCounts(**body["rows"]), body["metrics"], body["facts"], body["compute"])
 
 
 def _trainer(
@@ -143,14 +144,6 @@ def _no_bars() -> Iterator[None]:
         os.environ.pop("TQDM_DISABLE")
         if tqdm is not None:
             os.environ["TQDM_DISABLE"] = tqdm
-
-
-def _training_dtype(context: StageContext, device: str) -> torch.dtype:
-    """Of the frozen weights. auto on a CPU is float32: measured on AVX512-BF16, a LoRA step gains nothing from
-    bfloat16 (the backward pass and the float32 adapters dominate), while generation does."""
-    if device == "cpu" and context.run.compute.dtype == "auto":
-        return torch.float32
-    return resolve_dtype(context.run.compute, device)
 
 
 def _arguments(
@@ -193,8 +186,8 @@ def _arguments(
         gradient_accumulation_steps=stage.batch_size // (micro * workers),
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
-        # Mixed precision only where the hardware gains: on a CPU the frozen weights are in `dtype` already.
-        bf16=on_gpu and dtype == torch.bfloat16,
+        # On a CPU frozen weights are in `dtype` already, and casting what is computed beside them gains nothing.
+        bf16=dtype == torch.bfloat16 and (on_gpu or stage.adapter is None),
         use_cpu=not on_gpu,
         seed=context.run.seed,
         data_seed=context.run.seed,
@@ -277,6 +270,7 @@ def _outcome(
     info = template_of(start)
     facts = facts | {
         "template": info, "start": start.key, "role": stage.makes,
+        "context_length": start.manifest.facts.get("context_length"),
         "mean_length": sum(prepared.lengths) / len(prepared.lengths),
         "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
     }

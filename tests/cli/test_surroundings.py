@@ -89,7 +89,6 @@ for command in ("check", "run", "status"):
         assert not ended.code, (command, ended.code)
 """], cwd=home.parent, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    assert (home.parent / "cache" / "digests.json").is_file()
 
 
 def test_the_cache_is_the_one_that_is_named_or_says_that_it_needs_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

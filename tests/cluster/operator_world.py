@@ -19,7 +19,7 @@ from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.config import Profile, Run, parse_run
-from alignment.pipeline.keys import keys
+from alignment.pipeline.keys import Key, keys
 from tests import small
 
 Object = dict[str, Any]
@@ -241,10 +241,13 @@ def step(world: World, job: Object, outcome: str = "well", **metrics: float) -> 
 
 def key_of(world: World, job: Object) -> tuple[str, str]:
     """What the pods of a RayJob would make: from the ConfigMap that they mount, as job.py computes it."""
-    name = mounted(job)
-    text = world.objects[("ConfigMap", name)]["data"]["run.yaml"]
-    key = keys(parse_run(text))[job["metadata"]["labels"][STAGE_LABEL]]
+    key = keys_of(world, job)[job["metadata"]["labels"][STAGE_LABEL]]
     return key.key, key.digest
+
+
+def keys_of(world: World, job: Object) -> dict[str, Key]:
+    """Keys of all stages of the run that a RayJob's pods mount."""
+    return keys(parse_run(world.objects[("ConfigMap", mounted(job))]["data"]["run.yaml"]))
 
 
 def mounted(job: Object) -> str:

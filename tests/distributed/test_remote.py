@@ -102,7 +102,7 @@ def alone(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 def test_two_nodes_train_and_sample_from_one_store(alone: dict[str, Artifact], nodes: Nodes) -> None:
     sft, rs = alone["sft"], alone["rs"]
-    assert sft.manifest.facts["workers"] == 2
+    assert sft.manifest.compute["workers"] == 2
     assert sft.manifest.metrics["steps"] == STEPS
     assert {"model/adapter_model.safetensors", "last/adapter_model.safetensors", "events.jsonl"} <= set(
         sft.manifest.files)

@@ -30,7 +30,7 @@ class Built:
     def publish(self, name: str, fill: Callable[[Path], Any]) -> Artifact:
         """Run `fill` on the stage's empty folder and publish it."""
         stage, digest = self.run.stage(name), self.digest(name)
-        key = key_of(name, digest)
+        key = key_of(stage.tag, digest)
         folder = self.store.workdir(key) / "out"
         folder.mkdir(parents=True, exist_ok=True)
         fill(folder)
@@ -53,11 +53,12 @@ class Built:
 
     def context(self, name: str) -> StageContext:
         stage, digest = self.run.stage(name), self.digest(name)
-        key = key_of(name, digest)
+        key = key_of(stage.tag, digest)
         work = self.store.workdir(key)
         (work / "out").mkdir(exist_ok=True)
         return StageContext(run=self.run, stage=stage, store=self.store, key=key, digest=digest,
-                            inputs={i: self.artifacts[i] for i in stage.inputs()}, work=work)
+                            inputs={i: self.artifacts[i] for i in stage.inputs()}, work=work,
+                            keys={other: artifact.key for other, artifact in self.artifacts.items()})
 
 
 def build_run(folder: Path, stages: list[dict[str, Any]], **values: Any) -> Built:

@@ -102,3 +102,19 @@ def test_nan_scores_come_back_as_nan(
     model.score.weight.data[0, 0] = float("nan")
     assert all(math.isnan(score) for score in RewardScorer(model, tokenizer).score(items))
     assert RewardScorer(model, tokenizer).score([]) == []
+
+
+def test_what_is_over_the_context_length_has_no_score_and_leaves_the_others_theirs(
+    tiny_model_dir: Path, tokenizer: PreTrainedTokenizerBase, items: list[Item]
+) -> None:
+    lengths = [len(before) + len(said) for before, said in (encode_completion(tokenizer, *item) for item in items)]
+    limit = sorted(lengths)[len(items) // 2]
+    model = model_of(tiny_model_dir, LlamaForCausalLM)
+    whole, cut = log_probs(model, tokenizer, items), log_probs(model, tokenizer, items, context_length=limit)
+    judge = model_of(tiny_model_dir, LlamaForSequenceClassification)
+    scores = RewardScorer(judge, tokenizer, limit).score(items)
+    assert 0 < sum(length > limit for length in lengths) < len(items)
+    for length, (total, tokens), (kept, same), score in zip(lengths, whole, cut, scores, strict=True):
+        assert tokens == same
+        assert math.isnan(kept) is math.isnan(score) is (length > limit)
+        assert length > limit or kept == pytest.approx(total, abs=1e-3)

@@ -32,7 +32,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def test_two_workers_equal_one(two: Artifact, tmp_path: Path) -> None:
     one = execute(small.run(tmp_path, stage("sft"))).artifacts["sft"]
-    assert two.manifest.facts["workers"] == 2
+    assert two.manifest.compute["workers"] == 2
     assert small.losses(two) == pytest.approx(small.losses(one), rel=1e-3)
 
 

@@ -71,3 +71,36 @@ def test_a_manifest_says_what_it_was_made_from(tmp_path: Path) -> None:
     assert made.versions["trl"]
     assert made.files["model/adapter_model.safetensors"].size > 0
     assert str(tmp_path) not in (tmp_path / "store/artifacts" / made.key / "model/adapter_config.json").read_text()
+
+
+def test_rows_that_change_while_they_are_read_are_not_published_under_the_old_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignment.data import import_data
+
+    run, read = small.run(tmp_path), import_data.import_data
+
+    def edited(context):
+        outcome = read(context)
+        file = tmp_path / "rows.jsonl"
+        file.write_text(file.read_text(encoding="utf-8").replace("red", "rot"), encoding="utf-8")
+        return outcome
+
+    monkeypatch.setattr(import_data, "import_data", edited)
+    with pytest.raises(StageError, match="a source changed"):
+        execute(run, only="data")
+    assert status(run)["data"] is None
+    monkeypatch.undo()
+    assert execute(run, only="data").artifacts["data"] is not None
+
+
+def test_a_stage_is_held_to_the_context_length_that_the_import_recorded(tmp_path: Path) -> None:
+    from alignment.errors import ConfigError
+
+    run = small.run(tmp_path, small.train("sft", max_length=64), small.train("more", model="sft", max_length=2049))
+    with pytest.raises(ConfigError, match="more tokens than the model of sft") as refused:
+        execute(run)
+    assert refused.value.where == "stage more, max_length"
+    made = status(run)
+    assert made["more"] is None
+    assert [made[name].manifest.facts["context_length"] for name in ("base", "sft")] == [2048, 2048]

@@ -142,17 +142,14 @@ def test_curves_and_checkpoints_have_their_places(
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(made.out / "tensorboard")
 
 
-@pytest.mark.parametrize(("asked", "dtype"), [
-    ("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16"),
+@pytest.mark.parametrize(("strategy", "dtype", "autocast"), [
+    ({"kind": "lora", "r": 4, "alpha": 8}, "float32", False), ({"kind": "lora", "r": 4, "alpha": 8}, "bfloat16", False),
+    ({"kind": "full"}, "float32", False), ({"kind": "full"}, "bfloat16", True),
 ])
-def test_frozen_weights_on_a_cpu_are_float32_unless_asked_otherwise(
-    at: Callable[..., StageContext], asked: str, dtype: str
+def test_on_a_cpu_frozen_weights_are_in_the_dtype_and_trained_ones_are_cast(
+    at: Callable[..., StageContext], strategy: dict[str, Any], dtype: str, autocast: bool
 ) -> None:
-    from alignment.training.fit import _training_dtype
-
-    made = at(compute={"device": "cpu", "dtype": asked})
-    assert str(_training_dtype(made, "cpu")) == f"torch.{dtype}"
-    assert arguments(made, dtype=dtype).bf16 is False, "no autocast on a CPU"
+    assert arguments(at(strategy=strategy), dtype=dtype).bf16 is autocast
 
 
 # --- steps ---------------------------------------------------------------------------------------------------
@@ -436,8 +433,8 @@ def test_a_trained_stage_leaves_its_model_its_events_and_its_outcome(
     assert config["base_model_name_or_path"] == "base-000000000000"
     assert not (made.out / "model" / "README.md").exists()
     outcome = read_outcome(made)
-    assert (outcome.metrics["steps"], outcome.facts["workers"], outcome.facts["micro_batch_size"]) == (2.0, 1, 2)
-    assert (outcome.facts["dtype"], outcome.facts["device"]) == ("float32", "cpu")
+    assert (outcome.metrics["steps"], outcome.facts["micro_batch_size"]) == (2.0, 2)
+    assert (outcome.compute["dtype"], outcome.compute["device"]) == ("float32", "cpu")
     assert outcome.rows.written["eval"] == 4
     assert outcome.rows.read == 7 + 4
     assert outcome.rows.written["train"] + sum(outcome.rows.dropped.values()) == 7

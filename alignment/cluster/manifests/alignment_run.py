@@ -103,7 +103,7 @@ class StageRow(_Object):
 
     name: str
     key: str
-    """Folder of its artifact in the store, NAME-DIGEST."""
+    """Folder of its artifact in the store, KIND-DIGEST."""
     state: State = "Waiting"
     ray_job: str | None = None
     message: str | None = None

@@ -35,7 +35,7 @@ def dry_run(
     if target == "run":
         return [files, alignment_run(run, profile, packed, namespace=namespace, config_map=name, gates=gates,
                                      retries=retries)]
-    known = keys(run)
+    known = keys(profile.applied(run))
     return [files, *(
         ray_job(run, stage, profile, namespace=namespace, config_map=name, attempt=1,
                 name=job_name(run.name, stage.name, known[stage.name].digest, 1)) for stage in chosen(run, only))]
@@ -66,8 +66,8 @@ def alignment_run(
     """
     spec = Spec(
         run=yaml.safe_load(bundle.run_yaml), profile=profile_json(profile), files=Files(config_map=config_map),
-        digests={name: key.digest for name, key in keys(run).items()}, suspend=suspend, queue=queue, gates=gates,
-        retries=retries, parallel=parallel, ttl=ttl,
+        digests={name: key.digest for name, key in keys(profile.applied(run)).items()}, suspend=suspend, queue=queue,
+        gates=gates, retries=retries, parallel=parallel, ttl=ttl,
     )
     return {
         "apiVersion": API_VERSION, "kind": KIND,

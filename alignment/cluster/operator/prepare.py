@@ -128,7 +128,7 @@ def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...
     except KubeAlignError as error:
         raise Refused("SourceUnreadable", f"{error}\nThe operator sees what the run's ConfigMap and the storage hold; "
                                           "submit the changed run again from where its sources lie.") from error
-    stages = tuple(PlannedStage(stage.name, key_of(stage.name, known[stage.name]), known[stage.name], stage.inputs())
+    stages = tuple(PlannedStage(stage.name, key_of(stage.tag, known[stage.name]), known[stage.name], stage.inputs())
                    for stage in run.stages)
     return Prepared(spec, run, profile, stages, gates, Bundle(text, files), as_sent)
 

@@ -114,6 +114,9 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
     return Decision(after, actions, notes(status, after), min(wake, default=None))
 
 
+_MAKING: tuple[State, ...] = ("Starting", "Queued", "Pending", "Running")
+
+
 def name_of(plan: Plan, stage: PlannedStage, attempt: int) -> str:
     """The one name that an attempt at a stage may have."""
     return job_name(plan.name, stage.name, stage.digest, attempt)
@@ -123,16 +126,21 @@ def _start(
     plan: Plan, settled: Mapping[str, Settled], obstacles: Mapping[str, tuple[State, str]], taken: frozenset[str],
     busy: int, refused: Mapping[str, tuple[float, str]],
 ) -> tuple[tuple[StageRow, ...], tuple[Create, ...]]:
-    """Begin what is ready, in the run's order, as long as there is room."""
+    """Begin what is ready, in the run's order, as long as there is room. Of stages with one key, one makes it."""
     rows, creates = [], []
+    making = {stage.key: stage.name for stage in plan.stages if settled[stage.name].row.state in _MAKING}
     for stage in plan.stages:
         row = settled[stage.name].row
+        twin = making.get(stage.key, stage.name)
         if settled[stage.name].ready and stage.name in obstacles:
             row = _waiting(row, *obstacles[stage.name])
+        elif settled[stage.name].ready and twin != stage.name:
+            row = _waiting(row, "Waiting", f"waits for {twin}, which makes the same")
         elif settled[stage.name].ready and busy >= plan.parallel:
             row = _waiting(row, "Waiting", f"waits for a free place (parallel: {plan.parallel})")
         elif settled[stage.name].ready:
             busy += 1
+            making[stage.key] = stage.name
             # A name may be taken by a run whose name starts alike and that makes the same; its lease in the store
             # keeps the two from doing the work twice.
             attempts = count(row.tries if row.state == "Starting" else row.tries + 1)

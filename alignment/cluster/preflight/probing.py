@@ -132,7 +132,7 @@ def judged(seen: dict[str, Any], run: Run, profile: Profile, *, denies: bool) ->
                    "look at images.train: is it built from docker/Dockerfile of this version?")
     else:
         yield ok("images", "both were pulled and start")
-    yield from _versions(seen, run)
+    yield from _versions(seen, profile.applied(run))
     if "skew" in seen:
         skew = abs(seen["skew"])
         make, much = (ok, "") if skew < 5 else (warn if skew < 60 else fail, "run an NTP client on nodes and here")

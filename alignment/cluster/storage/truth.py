@@ -61,7 +61,7 @@ class Truth:
     @cached_property
     def keys(self) -> dict[str, Key]:
         """The run's stages' keys."""
-        return keys(self.run)
+        return keys(self.profile.applied(self.run))
 
     def manifests(self) -> dict[str, Manifest | None]:
         """Stage name -> manifest of its finished artifact, or None.

@@ -84,6 +84,9 @@ class Driver:
             return found
         with self.transport.opened():
             for stage in left:
+                if found[stage.name] is not None:  # by a stage of the same key
+                    self.voice.say(f"= {self._label(stage)} finished before")
+                    continue
                 if len(left) == 1 and not wait:
                     self.voice.say(f"  {self.transport.left_alone(self._begin(stage))}")
                     return found

@@ -89,7 +89,7 @@ class RayClusterJobs:
 
 def job_specs(run: Run, profile: Profile, only: str | None = None) -> list[dict[str, Any]]:
     """What would be submitted for each stage at its first attempt, as plain data for --dry-run."""
-    packed, known = bundle(run, profile), keys(run)
+    packed, known = bundle(run, profile), keys(profile.applied(run))
     return [{"submission_id": job_name(run.name, stage.name, known[stage.name].digest, 1),
              "entrypoint": entrypoint_in_bundle(profile, stage),
              "metadata": {RUN_LABEL: run.name},

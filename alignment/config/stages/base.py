@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from alignment.config.stages.fields import Name, Place, Strict
+from alignment.config.stages.fields import Dtype, Name, Place, Strict
 from alignment.config.stages.strategies import Lora
 
 Role = Literal["policy", "reward"]
@@ -75,6 +75,14 @@ class Outside(NamedTuple):
     travels: bool = False
 
 
+class MostTokens(NamedTuple):
+    """The most tokens that a stage gives a model at once: the key to lower, the number, and how the config says it."""
+
+    place: Place
+    tokens: int
+    text: str
+
+
 class Stage(Strict):
     """One step of a run: it reads finished artifacts and writes one."""
 
@@ -91,6 +99,12 @@ class Stage(Strict):
     """Raised when what the kind makes changes, so that an artifact of a faulty version is made again."""
     not_learned: ClassVar[frozenset[str]] = frozenset({"name"})
     """Keys that change nothing in what the stage makes."""
+    says_names: ClassVar[bool] = False
+    """Whether what it makes calls its inputs by the names of their stages, so that another name is another artifact."""
+    engine: ClassVar[str] = "transformers"
+    """The library that computes with its models, where it has any."""
+    bfloat16_on: ClassVar[frozenset[Literal["gpu", "cpu"]]] = frozenset()
+    """Hardware on which `dtype: auto` is bfloat16, where it has that of its own; empty: computes with no model."""
 
     kind: str
     """What the stage does; its other keys follow from that."""
@@ -112,6 +126,16 @@ class Stage(Strict):
         """Raised revisions of what only some stages of a class made wrong, by a name of its own."""
         return {}
 
+    @property
+    def arithmetic(self) -> Dtype | None:
+        """The dtype that it computes with a model in, where that is settled."""
+        return getattr(self, "dtype", None) if self.bfloat16_on else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the run's seed has a part in what the stage makes; if not, every seed shares one artifact."""
+        return True
+
     def model_refs(self) -> Iterator[ModelRef]:
         """Every model that the stage reads."""
         return iter(())
@@ -124,6 +148,10 @@ class Stage(Strict):
         """Names of the stages that this one reads, each once, in order."""
         names = [ref.stage for ref in self.model_refs()] + [ref.stage for ref in self.row_refs()]
         return tuple(dict.fromkeys(names))
+
+    def most_tokens(self) -> MostTokens | None:
+        """How long its models' inputs may get; None for a stage that gives them none."""
+        return None
 
     def splits(self) -> tuple[str, ...]:
         """Names of the row sets that the stage writes; none where it makes something else."""

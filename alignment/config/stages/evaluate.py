@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, plural
-from alignment.config.stages.fields import FORMS, Name, Positive, RowsRef
-from alignment.config.stages.sample import Sampling, Scorer
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.fields import FORMS, Dtype, Name, Positive, RowsRef
+from alignment.config.stages.sample import Sampling, Scorer, prompt_and_answer
 
 _LANGUAGE = r"^[a-z]{2,3}$"
 FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
@@ -23,6 +23,8 @@ class Evaluate(Stage):
     makes = "table"
     body = "alignment.distributed.evaluate:evaluate_stage"
     script = "evaluate"
+    says_names = True  # the table's lines, and the metrics that aims ask for
+    bfloat16_on = frozenset({"gpu", "cpu"})
     revision = 2  # 1 had exact match and F1 of texts without blanks at 0, and cut words at combining marks
 
     kind: Literal["evaluate"] = "evaluate"
@@ -57,6 +59,9 @@ class Evaluate(Stage):
     """Rows answered at once: as many as memory allows. Lower it when the GPU runs out."""
     max_prompt_tokens: Positive = 1024
     """A row whose prompt is longer, for any of the models, is left out for all of them and counted."""
+    dtype: Dtype | None = None
+    """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
+    (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
     def model_refs(self) -> Iterator[ModelRef]:
         yield from (ModelRef(("models", index), name, "policy") for index, name in enumerate(self.models))
@@ -65,6 +70,9 @@ class Evaluate(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
+
+    def most_tokens(self) -> MostTokens:
+        return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
 
     def findings(self) -> Iterator[Finding]:
         for index, pair in enumerate(self.compare):

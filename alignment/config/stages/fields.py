@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 """STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Dtype = Literal["float32", "bfloat16"]
 FORMS = {
     NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first",
     ROWS: "STAGE/SPLIT, for example seed/train",

@@ -68,6 +68,9 @@ class GgufModel(ModelSource):
 class TinyModel(ModelSource):
     """A model made on the spot from random weights, for tests: it learns, slowly, and knows nothing."""
 
+    context: ClassVar[int] = 2048
+    """Its context length, in tokens."""
+
     source: Literal["tiny"]
     """Random weights and a tokenizer made on the spot; nothing is downloaded."""
     hidden_size: Positive = 64
@@ -121,6 +124,10 @@ class ImportModel(Stage):
         found = Outside(("model",), self.model) if local is None else Outside(("model", local[0]), self.model, local[1])
         return (found,) if self.template is None else (
             found, Outside(("template",), ShippedTemplate(self.template)))
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.model, TinyModel)  # its weights; the others bring theirs
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         return {**super().learned(scaled), "model": {"source": self.model.source}}
@@ -235,6 +242,10 @@ class ImportData(Stage):
     def sources(self) -> tuple[Outside, ...]:
         return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
                      for index, source in enumerate(self.data))
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.split, RatioSplit) or any(source.take is not None for source in self.data)
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, RowsPlace, Stage, plural
-from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
+from alignment.config.stages.base import ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
@@ -43,6 +43,11 @@ class Sampling(Strict):
                 shown = list(value) if isinstance(value, tuple) else value
                 raise ValueError(f"{key}: {shown} is outside {low}..{high}, or low is above high")
         return self
+
+
+def prompt_and_answer(prompt: int, answer: int) -> MostTokens:
+    """The longest sequence of a stage that has prompts answered."""
+    return MostTokens(("max_prompt_tokens",), prompt + answer, f"max_prompt_tokens {prompt} + max_new_tokens {answer}")
 
 
 class Scorer(Strict):
@@ -81,6 +86,7 @@ class Sample(Stage):
     # line breaks for the same.
     revision = 2
     on_workers = True
+    bfloat16_on = frozenset({"gpu", "cpu"})
 
     kind: Literal["sample"] = "sample"
     """`sample`: a model answers prompts, and the answers are scored."""
@@ -113,6 +119,9 @@ class Sample(Stage):
     """Prompts in one generation batch (times n sequences)."""
     max_prompt_tokens: Positive = 1024
     """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
+    dtype: Dtype | None = None
+    """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
+    (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
@@ -130,6 +139,10 @@ class Sample(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         return (RowsPlace(("prompts", index), ref) for index, ref in enumerate(self.prompts))
+
+    def most_tokens(self) -> MostTokens:
+        answers = [given.max_new_tokens for given in (self.sampling, self.first) if given is not None]
+        return prompt_and_answer(self.max_prompt_tokens, max(answers))
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS

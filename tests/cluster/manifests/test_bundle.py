@@ -51,7 +51,7 @@ def test_keys_are_those_of_the_laptop(
 ) -> None:
     monkeypatch.chdir(ROOT)
     run, profile = load_run(f"configs/runs/{name}.yaml", ["scale=0.5"]), load_profile(where)
-    expected, made = digests(run), packed(run, profile)
+    expected, made = digests(profile.applied(run)), packed(run, profile)
     assert problems(made) == []
     monkeypatch.chdir(tmp_path)  # the laptop's files are out of reach
     inside = load_run(unpack(made, tmp_path / "pod"))

@@ -168,7 +168,7 @@ def test_a_hand_written_run_needs_neither_files_nor_digests() -> None:
             "spec": spec}
     assert found(body) == []
     ready = prepare(body, None)
-    assert ready.stages[0].key.startswith("base-")
+    assert ready.stages[0].key.startswith("import-model-")
     assert not ready.as_sent
     assert "store: s3://b/c" in ready.bundle.run_yaml
 

@@ -21,6 +21,7 @@ from tests.cluster.operator_world import (
     calm,
     chain,
     key_of,
+    keys_of,
     operator,
     states,
     step,
@@ -45,10 +46,11 @@ class Recorded(World):
         key, _ = key_of(self, manifest)
         assert key not in self.store.made, f"{stage} is finished and would be run again"
         body = self.objects[("AlignmentRun", labels[RUN_LABEL])]
-        finished = {made.rpartition("-")[0] for made in self.store.made}
+        known = keys_of(self, manifest)
+        finished = {name for name, key in known.items() if key.key in self.store.made}
         if stage in ("dpo", "eval"):
-            accuracy = [made.metrics["accuracy"] for key, made in self.store.made.items() if key.startswith("rm-")]
-            assert any(value >= BOUND for value in accuracy), "past a gate that is not met"
+            assert "rm" in finished, "past a gate that nothing says is met"
+            assert self.store.made[known["rm"].key].metrics["accuracy"] >= BOUND, "past a gate that is not met"
         if stage == "eval":
             assert "dpo" in body["metadata"].get("annotations", {}).get(APPROVE, ""), "past a gate nobody approved"
         assert finished.issuperset({"sft": ["base", "data"], "rm": ["sft"], "dpo": ["sft"], "eval": ["dpo"]}.get(

@@ -62,6 +62,20 @@ def test_stages_start_when_their_inputs_are_finished_and_there_is_room() -> None
     assert (done.state, done.rows_in, done.rows_out, after.status.finished) == ("Finished", 3, 2, "1/2")
 
 
+def test_of_two_stages_that_make_the_same_one_does() -> None:
+    twin = PlannedStage("twin", A.key, A.digest, ())
+    both = plan(A, twin, B, parallel=3)
+    first = reconcile(both, Status(), [], {}, NOW)
+    assert first.actions == (Create("a", 1, "r-a-00000000-1"),)
+    assert row(first.status, "twin").message == "waits for a, which makes the same"
+    again = reconcile(both, first.status, [], {}, NOW)
+    assert again.actions == first.actions, "its RayJob is not there yet"
+    assert reconcile(both, first.status, [child(A)], {}, NOW).actions == ()
+    after = reconcile(both, first.status, [], {A.key: DONE}, NOW)
+    assert after.actions == (Create("b", 1, "r-b-11111111-1"),)
+    assert row(after.status, "twin").state == "Finished"
+
+
 def test_a_decision_is_the_same_however_often_and_in_whatever_order_the_world_is_seen() -> None:
     children = [child(A), child(C, state="pending")]
     one = reconcile(plan(A, B, C, parallel=2), Status(), children, {}, NOW)

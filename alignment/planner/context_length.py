@@ -1,0 +1,150 @@
+"""How many tokens a model can tell the places of, from config.json or a GGUF header; stages that would give it more.
+
+Beyond it a model with rotary positions gets worse in silence, and one with learned positions fails. Loads no weights.
+What no config says (a class's default, a hub model that was never fetched) is unknown: the import records it, and the
+stages after it are held to that at their start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, TinyModel
+from alignment.config.stages.fields import Place, on_this_machine
+from alignment.data.fingerprint import gguf_path
+from alignment.errors import ConfigError
+
+_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+"""What architectures call it; OPT's offset of 2 comes on top of it."""
+_STRETCHED = ("linear", "dynamic")
+"""Scalings whose config keeps the length before scaling, as transformers asked for when it brought them in (4.31's
+LlamaConfig: don't update `max_position_embeddings`). Those of llama3 and longrope keep the one after it."""
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """From config.json's content; None for a model without a limit (ALiBi, state spaces) or without a word of it."""
+    config = config.get("text_config") or config
+    if _has_alibi(config):
+        return None
+    said = next((config[key] for key in _KEYS if isinstance(config.get(key), int)), None)
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor")
+    if said is None or not isinstance(factor, int | float) or str(config.get("model_type")).startswith("gemma3"):
+        return said  # Gemma 3 writes `linear` with the length after scaling
+    before = scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if kind == "yarn":  # the factor counts, whatever the other says (transformers' modeling_rope_utils)
+        return int((before or said) * factor)
+    return int(said * factor) if kind in _STRETCHED and before is None else said
+
+
+def _has_alibi(config: Mapping[str, Any]) -> bool:
+    if config.get("model_type") == "mpt":
+        return bool((config.get("attn_config") or {}).get("alibi", True))
+    return config.get("model_type") == "bloom" or bool(config.get("alibi"))
+
+
+def of_folder(folder: Path) -> int | None:
+    """Of a model folder; None where it has no config.json that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return context_length(config) if isinstance(config, dict) else None
+
+
+def of_gguf(file: Path) -> int | None:
+    """From the header of a GGUF file. Without what its rotary scaling adds: transformers unpacks none."""
+    found: dict[str, Any] = {}
+    try:
+        with file.open("rb") as handle:
+            found.update(_fields(handle))
+    except (OSError, struct.error, ValueError):
+        return None
+    name = found.get("general.architecture")
+    lengths = [found.get(f"{name}.{key}") for key in ("context_length", "rope.scaling.original_context_length")]
+    return min((length for length in lengths if isinstance(length, int) and length > 0), default=None)
+
+
+_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING = 8
+
+
+def _fields(handle: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Numbers and texts of a GGUF header (version 2 or 3, github.com/ggml-org/ggml/blob/master/docs/gguf.md) up to the
+    first list, which begins the tokenizer."""
+    magic, version, _, count = struct.unpack("<4sIQQ", handle.read(24))
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError("not a GGUF header")
+    for _ in range(count):
+        key = _text(handle)
+        (kind,) = struct.unpack("<I", handle.read(4))
+        if kind == _STRING:
+            yield key, _text(handle)
+        elif kind in _NUMBERS:
+            form = _NUMBERS[kind]
+            (value,) = struct.unpack(form, handle.read(struct.calcsize(form)))
+            yield key, value
+        elif key.startswith("tokenizer."):
+            return
+        else:
+            raise ValueError("a list before the tokenizer")
+
+
+def _text(handle: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", handle.read(8))
+    if length > 2**24:
+        raise ValueError("not a GGUF text")
+    return handle.read(length).decode("utf-8", errors="replace")
+
+
+def of_hub(model: HubModel) -> int | None:
+    """Of a hub model that this machine's hub cache holds (huggingface.co/docs/huggingface_hub, Manage your cache)."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    folder = cache / f"models--{model.repo.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / model.revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        commit = model.revision
+    return of_folder(folder / "snapshots" / commit)
+
+
+SOURCES: dict[type, Callable[[str, Any], int | None]] = {
+    HubModel: lambda stage, model: of_hub(model),
+    FolderModel: lambda stage, model: of_folder(on_this_machine(model.path)),
+    GgufModel: lambda stage, model: of_gguf(gguf_path(stage, model)),
+    TinyModel: lambda stage, model: model.context,
+}
+"""Where a model comes from -> its context length, as far as it shows now, from (stage's name, source)."""
+
+
+def of_stage(run: Run, name: str) -> int | None:
+    """Context length of the model that a stage makes: that of the import which its weights come from."""
+    stage = run.stage(name)
+    while (start := next(stage.model_refs(), None)) is not None:
+        stage = run.stage(start.stage)
+    source = next((item.source for item in stage.sources()), None)
+    return SOURCES[type(source)](stage.name, source) if type(source) in SOURCES else None
+
+
+def too_long(stage: AnyStage, limit: Callable[[str], int | None]) -> Iterator[tuple[Place, ConfigError]]:
+    """Models that the stage would give more tokens than they can take, each with the key to change.
+
+    Args:
+        limit: name of a stage that makes a model -> its context length, None where that is unknown.
+    """
+    asked = stage.most_tokens()
+    for ref in stage.model_refs() if asked is not None else ():
+        most = limit(ref.stage)
+        if most is not None and asked is not None and asked.tokens > most:
+            yield asked.place, ConfigError(
+                f"more tokens than the model of {ref.stage} can tell the places of", found=asked.text,
+                expected=f"at most {most}, its context length",
+                hint=f"lower {asked.place[0]}; where the model's config.json says too little, mend it there and import "
+                     "it from a folder")
