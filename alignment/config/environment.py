@@ -1,7 +1,8 @@
 """Environment variables that pods may not be given: those that undo a protection, and those that the manifests set.
 
-One rule for profiles and AlignmentRuns, and for the chart's values (charts/kubealign/templates/_helpers.tpl, which a test
-holds to it). What a Secret brings is not seen here: where it matters the manifests say the variable, and that wins.
+One rule for profiles and AlignmentRuns, and for the chart's values (charts/kubealign/templates/_helpers.tpl, which a
+test holds to it). What a Secret brings is not seen here: where it matters the manifests set the variable, and that
+wins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ REFUSED: tuple[tuple[str, str], ...] = (
     (r"RAY_ADDRESS|(FQ_)?RAY_IP|RAY_PORT|(RAY_)?REDIS_.*|RAY_GCS_STORAGE.*", "ties a stage to another Ray cluster"),
     (r"RAY_DEBUG(_POST_MORTEM|GER_.*)?", "opens a port that asks for no token"),
     (r"RAY_.*(_HOOK|_PLUGINS?|PRELOAD|JEMALLOC).*", "makes Ray run code that is not the image's"),
-    (r"LD_.*|GCONV_PATH|OPENSSL_(CONF|MODULES|ENGINES)|BASH_ENV|PATH", "makes programs run code that is not the image's"),
+    (r"LD_.*|GCONV_PATH|OPENSSL_(CONF|MODULES|ENGINES)|BASH_ENV|PATH",
+     "makes programs run code that is not the image's"),
     (r"PYTHON(PATH|HOME|STARTUP|USERBASE|EXECUTABLE|PLATLIBDIR|PYCACHEPREFIX|BREAKPOINT|INSPECT)",
      "makes Python run code that is not the image's"),
     (r"PYTHONOPTIMIZE", "takes checks out of the code that runs"),

@@ -154,8 +154,8 @@ class Storage(Strict):
             if unclear(path):
                 raise ValueError(f"{path} does not say where it leads: no . or .. between slashes, no ::")
         if _LOCAL.match(self.url):
-            raise ValueError(f"{self.url} is a folder of a pod, gone with it: an absolute path below `mount`, or object "
-                             "storage")
+            raise ValueError(f"{self.url} is a folder of a pod, gone with it: write an absolute path below `mount`, or "
+                             "object storage")
         if local and self.claim is None:
             raise ValueError(f"{self.url} is a folder, so `claim` must name the volume that holds it")
         if local and not (self.url + "/").startswith(self.mount.rstrip("/") + "/"):

@@ -134,6 +134,8 @@ def unpack(config_map: dict[str, Any], folder: Path) -> Path:
             raise ConfigError("the ConfigMap lacks a file of its run", where=where, found=sorted(binary),
                               expected=f"{_key(path)} for {path}", hint="submit the run again")
         target = folder / path
+        if target.name in ("", "..") or target.parent.parent.parent != folder:
+            raise ConfigError("no file can have this name", where=where, found=path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(base64.b64decode(binary[_key(path)], validate=True))
     written = folder / RUN_FILE

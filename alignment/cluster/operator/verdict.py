@@ -99,6 +99,11 @@ def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
         stop if condition.type == "Progressing" else condition for condition in after.conditions)})
 
 
+def reworded(before: Status, after: Status) -> bool:
+    """Whether nothing but the words of messages that were there before differs."""
+    return _wordless(before, after) == _wordless(after, before)
+
+
 def notes(before: Status, after: Status) -> tuple[Note, ...]:
     """What changed and is worth an event."""
     found = []
@@ -126,6 +131,17 @@ def notes(before: Status, after: Status) -> tuple[Note, ...]:
     if after.phase == "Succeeded" and before.phase != "Succeeded":
         found.append(Note("Normal", "Succeeded", f"all stages are finished in {after.store}"))
     return tuple(found)
+
+
+def _wordless(status: Status, other: Status) -> Status:
+    """A status without those messages that the other has in the same place, in whatever words."""
+    said = {row.name for row in other.stages if row.message}
+    spoken = {condition.type for condition in other.conditions if condition.message}
+    return status.model_copy(update={
+        "stages": tuple(row.model_copy(update={"message": ""}) if row.message and row.name in said else row
+                        for row in status.stages),
+        "conditions": tuple(part.model_copy(update={"message": ""}) if part.message and part.type in spoken else part
+                            for part in status.conditions)})
 
 
 def _phase(plan: Plan, done: bool, going: bool, failed: bool, asking: bool, begun: bool) -> Phase:
