@@ -25,6 +25,8 @@ from alignment.errors import ConfigError, ConfigErrors, DataError
 
 LIMIT = 900 * 1024
 """Bytes of run.yaml and files together; a ConfigMap holds 1 MiB."""
+RUN_LIMIT = 128 * 1024
+"""Bytes of run.yaml alone: its files travel beside it."""
 RUN_FILE = "run.yaml"
 _INSIDE = re.compile(r"files/([0-9]+)/[^/]+")
 
@@ -78,6 +80,10 @@ def bundle(run: Run, profile: Profile) -> Bundle:
     if findings:
         raise ConfigErrors(findings)
     text = dump(located(profile.applied(run)).model_dump(mode="json"))
+    if len(text.encode()) > RUN_LIMIT:
+        raise ConfigError("the run file is too large to travel", where=f"run {run.name}",
+                          found=f"{len(text.encode()) // 1024} KiB, resolved",
+                          expected=f"at most {RUN_LIMIT // 1024} KiB", hint="put long texts into data files")
     found = {inside: _read(path) for path, inside in sources(run).items()}
     sizes = {RUN_FILE: len(text.encode()), **{path: len(found[inside]) for path, inside in sources(run).items()}}
     if sum(sizes.values()) > LIMIT:

@@ -30,7 +30,7 @@ from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, re
 from alignment.cluster.operator.rows import Delete
 from alignment.cluster.operator.seen import ClusterApi, Seen, version
 from alignment.cluster.operator.verdict import reworded
-from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of
+from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of, with_losses
 from alignment.errors import ArtifactError
 
 PATIENCE = 15.0
@@ -42,6 +42,8 @@ REFUSED, REFUSED_MOST = 30.0, 300.0
 such a spec twice as long each time."""
 REWORDED = 300.0
 """Seconds until a status is written again of which only the words of messages changed."""
+EVENTS = 10
+"""Different Events of one run for one reason; what comes after them is counted in one."""
 MENDABLE = ("FilesMissing", "SourceUnreadable")
 """Refusals that end without an edit of the AlignmentRun."""
 _log = logging.getLogger("kubealign.operator")
@@ -63,6 +65,7 @@ class Memory:
     finished: dict[str, Finished] = dataclasses.field(default_factory=dict)
     refused: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     trouble: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    told: dict[str, set[str]] = dataclasses.field(default_factory=dict)
     config_map: str = ""
     settled: object = None
 
@@ -158,7 +161,10 @@ class Controller:
                 raise
         self.seen.read(name, body, jobs)
         for note in decision.notes if news else ():
-            self.cluster.event(body, note.type, note.reason, note.message, stamp_of(self.clock()))
+            told = memory.told.setdefault(note.reason, set())
+            text = note.message if note.message in told or len(told) < EVENTS else "and others: see the status"
+            told.add(note.message if len(told) < EVENTS else text)
+            self.cluster.event(body, note.type, note.reason, text, stamp_of(self.clock()))
         for action in decision.actions:
             if isinstance(action, Create):
                 self._create(body, action, memory)
@@ -211,9 +217,13 @@ class Controller:
                         break
             except ArtifactError as error:
                 stop = ("StoreUnreadable", str(error))
-        children = [self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory) for job in jobs]
-        hindrance = Hindrance(stop, memory.refused)
-        return reconcile(plan, status_of(body), children, memory.finished, self.clock(), hindrance)
+        now, losses = self.clock(), self.seen.losses(plan.name)
+        seen = [with_losses(self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory), losses, now)
+                for job in jobs]
+        decision = reconcile(plan, status_of(body), [child for child, _ in seen], memory.finished, now,
+                             Hindrance(stop, memory.refused))
+        wakes = [wake for wake in (decision.wake, *(wake for _, wake in seen)) if wake is not None]
+        return dataclasses.replace(decision, wake=min(wakes, default=None))
 
     def _prepared(self, body: Object, memory: Memory) -> Prepared | Refused:
         metadata = body["metadata"]

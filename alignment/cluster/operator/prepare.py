@@ -17,8 +17,9 @@ from pydantic import ValidationError
 
 from alignment.artifacts import key_of
 from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, Gate, Spec, spec_of
-from alignment.cluster.manifests.bundle import Bundle, located, unpack
+from alignment.cluster.manifests.bundle import RUN_FILE, RUN_LIMIT, Bundle, located, unpack
 from alignment.cluster.manifests.ray_job import ray_job
+from alignment.cluster.operator.crd import STAGES
 from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
 from alignment.cluster.operator.reads import ELSEWHERE, Reads, said
 from alignment.config import Profile, Run, parse_aim, parse_run
@@ -66,6 +67,7 @@ def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any]
     Raises:
         Refused: with one clear message.
     """
+    _check_size(body.get("spec", {}), config_map)
     try:
         spec = spec_of(body)
         profile = Profile.model_validate_json(json.dumps(spec.profile))
@@ -97,6 +99,19 @@ def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any]
                                       "kubealign submit makes it")
     with tempfile.TemporaryDirectory(prefix="kubealign-") as folder:
         return _with_bundle(spec, run, profile, gates, config_map, Path(folder), reads)
+
+
+def _check_size(spec: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> None:
+    """Refuse at once what would take long to read."""
+    run = spec.get("run")
+    stages = run.get("stages") if isinstance(run, Mapping) else None
+    if isinstance(stages, list) and len(stages) > STAGES:
+        raise Refused("InvalidRun", f"the run has {len(stages)} stages; at most {STAGES}")
+    sent = ((config_map or {}).get("data") or {}).get(RUN_FILE, "")
+    for what, size in (("spec.run", len(json.dumps(run))), ("spec.profile", len(json.dumps(spec.get("profile")))),
+                       (f"{RUN_FILE} in the ConfigMap", len(sent))):
+        if size > RUN_LIMIT:
+            raise Refused("InvalidRun", f"{what} takes {size // 1024} KiB; at most {RUN_LIMIT // 1024} KiB")
 
 
 def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:

@@ -20,6 +20,8 @@ from alignment.config.stages.base import Outside
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import KubeAlignError
 
+LARGEST = 4 * 2**30
+"""Bytes of a file whose digest the operator makes; a larger one takes too long beside other runs."""
 ELSEWHERE = ("The operator sees what the run's ConfigMap and the storage hold; submit the changed run again from where "
              "its sources lie.")
 
@@ -44,10 +46,12 @@ class Reads:
         if not any(_below(real, root) for root in roots):
             return f"{path} leads out of where this operator may read"
         try:
-            mode = os.stat(real).st_mode
+            found = os.stat(real)
         except OSError:
             return None  # whoever opens it says what is wrong
-        return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f"{path} is neither a plain file nor a folder"
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return f"{path} is neither a plain file nor a folder"
+        return None if found.st_size <= LARGEST else f"{path} is larger than the {LARGEST >> 30} GiB that are read here"
 
     def refused_sources(self, stages: Iterable[AnyStage], run: Run, folder: Path) -> Iterator[str]:
         """Why the operator cannot know what stages of a run read, one sentence for each source.

@@ -20,7 +20,7 @@ import kopf
 
 from alignment.cluster.client.client import PATIENCE
 from alignment.cluster.manifests.alignment_run import GROUP, PLURAL, VERSION
-from alignment.cluster.manifests.labels import RUN_LABEL
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, RUN_LABEL
 from alignment.cluster.operator.apart import KNOWN, LANES, NEW, SLOW, Apart, Lane, Overdue
 from alignment.cluster.operator.api import Api
 from alignment.cluster.operator.controller import Controller
@@ -184,6 +184,12 @@ def operator(namespace: str, reads: Reads, *,
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
         queue.add(controller.seen.job(dict(event["object"]), event["type"] == "DELETED"))
 
+    @kopf.on.event("", "v1", "pods", labels={RUN_LABEL: kopf.PRESENT, COMPONENT_LABEL: "ray"}, registry=registry)
+    async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
+        run = controller.seen.pod(dict(event["object"]))
+        if run is not None:
+            queue.add(run)
+
     @kopf.on.probe(registry=registry, id="seconds-since-full-read")
     async def alive(**_: Any) -> int:
         wrong = queue.wrong()
@@ -201,6 +207,7 @@ def _set(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 30
     settings.watching.chunk_size = 250
     settings.watching.label_selectors["ray.io", "v1", "rayjobs"] = RUN_LABEL
+    settings.watching.label_selectors["", "v1", "pods"] = f"{RUN_LABEL},{COMPONENT_LABEL}=ray"
     # Seeing CRDs and namespaces come and go takes rights in the whole cluster.
     settings.scanning.disabled = True
     settings.peering.standalone = True

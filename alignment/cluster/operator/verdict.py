@@ -9,6 +9,7 @@ from typing import Literal
 from alignment.cluster.manifests.alignment_run import APPROVE, Condition, Phase, StageRow, Status
 from alignment.cluster.operator.plan import Bound, Plan
 from alignment.cluster.operator.world import Finished, stamp_of
+from alignment.cluster.status.losses import in_words
 from alignment.config import judge
 
 AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying")
@@ -91,7 +92,10 @@ def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequen
 def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
     """`after`, when the world could not be seen: as it was, and why it does not go on."""
     moment = next(condition for condition in after.conditions if condition.type == "Progressing")
-    stop = moment.model_copy(update={"status": "Unknown", "reason": reason, "message": message})
+    since = next((condition.last_transition_time for condition in before.conditions
+                  if (condition.type, condition.status) == ("Progressing", "Unknown")), moment.last_transition_time)
+    stop = moment.model_copy(update={"status": "Unknown", "reason": reason, "message": message,
+                                     "last_transition_time": since})
     if before.conditions:
         after = after.model_copy(update={"phase": before.phase, "stage": before.stage, "ended": before.ended,
                                          "conditions": before.conditions})
@@ -106,10 +110,13 @@ def reworded(before: Status, after: Status) -> bool:
 
 def notes(before: Status, after: Status) -> tuple[Note, ...]:
     """What changed and is worth an event."""
-    found = []
+    found: list[Note] = []
     old = {row.name: row for row in before.stages}
     for row in after.stages:
         was = old.get(row.name)
+        known = {loss.key for loss in (was.losses if was is not None else None) or ()}
+        found += [Note("Warning", "PodLost", f"stage {row.name} lost {in_words(loss.pod, loss.node, loss.reason)}")
+                  for loss in row.losses or () if loss.key not in known]
         if was is not None and (was.state, was.message, was.key) == (row.state, row.message, row.key):
             continue
         text = f"stage {row.name}" + (f" (RayJob {row.ray_job})" if row.ray_job else "")
