@@ -51,8 +51,9 @@ def bytes_of(quantity: str) -> float:
 
 
 def unclear(path: str) -> bool:
-    """Whether a folder or URL may lead elsewhere than it reads: `..` in any spelling, or a chain of file systems."""
-    return "::" in path or bool({".", ".."} & set(re.split(r"[/\\]", unquote(path))))
+    """Whether a folder or URL may lead elsewhere than it seems to: `..` in any spelling, a chain of file systems, signs
+    that nobody sees."""
+    return "::" in path or not path.isprintable() or bool({".", ".."} & set(re.split(r"[/\\]", unquote(path))))
 
 
 class Images(Strict):

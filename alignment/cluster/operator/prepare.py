@@ -29,6 +29,9 @@ from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
 
+LENGTH = 2000
+"""Characters of a refusal that stand in the status; a path may have any number."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -119,7 +122,7 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
     metadata = body["metadata"]
     annotations = metadata.get("annotations") or {}
     if isinstance(found, Refused):
-        return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)))
+        return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)[:LENGTH]))
     spec, cluster = found.spec, found.profile.cluster
     assert cluster is not None
     return Plan(
