@@ -25,7 +25,7 @@ def stored_logs(store: Store, run: str, stage: str | None = None) -> list[tuple[
     try:
         listed = fs.ls(folder, detail=True) if fs.exists(folder) else []
         found = []
-        for item in sorted(listed, key=lambda item: (_written(item), item["name"])):
+        for item in sorted(listed, key=lambda item: (_written(item), len(item["name"]), item["name"])):
             match = _NAME.fullmatch(item["name"].rsplit("/", 1)[-1])
             if match and stage in (None, match["stage"]):
                 found.append((match["stage"], match["attempt"], fs.cat_file(item["name"]).decode("utf-8", "replace")))
