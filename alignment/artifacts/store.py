@@ -169,6 +169,14 @@ class Store(Workspace):
 
     # --- runs ---
 
+    def has_run_file(self, run: str, name: str) -> bool:
+        """Whether a run has a file of this name."""
+        path = f"runs/{run}/{name}"
+        with self.guard(path, "read"):
+            fs = self.fs
+            fs.invalidate_cache()
+            return bool(fs.exists(f"{self.root}/{path}"))
+
     def write_run_file(self, run: str, name: str, text: str) -> str:
         """Write a small file of a run (resolved config, report, log), replacing an older one whole; returns its URL."""
         path = f"runs/{run}/{name}"

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import Field, model_validator
 
 from alignment.config.arithmetic import settled
 from alignment.config.compute import Compute
+from alignment.config.environment import refused
 from alignment.config.hardware import Native
 from alignment.config.messages import close_to
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
-from alignment.config.stages.base import Finding
+from alignment.config.stages.base import Finding, Findings
 from alignment.config.stages.fields import FORMS, Name, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -30,6 +32,7 @@ DnsName = Annotated[str, Field(pattern=_DNS, max_length=63)]
 _ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
 EnvName = Annotated[str, Field(pattern=_ENV, max_length=100)]
 _URL, _MOUNT = r"^(/|[a-z][a-z0-9+.-]*://).+", r"^/[A-Za-z0-9/_.-]+$"
+_LOCAL = re.compile(r"(file|local)://")
 FORMS.update({
     _QUANTITY: "a Kubernetes quantity of more than 0: 500m, 2, 8Gi",
     _DNS: "small letters, digits and hyphens, 63 at most, as Kubernetes names things",
@@ -48,6 +51,12 @@ def bytes_of(quantity: str) -> float:
     if match is None:
         raise ValueError(f"{quantity!r} is no quantity such as 500m, 2 or 8Gi")
     return float(match[1]) * _UNITS[match[2] or ""]
+
+
+def unclear(path: str) -> bool:
+    """Whether a folder or URL may lead elsewhere than it seems to: `..` in any spelling, a chain of file systems, signs
+    that nobody sees."""
+    return "::" in path or not path.isprintable() or bool({".", ".."} & set(re.split(r"[/\\]", unquote(path))))
 
 
 class Images(Strict):
@@ -145,6 +154,12 @@ class Storage(Strict):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         local = self.url.startswith("/")
+        for path in (self.url, self.mount):
+            if unclear(path):
+                raise ValueError(f"{path} does not say where it leads: no . or .. between slashes, no ::")
+        if _LOCAL.match(self.url):
+            raise ValueError(f"{self.url} is a folder of a pod, gone with it: write an absolute path below `mount`, or "
+                             "object storage")
         if local and self.claim is None:
             raise ValueError(f"{self.url} is a folder, so `claim` must name the volume that holds it")
         if local and not (self.url + "/").startswith(self.mount.rstrip("/") + "/"):
@@ -171,7 +186,8 @@ class Cluster(Strict):
     queue: DnsName | None = None
     """Kueue LocalQueue that admits the stages."""
     env: dict[EnvName, str] = Field(default_factory=dict, max_length=64)
-    """Environment of every pod (NCCL_*, HF_HOME, ...). No secrets here: `env_from`."""
+    """Environment of every pod (NCCL_*, HF_HOME, ...). No secrets here: `env_from`. What undoes a protection
+    (RAY_AUTH_MODE, LD_PRELOAD, PYTHONPATH, ...) is refused."""
     env_from: tuple[DnsName, ...] = Field(default=(), max_length=16)
     """Secrets whose keys become environment variables (tokens of a hub or tracker)."""
     cache_claim: DnsName | None = None
@@ -184,6 +200,14 @@ class Cluster(Strict):
     """Seconds a stage may take in all; then its RayJob is ended and counts as failed. The default is a day."""
     keep_finished: Annotated[int, Field(ge=0)] = 600
     """Seconds a finished stage's RayJob stays for a look; its logs and artifacts stay in the storage."""
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        findings = [Finding(("cluster", "env", name), f"this variable {does}", value, "no such variable here")
+                    for name, value in self.env.items() if (does := refused(name))]
+        if findings:
+            raise Findings(findings)
+        return self
 
 
 class Profile(Strict):

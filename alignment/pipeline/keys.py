@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from alignment import templates
@@ -39,15 +40,21 @@ class Key:
     parts: dict[str, Any]
 
 
-def keys(run: Run) -> dict[str, Key]:
+def keys(run: Run, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, Key]:
     """Stage name -> key, in order. Reads source files (their content counts), nothing else. A dtype that is still open
     is settled for this machine; a run for a cluster was settled by its profile.
+
+    Args:
+        known: digests of stages whose sources need not be read, and whose `parts` nobody asks for.
 
     Raises:
         DataError: a source file is missing or cannot be read.
     """
     made: dict[str, Key] = {}
     for stage in settled_here(run).stages:
+        if stage.name in known:
+            made[stage.name] = Key(key_of(stage.tag, known[stage.name]), known[stage.name], {})
+            continue
         digests = {name: made[name].digest for name in stage.inputs()}
         config = stage.learned(run.scaled)
         parts = {"format": FORMAT, "config": config if stage.says_names else _without_names(stage, config, digests)}

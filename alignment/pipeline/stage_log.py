@@ -8,6 +8,7 @@ see what native code writes past Python, nor the last seconds of a process that 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -29,13 +31,13 @@ _PIECES = 200_000
 
 
 class StageLog:
-    """Context manager around a stage; `name` is the log's file name without .log.
+    """Context manager around a stage; `name` is the log's file name without .log, or NAME.2 where there is one already.
 
     A store that cannot be written is said once, at the end, and never stops the stage.
     """
 
     def __init__(self, store: Store, run: str, name: str, *, every: float = 15.0) -> None:
-        self.store, self.run, self.name, self.every = store, run, name, every
+        self.store, self.run, self.name, self.every = store, run, _free(store, run, name), every
         self._hidden = secrets(os.environ)
         self._pieces: deque[str] = deque(maxlen=_PIECES)
         self._written = self._pushed = 0
@@ -125,6 +127,16 @@ class _Tee(io.TextIOBase):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def _free(store: Store, run: str, name: str) -> str:
+    """The name, numbered where an earlier log has it: attempts begin at 1 again when a run is deleted and sent anew."""
+    with suppress(ArtifactError):
+        for number in itertools.count(1):
+            free = name if number == 1 else f"{name}.{number}"
+            if not store.has_run_file(run, f"logs/{free}.log"):
+                return free
+    return name
 
 
 def secrets(environment: Mapping[str, str]) -> list[tuple[str, str]]:

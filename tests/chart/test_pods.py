@@ -118,7 +118,8 @@ def test_the_operator_may_do_what_it_does_and_no_more(name: str) -> None:
         ("kubealign.dev", "alignmentruns"): {"get", "list", "watch", "delete"},
         ("kubealign.dev", "alignmentruns/status"): {"patch"},
         ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "delete"},
-        ("", "configmaps"): {"get", "create", "patch"}, ("", "pods"): {"list"}, ("", "events"): {"list", "create"}}
+        ("", "configmaps"): {"get", "create", "patch"}, ("", "pods"): {"list", "watch"},
+        ("", "events"): {"get", "list", "create", "patch"}}
     assert all(len(rule["apiGroups"]) == 1 for rule in role["rules"])
     binding = one(found, "RoleBinding", "kubealign-operator")
     assert [subject["name"] for subject in binding["subjects"]] == ["kubealign-operator"]

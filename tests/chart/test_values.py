@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
+from alignment.cluster.operator.reads import readable
 from charts.values_table import VALUES, page, values
-from tests.chart.rendered import CHART, FILES, ROOT, template
+from tests.chart.rendered import CHART, FILES, ROOT, objects, one, template
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 DEFAULTS: dict[str, Any] = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
@@ -87,12 +88,37 @@ def test_helm_refuses_an_unknown_key_and_names_it(path: tuple[str, ...]) -> None
     ({"networkPolicy": {"egress": {"storage": [{"port": 443}]}}}, "'port' not allowed"),
     ({"networkPolicy": {"egress": {"storage": [{"to": [{"ipblock": {"cidr": "10.0.0.0/8"}}]}]}}}, "/to/0"),
     ({"quota": {"hard": {"pods": "many"}}}, "/quota/hard/pods"),
+    ({"operator": {"reads": ["bucket/prefix"]}}, "/operator/reads/0"),
+    ({"operator": {"reads": ["/a /b"]}}, "/operator/reads/0"),
 ])
 def test_helm_refuses_a_wrong_value_and_says_where(wrong: dict[str, Any], where: str) -> None:
     done = template(CHART, "values.yaml", wrong)
     assert done.returncode != 0
     assert "don't meet the specifications of the schema" in done.stderr
     assert where in done.stderr
+
+
+@pytest.mark.parametrize(("wrong", "where"), [
+    ({"podDefaults": {"env": {"RAY_AUTH_MODE": "disabled"}}}, "rayCluster.podDefaults.env.RAY_AUTH_MODE"),
+    ({"head": {"env": {"ray_address": "x"}}}, "rayCluster.head.env.ray_address"),
+    ({"workerGroups": [{"name": "gpu", "replicas": 1, "env": {"LD_PRELOAD": "/tmp/x"}}]},
+     "rayCluster.workerGroups.gpu.env.LD_PRELOAD"),
+])
+def test_helm_refuses_a_variable_that_undoes_a_protection(wrong: dict[str, Any], where: str) -> None:
+    done = template(CHART, "values.yaml", {"rayCluster": {"enabled": True, **wrong}})
+    assert done.returncode != 0
+    assert f"{where}: this variable" in done.stderr
+
+
+@pytest.mark.parametrize(("values", "reads"), [
+    ({}, "/artifacts"), ({"operator": {"reads": ["s3://other/x", "/data"]}}, "/artifacts s3://other/x /data"),
+    ({"storage": {"s3": {"url": "s3://bucket/prefix"}}}, "s3://bucket/prefix"),
+])
+def test_the_operator_reads_the_storage_and_what_the_values_add(values: dict[str, Any], reads: str) -> None:
+    operator = one(objects(template(CHART, "values.yaml", values).stdout), "Deployment", "kubealign-operator")
+    env = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert next(entry["value"] for entry in env if entry["name"] == "KUBEALIGN_READS") == reads
+    assert readable(reads.split()).refusal(reads.split()[0] + "/runs") is None
 
 
 @pytest.mark.parametrize("file", FILES)

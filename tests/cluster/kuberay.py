@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.cluster.manifests.bundle import unpack
+from alignment.cluster.manifests.labels import log_attempt
 from alignment.cluster.manifests.pods import RUN_FOLDER
 from tests.cluster.api_server import Api, Json
 
@@ -55,7 +56,7 @@ class Controllers:
                       if item["name"] == "run")
         command = shlex.split(job["spec"]["entrypoint"].replace("/opt/kubealign", str(ROOT)))
         done = self._execute([sys.executable, *command[1:]], volume["configMap"]["name"],
-                             {"KUBEALIGN_ATTEMPT": job["metadata"]["labels"]["kubealign.dev/attempt"]})
+                             {"KUBEALIGN_ATTEMPT": log_attempt(name)})
         self._pod(name, done.stdout)
         time.sleep(0.3)
         message = (f"Job entrypoint command failed with exit code {done.returncode}, last available logs (truncated to "

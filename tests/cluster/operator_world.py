@@ -7,6 +7,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from alignment.cluster.manifests.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_L
 from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
+from alignment.cluster.operator.prepare import prepare
+from alignment.cluster.operator.reads import Reads
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.config import Profile, Run, parse_run
 from alignment.pipeline.keys import Key, keys
@@ -24,6 +28,7 @@ from tests import small
 
 Object = dict[str, Any]
 NAMESPACE = "align"
+READS = Reads(("s3://bucket/artifacts",))
 EXIT_2 = ("Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\n"
           "reading\n\x1b[31mstage sft: the split has no rows\x1b[0m\n  expected: at least one row\n")
 EXIT_1 = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\nboom\n"
@@ -40,10 +45,11 @@ class Store:
         self.made: dict[str, Finished] = {}
         self.asked = 0
 
-    def look_up(self, url: str, key: str) -> Finished | None:
+    def look_up(self, url: str, keys: Iterable[str]) -> dict[str, Finished]:
         assert url == "s3://bucket/artifacts"
-        self.asked += 1
-        return self.made.get(key)
+        wanted = list(keys)
+        self.asked += len(wanted)
+        return {key: self.made[key] for key in wanted if key in self.made}
 
     def finish(self, key: str, digest: str, **metrics: float) -> None:
         self.made[key] = Finished(f"s3://bucket/artifacts/artifacts/{key}", digest, metrics, 7, 5,
@@ -215,7 +221,8 @@ def submit(world: World, run: Run, of: Profile | None = None, **options: Any) ->
 
 def operator(world: World) -> Controller:
     """A freshly started operator."""
-    return Controller(world, Metrics(), namespace=NAMESPACE, look_up=world.store.look_up,
+    return Controller(world, Metrics(), namespace=NAMESPACE, prepare=partial(prepare, READS),
+                      look_up=world.store.look_up,
                       trouble=lambda run, stage, job: "", clock=lambda: world.now)
 
 

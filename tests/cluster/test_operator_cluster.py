@@ -131,7 +131,8 @@ def operator(client: Client, log: Path) -> Iterator[tuple[subprocess.Popen[bytes
     """The operator as its own process; gives it and the address of its metrics."""
     healthz, metrics = free_port(), free_port()
     command = [sys.executable, "-m", "alignment.cluster.operator", "--namespace", client.namespace,
-               "--liveness", f"http://127.0.0.1:{healthz}/healthz", "--metrics-port", str(metrics)]
+               "--reads", str(log.parent), "--liveness", f"http://127.0.0.1:{healthz}/healthz",
+               "--metrics-port", str(metrics)]
     with log.open("ab") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
     try:

@@ -172,6 +172,7 @@ class World:
         return {
             "images": {key: self.images[key] for key in ("train", "control")},
             "storage": {"s3": {"url": self.url(), "existingSecret": "kubealign-s3"}},
+            "operator": {"reads": [self.url("disturbed"), self.url("queued")]},
             "networkPolicy": {"egress": {"storage": [{"ports": [{"protocol": "TCP", "port": port}]}]}},
             "rayCluster": {"enabled": False}, **changes,
         }

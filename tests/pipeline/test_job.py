@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from alignment.artifacts import Store
+from alignment.cluster.storage.stored import stored_logs
 from alignment.config import Run
 from alignment.pipeline import job, keys
 from alignment.pipeline.stage_log import StageLog
@@ -58,6 +59,10 @@ def test_a_stage_leaves_artifact_report_and_log(s3: Server, tmp_path: Path, monk
     monkeypatch.setenv("KUBEALIGN_ATTEMPT", "3")
     assert job.main("import_stage", argv=[file, "data"]) == 0
     assert "finished before" in logs(store)["data-3.log"]
+    assert job.main("import_stage", argv=[file, "data"]) == 0  # deleted and sent anew: attempts begin at 1 again
+    assert sorted(logs(store)) == ["data-2.log", "data-3.2.log", "data-3.log"]
+    assert [(name, attempt) for name, attempt, _ in stored_logs(store, "small", "data")] == [
+        ("data", "2"), ("data", "3"), ("data", "3.2")]
 
 
 def test_the_users_errors_end_with_2_and_are_in_the_log(

@@ -98,6 +98,23 @@ class Condition(_Object):
     last_transition_time: str
 
 
+class LostPod(_Object):
+    """A pod that was lost while a stage was made, or whose container ended by itself."""
+
+    # A status that another version wrote must still be read.
+    model_config = ConfigDict(extra="ignore")
+    pod: str
+    node: str
+    reason: str
+    at: str
+    container: str | None = None
+    """That ended, while the pod stays; left out: the whole pod."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.pod, self.at if self.container else ""
+
+
 class StageRow(_Object):
     """One stage of the run."""
 
@@ -114,6 +131,10 @@ class StageRow(_Object):
     last_failed: int = 0
     """Number of the newest RayJob whose failure was counted."""
     retry_at: str | None = None
+    lost: int | None = None
+    """Pods that were lost while this key was made."""
+    losses: tuple[LostPod, ...] | None = None
+    """The last 16 of them, oldest first."""
     artifact: str | None = None
     """URL of the finished artifact."""
     digest: str | None = None

@@ -25,6 +25,8 @@ from alignment.errors import ConfigError, ConfigErrors, DataError
 
 LIMIT = 900 * 1024
 """Bytes of run.yaml and files together; a ConfigMap holds 1 MiB."""
+RUN_LIMIT = 128 * 1024
+"""Bytes of run.yaml alone: its files travel beside it."""
 RUN_FILE = "run.yaml"
 _INSIDE = re.compile(r"files/([0-9]+)/[^/]+")
 
@@ -78,6 +80,10 @@ def bundle(run: Run, profile: Profile) -> Bundle:
     if findings:
         raise ConfigErrors(findings)
     text = dump(located(profile.applied(run)).model_dump(mode="json"))
+    if len(text.encode()) > RUN_LIMIT:
+        raise ConfigError("the run file is too large to travel", where=f"run {run.name}",
+                          found=f"{len(text.encode()) // 1024} KiB, resolved",
+                          expected=f"at most {RUN_LIMIT // 1024} KiB", hint="put long texts into data files")
     found = {inside: _read(path) for path, inside in sources(run).items()}
     sizes = {RUN_FILE: len(text.encode()), **{path: len(found[inside]) for path, inside in sources(run).items()}}
     if sum(sizes.values()) > LIMIT:
@@ -134,6 +140,8 @@ def unpack(config_map: dict[str, Any], folder: Path) -> Path:
             raise ConfigError("the ConfigMap lacks a file of its run", where=where, found=sorted(binary),
                               expected=f"{_key(path)} for {path}", hint="submit the run again")
         target = folder / path
+        if target.name in ("", "..") or target.parent.parent.parent != folder:
+            raise ConfigError("no file can have this name", where=where, found=path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(base64.b64decode(binary[_key(path)], validate=True))
     written = folder / RUN_FILE

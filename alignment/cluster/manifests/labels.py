@@ -42,5 +42,11 @@ def job_name(run_name: str, stage_name: str, digest: str, attempt: int) -> str:
     return _short(run_name, min(20, LONGEST - len(tail))) + tail
 
 
+def log_attempt(job: str) -> str:
+    """What a log is called after its stage, from an attempt's name: DIGEST8.ATTEMPT. Attempts begin at 1 again after an
+    edit, and its log must not take the place of the one before."""
+    return ".".join(job.rsplit("-", 2)[1:])
+
+
 def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 5]}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"

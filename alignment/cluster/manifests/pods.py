@@ -35,13 +35,14 @@ _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 
 
 def ray_pod(
-    pod: Pod, cluster: Cluster, run: Run, *, container: str, labels: dict[str, str], config_map: str, attempt: int
+    pod: Pod, cluster: Cluster, run: Run, *, container: str, labels: dict[str, str], config_map: str, attempt: str
 ) -> Json:
     """Pod template of a Ray head or worker.
 
     Args:
         run: names the files in `config_map`; either the bundle's run or the one that it was made from.
         container: the name that KubeRay's documents give it: ray-head or ray-worker.
+        attempt: what its log is called by, after the stage.
     """
     workers = container == "ray-worker"
     volumes = {
@@ -59,7 +60,9 @@ def ray_pod(
         # waiting for other work would only keep the GPU.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
         **cluster.env,
-        "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": str(attempt),
+        "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": attempt,
+        # KubeRay says it too, unless it is said: so no Secret in `env_from` can say otherwise.
+        "RAY_AUTH_MODE": "token",
     }
     ports = {"metrics": 8080} if workers else {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
     made = _container(

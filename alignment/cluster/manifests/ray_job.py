@@ -11,7 +11,7 @@ import shlex
 from typing import Any
 
 from alignment.cluster.manifests.bundle import RUN_FILE
-from alignment.cluster.manifests.labels import COMPONENT_LABEL, QUEUE_LABEL, labels
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, QUEUE_LABEL, labels, log_attempt
 from alignment.cluster.manifests.pods import RUN_FOLDER, Json, cluster_of, object_store_bytes, ray_pod, submitter_pod
 from alignment.config import AnyStage, Pod, Profile, Run, bytes_of
 from alignment.errors import ConfigError
@@ -48,7 +48,8 @@ def ray_job(
     pod, head = profile.pod_of(stage), cluster.head if pods else profile.pod_of(stage)
 
     def template(of: Pod, container: str) -> Json:
-        return ray_pod(of, cluster, run, container=container, labels=ray, config_map=config_map, attempt=attempt)
+        return ray_pod(of, cluster, run, container=container, labels=ray, config_map=config_map,
+                       attempt=log_attempt(name))
 
     group = {
         "groupName": "workers", "replicas": pods, "minReplicas": pods, "maxReplicas": pods,

@@ -4,6 +4,8 @@
     world.py      what is seen: children and finished artifacts
     reconcile.py  all decisions, pure (rows.py one stage, verdict.py the whole)
     prepare.py    a spec read and checked -> the plan
+    reads.py      where it may read
+    apart.py      processes that are ended when a spec or a store takes too long
     controller.py sees, decides and acts, one run at a time
     api.py, seen.py, store.py, metrics.py   requests, copies of what was seen, artifacts, numbers
     shell.py      kopf

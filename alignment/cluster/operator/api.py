@@ -104,12 +104,13 @@ class Api:
         return self.client.request("PATCH", path, query, manifest, content_type=_APPLY)
 
     def event(self, body: Object, kind: str, reason: str, message: str, stamp: str) -> None:
-        """An Event about an AlignmentRun; the same thing said again within a second is one event."""
+        """An Event about an AlignmentRun; what was said before is counted there."""
         metadata = body["metadata"]
-        name = hashlib.sha256(f"{metadata['uid']} {reason} {message} {stamp}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{metadata['uid']} {reason} {message}".encode()).hexdigest()[:16]
+        name = f"{metadata['name']}.{digest}"
         event: dict[str, Any] = {
             "apiVersion": "v1", "kind": "Event", "type": kind, "reason": reason, "message": message[:1000], "count": 1,
-            "metadata": {"name": f"{metadata['name']}.{name}", "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": self.namespace},
             "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": metadata["name"],
                                "namespace": self.namespace, "uid": metadata["uid"]},
             "source": {"component": MANAGER}, "firstTimestamp": stamp, "lastTimestamp": stamp,
@@ -117,8 +118,18 @@ class Api:
         try:
             self.client.request("POST", self.client.path("Event"), {}, event)
         except ClusterError as error:
-            if error.status not in (403, 404, 409):  # no right to write it, a namespace that ends, or said before
+            if error.status == 409:
+                self._again(name, event)
+            elif error.status not in (403, 404):  # no right to write it, a namespace that ends
                 raise
+
+    def _again(self, name: str, event: Object) -> None:
+        """Count one more of an Event."""
+        found = self.client.find("Event", name)
+        if found is not None:
+            change = {"count": (found.get("count") or 1) + 1, "lastTimestamp": event["lastTimestamp"]}
+            self.client.request("PATCH", self.client.path("Event", name), {}, change,
+                                content_type="application/merge-patch+json")
 
     def trouble(self, run: str, stage: str, job: str) -> str:
         """Why a RayJob's pods do not run, in words; "" where nothing is wrong."""

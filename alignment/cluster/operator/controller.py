@@ -6,6 +6,9 @@ correctness; and all of this may be killed at any moment, because it remembers n
 store. RayJobs are read anew by name, once a full read has said which there are: asking for those with the run's label
 makes the API server go through everybody's each time (500 runs did not end in nine minutes). Decisions themselves are
 reconcile's.
+
+A world that does not change is written once: what can mend itself without an edit is looked into at growing intervals,
+and a status whose words alone differ is held back.
 """
 
 from __future__ import annotations
@@ -13,28 +16,36 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from alignment.cluster.client.client import Object
 from alignment.cluster.client.refusals import ClusterError, is_missing_api
-from alignment.cluster.manifests.alignment_run import owner_of, status_json, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, owner_of, status_json, status_of
 from alignment.cluster.manifests.bundle import config_map
 from alignment.cluster.manifests.ray_job import ray_job
 from alignment.cluster.operator.metrics import Metrics
-from alignment.cluster.operator.prepare import Prepared, Refused, plan_of, prepare
+from alignment.cluster.operator.prepare import Prepared, Refused, plan_of
 from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, reconcile, wanted
 from alignment.cluster.operator.rows import Delete
 from alignment.cluster.operator.seen import ClusterApi, Seen, version
-from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of
+from alignment.cluster.operator.verdict import reworded
+from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of, with_losses
 from alignment.errors import ArtifactError
 
 PATIENCE = 15.0
 """Seconds that a RayJob may wait for its pods before one asks why; and between such questions."""
 ANEW = 1.0
 """Seconds until the next look after one that was overtaken by a change."""
-REFUSED = 30.0
-"""Seconds until a RayJob that the API server refused is tried again."""
+REFUSED, REFUSED_MOST = 30.0, 300.0
+"""Seconds until a RayJob that the API server refused is tried again, or a spec whose files are missing looked into; of
+such a spec twice as long each time."""
+REWORDED = 300.0
+"""Seconds until a status is written again of which only the words of messages changed."""
+EVENTS = 10
+"""Different Events of one run for one reason; what comes after them is counted in one."""
+MENDABLE = ("FilesMissing", "SourceUnreadable")
+"""Refusals that end without an edit of the AlignmentRun."""
 _log = logging.getLogger("kubealign.operator")
 
 
@@ -44,10 +55,17 @@ class Memory:
 
     uid: str = ""
     generation: int = 0
+    retry: str = ""
     prepared: Prepared | Refused | None = None
+    again: float | None = None
+    """When a refused spec is looked into again."""
+    waits: float = REFUSED
+    wrote: float = 0.0
+    """When the status was written last."""
     finished: dict[str, Finished] = dataclasses.field(default_factory=dict)
     refused: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     trouble: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    told: dict[str, set[str]] = dataclasses.field(default_factory=dict)
     config_map: str = ""
     settled: object = None
 
@@ -56,15 +74,17 @@ class Controller:
     """Looks at AlignmentRuns of one namespace, one at a time, and brings each a step on."""
 
     def __init__(self, cluster: ClusterApi, metrics: Metrics, *, namespace: str,
-                 look_up: Callable[[str, str], Finished | None], trouble: Callable[[str, str, str], str],
-                 clock: Callable[[], float] = time.time) -> None:
+                 prepare: Callable[[Object, Object | None], Prepared],
+                 look_up: Callable[[str, Sequence[str]], Mapping[str, Finished]],
+                 trouble: Callable[[str, str, str], str], clock: Callable[[], float] = time.time) -> None:
         """
         Args:
-            look_up: store.look_up.
+            prepare: `Apart.prepare`.
+            look_up: `Apart.look_up`.
             trouble: (run, stage, RayJob) -> why the RayJob's pods do not run, "" where nothing is wrong.
         """
         self.cluster, self.metrics, self.namespace = cluster, metrics, namespace
-        self.look_up, self.trouble, self.clock = look_up, trouble, clock
+        self.prepare, self.look_up, self.trouble, self.clock = prepare, look_up, trouble, clock
         self.seen = Seen()
         self._read = False  # whether a full read has shown all RayJobs
         self._memory: dict[str, Memory] = {}
@@ -80,10 +100,16 @@ class Controller:
         runs = self.seen.replace(self.cluster.runs(), jobs)
         self._read = read
         self._memory = {name: memory for name, memory in self._memory.items() if name in runs}
-        statuses = [body.get("status") or {} for body in runs.values()]
-        self.metrics.count((status.get("phase", "Pending") for status in statuses),
-                           (row["state"] for status in statuses for row in status.get("stages", ())))
-        return list(runs)
+        statuses = {name: body.get("status") or {} for name, body in runs.items()}
+        self.metrics.count((status.get("phase", "Pending") for status in statuses.values()),
+                           (row["state"] for status in statuses.values() for row in status.get("stages", ())))
+        return sorted(runs, key=lambda name: statuses[name].get("phase") == "Failed")  # those at work come first
+
+    def knows(self, name: str) -> bool:
+        """Whether the run's present spec was read before."""
+        body, memory = self.seen.of(name)[0], self._memory.get(name)
+        return body is not None and memory is not None and memory.prepared is not None and (
+            memory.uid, memory.generation) == (body["metadata"]["uid"], body["metadata"]["generation"])
 
     def look(self, name: str) -> float | None:
         """Bring one run a step on. Returns the seconds until the next look, None where only news make one.
@@ -100,11 +126,10 @@ class Controller:
         if memory.settled == stamp:
             return None
         decision = self._decide(body, jobs, memory)
-        acted = bool(decision.actions) or decision.status != status_of(body)
-        if acted:
+        if decision.actions or self._is_news(body, decision, memory):
             return self._act(name, memory)
         self.metrics.looks.labels("idle").inc()
-        sure = memory.prepared is not None and all(part.status != "Unknown" for part in decision.status.conditions)
+        sure = memory.again is None and all(part.status != "Unknown" for part in decision.status.conditions)
         if decision.status.ended is not None and decision.wake is None and sure:
             # An ended run costs nothing until something about it changes.
             memory.settled, memory.prepared, memory.finished = stamp, None, {}
@@ -123,9 +148,11 @@ class Controller:
                 raise
             stop = ("KubeRayMissing", str(error))
         decision = self._decide(body, jobs, memory, stop)
-        if decision.status != status_of(body):
+        news = self._is_news(body, decision, memory)
+        if news:
             try:
                 body = self.cluster.apply_status(body, status_json(decision.status))
+                memory.wrote = self.clock()
             except ClusterError as error:
                 if error.status == 409:
                     return ANEW
@@ -133,8 +160,11 @@ class Controller:
                     return None
                 raise
         self.seen.read(name, body, jobs)
-        for note in decision.notes:
-            self.cluster.event(body, note.type, note.reason, note.message, stamp_of(self.clock()))
+        for note in decision.notes if news else ():
+            told = memory.told.setdefault(note.reason, set())
+            text = note.message if note.message in told or len(told) < EVENTS else "and others: see the status"
+            told.add(note.message if len(told) < EVENTS else text)
+            self.cluster.event(body, note.type, note.reason, text, stamp_of(self.clock()))
         for action in decision.actions:
             if isinstance(action, Create):
                 self._create(body, action, memory)
@@ -153,6 +183,12 @@ class Controller:
         self.metrics.looks.labels("acted").inc()
         # One more look, at copies, tells whether this is all.
         return ANEW if stop is None else REFUSED
+
+    def _is_news(self, body: Object, decision: Decision, memory: Memory) -> bool:
+        """Whether the status is to be written: not for other words alone, shortly after the last ones."""
+        before = status_of(body)
+        return decision.status != before and (
+            bool(decision.actions) or self.clock() >= memory.wrote + REWORDED or not reworded(before, decision.status))
 
     def _jobs(self, body: Object) -> list[Object]:
         """The run's RayJobs as they are now.
@@ -174,29 +210,39 @@ class Controller:
         plan = plan_of(body, prepared)
         if plan.problem is None and stop is None:
             try:
-                while found := {stage.key: artifact for stage in wanted(plan, memory.finished)
-                                if (artifact := self.look_up(plan.store, stage.key)) is not None}:
+                while keys := [stage.key for stage in wanted(plan, memory.finished)]:
+                    found = self.look_up(plan.store, keys)
                     memory.finished |= found
+                    if not found:
+                        break
             except ArtifactError as error:
                 stop = ("StoreUnreadable", str(error))
-        children = [self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory) for job in jobs]
-        hindrance = Hindrance(stop, memory.refused)
-        return reconcile(plan, status_of(body), children, memory.finished, self.clock(), hindrance)
+        now, losses = self.clock(), self.seen.losses(plan.name)
+        seen = [with_losses(self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory), losses, now)
+                for job in jobs]
+        decision = reconcile(plan, status_of(body), [child for child, _ in seen], memory.finished, now,
+                             Hindrance(stop, memory.refused))
+        wakes = [wake for wake in (decision.wake, *(wake for _, wake in seen)) if wake is not None]
+        return dataclasses.replace(decision, wake=min(wakes, default=None))
 
     def _prepared(self, body: Object, memory: Memory) -> Prepared | Refused:
         metadata = body["metadata"]
-        same = (memory.uid, memory.generation) == (metadata["uid"], metadata["generation"])
-        if not same:
+        if (memory.uid, memory.generation) != (metadata["uid"], metadata["generation"]):
             memory.uid, memory.generation, memory.prepared = metadata["uid"], metadata["generation"], None
             memory.config_map, memory.refused, memory.finished = "", {}, {}
-        if memory.prepared is None:
+            memory.waits = REFUSED
+        retry = (metadata.get("annotations") or {}).get(RETRY, "")
+        due = memory.again is not None and self.clock() >= memory.again
+        if memory.prepared is None or due or (isinstance(memory.prepared, Refused) and retry != memory.retry):
+            memory.retry, memory.again = retry, None
             files = (body["spec"].get("files") or {}).get("configMap")
             try:
-                memory.prepared = prepare(body, self.cluster.config_map(files) if files else None)
+                memory.prepared = self.prepare(body, self.cluster.config_map(files) if files else None)
             except Refused as error:
-                if error.reason in ("FilesMissing", "SourceUnreadable"):  # mended without an edit of the AlignmentRun
-                    return error
                 memory.prepared = error
+                if error.reason in MENDABLE:
+                    memory.again = self.clock() + memory.waits
+                    memory.waits = min(2 * memory.waits, REFUSED_MOST)
         return memory.prepared
 
     def _troubled(self, child: Child, run: str, memory: Memory) -> Child:

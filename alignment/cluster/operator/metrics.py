@@ -16,15 +16,16 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.calls = Counter("kubealign_api_calls", "Requests to the API server, by verb, kind and outcome",
                              ["verb", "kind", "outcome"], registry=self.registry)
-        self.looks = Counter("kubealign_reconciles", "Looks at an AlignmentRun: idle, acted or error", ["outcome"],
-                             registry=self.registry)
+        self.looks = Counter("kubealign_reconciles", "Looks at an AlignmentRun: idle, acted, overdue or error",
+                             ["outcome"], registry=self.registry)
         self.seconds = Histogram("kubealign_reconcile_seconds", "Seconds of one look", registry=self.registry)
         self.children = Counter("kubealign_rayjobs", "RayJobs created, deleted or refused", ["action"],
                                 registry=self.registry)
         self.resyncs = Counter("kubealign_resyncs", "Full lists read: ok or error", ["outcome"], registry=self.registry)
         self.runs = Gauge("kubealign_alignmentruns", "AlignmentRuns by phase", ["phase"], registry=self.registry)
         self.stages = Gauge("kubealign_stages", "Stages of AlignmentRuns by state", ["state"], registry=self.registry)
-        self.waiting = Gauge("kubealign_queue_length", "AlignmentRuns waiting for a look", registry=self.registry)
+        self.waiting = Gauge("kubealign_queue_length", "AlignmentRuns waiting for a look, by lane", ["lane"],
+                             registry=self.registry)
 
     def count(self, phases: Iterable[str], states: Iterable[str]) -> None:
         """Set the gauges of what there is now."""

@@ -1,6 +1,7 @@
 """A spec read and checked: which stages there are, what key each has, which gates stand between them.
 
-Reads the ConfigMap that it is handed and, for a run without known digests, the run's sources. Decides nothing.
+Reads the ConfigMap that it is handed and, for a run without known digests, those of its sources that lie where the
+operator may read. Decides nothing. A spec may be large or hostile: `apart` runs this, within bounds.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from pydantic import ValidationError
 
 from alignment.artifacts import key_of
 from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, Gate, Spec, spec_of
-from alignment.cluster.manifests.bundle import Bundle, located, unpack
+from alignment.cluster.manifests.bundle import RUN_FILE, RUN_LIMIT, Bundle, located, unpack
 from alignment.cluster.manifests.ray_job import ray_job
+from alignment.cluster.operator.crd import STAGES
 from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
+from alignment.cluster.operator.reads import ELSEWHERE, Reads, said
 from alignment.config import Profile, Run, parse_aim, parse_run
 from alignment.config.messages import told
 from alignment.config.yaml_nodes import dotted
 from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
+
+LENGTH = 2000
+"""Characters of a refusal that stand in the status; a path may have any number."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,18 @@ class Refused(ConfigError):
         return (Refused, (self.reason, self.problem))
 
 
-def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Prepared:
+def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Prepared:
     """Check an AlignmentRun.
 
     Args:
+        reads: where the store, and sources whose content has to be known, may lie.
         body: the AlignmentRun.
         config_map: the ConfigMap that `spec.files` names, None when it is not there or none is named.
 
     Raises:
         Refused: with one clear message.
     """
+    _check_size(body.get("spec", {}), config_map)
     try:
         spec = spec_of(body)
         profile = Profile.model_validate_json(json.dumps(spec.profile))
@@ -79,6 +87,9 @@ def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Pr
              for item in profile.findings(run)]
     if wrong:
         raise Refused("InvalidProfile", "; ".join(wrong))
+    elsewhere = reads.refusal(run.store)
+    if elsewhere is not None:
+        raise Refused("InvalidProfile", f"spec.profile.cluster.storage.url: {elsewhere}")
     if run.name != body["metadata"]["name"]:
         raise Refused("InvalidRun", f"the run is called {run.name} and the AlignmentRun {body['metadata']['name']}: "
                                     "give both the same name")
@@ -90,7 +101,20 @@ def prepare(body: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> Pr
         raise Refused("FilesMissing", f"the ConfigMap {spec.files.config_map} with the run's files is not there; "
                                       "kubealign submit makes it")
     with tempfile.TemporaryDirectory(prefix="kubealign-") as folder:
-        return _with_bundle(spec, run, profile, gates, config_map, Path(folder))
+        return _with_bundle(spec, run, profile, gates, config_map, Path(folder), reads)
+
+
+def _check_size(spec: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> None:
+    """Refuse at once what would take long to read."""
+    run = spec.get("run")
+    stages = run.get("stages") if isinstance(run, Mapping) else None
+    if isinstance(stages, list) and len(stages) > STAGES:
+        raise Refused("InvalidRun", f"the run has {len(stages)} stages; at most {STAGES}")
+    sent = ((config_map or {}).get("data") or {}).get(RUN_FILE, "")
+    for what, size in (("spec.run", len(json.dumps(run))), ("spec.profile", len(json.dumps(spec.get("profile")))),
+                       (f"{RUN_FILE} in the ConfigMap", len(sent))):
+        if size > RUN_LIMIT:
+            raise Refused("InvalidRun", f"{what} takes {size // 1024} KiB; at most {RUN_LIMIT // 1024} KiB")
 
 
 def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
@@ -98,7 +122,7 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
     metadata = body["metadata"]
     annotations = metadata.get("annotations") or {}
     if isinstance(found, Refused):
-        return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)))
+        return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)[:LENGTH]))
     spec, cluster = found.spec, found.profile.cluster
     assert cluster is not None
     return Plan(
@@ -109,7 +133,7 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
 
 
 def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...],
-                 config_map: Mapping[str, Any] | None, folder: Path) -> Prepared:
+                 config_map: Mapping[str, Any] | None, folder: Path, reads: Reads) -> Prepared:
     sent: Run | None = None
     text, files = "", {}
     try:
@@ -122,12 +146,15 @@ def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...
         as_sent = sent == run
         if not as_sent:
             text = dump(run.model_dump(mode="json"))
-        known = spec.digests or {}
-        if sent is None or _learned(sent) != _learned(run) or set(known) != {stage.name for stage in run.stages}:
-            known = {name: key.digest for name, key in keys(located(run, folder)).items()}
+        known = _unchanged(spec, sent, run)
+        refused = list(reads.refused_sources((stage for stage in run.stages if stage.name not in known), run, folder))
+        if refused:
+            raise Refused("SourceUnreadable", "\n".join([*refused, ELSEWHERE]))
+        known = {name: key.digest for name, key in keys(located(run, folder), known).items()}
+    except Refused:
+        raise
     except KubeAlignError as error:
-        raise Refused("SourceUnreadable", f"{error}\nThe operator sees what the run's ConfigMap and the storage hold; "
-                                          "submit the changed run again from where its sources lie.") from error
+        raise Refused("SourceUnreadable", f"{said(error, error.where or 'the run')}\n{ELSEWHERE}") from error
     stages = tuple(PlannedStage(stage.name, key_of(stage.tag, known[stage.name]), known[stage.name], stage.inputs())
                    for stage in run.stages)
     return Prepared(spec, run, profile, stages, gates, Bundle(text, files), as_sent)
@@ -142,8 +169,17 @@ def _renderable(run: Run, profile: Profile) -> None:
         raise Refused("InvalidProfile", str(error)) from error
 
 
-def _learned(run: Run) -> object:
-    return run.seed, run.scale, run.stages
+def _unchanged(spec: Spec, sent: Run | None, run: Run) -> dict[str, str]:
+    """Digests that the client computed of stages which are still what they were, with all that they read: their sources
+    may lie where the operator cannot read."""
+    known: dict[str, str] = {}
+    if sent is not None and (sent.seed, sent.scale) == (run.seed, run.scale):
+        before = {stage.name: stage for stage in sent.stages}
+        for stage in run.stages:
+            if stage == before.get(stage.name) and stage.name in (spec.digests or {}) and known.keys() >= set(
+                    stage.inputs()):
+                known[stage.name] = (spec.digests or {})[stage.name]
+    return known
 
 
 def _bound(gate: Gate, run: Run) -> Bound:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.cluster.manifests.alignment_run import StageRow, State
+from alignment.cluster.manifests.alignment_run import LostPod, StageRow, State
 from alignment.cluster.operator.plan import Plan, PlannedStage
 from alignment.cluster.operator.world import Child, Finished, seconds_of, stamp_of
+from alignment.cluster.status.losses import Loss, in_words
 
 GRACE = 30.0
 """Seconds after a RayJob's success in which its manifest may still become visible (network file systems lag)."""
+LOSSES = 16
+"""Lost pods of a stage that are named."""
 BACKOFF, BACKOFF_MOST = 10.0, 300.0
 """Seconds before the second attempt; three times as long before each further one."""
 _NOT_MADE = dict.fromkeys(("artifact", "digest", "metrics", "rows_in", "rows_out", "finished"))
@@ -61,7 +64,7 @@ def settle(plan: Plan, stage: PlannedStage, row: StageRow, own: Sequence[Child],
     """
     children = sorted(own, key=lambda child: (child.attempt, child.name))
     live = [child for child in children if child.live]
-    row = _with(row, tries=max([row.tries, *(child.attempt for child in children)]))
+    row = _lost(_with(row, tries=max([row.tries, *(child.attempt for child in children)])), children)
     if artifact is not None:
         return _finished(plan, row, children, artifact, now)
     row = _with(row, **_NOT_MADE)
@@ -101,6 +104,8 @@ def _finished(plan: Plan, row: StageRow, children: Sequence[Child], artifact: Fi
 
 def _alive(row: StageRow, child: Child) -> StageRow:
     message = child.trouble or ("waits for its queue" if child.state == "queued" else None)
+    if row.losses and not message:
+        message = f"{row.lost} lost so far, the last: {_named(row.losses[-1])}"
     return _with(row, state=_STATES[child.state], ray_job=child.name, started=child.started, message=message,
                  retry_at=None)
 
@@ -120,6 +125,8 @@ def _dead(plan: Plan, row: StageRow, children: Sequence[Child], now: float) -> S
             "image and client are of one version")
         if row.state == "Pending" and row.message:  # why its pods did not run, which the RayJob does not know
             message += f" ({row.message})"
+        if child.losses:
+            message += f"\nlost before: {'; '.join(map(_named, child.losses[-3:]))}"
         row = _failed(plan, row, child.attempt, message, child.permanent, now, child.name)
     elif row.state in _SEEN_ALIVE and row.tries > row.last_failed:
         row = _failed(plan, row, row.tries, f"RayJob {row.ray_job} vanished", False, now, row.ray_job)
@@ -143,6 +150,20 @@ def _failed(plan: Plan, row: StageRow, attempt: int, message: str, permanent: bo
         return _with(row, state="Failed", message=f"given up after {failures} failures, the last: {message}")
     wait = min(BACKOFF * 3 ** (failures - 1), BACKOFF_MOST)
     return _with(row, state="Retrying", message=message, retry_at=stamp_of(now + wait))
+
+
+def _lost(row: StageRow, children: Sequence[Child]) -> StageRow:
+    """The row with the pods that its RayJobs have lost since."""
+    known = row.losses or ()
+    new = {loss.key: LostPod(pod=loss.pod, node=loss.node, reason=loss.reason, at=loss.at, container=loss.container)
+           for child in children for loss in child.losses if loss.key not in {each.key for each in known}}
+    if not new:
+        return row
+    return _with(row, lost=(row.lost or 0) + len(new), losses=(*known, *new.values())[-LOSSES:])
+
+
+def _named(loss: LostPod | Loss) -> str:
+    return in_words(loss.pod, loss.node, loss.reason)
 
 
 def _deletes(children: Sequence[Child], why: str) -> tuple[Delete, ...]:

@@ -10,9 +10,12 @@ from typing import Protocol
 from alignment.cluster.client.client import Object
 from alignment.cluster.manifests.alignment_run import GROUP
 from alignment.cluster.manifests.labels import RUN_LABEL
+from alignment.cluster.status.losses import Loss, loss_of
 
 _METADATA = ("name", "uid", "resourceVersion", "generation", "labels", "annotations", "ownerReferences",
              "creationTimestamp", "deletionTimestamp")
+MOST = 100
+"""Lost pods of one run that are remembered."""
 _JOB_STATUS = ("jobDeploymentStatus", "jobStatus", "message", "reason", "startTime", "endTime")
 
 
@@ -38,6 +41,7 @@ class Seen:
     def __init__(self) -> None:
         self._runs: dict[str, Object] = {}
         self._jobs: dict[str, dict[str, Object]] = {}
+        self._losses: dict[str, dict[tuple[str, str], Loss]] = {}
         self._lock = threading.Lock()
 
     def run(self, body: Object, gone: bool = False) -> str:
@@ -63,6 +67,26 @@ class Seen:
                 jobs[job["metadata"]["name"]] = _slim_job(job)
         return owner
 
+    def pod(self, pod: Object) -> str | None:
+        """A Ray pod, as a watch has it; returns the name of the run to look at when the pod is lost."""
+        loss, run = loss_of(pod), str(pod["metadata"]["labels"][RUN_LABEL])
+        if loss is None:
+            return None
+        with self._lock:
+            losses = self._losses.setdefault(run, {})
+            known = losses.get(loss.key)
+            if known is not None and not (known.asked and not loss.asked):
+                return None
+            losses[loss.key] = loss
+            for key in list(losses)[:-MOST]:
+                del losses[key]
+        return run
+
+    def losses(self, name: str) -> list[Loss]:
+        """Pods of a run that were lost, as far as was seen."""
+        with self._lock:
+            return list(self._losses.get(name, {}).values())
+
     def read(self, name: str, body: Object, jobs: list[Object]) -> None:
         """One run and all its RayJobs, as the API server has just said."""
         with self._lock:
@@ -77,6 +101,7 @@ class Seen:
             by_run.setdefault(job["metadata"]["labels"][RUN_LABEL], {})[job["metadata"]["name"]] = _slim_job(job)
         with self._lock:
             self._runs, self._jobs = runs, by_run
+            self._losses = {name: losses for name, losses in self._losses.items() if name in runs}
         return runs
 
     def of(self, name: str) -> tuple[Object | None, list[Object]]:

@@ -9,6 +9,7 @@ from typing import Literal
 from alignment.cluster.manifests.alignment_run import APPROVE, Condition, Phase, StageRow, Status
 from alignment.cluster.operator.plan import Bound, Plan
 from alignment.cluster.operator.world import Finished, stamp_of
+from alignment.cluster.status.losses import in_words
 from alignment.config import judge
 
 AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying")
@@ -91,7 +92,10 @@ def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequen
 def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
     """`after`, when the world could not be seen: as it was, and why it does not go on."""
     moment = next(condition for condition in after.conditions if condition.type == "Progressing")
-    stop = moment.model_copy(update={"status": "Unknown", "reason": reason, "message": message})
+    since = next((condition.last_transition_time for condition in before.conditions
+                  if (condition.type, condition.status) == ("Progressing", "Unknown")), moment.last_transition_time)
+    stop = moment.model_copy(update={"status": "Unknown", "reason": reason, "message": message,
+                                     "last_transition_time": since})
     if before.conditions:
         after = after.model_copy(update={"phase": before.phase, "stage": before.stage, "ended": before.ended,
                                          "conditions": before.conditions})
@@ -99,12 +103,20 @@ def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
         stop if condition.type == "Progressing" else condition for condition in after.conditions)})
 
 
+def reworded(before: Status, after: Status) -> bool:
+    """Whether nothing but the words of messages that were there before differs."""
+    return _wordless(before, after) == _wordless(after, before)
+
+
 def notes(before: Status, after: Status) -> tuple[Note, ...]:
     """What changed and is worth an event."""
-    found = []
+    found: list[Note] = []
     old = {row.name: row for row in before.stages}
     for row in after.stages:
         was = old.get(row.name)
+        known = {loss.key for loss in (was.losses if was is not None else None) or ()}
+        found += [Note("Warning", "PodLost", f"stage {row.name} lost {in_words(loss.pod, loss.node, loss.reason)}")
+                  for loss in row.losses or () if loss.key not in known]
         if was is not None and (was.state, was.message, was.key) == (row.state, row.message, row.key):
             continue
         text = f"stage {row.name}" + (f" (RayJob {row.ray_job})" if row.ray_job else "")
@@ -126,6 +138,17 @@ def notes(before: Status, after: Status) -> tuple[Note, ...]:
     if after.phase == "Succeeded" and before.phase != "Succeeded":
         found.append(Note("Normal", "Succeeded", f"all stages are finished in {after.store}"))
     return tuple(found)
+
+
+def _wordless(status: Status, other: Status) -> Status:
+    """A status without those messages that the other has in the same place, in whatever words."""
+    said = {row.name for row in other.stages if row.message}
+    spoken = {condition.type for condition in other.conditions if condition.message}
+    return status.model_copy(update={
+        "stages": tuple(row.model_copy(update={"message": ""}) if row.message and row.name in said else row
+                        for row in status.stages),
+        "conditions": tuple(part.model_copy(update={"message": ""}) if part.message and part.type in spoken else part
+                            for part in status.conditions)})
 
 
 def _phase(plan: Plan, done: bool, going: bool, failed: bool, asking: bool, begun: bool) -> Phase:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL
+from alignment.cluster.status.losses import Loss
 from alignment.cluster.status.reading import State, is_permanent, state_of, why
+
+SETTLES = 15.0
+"""Seconds after a pod's deletion until a stage that still goes on has lost it."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Child:
         permanent: a new attempt would end the same way.
         ended: seconds since the epoch, for a child that ended.
         trouble: why its pods do not run, in words.
+        losses: pods that it lost, oldest first.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Child:
     started: str | None = None
     ended: float = 0.0
     trouble: str = ""
+    losses: tuple[Loss, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -70,6 +76,27 @@ def child_of(job: Mapping[str, Any], owner_uid: str) -> Child:
         started=status.get("startTime") or metadata.get("creationTimestamp"),
         ended=seconds_of(status.get("endTime") or metadata.get("creationTimestamp")),
     )
+
+
+def with_losses(child: Child, losses: Iterable[Loss], now: float) -> tuple[Child, float | None]:
+    """The child with those losses that are its own, and when to look again at one that is not known to be one yet.
+
+    A pod that was deleted is lost while the stage goes on without it, or failed after it. Else it went in good order:
+    KubeRay removes the pods of a stage that ended, or that its queue has stopped.
+    """
+    found, wake = [], None
+    for loss in sorted(losses, key=lambda loss: (loss.at, loss.pod)):
+        if loss.cluster.rpartition("-")[0] != child.name:
+            continue
+        at = seconds_of(loss.at)
+        if not loss.asked or (child.state == "failed" and at < child.ended):
+            found.append(loss)
+        elif child.state in ("running", "pending") and not child.deleting:
+            if at + SETTLES <= now:
+                found.append(loss)
+            else:
+                wake = min(at + SETTLES, wake or at + SETTLES)
+    return replace(child, losses=tuple(found)), wake
 
 
 def seconds_of(stamp: str | None) -> float:

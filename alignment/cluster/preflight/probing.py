@@ -44,7 +44,7 @@ def probe_job(run: Run, profile: Profile, *, name: str, namespace: str, files: s
     pod = like.model_copy(update={"cpu": "500m", "memory": memory, "gpus": 0, "extra_resources": {}, "scratch": "1Gi"})
     # As a pod that looks into the storage, so that the chart's policies let it do that.
     mark = {**labels(run.name, component="store"), PROBE_LABEL: name}
-    template = ray_pod(pod, cluster, run, container="probe", labels=mark, config_map=files, attempt=0)
+    template = ray_pod(pod, cluster, run, container="probe", labels=mark, config_map=files, attempt="0")
     main = template["spec"]["containers"][0]
     for key in ("readinessProbe", "livenessProbe", "lifecycle", "ports"):
         main.pop(key, None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.forward import forwarded, ray_head
 from alignment.cluster.manifests.bundle import RUN_FILE, bundle, config_map, unpack
-from alignment.cluster.manifests.labels import RUN_LABEL, job_name
+from alignment.cluster.manifests.labels import RUN_LABEL, job_name, log_attempt
 from alignment.cluster.manifests.pods import RUN_FOLDER
 from alignment.cluster.manifests.ray_job import entrypoint
 from alignment.cluster.manifests.submission import chosen
@@ -65,7 +65,7 @@ class RayClusterJobs:
 
     def start(self, stage: AnyStage, number: int, name: str) -> None:
         self.api.submit(name, entrypoint_in_bundle(self.truth.profile, stage), self.folder,
-                        {"KUBEALIGN_ATTEMPT": str(number)}, {RUN_LABEL: self.truth.run.name})
+                        {"KUBEALIGN_ATTEMPT": log_attempt(name)}, {RUN_LABEL: self.truth.run.name})
 
     def follow(self, stage: AnyStage, name: str) -> Ended:
         code = self.api.wait(name, self.voice.write)
@@ -90,10 +90,11 @@ class RayClusterJobs:
 def job_specs(run: Run, profile: Profile, only: str | None = None) -> list[dict[str, Any]]:
     """What would be submitted for each stage at its first attempt, as plain data for --dry-run."""
     packed, known = bundle(run, profile), keys(profile.applied(run))
-    return [{"submission_id": job_name(run.name, stage.name, known[stage.name].digest, 1),
-             "entrypoint": entrypoint_in_bundle(profile, stage),
+    named = {stage.name: job_name(run.name, stage.name, known[stage.name].digest, 1) for stage in chosen(run, only)}
+    return [{"submission_id": named[stage.name], "entrypoint": entrypoint_in_bundle(profile, stage),
              "metadata": {RUN_LABEL: run.name},
-             "runtime_env": {"working_dir": [RUN_FILE, *packed.files], "env_vars": {"KUBEALIGN_ATTEMPT": "1"}}}
+             "runtime_env": {"working_dir": [RUN_FILE, *packed.files],
+                             "env_vars": {"KUBEALIGN_ATTEMPT": log_attempt(named[stage.name])}}}
             for stage in chosen(run, only)]
 
 

@@ -75,3 +75,18 @@ imagePullSecrets:
   valueFrom: {secretKeyRef: {name: kubealign, key: auth_token}}
 {{- end }}
 {{- end }}
+
+{{/* Environment variables that no pod may be given, as in alignment/config/environment.py: [whole name, what it does]. */}}
+{{- define "kubealign.refusedEnv" -}}
+- ['RAY_.*AUTH.*', "decides whether Ray asks for its token, and for which"]
+- ['RAY_USE_TLS|RAY_TLS_.*', "decides how Ray's processes know each other"]
+- ['RAY_ADDRESS|(FQ_)?RAY_IP|RAY_PORT|(RAY_)?REDIS_.*|RAY_GCS_STORAGE.*', "ties a stage to another Ray cluster"]
+- ['RAY_DEBUG(_POST_MORTEM|GER_.*)?', "opens a port that asks for no token"]
+- ['RAY_.*(_HOOK|_PLUGINS?|PRELOAD|JEMALLOC).*', "makes Ray run code that is not the image's"]
+- ['LD_.*|GCONV_PATH|OPENSSL_(CONF|MODULES|ENGINES)|BASH_ENV|PATH', "makes programs run code that is not the image's"]
+- ['PYTHON(PATH|HOME|STARTUP|USERBASE|EXECUTABLE|PLATLIBDIR|PYCACHEPREFIX|BREAKPOINT|INSPECT)', "makes Python run code that is not the image's"]
+- ['PYTHONOPTIMIZE', "takes checks out of the code that runs"]
+- ['PYTHONHTTPSVERIFY|SSLKEYLOGFILE|.*(DISABLE_SSL|SSL_NO_VERIFY).*', "lays encrypted connections open"]
+- ['.*TRUST_REMOTE_CODE.*|TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', "lets models and files bring code along"]
+- ['HOME|TMPDIR|TMP|TEMP|KUBEALIGN_.*', "is set by the manifests"]
+{{- end }}

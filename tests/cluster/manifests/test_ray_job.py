@@ -154,7 +154,7 @@ def test_storage_is_a_volume_or_a_secret() -> None:
 
 def test_secrets_go_by_name_and_plain_settings_by_value() -> None:
     profile = load_profile("s3", ["cluster.env_from=[hub-token, kubealign-s3]", "cluster.env.OMP_NUM_THREADS='3'",
-                                  "cluster.env.HOME=/elsewhere", "cluster.images.pull_secrets=[registry]",
+                                  "cluster.images.pull_secrets=[registry]",
                                   "cluster.cache_claim=cache"])
     made = job(RUNS["tiny"], RUNS["tiny"].stage("eval"), profile, attempt=7)
     spec = made["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
@@ -162,7 +162,9 @@ def test_secrets_go_by_name_and_plain_settings_by_value() -> None:
     assert [entry["secretRef"]["name"] for entry in container["envFrom"]] == ["kubealign-s3", "hub-token"]
     env = {entry["name"]: entry["value"] for entry in container["env"]}
     assert env["OMP_NUM_THREADS"] == "3"
-    assert (env["HOME"], env["KUBEALIGN_ATTEMPT"], env["KUBEALIGN_CACHE"]) == ("/home/kubealign", "7", "/cache")
+    attempt = ".".join(made["metadata"]["name"].split("-")[-2:])
+    assert (env["HOME"], env["KUBEALIGN_ATTEMPT"], env["KUBEALIGN_CACHE"]) == ("/home/kubealign", attempt, "/cache")
+    assert env["RAY_AUTH_MODE"] == "token", "a Secret could say otherwise"
     assert {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}} in spec["volumes"]
     assert all(template["spec"]["imagePullSecrets"] == [{"name": "registry"}] for _, template in templates(made))
     assert problems(made) == []

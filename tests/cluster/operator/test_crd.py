@@ -21,9 +21,10 @@ from alignment.cluster.manifests.bundle import bundle
 from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.crd import definition, schema, text
 from alignment.cluster.operator.prepare import Refused, prepare
+from alignment.cluster.operator.reads import Reads
 from alignment.config import load_profile, load_run, parse_run
 from alignment.config.yaml_text import dump
-from tests.cluster.operator_world import Store, World, calm, chain, operator, submit
+from tests.cluster.operator_world import READS, Store, World, calm, chain, operator, submit
 from tests.schemas import against, of_crd, problems
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +168,7 @@ def test_a_hand_written_run_needs_neither_files_nor_digests() -> None:
     body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "mine", "uid": "u", "generation": 1},
             "spec": spec}
     assert found(body) == []
-    ready = prepare(body, None)
+    ready = prepare(Reads(("s3://b",)), body, None)
     assert ready.stages[0].key.startswith("import-model-")
     assert not ready.as_sent
     assert "store: s3://b/c" in ready.bundle.run_yaml
@@ -183,8 +184,8 @@ def test_a_source_that_only_the_client_has_is_known_by_its_digest(monkeypatch: p
     body = world.objects[("AlignmentRun", name)]
     config = world.config_map(body["spec"]["files"]["configMap"])
     (tmp_path / "rows.jsonl").unlink()
-    assert [stage.digest for stage in prepare(body, config).stages] == list(body["spec"]["digests"].values())
+    assert [stage.digest for stage in prepare(READS, body, config).stages] == list(body["spec"]["digests"].values())
     body["spec"]["run"]["seed"] = 99
     with pytest.raises(Refused, match="submit the changed run again") as refused:
-        prepare(body, config)
+        prepare(READS, body, config)
     assert refused.value.reason == "SourceUnreadable"

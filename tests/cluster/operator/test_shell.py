@@ -7,14 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.operator import shell
+from alignment.cluster.operator.apart import NEW, Lane
 from alignment.cluster.operator.metrics import Metrics
-from alignment.cluster.operator.shell import WORKERS, Queue
+from alignment.cluster.operator.shell import Queue
 from tests.cluster.operator_world import Store, World, operator
 
 
@@ -25,6 +27,7 @@ class Watched:
         self.does, self.lock = look, threading.Lock()
         self.looks: list[str] = []
         self.at_work: list[str] = []
+        self.known: set[str] = set()
         self.together = 0
 
     def look(self, name: str) -> float | None:
@@ -39,8 +42,16 @@ class Watched:
             with self.lock:
                 self.at_work.remove(name)
 
+    def knows(self, name: str) -> bool:
+        return name in self.known
+
     def resync(self) -> list[str]:
         return []
+
+
+@contextmanager
+def unbounded(lane: Lane) -> Iterator[None]:
+    yield
 
 
 def served(watched: Watched, script: Callable[[Queue], None], seconds: float) -> Metrics:
@@ -48,12 +59,11 @@ def served(watched: Watched, script: Callable[[Queue], None], seconds: float) ->
     metrics = Metrics()
 
     async def go() -> None:
-        queue = Queue(watched, metrics)  # type: ignore[arg-type]
-        tasks = [asyncio.create_task(part) for part in (queue.resync(), *(queue.work() for _ in range(WORKERS)))]
+        queue = Queue(watched, metrics, unbounded)  # type: ignore[arg-type]
+        queue.start()
         script(queue)
         await asyncio.sleep(seconds)
-        for task in tasks:
-            task.cancel()
+        await queue.stop()
 
     asyncio.run(go())
     return metrics
@@ -63,7 +73,7 @@ def test_one_run_at_a_time_and_many_runs_at_once() -> None:
     watched = Watched(lambda name: time.sleep(0.1))
     served(watched, lambda queue: [queue.add(name) for name in "aabbccddaabb"] and None, 0.6)
     assert sorted(watched.looks) == ["a", "b", "c", "d"]
-    assert watched.together == WORKERS
+    assert watched.together == NEW.workers
 
 
 def test_news_in_the_middle_of_a_look_lead_to_one_more() -> None:
@@ -103,8 +113,8 @@ def test_a_full_read_that_hangs_stops_the_beat(monkeypatch: pytest.MonkeyPatch) 
     controller = operator(world)
 
     async def go() -> tuple[float, float]:
-        queue = Queue(controller, metrics)
-        task = asyncio.create_task(queue.resync())
+        queue = Queue(controller, metrics, unbounded)
+        queue.start()
         await asyncio.sleep(0.3)
         alive = queue.beat
         world.runs = lambda: time.sleep(0.6) or []  # type: ignore[method-assign]
@@ -112,7 +122,10 @@ def test_a_full_read_that_hangs_stops_the_beat(monkeypatch: pytest.MonkeyPatch) 
         stuck = queue.beat
         await asyncio.sleep(0.2)
         assert queue.beat == stuck
-        task.cancel()
+        assert queue.wrong() is None
+        monkeypatch.setattr(shell, "HUNG", 0.1)
+        assert "no full read for" in (queue.wrong() or "")
+        await queue.stop()
         return alive, stuck
 
     began = time.monotonic()
