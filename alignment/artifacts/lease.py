@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,7 @@ import fsspec
 
 from alignment.artifacts.faults import explained
 from alignment.errors import ArtifactError
+from alignment.interrupt import before_end
 
 
 def _boot_id() -> str:
@@ -72,12 +73,15 @@ class Lease:
         self.held = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._interrupted = ExitStack()
 
     def __enter__(self) -> Lease:
+        self._interrupted.enter_context(before_end(self._give_back))
         try:
             self.held = self._wait()
         except BaseException:
             self._give_back()  # it may have been taken an instant ago
+            self._interrupted.close()
             raise
         if self.held:
             self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -117,6 +121,7 @@ class Lease:
         if self.held:
             self._give_back()
             self.held = False
+        self._interrupted.close()
 
     def _give_back(self) -> None:
         # A store that fails now must not hide what ended the block; the lease then lapses by itself.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from alignment import interrupt
 from alignment.cli.options import (
     Context,
     KnownProfile,
@@ -18,7 +19,6 @@ from alignment.cli.options import (
 )
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
-from alignment.exits import Exit
 
 MISSED_AIMS = 3
 """Exit code of `run --strict-aims`."""
@@ -32,15 +32,12 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Make every unfinished stage, then the report. Finished stages are left alone."""
+    interrupt.leaves("finished stages and checkpoints are kept, run it again to resume")
     loaded = load_applied(file, overrides, profile)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
-    try:
-        result = pipeline.execute(loaded, only=stage, run_file=file)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; finished stages and checkpoints are kept, run it again to resume", err=True)
-        raise typer.Exit(Exit.INTERRUPTED) from None
+    result = pipeline.execute(loaded, only=stage, run_file=file)
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))

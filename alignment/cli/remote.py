@@ -5,10 +5,13 @@ The storage says which stages are finished; live objects only say what the other
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from alignment import interrupt
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
@@ -18,6 +21,29 @@ from alignment.progress import console
 if TYPE_CHECKING:
     from alignment.cluster.client.client import Client
     from alignment.cluster.storage.truth import Truth
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def unwound(leaves: str = "") -> Callable[[Command], Command]:
+    """Around a command that makes things in a cluster for itself: Ctrl-C lets it take them away, and ends it then; what
+    it has started for the user goes on.
+
+    Args:
+        leaves: what to say of that.
+    """
+    def around(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(*arguments: Any, **named: Any) -> None:
+            interrupt.leaves(leaves)
+            with interrupt.unwinding():
+                try:
+                    command(*arguments, **named)
+                except KeyboardInterrupt:
+                    interrupt.end()
+        return cast(Command, wrapped)
+    return around
 
 
 def progress(text: str) -> None:
@@ -43,6 +69,7 @@ def connect(namespace: str | None, context: str | None, *, must_exist: bool = Tr
     return client
 
 
+@unwound()
 def remote_status(
     run: Run, profile: Profile, *, namespace: str | None, context: str | None, as_json: bool
 ) -> None:
@@ -74,6 +101,7 @@ def remote_status(
         say(live[""]["note"])
 
 
+@unwound()
 def remote_report(
     run: Run, profile: Profile, file: str, *, namespace: str | None, context: str | None, printed: bool
 ) -> None:

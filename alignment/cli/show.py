@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,8 +32,31 @@ def say(text: str = "") -> None:
     out().print(Text(text), soft_wrap=True)
 
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error as well.")]
+_traceback_asked = False
+
+
+def debuggable(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the option --debug, which `complain` obeys."""
+    @functools.wraps(command)
+    def with_debug(*arguments: Any, debug: bool = False, **named: Any) -> None:
+        global _traceback_asked
+        _traceback_asked = debug
+        command(*arguments, **named)
+
+    known = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*known.parameters.values(), option]
+    # Typer asks both of them.
+    with_debug.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_debug.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_debug
+
+
 def complain(error: KubeAlignError) -> None:
-    """The whole error to stderr, its first line red on a terminal."""
+    """The whole error to stderr, its first line red on a terminal; after its traceback, where --debug asks for it."""
+    if _traceback_asked:
+        traceback.print_exception(error, file=sys.stderr)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     first, newline, rest = str(error).partition("\n")
     console.print(Text.assemble(("error: ", "bold red"), first, newline, rest), soft_wrap=True)
