@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,11 +26,11 @@ from types import FrameType
 
 from alignment.artifacts import Store
 from alignment.config import AnyStage, Run, load_run
-from alignment.errors import ConfigError, KubeAlignError
+from alignment.errors import ConfigError, KubeAlignError, Unforeseen
 from alignment.exits import Exit
 from alignment.pipeline.keys import keys
 from alignment.pipeline.run import make_stage, write_report
-from alignment.pipeline.stage_log import StageLog
+from alignment.pipeline.stage_log import StageLog, attempt
 
 
 def main(script: str, argv: Sequence[str] | None = None) -> int:
@@ -61,20 +60,21 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
     except KubeAlignError as error:
         print(error, file=sys.stderr)
         return Exit.USER
-    attempt = os.environ.get("KUBEALIGN_ATTEMPT") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt}"):
-        return _make(run, stage, store, arguments.run)
+    with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt()}") as log:
+        return _make(run, stage, store, arguments.run, log)
 
 
-def _make(run: Run, stage: AnyStage, store: Store, run_file: str) -> int:
+def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog) -> int:
     try:
         known = keys(run)
-        make_stage(run, stage, store, known)
+        make_stage(run, stage, store, known, log)
         if store.find(known[stage.name].key) is None:
             print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
             return Exit.INFRASTRUCTURE
     except KubeAlignError as error:
         print(error, file=sys.stderr)
+        if isinstance(error, Unforeseen):
+            return Exit.BUG
         return Exit.INFRASTRUCTURE if error.transient else Exit.USER
     except Exception:
         traceback.print_exc()
