@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -43,6 +43,17 @@ def _start_time(pid: int) -> str:
             return file.read().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+class Holder(NamedTuple):
+    """Who has a lease, as far as it can be seen from here."""
+
+    since: float
+    """When it was taken, in seconds since 1970 by the holder's clock."""
+    gone: bool
+    """A process of this machine that is no more."""
+    silent: float
+    """Seconds since its last sign of life; clocks may differ."""
 
 
 class Lease:
@@ -71,6 +82,7 @@ class Lease:
         self.ttl, self.poll, self.waiting = ttl, poll, waiting
         self.token = uuid.uuid4().hex
         self.held = False
+        self.since = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._interrupted = ExitStack()
@@ -131,6 +143,15 @@ class Lease:
                 with explained(self.url, "written"):
                     self.fs.rm_file(self.path)
 
+    def holder(self) -> Holder | None:
+        """Who has it now; None: nobody."""
+        found = self._read()
+        if not found:
+            return None
+        beat, began = found.get("beat"), found.get("began")
+        return Holder(began if isinstance(began, int | float) else 0.0, self._gone(found),
+                      time.time() - beat if isinstance(beat, int | float) else 0.0)
+
     def check(self) -> None:
         """Raises ArtifactError when the lease was taken over (this process slept longer than the ttl)."""
         holder = self._read()
@@ -141,11 +162,13 @@ class Lease:
     def _body(self) -> bytes:
         return json.dumps({
             "token": self.token, "beat": time.time(), "pid": os.getpid(), "boot": _boot_id(),
-            "start": _start_time(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+            "start": _start_time(os.getpid()), "began": self.since,
+            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since)),
         }).encode()
 
     def _create(self) -> bool:
         """Of several that create the file at once the file system lets one (O_EXCL; S3: If-None-Match)."""
+        self.since = time.time()
         try:
             with explained(self.url, "written"):
                 if "file" in self.fs.protocol:
@@ -161,6 +184,7 @@ class Lease:
 
     def _take_over(self) -> bool:
         """Write our token over a dead one's, wait, and see whose stayed: of two that try, the last one wins."""
+        self.since = time.time()
         self._write()
         time.sleep(max(0.2, self.poll))
         holder = self._read()

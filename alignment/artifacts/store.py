@@ -24,10 +24,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from alignment.artifacts.at_work import Work, teller, work_of
 from alignment.artifacts.lease import Lease
 from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest
 from alignment.artifacts.work import Workspace, entries, sha256_of, sizes_below
 from alignment.errors import ArtifactError, Written
+from alignment.progress import State
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,15 @@ class Store(Workspace):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def work(self, key: str) -> Work | None:
+        """What is known of an artifact that is not finished; None where it was not begun."""
+        return work_of(self, key, self.lease(key).holder())
+
     # --- writing ---
+
+    def teller(self, key: str) -> Callable[[State], None]:
+        """Tells the store how far the work on `key` is; see `at_work`."""
+        return teller(self, key)
 
     def lease(
         self, key: str, *, ttl: float = 60.0, poll: float = 0.5, waiting: Callable[[str], None] = lambda sentence: None

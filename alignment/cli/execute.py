@@ -59,7 +59,7 @@ def status(
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
-    """Which stages are finished, and where they lie; on a cluster also what is at work."""
+    """Which stages are finished, where they lie, and how far the one at work is."""
     loaded, place = load(file, overrides, profile)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_status
@@ -70,13 +70,18 @@ def status(
     from alignment import pipeline
     from alignment.report.tables import stages_table
 
-    found = pipeline.status(loaded)
+    found, works = pipeline.status(loaded), pipeline.at_work(loaded)
     if as_json:
-        print(status_json(loaded, {name: None if made is None else made.manifest for name, made in found.items()}))
+        manifests = {name: None if made is None else made.manifest for name, made in found.items()}
+        print(status_json(loaded, manifests, works))
         return
-    show(stages_table(loaded, found))
+    show(stages_table(loaded, found, works))
+    for name, work in works.items():
+        say(f"{name}: {work}" if work.progress is None or work.state == "stopped" else str(work))
     left = [name for name, artifact in found.items() if artifact is None]
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
+    if any(work.state == "running" for work in works.values()):
+        return
     say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
 
 

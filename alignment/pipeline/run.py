@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 
 from alignment import __version__
-from alignment.artifacts import Artifact, Manifest, Store
+from alignment.artifacts import Artifact, Manifest, Store, Work
 from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
@@ -68,6 +68,13 @@ def status(run: Run) -> dict[str, Artifact | None]:
     """Finished artifacts of a run by stage name; None where there is none yet."""
     store = Store(run.store)
     return {name: store.find(key.key) for name, key in keys(run).items()}
+
+
+def at_work(run: Run) -> dict[str, Work]:
+    """What is known of the run's unfinished stages that were begun, by name."""
+    store = Store(run.store)
+    found = {name: store.work(key.key) for name, key in keys(run).items() if store.find(key.key) is None}
+    return {name: work for name, work in found.items() if work is not None}
 
 
 def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") -> RunResult:

@@ -33,7 +33,7 @@ from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.info import base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype
-from alignment.progress import console, track
+from alignment.progress import console
 from alignment.training.checkpoints import Checkpoints, barrier, over_all
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
@@ -75,7 +75,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     _check_world(workers, trainer.args.world_size)
     first = trainer.is_world_process_zero()
     total = _steps(arguments, trainer, len(trainer.train_dataset))
-    with track(stage.name, total, "steps") if first else nullcontext() as tracker:
+    with context.track(stage.name, total, "steps") if first else nullcontext() as tracker:
         checkpoints = Checkpoints(context)
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
             trainer.add_callback(callback)
