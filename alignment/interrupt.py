@@ -136,7 +136,7 @@ def _do_actions() -> None:
 
 
 def _in_child() -> None:
-    """A forked process is another's (a loader of batches): it ends quietly by the signal, and does not end its parent."""
+    """A forked process (a loader of batches) ends quietly by the signal, and does not end its parent."""
     global _guarding
     if _guarding:
         _guarding = False

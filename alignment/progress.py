@@ -39,7 +39,8 @@ class State:
 
     def __str__(self) -> str:
         goal = f" of {self.total:,.0f}" if self.total else ""
-        parts = [f"{self.done:,.0f}{goal} {self.unit}" + (f" (went on from {self.began_at:,.0f})" if self.began_at else "")]
+        before = f" (went on from {self.began_at:,.0f})" if self.began_at else ""
+        parts = [f"{self.done:,.0f}{goal} {self.unit}{before}"]
         if self.rate:
             parts.append(f"{self.rate:.3g} {self.unit}/s")
         if self.rate and self.total:

@@ -64,8 +64,9 @@ class Artifact:
         if damage := self.store.damage(self.manifest, deep=deep):
             more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
             raise ArtifactError(
-                "files of a finished artifact are gone or damaged", where=self.url, found=Written("", "; ".join(damage[:3]) + more),
-                expected="the files that its manifest lists", hint=self.store.mending(self.key))
+                "files of a finished artifact are gone or damaged", where=self.url,
+                found=Written("", "; ".join(damage[:3]) + more), expected="the files that its manifest lists",
+                hint=self.store.mending(self.key))
 
 
 class Store(Workspace):

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -39,10 +40,11 @@ def _options(
     """Options before the sub-command."""
 
 
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init, "check": check.check, "plan": plan.plan, "run": execute.run, "status": execute.status,
     "report": execute.report, "preflight": cluster.preflight, "submit": cluster.submit, "logs": cluster.logs,
     "cancel": cluster.cancel, "resume": cluster.resume, "explain": explain.explain, "schema": info.schema,
     "templates": info.templates,
-}.items():
+}
+for name, command in _COMMANDS.items():
     app.command(name)(debuggable(command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def run(
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
-    result = pipeline.execute(loaded, only=stage, run_file=file)
+    typed = shlex.join(["run", file, *_options(profile, None, None, overrides)])
+    result = pipeline.execute(loaded, only=stage, typed=typed)
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
@@ -89,15 +91,26 @@ def report(
     file: RunFile,
     profile: KnownProfile = None,
     printed: Annotated[bool, typer.Option("--print", help="Print the page itself to stdout.")] = False,
+    typed: Annotated[str | None, typer.Option(hidden=True)] = None,
     namespace: Namespace = None,
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
     """Render the report of what is finished again; prints where it lies."""
     loaded, place = load(file, overrides, profile)
+    options = _options(profile, namespace, context, overrides)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_report
 
-        remote_report(loaded, place, file, namespace=namespace, context=context, printed=printed)
+        remote_report(loaded, place, shlex.join(["submit", file, *options]), namespace=namespace, context=context,
+                      printed=printed)
         return
-    print(page_of(loaded if place is None else place.applied(loaded), file, printed=printed))
+    typed = typed or shlex.join(["run", file, *options])
+    print(page_of(loaded if place is None else place.applied(loaded), typed, printed=printed))
+
+
+def _options(profile: str | None, namespace: str | None, context: str | None, overrides: list[str] | None) -> list[str]:
+    """What tells the same run in the same place, as it was typed."""
+    given = [("--profile", profile), ("--namespace", namespace), ("--context", context),
+             *(("--set", text) for text in overrides or ())]
+    return [word for name, value in given if value is not None for word in (name, value)]

@@ -22,12 +22,16 @@ def status_json(loaded: Run, manifests: Mapping[str, Manifest | None], works: Ma
     return json.dumps({"run": loaded.name, "store": loaded.store, "stages": stages})
 
 
-def page_of(loaded: Run, file: str, *, printed: bool) -> str:
-    """The report, written to the run's store anew: where it lies, or with `printed` the page itself."""
+def page_of(loaded: Run, typed: str, *, printed: bool) -> str:
+    """The report, written to the run's store anew: where it lies, or with `printed` the page itself.
+
+    Args:
+        typed: `run FILE OPTIONS` or `submit FILE OPTIONS` as the user typed it, for the commands on the page.
+    """
     from alignment import pipeline
     from alignment.artifacts import Store
 
-    where = pipeline.write_report(loaded, file)
+    where = pipeline.write_report(loaded, typed)
     if not printed:
         return where
     store = Store(loaded.store)

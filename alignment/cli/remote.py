@@ -78,10 +78,10 @@ def remote_status(
     from alignment.cluster.watch.live import live_states
 
     truth = _truth(run, profile, client)
-    manifests = truth.manifests()
+    manifests, works = truth.look()
     live = live_states(client, run.name)
     if as_json:
-        tree = json.loads(status_json(profile.applied(run), manifests))
+        tree = json.loads(status_json(profile.applied(run), manifests, works))
         for stage in tree["stages"]:
             stage["live"] = live.get(stage["name"])
         print(json.dumps(tree, ensure_ascii=False))
@@ -93,7 +93,10 @@ def remote_status(
             written = ", ".join(f"{count} {name}" for name, count in made.rows.written.items())
             rows.append((stage.name, "finished", written, duration(made.seconds), made.digest[:12], ""))
         else:
-            rows.append((stage.name, now.get("state", "not finished"), "", "", "", now.get("note", "")))
+            work = works.get(stage.name)
+            notes = (str(work) if work is not None and work.progress is not None else "", now.get("note", ""))
+            state = now.get("state") or (work.state if work is not None else "not finished")
+            rows.append((stage.name, state, "", "", "", "; ".join(note for note in notes if note)))
     table(("stage", "state", "rows", "time", "artifact", "note"), rows, right=("time",))
     left = [name for name, made in manifests.items() if made is None]
     say(f"\n{len(manifests) - len(left)} of {len(manifests)} stages finished, in {truth.url}")
@@ -103,14 +106,18 @@ def remote_status(
 
 @unwound()
 def remote_report(
-    run: Run, profile: Profile, file: str, *, namespace: str | None, context: str | None, printed: bool
+    run: Run, profile: Profile, typed: str, *, namespace: str | None, context: str | None, printed: bool
 ) -> None:
-    """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller."""
+    """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller.
+
+    Args:
+        typed: `submit FILE OPTIONS`, for the commands on the page.
+    """
     truth = _truth(run, profile, connect(namespace, context))
     if truth.near:
-        print(page_of(profile.applied(run), file, printed=printed))
+        print(page_of(profile.applied(run), typed, printed=printed))
         return
-    page = truth.report()
+    page = truth.report(typed)
     if printed:
         print(page, end="")
         return

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -80,7 +81,8 @@ def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog)
         traceback.print_exc()
         return Exit.BUG
     try:
-        write_report(run, run_file)
+        # In a pod the file has another name than the user's.
+        write_report(run, None if "KUBEALIGN_ATTEMPT" in os.environ else f"run {shlex.quote(run_file)}")
     except KubeAlignError as error:  # the stage is made; the next one writes the report again
         print(f"the report was not refreshed\n{error}", file=sys.stderr)
     return Exit.DONE

@@ -77,12 +77,12 @@ def at_work(run: Run) -> dict[str, Work]:
     return {name: work for name, work in found.items() if work is not None}
 
 
-def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") -> RunResult:
+def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -> RunResult:
     """Make every unfinished stage in order, then the report.
 
     Args:
         only: make this stage alone; the stages it reads must be finished.
-        run_file: as the user typed it, for the commands in the report.
+        typed: `run FILE OPTIONS` as the user typed it, for the commands in the report.
 
     Raises:
         KubeAlignError: the stage that could not be made; stages before it stay finished.
@@ -97,7 +97,7 @@ def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") ->
             make_stage(run, stage, store, known)
     artifacts = {name: store.find(key.key) for name, key in known.items()}
     return RunResult(
-        artifacts, verdicts(run, artifacts), write_report(run, run_file, artifacts), time.monotonic() - began
+        artifacts, verdicts(run, artifacts), write_report(run, typed, artifacts), time.monotonic() - began
     )
 
 
@@ -151,12 +151,16 @@ def verdicts(run: Run, artifacts: dict[str, Artifact | None]) -> list[Verdict]:
     return [judge(aim, metrics) for aim in run.parsed_aims()]
 
 
-def write_report(run: Run, run_file: str, artifacts: dict[str, Artifact | None] | None = None) -> str:
-    """Render the report of what is finished and write it beside the run; returns its path or URL."""
+def write_report(run: Run, typed: str | None, artifacts: dict[str, Artifact | None] | None = None) -> str:
+    """Render the report of what is finished and write it beside the run; returns its path or URL.
+
+    Args:
+        typed: as for `execute`; None: in a pod, where nobody knows it.
+    """
     from alignment.report import render
 
     artifacts = status(run) if artifacts is None else artifacts
-    page = render(run, artifacts, run_file, _stamp(time.time()))
+    page = render(run, artifacts, typed, _stamp(time.time()))
     return Store(run.store).write_run_file(run.name, "report.html", page)
 
 
