@@ -7,10 +7,11 @@ import inspect
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -62,24 +63,50 @@ def complain(error: KubeAlignError) -> None:
     console.print(Text.assemble(("error: ", "bold red"), first, newline, rest), soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A plain table to stdout.
+def prose(text: str) -> None:
+    """Sentences to stdout; on a terminal its lines end between words."""
+    out().print(Text(text), soft_wrap=not out().is_terminal)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """A plain table to stdout. No word is broken: where the terminal is too narrow, columns are left out, and named.
 
     Args:
-        right: names of the columns that hold numbers.
+        right: names of the columns that hold numbers, which stay on one line.
+        spare: columns that may be left out, in this order.
     """
+    needed = {column: _needed([column, *(row[index] for row in rows)], whole=column in right)
+              for index, column in enumerate(columns)}
+    left_out: list[str] = []
+    while sum(needed.values()) + len(needed) - 1 > width() and (more := [one for one in spare if one in needed]):
+        left_out.append(more[0])
+        del needed[more[0]]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for column, least in needed.items():
+        made.add_column(column, justify="right" if column in right else "left", min_width=least,
+                        no_wrap=column in right, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    show(made)
+        made.add_row(*(Text(cell) for column, cell in zip(columns, row, strict=True) if column in needed))
+    show(made, least=sum(needed.values()) + len(needed) - 1)
+    if left_out:
+        prose(f"(no room for {', '.join(left_out)}: a wider terminal has it)")
 
 
-def show(made: Table) -> None:
-    """Any rich table to stdout, as wide as the terminal, or PLAIN_WIDTH where there is none."""
-    console = out()
-    console.print(made, width=shutil.get_terminal_size().columns if console.is_terminal else PLAIN_WIDTH)
+def _needed(cells: Sequence[str], *, whole: bool) -> int:
+    """Columns of the terminal that the longest cell takes, or the longest word where a cell may have several lines."""
+    return max(cell_len(part) for cell in cells for part in ([cell] if whole else cell.split() or [""]))
+
+
+def width() -> int:
+    """Columns of the terminal; PLAIN_WIDTH where there is none."""
+    return shutil.get_terminal_size().columns if out().is_terminal else PLAIN_WIDTH
+
+
+def show(made: Table, least: int = 0) -> None:
+    """Any rich table to stdout, as wide as the terminal; wider, where it would have to be less than `least`."""
+    out().print(made, width=max(width(), least), soft_wrap=True)
 
 
 def count(value: float) -> str:

@@ -37,11 +37,12 @@ def stages_table(run: Run, artifacts: Artifacts, works: Mapping[str, Work] = {})
         works: of stages that were begun.
     """
     table = _table(f"Stages of {run.name}")
-    table.add_column("stage", max_width=18, overflow="ellipsis", no_wrap=True)
+    longest = min(18, max(len(stage.name) for stage in run.stages))
+    table.add_column("stage", min_width=longest, max_width=18, overflow="ellipsis", no_wrap=True)
     table.add_column("what", max_width=22, overflow="ellipsis", no_wrap=True)
     table.add_column("rows", max_width=30, overflow="fold")
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("artifact", no_wrap=True)
+    table.add_column("artifact", min_width=12, no_wrap=True)
     for stage in run.stages:
         artifact = artifacts.get(stage.name)
         if artifact is None:
