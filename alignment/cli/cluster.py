@@ -239,8 +239,14 @@ def logs(
     from alignment.cluster.storage.stored import stored_logs
 
     applied = run if place is None else place.applied(run)
-    for name, attempt, text in stored_logs(Store(applied.store), applied.name, stage):
+    if stage is not None and stage not in (names := [item.name for item in run.stages]):
+        raise ConfigError("no stage of this name", where="--stage", found=stage, expected="one of " + ", ".join(names))
+    found = stored_logs(Store(applied.store), applied.name, stage)
+    for name, attempt, text in found:
         print(f"--- {name}, attempt {attempt}\n{text}", end="")
+    if not found:
+        progress(f"nothing was printed yet: {applied.store} has no log of "
+                 + (f"stage {stage}" if stage else f"run {applied.name}"))
 
 
 @unwound()

@@ -7,11 +7,15 @@ terminated.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 
 from alignment import interrupt
+
+_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+"""What a file or terminal that takes our output may say; of other files, errors come with their names."""
 
 
 def main() -> None:
@@ -31,6 +35,11 @@ def main() -> None:
     except KubeAlignError as error:
         complain(error)
         sys.exit(Exit.BUG if isinstance(error, Unforeseen) else Exit.USER)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OUTPUT:
+            raise
+        complain(KubeAlignError(f"the output cannot be written: {error.strerror}"))
+        os._exit(Exit.USER)  # Python would try to write the rest once more, and complain
     finally:
         interrupt.settle()
 

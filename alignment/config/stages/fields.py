@@ -16,7 +16,8 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 FORMS = {
-    NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first",
+    NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first (no dots, which part STAGE from "
+          "METRIC in aims and which Kubernetes' services refuse: llama-3-1)",
     ROWS: "STAGE/SPLIT, for example seed/train",
 }
 """Pattern -> what it asks for, in words; who adds a pattern adds them."""
