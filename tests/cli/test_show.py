@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,8 @@ CELLS = st.lists(WORDS, max_size=4).map(" ".join)
 
 @given(rows=st.lists(st.tuples(WORDS, CELLS, CELLS, WORDS), min_size=1, max_size=5), columns=st.integers(20, 200))
 def test_every_word_that_is_shown_is_whole(rows: list[tuple[str, ...]], columns: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, show.Console(record=True, width=columns, force_terminal=True,
-                                                             file=open("/dev/null", "w")) as console:
+    console = show.Console(record=True, width=columns, force_terminal=True, file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(show, "out", lambda: console)
         patch.setattr(show, "width", lambda: columns)
         show.table(("name", "what", "more", "size"), rows, right=("size",), spare=("more", "what"))
