@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alignment.artifacts.at_work import Work, teller, work_of
+from alignment.artifacts.faults import StoreUnreachable
 from alignment.artifacts.lease import Lease
 from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest
 from alignment.artifacts.work import Workspace, entries, sha256_of, sizes_below
@@ -62,10 +63,10 @@ class Artifact:
             ArtifactError: naming the files that are gone or damaged, and how to mend it.
         """
         if damage := self.store.damage(self.manifest, deep=deep):
-            more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
+            words = "; ".join(damage[:3]) + (f" and {len(damage) - 3} more" if len(damage) > 3 else "")
             raise ArtifactError(
                 "files of a finished artifact are gone or damaged", where=self.url,
-                found=Written("", "; ".join(damage[:3]) + more), expected="the files that its manifest lists",
+                found=Written(words, words), expected="the files that its manifest lists",
                 hint=self.store.mending(self.key))
 
 
@@ -106,9 +107,10 @@ class Store(Workspace):
         path = f"artifacts/{manifest.key}"
         with self.guard(path, "read"):
             found = sizes_below(Path(self.root, path)) if self.is_local else self._sizes(path)
-            wrong = [_unlike(name, entry, found.get(name)) for name, entry in manifest.files.items()]
-            wrong += [f"{name} differs from its digest" for name, entry in manifest.files.items()
-                      if deep and found.get(name) == entry.size and self._sha256(f"{path}/{name}") != entry.sha256]
+        wrong = [_unlike(name, entry, found.get(name)) for name, entry in manifest.files.items()]
+        if deep:
+            wrong += [self._other(path, name, entry) for name, entry in manifest.files.items()
+                      if found.get(name) == entry.size]
         return [words for words in wrong if words]
 
     def mending(self, key: str) -> str:
@@ -123,9 +125,16 @@ class Store(Workspace):
         return {str(name).removeprefix(base): item["size"]
                 for name, item in fs.find(base.rstrip("/"), detail=True).items()}
 
-    def _sha256(self, path: str) -> str:
-        with self.fs.open(f"{self.root}/{path}", "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def _other(self, path: str, name: str, entry: FileEntry) -> str:
+        """What is wrong with the content of a file of the right size; nothing, where it is what it was."""
+        try:
+            with self.guard(f"{path}/{name}", "read"), self.fs.open(f"{self.root}/{path}/{name}", "rb") as file:
+                same = hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+        except StoreUnreachable:
+            raise
+        except ArtifactError as error:  # S3 knows a sum of its own, and gives nothing out that has another
+            return f"{name}: {error.problem}"
+        return "" if same else f"{name} differs from its digest"
 
     def local_copy(self, manifest: Manifest) -> Path:
         """The artifact's folder on this machine; of several processes that want it, one fetches it."""

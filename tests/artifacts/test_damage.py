@@ -51,8 +51,8 @@ def test_harm_is_found_by_size_or_by_digest(
         made.verify()
     with pytest.raises(ArtifactError, match="gone or damaged") as caught:
         made.verify(deep=harm == "a bit is another")
-    assert "model/weights" in repr(caught.value.found)
-    assert "rows.jsonl" not in repr(caught.value.found)
+    assert "model/weights" in str(caught.value.found)
+    assert "rows.jsonl" not in str(caught.value.found)
     assert made.url in str(caught.value.hint)
     if where == "here" and harm != "a bit is another":
         with pytest.raises(ArtifactError, match="gone or damaged"):
