@@ -63,7 +63,8 @@ Tell = Callable[[State], None]
 class Tracker:
     """Counts units of one piece of work. `advance` may be called often; output is throttled."""
 
-    def __init__(self, label: str, total: float | None, unit: str, bar: Progress | None, tell: Tell | None) -> None:
+    def __init__(self, label: str, total: float | None, unit: str, bar: Progress | None,
+                 tell: Tell | None = None) -> None:
         self.label, self.total, self.unit, self.bar, self.tell = label, total, unit, bar, tell
         self.done, self.note, self.began_at = 0.0, "", 0.0
         self.began = self.last = time.monotonic()
