@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from alignment.artifacts import Artifact, RowCounts, Store
 from alignment.config import AnyStage, Run
 from alignment.errors import DataError
+from alignment.progress import Tracker, track
 from alignment.records import Record, read_records
 
 Kind = TypeVar("Kind", bound=AnyStage)
@@ -81,6 +83,12 @@ class StageContext:
                             expected="at least one row",
                             hint=f"stage {name} wrote {self.inputs[name].manifest.rows.written}, dropped {dropped}")
         return records
+
+    @contextmanager
+    def track(self, label: str, total: float | None, unit: str) -> Iterator[Tracker]:
+        """Show progress while the block runs, and tell it to the store, where `kubealign status` looks."""
+        with track(label, total, unit, self.store.teller(self.key)) as tracker:
+            yield tracker
 
     def event(self, event: str, **values: Any) -> None:
         """Append one event; the file is opened each time so that a kill loses at most one line."""

@@ -48,6 +48,8 @@ class KubeAlignError(Exception):
         hint: str | None = None,
     ) -> None:
         self.problem, self.where, self.found, self.expected, self.hint = problem, where, found, expected, hint
+        self.log: str | None = None
+        """Where the output of the stage that failed lies, the traceback at its end; the pipeline says it."""
         super().__init__(problem)
 
     def __str__(self) -> str:
@@ -59,6 +61,8 @@ class KubeAlignError(Exception):
             lines.append(f"  expected: {self.expected}")
         if self.hint is not None:
             lines.append(f"  hint:     {self.hint}")
+        if self.log is not None:
+            lines.append(f"  log:      {self.log}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -109,3 +113,7 @@ class ArtifactError(KubeAlignError):
 
 class StageError(KubeAlignError):
     """A stage started and could not end."""
+
+
+class Unforeseen(StageError):
+    """A stage ended by an error that nobody here foresaw: a library's, or a bug of ours."""

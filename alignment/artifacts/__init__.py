@@ -1,5 +1,6 @@
 """Content-addressed stage folders with a manifest, a lease against double work, and nothing half-written."""
 
+from alignment.artifacts.at_work import Work
 from alignment.artifacts.faults import StoreUnreachable
 from alignment.artifacts.lease import Lease
 from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest, RowCounts, digest_of, key_of
@@ -7,6 +8,6 @@ from alignment.artifacts.store import Artifact, Store
 from alignment.artifacts.work import cache_folder, sha256_of
 
 __all__ = [
-    "FORMAT", "Artifact", "FileEntry", "Lease", "Manifest", "RowCounts", "Store", "StoreUnreachable", "cache_folder",
-    "digest_of", "key_of", "sha256_of",
+    "FORMAT", "Artifact", "FileEntry", "Lease", "Manifest", "RowCounts", "Store", "StoreUnreachable", "Work",
+    "cache_folder", "digest_of", "key_of", "sha256_of",
 ]

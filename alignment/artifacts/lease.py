@@ -15,14 +15,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
 from alignment.artifacts.faults import explained
 from alignment.errors import ArtifactError
+from alignment.interrupt import before_end
 
 
 def _boot_id() -> str:
@@ -42,6 +43,17 @@ def _start_time(pid: int) -> str:
             return file.read().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+class Holder(NamedTuple):
+    """Who has a lease, as far as it can be seen from here."""
+
+    since: float
+    """When it was taken, in seconds since 1970 by the holder's clock."""
+    gone: bool
+    """A process of this machine that is no more."""
+    silent: float
+    """Seconds since its last sign of life; clocks may differ."""
 
 
 class Lease:
@@ -70,14 +82,18 @@ class Lease:
         self.ttl, self.poll, self.waiting = ttl, poll, waiting
         self.token = uuid.uuid4().hex
         self.held = False
+        self.since = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._interrupted = ExitStack()
 
     def __enter__(self) -> Lease:
+        self._interrupted.enter_context(before_end(self._give_back))
         try:
             self.held = self._wait()
         except BaseException:
             self._give_back()  # it may have been taken an instant ago
+            self._interrupted.close()
             raise
         if self.held:
             self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -117,6 +133,7 @@ class Lease:
         if self.held:
             self._give_back()
             self.held = False
+        self._interrupted.close()
 
     def _give_back(self) -> None:
         # A store that fails now must not hide what ended the block; the lease then lapses by itself.
@@ -125,6 +142,15 @@ class Lease:
             if holder is not None and holder.get("token") == self.token:
                 with explained(self.url, "written"):
                     self.fs.rm_file(self.path)
+
+    def holder(self) -> Holder | None:
+        """Who has it now; None: nobody."""
+        found = self._read()
+        if not found:
+            return None
+        beat, began = found.get("beat"), found.get("began")
+        return Holder(began if isinstance(began, int | float) else 0.0, self._gone(found),
+                      time.time() - beat if isinstance(beat, int | float) else 0.0)
 
     def check(self) -> None:
         """Raises ArtifactError when the lease was taken over (this process slept longer than the ttl)."""
@@ -136,11 +162,13 @@ class Lease:
     def _body(self) -> bytes:
         return json.dumps({
             "token": self.token, "beat": time.time(), "pid": os.getpid(), "boot": _boot_id(),
-            "start": _start_time(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+            "start": _start_time(os.getpid()), "began": self.since,
+            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since)),
         }).encode()
 
     def _create(self) -> bool:
         """Of several that create the file at once the file system lets one (O_EXCL; S3: If-None-Match)."""
+        self.since = time.time()
         try:
             with explained(self.url, "written"):
                 if "file" in self.fs.protocol:
@@ -156,6 +184,7 @@ class Lease:
 
     def _take_over(self) -> bool:
         """Write our token over a dead one's, wait, and see whose stayed: of two that try, the last one wins."""
+        self.since = time.time()
         self._write()
         time.sleep(max(0.2, self.poll))
         holder = self._read()

@@ -11,7 +11,9 @@ object stores the manifest goes up after every other file. Knows nothing of stag
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -22,10 +24,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from alignment.artifacts.at_work import Work, teller, work_of
+from alignment.artifacts.faults import StoreUnreachable
 from alignment.artifacts.lease import Lease
-from alignment.artifacts.manifest import FORMAT, Manifest
-from alignment.artifacts.work import Workspace, entries, sha256_of
-from alignment.errors import ArtifactError
+from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest
+from alignment.artifacts.work import Workspace, entries, sha256_of, sizes_below
+from alignment.errors import ArtifactError, Written
+from alignment.progress import State
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,25 @@ class Artifact:
         return self.store.url_of(f"artifacts/{self.key}")
 
     def path(self) -> Path:
-        """Local folder with the artifact's files: the store's own, or a cached copy checked by sha256."""
+        """Local folder with the artifact's files: the store's own, or a cached copy checked by sha256.
+
+        Raises:
+            ArtifactError: files are gone or damaged, as far as sizes tell.
+        """
         return self.store.local_copy(self.manifest)
+
+    def verify(self, *, deep: bool = False) -> None:
+        """Hold the files in the store against the manifest: their sizes, with `deep` their digests.
+
+        Raises:
+            ArtifactError: naming the files that are gone or damaged, and how to mend it.
+        """
+        if damage := self.store.damage(self.manifest, deep=deep):
+            words = "; ".join(damage[:3]) + (f" and {len(damage) - 3} more" if len(damage) > 3 else "")
+            raise ArtifactError(
+                "files of a finished artifact are gone or damaged", where=self.url,
+                found=Written(words, words), expected="the files that its manifest lists",
+                hint=self.store.mending(self.key))
 
 
 class Store(Workspace):
@@ -69,17 +91,55 @@ class Store(Workspace):
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             raise ArtifactError(
-                f"the manifest is damaged: {error.errors()[0]['msg']}", where=where,
-                hint="remove this artifact's folder and run again to make it anew",
+                f"the manifest is damaged: {error.errors()[0]['msg']}", where=where, hint=self.mending(key),
             ) from error
         if manifest.format != FORMAT:
             raise ArtifactError("the artifact was made by another version", where=where, found=manifest.format,
-                                expected=f"format {FORMAT}", hint="remove the folder and run again")
+                                expected=f"format {FORMAT}", hint=self.mending(key))
         return Artifact(self, manifest)
+
+    def damage(self, manifest: Manifest, *, deep: bool = False) -> list[str]:
+        """What is wrong with an artifact's files, a few words each; empty where they are as they were made.
+
+        Args:
+            deep: compare digests as well, which reads every byte.
+        """
+        path = f"artifacts/{manifest.key}"
+        with self.guard(path, "read"):
+            found = sizes_below(Path(self.root, path)) if self.is_local else self._sizes(path)
+        wrong = [_unlike(name, entry, found.get(name)) for name, entry in manifest.files.items()]
+        if deep:
+            wrong += [self._other(path, name, entry) for name, entry in manifest.files.items()
+                      if found.get(name) == entry.size]
+        return [words for words in wrong if words]
+
+    def mending(self, key: str) -> str:
+        """What to do about an artifact whose files are damaged."""
+        where = self.url_of(f"artifacts/{key}")
+        remove = f"rm -r {shlex.quote(where)}" if self.is_local else f"remove everything below {where}"
+        return f"{remove}, then run again: it is made anew"
+
+    def _sizes(self, path: str) -> dict[str, int]:
+        fs, base = self.fs, f"{self.root}/{path}/"
+        fs.invalidate_cache()
+        return {str(name).removeprefix(base): item["size"]
+                for name, item in fs.find(base.rstrip("/"), detail=True).items()}
+
+    def _other(self, path: str, name: str, entry: FileEntry) -> str:
+        """What is wrong with the content of a file of the right size; nothing, where it is what it was."""
+        try:
+            with self.guard(f"{path}/{name}", "read"), self.fs.open(f"{self.root}/{path}/{name}", "rb") as file:
+                same = hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+        except StoreUnreachable:
+            raise
+        except ArtifactError as error:  # S3 knows a sum of its own, and gives nothing out that has another
+            return f"{name}: {error.problem}"
+        return "" if same else f"{name} differs from its digest"
 
     def local_copy(self, manifest: Manifest) -> Path:
         """The artifact's folder on this machine; of several processes that want it, one fetches it."""
         if self.is_local:
+            Artifact(self, manifest).verify()
             return Path(self.root) / "artifacts" / manifest.key
         target = self.cache / manifest.key
         if not _is(target, manifest):
@@ -105,8 +165,7 @@ class Store(Workspace):
                     intact = False
                 if not intact:
                     raise ArtifactError("a file is gone or differs from its digest in the manifest",
-                                        where=self.url_of(path),
-                                        hint="the store lost or changed data; remove the folder and run again")
+                                        where=self.url_of(path), hint=self.mending(manifest.key))
             (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
             _same_rights(temporary)
             shutil.rmtree(target, ignore_errors=True)  # of one that was removed from the store and made anew
@@ -118,7 +177,15 @@ class Store(Workspace):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def work(self, key: str) -> Work | None:
+        """What is known of an artifact that is not finished; None where it was not begun."""
+        return work_of(self, key, self.lease(key).holder())
+
     # --- writing ---
+
+    def teller(self, key: str) -> Callable[[State], None]:
+        """Tells the store how far the work on `key` is; see `at_work`."""
+        return teller(self, key)
 
     def lease(
         self, key: str, *, ttl: float = 60.0, poll: float = 0.5, waiting: Callable[[str], None] = lambda sentence: None
@@ -193,11 +260,19 @@ class Store(Workspace):
 
 
 def _is(copy: Path, manifest: Manifest) -> bool:
-    """Whether a copy, which is whole since it was renamed into place, is of this artifact."""
+    """Whether a copy, which was whole when it was renamed into place, is of this artifact, and has lost nothing."""
     try:
-        return (copy / "manifest.json").read_text(encoding="utf-8") == manifest.model_dump_json(indent=2)
+        same = (copy / "manifest.json").read_text(encoding="utf-8") == manifest.model_dump_json(indent=2)
     except FileNotFoundError:
         return False
+    sizes = sizes_below(copy) if same else {}
+    return same and all(sizes.get(name) == entry.size for name, entry in manifest.files.items())
+
+
+def _unlike(name: str, entry: FileEntry, size: int | None) -> str:
+    if size is None:
+        return f"{name} is gone"
+    return "" if size == entry.size else f"{name} has {size:,} bytes, not {entry.size:,}"
 
 
 @contextmanager

@@ -227,6 +227,11 @@ def entries(folder: Path) -> dict[str, FileEntry]:
     }
 
 
+def sizes_below(folder: Path) -> dict[str, int]:
+    """Size of every file below a folder, by its path in it; empty where there is none."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:

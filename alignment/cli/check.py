@@ -6,6 +6,7 @@ A cluster itself is not asked: `kubealign preflight` does that.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,8 @@ DIFFERS = 3
 def check(
     file: RunFile,
     profile: ProfileName = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file of the run's finished artifacts, and compare "
+                                                      "its digest.")] = False,
     overrides: Overrides = None,
     manifest: Annotated[
         str | None,
@@ -37,7 +40,7 @@ def check(
     from alignment.pipeline.run import describe
 
     notes: dict[str, str] = {}
-    findings = mistakes(run, file, place, notes)
+    findings = mistakes(run, file, place, notes) or _damaged(run if place is None else place.applied(run), place, deep)
     if findings:
         raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
@@ -117,6 +120,24 @@ def _unfit(run: Run, profile: Profile) -> Iterator[ConfigError]:
             ray_job(run, stage, profile, namespace="default", name=stage.name, config_map=run.name, attempt=1)
         except ConfigError as error:
             yield error
+
+
+def _damaged(run: Run, profile: Profile | None, deep: bool) -> list[ConfigError]:
+    """Damaged files of finished artifacts: by size where that is quick, by digest where it was asked for."""
+    from alignment.artifacts import Store
+    from alignment.pipeline import damaged
+
+    store = Store(run.store)
+    if store.is_local and profile is not None and profile.cluster is not None:
+        if deep:
+            raise ConfigError("the store is a volume of the cluster, which is not read from here", where="--deep",
+                              found=run.store, hint="kubealign check RUN.yaml --deep where the volume is mounted")
+        return []
+    # A run that was never executed has no digests at hand: those of its data may take long.
+    if not deep and not (store.is_local and Path(store.root, "runs", run.name).is_dir()):
+        return []
+    return [ConfigError(error.problem, where=error.where, found=error.found, expected=error.expected, hint=error.hint)
+            for error in damaged(run, deep=deep)]
 
 
 def _finding(file: str, place: Place, error: KubeAlignError) -> ConfigError:

@@ -9,10 +9,8 @@ every stage asked for has its manifest in the storage.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -28,7 +26,7 @@ from alignment.cli.options import (
     StageName,
     load,
 )
-from alignment.cli.remote import connect, progress, remote_logs
+from alignment.cli.remote import connect, progress, remote_logs, unwound
 from alignment.cli.show import say, table
 from alignment.config import Profile, Run, parse_aim
 from alignment.errors import ConfigError, ConfigErrors
@@ -62,19 +60,6 @@ class PreflightTarget(StrEnum):
     run = "run"
 
 
-def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Ctrl-C ends the command, not what it has started."""
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **named: Any) -> None:
-        try:
-            command(*arguments, **named)
-        except KeyboardInterrupt:
-            typer.echo("\ninterrupted here; what was submitted goes on in the cluster: see kubealign logs, status and "
-                       "cancel", err=True)
-            raise typer.Exit(Exit.INTERRUPTED) from None
-    return wrapped
-
-
 def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, Profile]:
     """Run and profile, without a mistake that `check` finds: no pod should be waited for to be told of it."""
     run, place = load(file, overrides, profile)
@@ -89,7 +74,7 @@ def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, 
     return run, place
 
 
-@_interruptible
+@unwound()
 def preflight(
     file: RunFile,
     profile: ClusterProfile = DEFAULT_PROFILE,
@@ -114,7 +99,7 @@ def preflight(
     say(f"  kubealign submit {file} --profile {profile}")
 
 
-@_interruptible
+@unwound("what was submitted goes on in the cluster: see kubealign logs, status and cancel")
 def submit(
     file: RunFile,
     profile: ClusterProfile = DEFAULT_PROFILE,
@@ -232,7 +217,7 @@ def _done(file: str, profile: str, namespace: str, *, finished: bool) -> None:
     say(f"  kubealign {'report' if finished else 'status'} {file} --profile {profile} -n {namespace}")
 
 
-@_interruptible
+@unwound()
 def logs(
     file: RunFile,
     profile: KnownProfile = None,
@@ -254,10 +239,17 @@ def logs(
     from alignment.cluster.storage.stored import stored_logs
 
     applied = run if place is None else place.applied(run)
-    for name, attempt, text in stored_logs(Store(applied.store), applied.name, stage):
+    if stage is not None and stage not in (names := [item.name for item in run.stages]):
+        raise ConfigError("no stage of this name", where="--stage", found=stage, expected="one of " + ", ".join(names))
+    found = stored_logs(Store(applied.store), applied.name, stage)
+    for name, attempt, text in found:
         print(f"--- {name}, attempt {attempt}\n{text}", end="")
+    if not found:
+        progress(f"nothing was printed yet: {applied.store} has no log of "
+                 + (f"stage {stage}" if stage else f"run {applied.name}"))
 
 
+@unwound()
 def cancel(
     file: RunFile,
     profile: KnownProfile = None,
@@ -280,7 +272,7 @@ def cancel(
         f"namespace {client.namespace} has nothing of run {run.name} to stop")
 
 
-@_interruptible
+@unwound("what was submitted goes on in the cluster: see kubealign logs, status and cancel")
 def resume(
     file: RunFile,
     profile: ClusterProfile = DEFAULT_PROFILE,

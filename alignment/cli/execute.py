@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
 
+from alignment import interrupt
 from alignment.cli.options import (
     Context,
     KnownProfile,
@@ -18,7 +20,6 @@ from alignment.cli.options import (
 )
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
-from alignment.exits import Exit
 
 MISSED_AIMS = 3
 """Exit code of `run --strict-aims`."""
@@ -32,15 +33,13 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Make every unfinished stage, then the report. Finished stages are left alone."""
+    interrupt.leaves("finished stages and checkpoints are kept, run it again to resume")
     loaded = load_applied(file, overrides, profile)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
-    try:
-        result = pipeline.execute(loaded, only=stage, run_file=file)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; finished stages and checkpoints are kept, run it again to resume", err=True)
-        raise typer.Exit(Exit.INTERRUPTED) from None
+    typed = shlex.join(["run", file, *_options(profile, None, None, overrides)])
+    result = pipeline.execute(loaded, only=stage, typed=typed)
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
@@ -62,7 +61,7 @@ def status(
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
-    """Which stages are finished, and where they lie; on a cluster also what is at work."""
+    """Which stages are finished, where they lie, and how far the one at work is."""
     loaded, place = load(file, overrides, profile)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_status
@@ -73,13 +72,18 @@ def status(
     from alignment import pipeline
     from alignment.report.tables import stages_table
 
-    found = pipeline.status(loaded)
+    found, works = pipeline.status(loaded), pipeline.at_work(loaded)
     if as_json:
-        print(status_json(loaded, {name: None if made is None else made.manifest for name, made in found.items()}))
+        manifests = {name: None if made is None else made.manifest for name, made in found.items()}
+        print(status_json(loaded, manifests, works))
         return
-    show(stages_table(loaded, found))
+    show(stages_table(loaded, found, works))
+    for name, work in works.items():
+        say(f"{name}: {work}" if work.progress is None or work.state == "stopped" else str(work))
     left = [name for name, artifact in found.items() if artifact is None]
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
+    if any(work.state == "running" for work in works.values()):
+        return
     say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
 
 
@@ -87,15 +91,26 @@ def report(
     file: RunFile,
     profile: KnownProfile = None,
     printed: Annotated[bool, typer.Option("--print", help="Print the page itself to stdout.")] = False,
+    typed: Annotated[str | None, typer.Option(hidden=True)] = None,
     namespace: Namespace = None,
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
     """Render the report of what is finished again; prints where it lies."""
     loaded, place = load(file, overrides, profile)
+    options = _options(profile, namespace, context, overrides)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_report
 
-        remote_report(loaded, place, file, namespace=namespace, context=context, printed=printed)
+        remote_report(loaded, place, shlex.join(["submit", file, *options]), namespace=namespace, context=context,
+                      printed=printed)
         return
-    print(page_of(loaded if place is None else place.applied(loaded), file, printed=printed))
+    typed = typed or shlex.join(["run", file, *options])
+    print(page_of(loaded if place is None else place.applied(loaded), typed, printed=printed))
+
+
+def _options(profile: str | None, namespace: str | None, context: str | None, overrides: list[str] | None) -> list[str]:
+    """What tells the same run in the same place, as it was typed."""
+    given = [("--profile", profile), ("--namespace", namespace), ("--context", context),
+             *(("--set", text) for text in overrides or ())]
+    return [word for name, value in given if value is not None for word in (name, value)]

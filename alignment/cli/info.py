@@ -44,4 +44,4 @@ def templates() -> None:
     """The chat templates that an import stage can name in `template`."""
     from alignment.templates import shipped
 
-    table(("template", "what it is"), shipped().items())
+    table(("template", "what it is"), list(shipped().items()))

@@ -39,7 +39,7 @@ def init(
     """Write a starting run file, with example data beside it."""
     known = recipes()
     if list_recipes:
-        table(("recipe", "what it does"), known.items())
+        table(("recipe", "what it does"), list(known.items()))
         return
     if file is None:
         raise typer.BadParameter("name the file to write, for example my-run.yaml", param_hint="RUN.yaml")

@@ -1,79 +1,47 @@
-"""Entry of the `kubealign` command: the sub-commands, and what every error becomes.
+"""Entry of the `kubealign` command: what an interrupt and every error become, around the sub-commands of `app`.
 
-    kubealign init my-run.yaml --recipe qa
-    kubealign check my-run.yaml
-    kubealign run my-run.yaml
-    kubealign submit my-run.yaml --profile dev-cpu
-
-Exit codes: 0 done, 1 a bug of ours (with its traceback), 2 something to mend in the run, its data or the command
-line (or a preflight that found it), 3 missed aims under --strict-aims, 130 interrupted.
+Exit codes: 0 done, 1 a bug of ours (with its traceback, of a stage in its log), 2 something to mend in the run, its
+data or the command line (or a preflight that found it), 3 missed aims under --strict-aims, 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
-from typing import Annotated
 
-import typer
+from alignment import interrupt
 
-from alignment import __version__
-from alignment.cli import check, cluster, execute, explain, info, init, plan
-from alignment.cli.show import complain
-from alignment.errors import KubeAlignError
-from alignment.exits import Exit
-
-app = typer.Typer(
-    name="kubealign", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Align language models: one YAML file is one run, from seed data to an evaluated model.",
-    epilog="Start with: kubealign init my-run.yaml --recipe qa",
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"kubealign {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
-    ] = False,
-) -> None:
-    """Options before the sub-command."""
-
-
-app.command("init")(init.init)
-app.command("check")(check.check)
-app.command("plan")(plan.plan)
-app.command("run")(execute.run)
-app.command("status")(execute.status)
-app.command("report")(execute.report)
-app.command("preflight")(cluster.preflight)
-app.command("submit")(cluster.submit)
-app.command("logs")(cluster.logs)
-app.command("cancel")(cluster.cancel)
-app.command("resume")(cluster.resume)
-app.command("explain")(explain.explain)
-app.command("schema")(info.schema)
-app.command("templates")(info.templates)
+_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+"""What a file or terminal that takes our output may say; of other files, errors come with their names."""
 
 
 def main() -> None:
     """Run the command line of this process; ends it with one of the exit codes above."""
+    interrupt.guard()  # before all that takes time: Ctrl-C may come while modules are loaded
     _settle_home()
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows another one, and nothing ends
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    from alignment.cli.app import app
+    from alignment.cli.show import complain
+    from alignment.errors import KubeAlignError, Unforeseen
+    from alignment.exits import Exit
+
     try:
         app()
     except KubeAlignError as error:
         complain(error)
-        sys.exit(Exit.USER)
+        sys.exit(Exit.BUG if isinstance(error, Unforeseen) else Exit.USER)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OUTPUT:
+            raise
+        complain(KubeAlignError(f"the output cannot be written: {error.strerror}"))
+        os._exit(Exit.USER)  # Python would try to write the rest once more, and complain
+    finally:
+        interrupt.settle()
 
 
 def _settle_home() -> None:

@@ -5,10 +5,13 @@ The storage says which stages are finished; live objects only say what the other
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from alignment import interrupt
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
@@ -18,6 +21,29 @@ from alignment.progress import console
 if TYPE_CHECKING:
     from alignment.cluster.client.client import Client
     from alignment.cluster.storage.truth import Truth
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def unwound(leaves: str = "") -> Callable[[Command], Command]:
+    """Around a command that makes things in a cluster for itself: Ctrl-C lets it take them away, and ends it then; what
+    it has started for the user goes on.
+
+    Args:
+        leaves: what to say of that.
+    """
+    def around(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(*arguments: Any, **named: Any) -> None:
+            interrupt.leaves(leaves)
+            with interrupt.unwinding():
+                try:
+                    command(*arguments, **named)
+                except KeyboardInterrupt:
+                    interrupt.end()
+        return cast(Command, wrapped)
+    return around
 
 
 def progress(text: str) -> None:
@@ -43,6 +69,7 @@ def connect(namespace: str | None, context: str | None, *, must_exist: bool = Tr
     return client
 
 
+@unwound()
 def remote_status(
     run: Run, profile: Profile, *, namespace: str | None, context: str | None, as_json: bool
 ) -> None:
@@ -51,10 +78,10 @@ def remote_status(
     from alignment.cluster.watch.live import live_states
 
     truth = _truth(run, profile, client)
-    manifests = truth.manifests()
+    manifests, works = truth.look()
     live = live_states(client, run.name)
     if as_json:
-        tree = json.loads(status_json(profile.applied(run), manifests))
+        tree = json.loads(status_json(profile.applied(run), manifests, works))
         for stage in tree["stages"]:
             stage["live"] = live.get(stage["name"])
         print(json.dumps(tree, ensure_ascii=False))
@@ -66,7 +93,10 @@ def remote_status(
             written = ", ".join(f"{count} {name}" for name, count in made.rows.written.items())
             rows.append((stage.name, "finished", written, duration(made.seconds), made.digest[:12], ""))
         else:
-            rows.append((stage.name, now.get("state", "not finished"), "", "", "", now.get("note", "")))
+            work = works.get(stage.name)
+            notes = (str(work) if work is not None and work.progress is not None else "", now.get("note", ""))
+            state = now.get("state") or (work.state if work is not None else "not finished")
+            rows.append((stage.name, state, "", "", "", "; ".join(note for note in notes if note)))
     table(("stage", "state", "rows", "time", "artifact", "note"), rows, right=("time",))
     left = [name for name, made in manifests.items() if made is None]
     say(f"\n{len(manifests) - len(left)} of {len(manifests)} stages finished, in {truth.url}")
@@ -74,15 +104,20 @@ def remote_status(
         say(live[""]["note"])
 
 
+@unwound()
 def remote_report(
-    run: Run, profile: Profile, file: str, *, namespace: str | None, context: str | None, printed: bool
+    run: Run, profile: Profile, typed: str, *, namespace: str | None, context: str | None, printed: bool
 ) -> None:
-    """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller."""
+    """Render the report where the storage is; with `printed` to stdout, else into a file beside the caller.
+
+    Args:
+        typed: `submit FILE OPTIONS`, for the commands on the page.
+    """
     truth = _truth(run, profile, connect(namespace, context))
     if truth.near:
-        print(page_of(profile.applied(run), file, printed=printed))
+        print(page_of(profile.applied(run), typed, printed=printed))
         return
-    page = truth.report()
+    page = truth.report(typed)
     if printed:
         print(page, end="")
         return

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
+import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,31 +33,80 @@ def say(text: str = "") -> None:
     out().print(Text(text), soft_wrap=True)
 
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error as well.")]
+_traceback_asked = False
+
+
+def debuggable(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the option --debug, which `complain` obeys."""
+    @functools.wraps(command)
+    def with_debug(*arguments: Any, debug: bool = False, **named: Any) -> None:
+        global _traceback_asked
+        _traceback_asked = debug
+        command(*arguments, **named)
+
+    known = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*known.parameters.values(), option]
+    # Typer asks both of them.
+    with_debug.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_debug.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_debug
+
+
 def complain(error: KubeAlignError) -> None:
-    """The whole error to stderr, its first line red on a terminal."""
+    """The whole error to stderr, its first line red on a terminal; after its traceback, where --debug asks for it."""
+    if _traceback_asked:
+        traceback.print_exception(error, file=sys.stderr)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     first, newline, rest = str(error).partition("\n")
     console.print(Text.assemble(("error: ", "bold red"), first, newline, rest), soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A plain table to stdout.
+def prose(text: str) -> None:
+    """Sentences to stdout; on a terminal its lines end between words."""
+    out().print(Text(text), soft_wrap=not out().is_terminal)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """A plain table to stdout. No word is broken: where the terminal is too narrow, columns are left out, and named.
 
     Args:
-        right: names of the columns that hold numbers.
+        right: names of the columns that hold numbers, which stay on one line.
+        spare: columns that may be left out, in this order.
     """
+    needed = {column: _needed([column, *(row[index] for row in rows)], whole=column in right)
+              for index, column in enumerate(columns)}
+    left_out: list[str] = []
+    while sum(needed.values()) + len(needed) - 1 > width() and (more := [one for one in spare if one in needed]):
+        left_out.append(more[0])
+        del needed[more[0]]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for column, least in needed.items():
+        made.add_column(column, justify="right" if column in right else "left", min_width=least,
+                        no_wrap=column in right, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    show(made)
+        made.add_row(*(Text(cell) for column, cell in zip(columns, row, strict=True) if column in needed))
+    show(made, least=sum(needed.values()) + len(needed) - 1)
+    if left_out:
+        prose(f"(no room for {', '.join(left_out)}: a wider terminal has it)")
 
 
-def show(made: Table) -> None:
-    """Any rich table to stdout, as wide as the terminal, or PLAIN_WIDTH where there is none."""
-    console = out()
-    console.print(made, width=shutil.get_terminal_size().columns if console.is_terminal else PLAIN_WIDTH)
+def _needed(cells: Sequence[str], *, whole: bool) -> int:
+    """Columns of the terminal that the longest cell takes, or the longest word where a cell may have several lines."""
+    return max(cell_len(part) for cell in cells for part in ([cell] if whole else cell.split() or [""]))
+
+
+def width() -> int:
+    """Columns of the terminal; PLAIN_WIDTH where there is none."""
+    return shutil.get_terminal_size().columns if out().is_terminal else PLAIN_WIDTH
+
+
+def show(made: Table, least: int = 0) -> None:
+    """Any rich table to stdout, as wide as the terminal; wider, where it would have to be less than `least`."""
+    out().print(made, width=max(width(), least), soft_wrap=True)
 
 
 def count(value: float) -> str:

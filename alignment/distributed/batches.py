@@ -24,7 +24,7 @@ from alignment.context import StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, workers_lost
 from alignment.distributed.parts import Kept, P, Part, Parts
 from alignment.errors import ArtifactError, KubeAlignError, StageError
-from alignment.progress import track
+from alignment.progress import console
 
 MAX_RESTARTS = 5
 """Times that a worker which died is started again, and that its batch is tried: a batch that kills its process each
@@ -83,8 +83,10 @@ def make_parts(
     missing = {name: items for name, items in planned.items() if name not in found}
     reused = sum(len(planned[name]) for name in found)
     made = _on_workers(context, missing, maker) if context.run.compute.workers else _here(context, missing, maker)
-    with closing(made), track(label, sum(map(len, planned.values())), unit) as tracker:
-        tracker.advance(reused)
+    with closing(made), context.track(label, sum(map(len, planned.values())), unit) as tracker:
+        tracker.begin_at(reused)
+        if reused:
+            console.print(f"  {label}: {reused} of {sum(map(len, planned.values()))} {unit} were made before")
         try:
             for name, text, seconds in made:
                 kept.add(name, text)

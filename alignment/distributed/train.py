@@ -8,11 +8,13 @@ Launched by the pipeline or by ray_jobs/train.py.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alignment.config import TrainBase
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.errors import KubeAlignError, StageError
@@ -62,8 +64,19 @@ def _give_up(context: StageContext, error: Exception) -> NoReturn:
         raise WorkersLost(f"workers were lost more than {MAX_RESTARTS} times, last: {lost}",
                           where=f"stage {context.stage.name}",
                           hint="look at their pods or processes (memory?); run again to resume") from error
-    problem = f"training failed: {type(error).__name__}: {error}"
-    raise StageError(problem, where=f"stage {context.stage.name}") from error
+    stage = context.stage_as(TrainBase)
+    key = _key_in(str(error), stage)
+    passed = ", ".join(stage.trl)
+    raise StageError(f"training failed: {type(error).__name__}: {error}",
+                     where=f"stage {stage.name}" + (f", {key}" if key else ""),
+                     hint=f"trl hands on {passed}: see whether that is what it asks about" if passed else None,
+                     ) from error
+
+
+def _key_in(text: str, stage: TrainBase) -> str | None:
+    """The key of a stage that a library's error speaks of, where it speaks of one that the user has written."""
+    given = [f"trl.{key}" for key in stage.trl] + [key for key in sorted(stage.model_fields_set) if "_" in key]
+    return next((key for key in given if re.search(rf"\b{key.removeprefix('trl.')}\b", text)), None)
 
 
 def _trainer(context: StageContext) -> Any:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,11 +28,11 @@ from types import FrameType
 from alignment.artifacts import Store
 from alignment.config import AnyStage, Run, load_run
 from alignment.config.arithmetic import settled_here
-from alignment.errors import ConfigError, KubeAlignError
+from alignment.errors import ConfigError, KubeAlignError, Unforeseen
 from alignment.exits import Exit
 from alignment.pipeline.keys import keys
 from alignment.pipeline.run import make_stage, write_report
-from alignment.pipeline.stage_log import StageLog
+from alignment.pipeline.stage_log import StageLog, attempt
 
 
 def main(script: str, argv: Sequence[str] | None = None) -> int:
@@ -62,26 +62,28 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
     except KubeAlignError as error:
         print(error, file=sys.stderr)
         return Exit.USER
-    attempt = os.environ.get("KUBEALIGN_ATTEMPT") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt}"):
-        return _make(run, stage, store, arguments.run)
+    with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt()}") as log:
+        return _make(run, stage, store, arguments.run, log)
 
 
-def _make(run: Run, stage: AnyStage, store: Store, run_file: str) -> int:
+def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog) -> int:
     try:
         known = keys(run)
-        make_stage(run, stage, store, known)
+        make_stage(run, stage, store, known, log)
         if store.find(known[stage.name].key) is None:
             print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
             return Exit.INFRASTRUCTURE
     except KubeAlignError as error:
         print(error, file=sys.stderr)
+        if isinstance(error, Unforeseen):
+            return Exit.BUG
         return Exit.INFRASTRUCTURE if error.transient else Exit.USER
     except Exception:
         traceback.print_exc()
         return Exit.BUG
     try:
-        write_report(run, run_file)
+        # In a pod the file has another name than the user's.
+        write_report(run, None if "KUBEALIGN_ATTEMPT" in os.environ else f"run {shlex.quote(run_file)}")
     except KubeAlignError as error:  # the stage is made; the next one writes the report again
         print(f"the report was not refreshed\n{error}", file=sys.stderr)
     return Exit.DONE

@@ -12,20 +12,23 @@ import os
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from alignment import __version__
-from alignment.artifacts import Artifact, Manifest, Store
+from alignment.artifacts import Artifact, Manifest, Store, Work
 from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.config.arithmetic import computed, settled_here
 from alignment.config.hardware import device_here, processor
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
-from alignment.errors import ConfigError, KubeAlignError, StageError
+from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
 from alignment.pipeline.keys import Key, content_of, keys
+from alignment.pipeline.stage_log import StageLog, attempt
 from alignment.planner.context_length import too_long
 from alignment.progress import console
 
@@ -71,12 +74,19 @@ def status(run: Run) -> dict[str, Artifact | None]:
     return {name: store.find(key.key) for name, key in keys(run).items()}
 
 
-def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") -> RunResult:
+def at_work(run: Run) -> dict[str, Work]:
+    """What is known of the run's unfinished stages that were begun, by name."""
+    store = Store(run.store)
+    found = {name: store.work(key.key) for name, key in keys(run).items() if store.find(key.key) is None}
+    return {name: work for name, work in found.items() if work is not None}
+
+
+def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -> RunResult:
     """Make every unfinished stage in order, then the report.
 
     Args:
         only: make this stage alone; the stages it reads must be finished.
-        run_file: as the user typed it, for the commands in the report.
+        typed: `run FILE OPTIONS` as the user typed it, for the commands in the report.
 
     Raises:
         KubeAlignError: the stage that could not be made; stages before it stay finished.
@@ -92,12 +102,16 @@ def execute(run: Run, *, only: str | None = None, run_file: str = "RUN.yaml") ->
             make_stage(run, stage, store, known)
     artifacts = {name: store.find(key.key) for name, key in known.items()}
     return RunResult(
-        artifacts, verdicts(run, artifacts), write_report(run, run_file, artifacts), time.monotonic() - began
+        artifacts, verdicts(run, artifacts), write_report(run, typed, artifacts), time.monotonic() - began
     )
 
 
-def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -> Artifact:
-    """The finished artifact of a stage: found, waited for, or made."""
+def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], log: StageLog | None = None) -> Artifact:
+    """The finished artifact of a stage: found, waited for, or made.
+
+    Args:
+        log: that is kept already; else one is, while the stage is made.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     key = known[stage.name]
@@ -105,6 +119,7 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -
     found = store.find(key.key)
     if found is not None:
         console.print(f"[green]=[/] {label} finished before")
+        _warn_of_damage(found)
         store.sweep_work(key.key)
         return found
     with store.lease(key.key, waiting=lambda sentence: console.print(f"[yellow]…[/] {label} {sentence}")) as lease:
@@ -112,27 +127,28 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key]) -
         if found is not None:
             console.print(f"[green]=[/] {label} finished by another process")
             return found
-        inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
-        for place, error in too_long(stage, lambda name: inputs[name].manifest.facts.get("context_length")):
-            raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
-                              expected=error.expected, hint=error.hint)
-        console.print(f"[cyan]>[/] {label} {describe(stage)}")
-        context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
-                               store.workdir(key.key), {name: one.key for name, one in known.items()})
-        started, clock = time.time(), time.monotonic()
-        outcome = _call(context)
-        _check_sources(stage, key)
-        manifest = Manifest(
-            key=key.key, digest=key.digest, stage=stage.name, kind=stage.kind,
-            config=stage.model_dump(mode="json"), parts=key.parts,
-            inputs={name: artifact.key for name, artifact in inputs.items()}, files={}, rows=outcome.rows,
-            metrics=outcome.metrics, facts=outcome.facts, compute=computed_on(run, stage) | outcome.compute,
-            versions=versions(), started=_stamp(started), finished=_stamp(time.time()),
-            seconds=round(time.monotonic() - clock, 2),
-        )
-        artifact = store.publish(manifest, context.out, lease)
-        store.clear_work(key.key)
-    console.print(f"[green]+[/] {label} {summary(artifact)}")
+        with nullcontext(log) if log else StageLog(store, run.name, f"{stage.name}-{attempt()}") as kept:
+            inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
+            for place, error in too_long(stage, lambda name: inputs[name].manifest.facts.get("context_length")):
+                raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
+                                  expected=error.expected, hint=error.hint)
+            console.print(f"[cyan]>[/] {label} {describe(stage)}")
+            context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
+                                   store.workdir(key.key), {name: one.key for name, one in known.items()})
+            started, clock = time.time(), time.monotonic()
+            outcome = _call(context, kept)
+            _check_sources(stage, key)
+            manifest = Manifest(
+                key=key.key, digest=key.digest, stage=stage.name, kind=stage.kind,
+                config=stage.model_dump(mode="json"), parts=key.parts,
+                inputs={name: artifact.key for name, artifact in inputs.items()}, files={}, rows=outcome.rows,
+                metrics=outcome.metrics, facts=outcome.facts, compute=computed_on(run, stage) | outcome.compute,
+                versions=versions(), started=_stamp(started), finished=_stamp(time.time()),
+                seconds=round(time.monotonic() - clock, 2),
+            )
+            artifact = store.publish(manifest, context.out, lease)
+            store.clear_work(key.key)
+            console.print(f"[green]+[/] {label} {summary(artifact)}")
     return artifact
 
 
@@ -146,12 +162,16 @@ def verdicts(run: Run, artifacts: dict[str, Artifact | None]) -> list[Verdict]:
     return [judge(aim, metrics) for aim in run.parsed_aims()]
 
 
-def write_report(run: Run, run_file: str, artifacts: dict[str, Artifact | None] | None = None) -> str:
-    """Render the report of what is finished and write it beside the run; returns its path or URL."""
+def write_report(run: Run, typed: str | None, artifacts: dict[str, Artifact | None] | None = None) -> str:
+    """Render the report of what is finished and write it beside the run; returns its path or URL.
+
+    Args:
+        typed: as for `execute`; None: in a pod, where nobody knows it.
+    """
     from alignment.report import render
 
     artifacts = status(run) if artifacts is None else artifacts
-    page = render(run, artifacts, run_file, _stamp(time.time()))
+    page = render(run, artifacts, typed, _stamp(time.time()))
     return Store(run.store).write_run_file(run.name, "report.html", page)
 
 
@@ -202,33 +222,61 @@ def _input(store: Store, key: str, stage: str, name: str) -> Artifact:
     if artifact is None:
         raise StageError(f"the stage it reads, {name}, is not finished", where=f"stage {stage}", found=key,
                          expected="a finished artifact", hint=f"run without --stage, or run --stage {name} first")
+    artifact.verify()
     return artifact
 
 
-def _call(context: StageContext) -> Outcome:
+def _warn_of_damage(artifact: Artifact) -> None:
+    """Say it of an artifact that nobody reads now; who reads one is refused."""
+    try:
+        artifact.verify()
+    except ArtifactError as error:
+        console.print(f"! {error}", markup=False)
+
+
+def damaged(run: Run, *, deep: bool = False) -> list[ArtifactError]:
+    """What is wrong with the files of a run's finished artifacts, see `Artifact.verify`."""
+    found = []
+    for artifact in status(run).values():
+        try:
+            if artifact is not None:
+                artifact.verify(deep=deep)
+        except ArtifactError as error:
+            found.append(error)
+    return found
+
+
+def _call(context: StageContext, log: StageLog) -> Outcome:
+    """What the stage's body gives; of an error, the traceback is left in the log that the error names."""
     # What an earlier, killed attempt was about to publish is not trusted; what it kept beside it is.
     shutil.rmtree(context.out, ignore_errors=True)
     context.out.mkdir(parents=True)
-    where = f"stage {context.stage.name}"
     try:
         return body_of(context.stage)(context)
     except Exception as error:
-        free = shutil.disk_usage(context.work).free
-        if _is_for_want_of_room(error) or free < _ROOM:
-            raise StageError(
-                "no space is left on the device", where=where,
-                found=f"{free >> 10} KiB free in {context.work}: {error}",
-                hint="make room; finished stages and checkpoints are kept, run again to resume",
-            ) from error
-        if isinstance(error, KubeAlignError):
-            error.where = error.where or where
-            raise
-        if isinstance(error, OSError) and error.errno is not None and os.strerror(error.errno) in str(error):
-            raise StageError(
-                f"the file system refused: {error}", where=where,
-                hint="look at the permissions of the store, then run again to resume",
-            ) from error
-        raise
+        log.write("".join(traceback.format_exception(error)))
+        told = _told(error, context)
+        told.log = log.url
+        raise told from (error if told is not error else error.__cause__)
+
+
+def _told(error: Exception, context: StageContext) -> KubeAlignError:
+    """The error in words for a user, with the stage that it was met in."""
+    where = f"stage {context.stage.name}"
+    free = shutil.disk_usage(context.work).free
+    if _is_for_want_of_room(error) or free < _ROOM:
+        return StageError(
+            "no space is left on the device", where=where, found=f"{free >> 10} KiB free in {context.work}: {error}",
+            hint="make room; finished stages and checkpoints are kept, run again to resume",
+        )
+    if isinstance(error, KubeAlignError):
+        error.where = error.where or where
+        return error
+    if isinstance(error, OSError) and error.errno is not None and os.strerror(error.errno) in str(error):
+        return StageError(f"the file system refused: {error}", where=where,
+                          hint="look at the permissions of the store, then run again to resume")
+    return Unforeseen(f"{type(error).__name__}: {error}", where=where,
+                      hint="nothing here foresaw this error: the traceback, in the log, says where it comes from")
 
 
 def _check_sources(stage: AnyStage, key: Key) -> None:

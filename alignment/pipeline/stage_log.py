@@ -16,18 +16,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, TextIO
 
 from alignment.artifacts import Store
 from alignment.errors import ArtifactError
+from alignment.interrupt import before_end
 
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 _SHORTEST = 8
 """Shorter values are words such as `token` or `false` that occur everywhere."""
+_DRAWN = re.compile(r"[^\n]*\x1b\[2K|\x1b\[[0-9;?]*[A-Za-z]|\r")
+"""What a terminal has drawn over (a bar's earlier states), and the codes for it."""
 _PIECES = 200_000
 """Writes that are kept, about half as many lines; a longer log loses its beginning."""
+
+
+def attempt() -> str:
+    """This attempt's part of a log's name: whoever started this process says it, else the time."""
+    return os.environ.get("KUBEALIGN_ATTEMPT") or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
 
 class StageLog:
@@ -42,20 +50,23 @@ class StageLog:
         self._pieces: deque[str] = deque(maxlen=_PIECES)
         self._written = self._pushed = 0
         self._stop = threading.Event()
+        self._interrupted = ExitStack()
         self._thread = threading.Thread(target=self._keep, name="log", daemon=True)
 
     def __enter__(self) -> StageLog:
+        self._interrupted.enter_context(before_end(self._push))
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self), _Tee(sys.stderr, self)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, Exception):
             print(f"ended by {type(error).__name__}: {error}", file=sys.stderr)
         sys.stdout, sys.stderr = self._streams
         self._stop.set()
         self._thread.join()
+        self._interrupted.close()
         try:
             self._push()
         except ArtifactError as failed:
@@ -67,7 +78,15 @@ class StageLog:
             text = text.replace(value, f"<{name}>")
         return text
 
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self.store.url_of(f"runs/{self.run}/logs/{self.name}.log")
+
     def write(self, text: str) -> None:
+        """Put something into the log, not on the terminal."""
+        if "\x1b[2K" in text and self._pieces and "\n" not in self._pieces[-1]:
+            self._pieces.pop()  # a bar that is drawn anew ten times a second
         self._pieces.append(text)
         self._written += 1
 
@@ -90,7 +109,7 @@ class StageLog:
                 time.sleep(0.001)
         else:
             return
-        text = self.hide("".join(pieces))  # once more: a secret may have come in two pieces
+        text = self.hide(_DRAWN.sub("", "".join(pieces)))  # once more: a secret may have come in two pieces
         if written > len(pieces):
             text = f"(earlier output left out)\n{text}"
         self.store.write_run_file(self.run, f"logs/{self.name}.log", text)

@@ -152,8 +152,8 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
     frozen_copy = stage.reference_mode == "adapter"
     memory = estimate.train_memory(
         size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
-        sequences=stage.micro_batch_size * sequences, length=round(length), head=stage.makes == "policy",
-        checkpointing=checkpointing, reference=frozen_copy,
+        sequences=max(1, stage.micro_batch(state.compute.workers)) * sequences, length=round(length),
+        head=stage.makes == "policy", checkpointing=checkpointing, reference=frozen_copy,
     )
     mean = row_tokens / sequences
     flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)

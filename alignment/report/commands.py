@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 
 from alignment.artifacts import Store
-from alignment.config import Run
-from alignment.report.reading import Artifacts
+from alignment.config import AnyStage, Run
+from alignment.report.reading import Artifacts, read_text
 
 
 @dataclass(frozen=True)
@@ -16,35 +17,75 @@ class Command:
     line: str
 
 
-def commands(run: Run, artifacts: Artifacts, file: str) -> list[Command]:
-    """What to type next; `file` is the run file as the user typed it."""
-    name, store = shlex.quote(file), Store(run.store)
+def commands(run: Run, artifacts: Artifacts, typed: str | None) -> list[Command]:
+    """What to type next.
+
+    Args:
+        typed: how the run was started, `run FILE OPTIONS` or `submit FILE OPTIONS`; None: in a pod, where nobody knows.
+    """
+    verb, _, rest = (typed or "submit RUN.yaml --profile PROFILE").partition(" ")
     left = [stage for stage in run.stages if artifacts.get(stage.name) is None]
-    epochs = {stage.name: value for stage in run.stages if (value := getattr(stage, "epochs", None)) is not None}
-    shared = " and the store on a disk that all its nodes share" if store.is_local else ""
     one = left[0] if left else run.stages[-1]
     made = [
         Command("Make what is not finished; finished stages are left alone" if left else
-                "Run it again: nothing to do, every stage is finished", f"kubealign run {name}"),
-        Command("See which stages are finished and where they lie", f"kubealign status {name}"),
-        Command("Make one stage alone, the stages it reads being finished", f"kubealign run {name} --stage {one.name}"),
+                "Run it again: nothing to do, every stage is finished", f"kubealign {verb} {rest}"),
+        Command("See which stages are finished and where they lie", f"kubealign status {rest}"),
+        Command("What a stage printed", f"kubealign logs {rest} --stage {one.name}"),
+        Command("Make one stage alone, the stages it reads being finished",
+                f"kubealign {verb} {rest} --stage {one.name}"),
     ]
+    epochs = {stage.name: value for stage in run.stages if (value := getattr(stage, "epochs", None)) is not None}
     if epochs:
         last = list(epochs)[-1]
-        key = f"{last}.epochs={epochs[last] * 2:g}"
         made.append(Command("Change a value: that stage and those that read it are made anew beside the old ones",
-                            f"kubealign run {name} --set {key}"))
+                            f"kubealign {verb} {rest} --set {last}.epochs={epochs[last] * 2:g}"))
+    made += _elsewhere(run, rest, one) if verb == "run" else []
+    made.append(Command("Render this page again", f"kubealign report {rest}"))
+    return made + _use(run, artifacts)
+
+
+def _elsewhere(run: Run, rest: str, one: AnyStage) -> list[Command]:
+    """The same run from its resolved file, and on a Ray cluster."""
+    store = Store(run.store)
+    shared = " and the store on a disk that all its nodes share" if store.is_local else ""
+    made = []
     if store.is_local:
         resolved = shlex.quote(f"{store.url}/runs/{run.name}/run.yaml")
         made.append(Command("Exactly this run, every default and override written out", f"kubealign run {resolved}"))
-    made += [
-        Command(f"The whole run on a Ray cluster, its address in RAY_ADDRESS{shared}, here with two workers a stage",
-                f"ray job submit --working-dir . -- kubealign run {name} --set compute.workers=2"),
-        Command("One stage as a Ray job",
-                f"ray job submit --working-dir . -- python ray_jobs/{one.script}.py {name} {one.name}"),
-        Command("Render this page again", f"kubealign report {name}"),
-    ]
+    made.append(Command(
+        f"The whole run on a Ray cluster, its address in RAY_ADDRESS{shared}, here with two workers a stage",
+        f"ray job submit --working-dir . -- kubealign run {rest} --set compute.workers=2"))
+    if " --" not in rest:  # a stage's script knows no options
+        made.append(Command("One stage as a Ray job",
+                            f"ray job submit --working-dir . -- python ray_jobs/{one.script}.py {rest} {one.name}"))
     return made
+
+
+def _use(run: Run, artifacts: Artifacts) -> list[Command]:
+    """How to load, ask and give away the last policy, with transformers and peft alone."""
+    made = [artifact for stage in run.stages if stage.makes == "policy" and (artifact := artifacts.get(stage.name))]
+    if not made:
+        return []
+    folder = f"{made[-1].url}/model"
+    base = json.loads(read_text(made[-1], "model/kubealign.json") or "{}").get("base")
+    under = f"{made[-1].store.url_of(f'artifacts/{base}')}/model" if base else folder
+    load = ["from transformers import AutoModelForCausalLM, AutoTokenizer",
+            *(["from peft import PeftModel"] if base else []),
+            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+            f"model = AutoModelForCausalLM.from_pretrained({under!r})",
+            *([f"model = PeftModel.from_pretrained(model, {folder!r})"] if base else [])]
+    ask = ["chat = [{'role': 'user', 'content': 'Who are you?'}]",
+           "asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, "
+           "return_tensors='pt')",
+           "said = model.generate(**asked, max_new_tokens=100)[0, asked['input_ids'].shape[1]:]",
+           "print(tokenizer.decode(said, skip_special_tokens=True))"]
+    keep = ["model.merge_and_unload().save_pretrained('merged')" if base else "model.save_pretrained('merged')",
+            "tokenizer.save_pretrained('merged')"]
+    here = "" if made[-1].store.is_local else ", once the folders are copied to this machine"
+    return [Command(f"Load the last model in Python{here}", "\n".join(load)),
+            Command("Chat with it: one question and its answer", "\n".join(ask)),
+            Command("Serve it: one folder with full weights, as servers of Hugging Face models read it",
+                    "\n".join(keep))]
 
 
 def made_by(run: Run, artifacts: Artifacts) -> list[tuple[str, str, str]]:

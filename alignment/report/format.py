@@ -84,6 +84,14 @@ def when(text: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M} {zone}".rstrip()
 
 
+def between(first: str, last: str) -> float:
+    """Seconds from one ISO time to another; not a number where one is none."""
+    try:
+        return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+    except (ValueError, TypeError):
+        return math.nan
+
+
 def size(count: int) -> str:
     """Bytes as `1.2 GB` (powers of ten)."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]

@@ -33,12 +33,13 @@ HIDDEN_FACTS = {"histogram", "dropped_rows"}
 """Facts that are drawn, or kept for machines."""
 
 
-def render(run: Run, artifacts: Mapping[str, Artifact | None], command: str, generated: str) -> str:
+def render(run: Run, artifacts: Mapping[str, Artifact | None], typed: str | None, generated: str) -> str:
     """The page of a run, finished or not.
 
     Args:
         artifacts: finished artifact by stage name, None (or absent) where a stage is not finished.
-        command: the run file as the user typed it, for the commands at the end.
+        typed: `run FILE OPTIONS` or `submit FILE OPTIONS` as the user typed it, for the commands at the end; None: in
+            a pod, where nobody knows it.
         generated: when the page is made, ISO 8601.
 
     Raises:
@@ -58,7 +59,7 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], command: str, gen
         stages=[_stage(stage, found[stage.name]) for stage in run.stages],
         models=[_model(stage, artifact) for stage in run.stages
                 if stage.makes in ("policy", "reward") and (artifact := found[stage.name]) is not None],
-        commands=commands(run, found, command), places=made_by(run, found), script_hash=_script_hash(),
+        commands=commands(run, found, typed), places=made_by(run, found), script_hash=_script_hash(),
     )
 
 
@@ -82,7 +83,7 @@ def _span(artifacts: Mapping[str, Artifact | None]) -> str:
     if not manifests:
         return ""
     first, last = min(m.started for m in manifests), max(m.finished for m in manifests)
-    return f"{texts.when(first)} to {texts.when(last)}"
+    return f"{texts.when(first)} to {texts.when(last)}, {texts.duration(texts.between(first, last))} with all waits"
 
 
 def _aim(verdict: Verdict) -> dict[str, str]:

@@ -18,14 +18,23 @@ Artifacts = Mapping[str, Artifact | None]
 
 
 def read_text(artifact: Artifact, name: str) -> str | None:
-    """Text of one file of an artifact; None when the artifact has no such file."""
+    """Text of one file of an artifact; None when the artifact has no such file.
+
+    Raises:
+        ArtifactError: it should be there and is not, or not whole.
+    """
+    entry = artifact.manifest.files.get(name)
+    if entry is None:
+        return None
     where = f"{artifact.store.root}/artifacts/{artifact.key}/{name}"
     try:
         data: bytes = artifact.store.fs.cat_file(where)
     except FileNotFoundError:
-        return None
+        data = b""
     except OSError as error:
         raise ArtifactError(f"the artifact cannot be read: {error}", where=where) from error
+    if len(data) != entry.size:
+        artifact.verify()
     return data.decode("utf-8", errors="replace")
 
 

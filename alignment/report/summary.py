@@ -152,7 +152,7 @@ def tiles(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequence[V
         tone = "bad" if missed else "good" if met == len(verdicts) else "plain"
         made.append(Tile("Aims met", f"{met} of {len(verdicts)}", note, tone))
     finished = sum(artifacts.get(stage.name) is not None for stage in run.stages)
-    time = f"{duration(total_seconds(artifacts))} in all"
+    time = f"{duration(total_seconds(artifacts))} of work"
     return [*made, Tile("Stages finished", f"{finished} of {len(run.stages)}", time)]
 
 

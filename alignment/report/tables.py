@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from alignment.artifacts import Work
 from alignment.config import Run
 from alignment.report.format import NONE, duration, is_number, metric, told_apart
 from alignment.report.reading import Artifacts, measured_by, results_of, verdicts_of
@@ -29,18 +30,25 @@ def _table(title: str) -> Table:
                  header_style="bold")
 
 
-def stages_table(run: Run, artifacts: Artifacts) -> Table:
-    """Every stage with what it does, whether it is finished, its rows, its time and its digest."""
+def stages_table(run: Run, artifacts: Artifacts, works: Mapping[str, Work] = {}) -> Table:
+    """Every stage with what it does, whether it is finished, its rows, its time and its digest.
+
+    Args:
+        works: of stages that were begun.
+    """
     table = _table(f"Stages of {run.name}")
-    table.add_column("stage", max_width=18, overflow="ellipsis", no_wrap=True)
+    longest = min(18, max(len(stage.name) for stage in run.stages))
+    table.add_column("stage", min_width=longest, max_width=18, overflow="ellipsis", no_wrap=True)
     table.add_column("what", max_width=22, overflow="ellipsis", no_wrap=True)
     table.add_column("rows", max_width=30, overflow="fold")
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("artifact", no_wrap=True)
+    table.add_column("artifact", min_width=12, no_wrap=True)
     for stage in run.stages:
         artifact = artifacts.get(stage.name)
         if artifact is None:
-            table.add_row(Text(stage.name), Text(stage.title()), Text(""), Text(""), Text("not finished", "yellow"))
+            state = works[stage.name].state if stage.name in works else "not finished"
+            table.add_row(Text(stage.name), Text(stage.title()), Text(""), Text(""),
+                          Text(state, "bold cyan" if state == "running" else "yellow"))
         else:
             manifest = artifact.manifest
             table.add_row(Text(stage.name), Text(stage.title()), Text(rows_text(artifact)),

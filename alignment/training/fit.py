@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,20 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from alignment.artifacts import RowCounts
 from alignment.config import TrainBase
+from alignment.config.stages.base import plural
 from alignment.config.trl_keys import lacks_tracker
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.info import base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype
-from alignment.progress import console, track
+from alignment.progress import console
 from alignment.training.checkpoints import Checkpoints, barrier, over_all
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
+from alignment.training.room import room_for
 
 
 def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCallback, ...] = ()) -> None:
@@ -65,7 +67,8 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
-    arguments = _arguments(context, stage, method, device, dtype, workers)
+    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
+    arguments = _arguments(context, stage, method, device, dtype, workers, fits)
     trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
@@ -75,7 +78,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     _check_world(workers, trainer.args.world_size)
     first = trainer.is_world_process_zero()
     total = _steps(arguments, trainer, len(trainer.train_dataset))
-    with track(stage.name, total, "steps") if first else nullcontext() as tracker:
+    with context.track(stage.name, total, "steps") if first else nullcontext() as tracker:
         checkpoints = Checkpoints(context)
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
             trainer.add_callback(callback)
@@ -93,7 +96,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         outcome.facts |= {
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
-            "micro_batch_size": stage.micro_batch(workers),
+            "micro_batch_size": arguments.per_device_train_batch_size,
         }
         outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
         write_outcome(context, outcome)
@@ -147,17 +150,21 @@ def _no_bars() -> Iterator[None]:
 
 
 def _arguments(
-    context: StageContext, stage: TrainBase, method: Method, device: str, dtype: torch.dtype, workers: int
+    context: StageContext, stage: TrainBase, method: Method, device: str, dtype: torch.dtype, workers: int,
+    fits: Callable[[int], bool] = lambda rows: True,
 ) -> Any:
-    micro = stage.micro_batch(workers)
+    micro = stage.micro_batch(workers, fits)
     if not micro:
         raise ConfigError(
             "batch_size cannot be shared out over the workers", where=f"stage {stage.name}",
             found=f"{stage.batch_size}, {workers} workers", expected=f"a multiple of {workers}",
         )
-    if micro < stage.micro_batch_size and os.environ.get("RANK", "0") == "0":
-        console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since each "
-                      f"of {workers} workers has {stage.batch_size // workers} of a batch")
+    if os.environ.get("RANK", "0") == "0":
+        if stage.micro_batch_size is None:
+            console.print(f"  {stage.name}: {plural(micro, 'row')} per forward pass, as micro_batch_size is left out")
+        elif micro < stage.micro_batch_size:
+            console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since "
+                          f"each of {workers} workers has {stage.batch_size // workers} of a batch")
     for tool in filter(lacks_tracker, stage.log_to):
         raise ConfigError(f"{tool} is not installed", where=f"stage {stage.name}, log_to", found=tool,
                           hint=f"install {tool}, or remove it from log_to")

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from alignment.context import StageContext
 from alignment.errors import StageError
-from alignment.progress import Tracker
+from alignment.progress import Tracker, console
 
 _TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
@@ -118,7 +118,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             for entry in state.log_history:
                 self._write(entry)
             if self.tracker is not None:
-                self.tracker.advance(state.global_step)
+                self.tracker.begin_at(state.global_step)
+            if state.global_step:
+                console.print(f"  {self.context.stage.name} goes on from step {state.global_step} of {state.max_steps}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:

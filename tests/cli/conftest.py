@@ -26,6 +26,7 @@ Call = Callable[..., Said]
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """Run `kubealign ARGUMENTS` in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("alignment.interrupt.guard", lambda: None)  # Ctrl-C is for the tests' own process here
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["kubealign", *map(str, arguments)])

@@ -234,7 +234,7 @@ def test_small_parts_are_pushed_together(
     world.make(words())
     store = world.context.store
     assert len(store.pushed_work("base-0", "parts/")) == bundles
-    assert len(store._listed("base-0")) == 2 * bundles
+    assert sum("/parts/" in path for path in store._listed("base-0")) == 2 * bundles
     world.make(words())
     assert len(store.pushed_work("base-0", "parts/")) == bundles, "what is there is not sent again"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.artifacts import Artifact, RowCounts, Store
+from alignment.artifacts import Artifact, FileEntry, RowCounts, Store, sha256_of
 from alignment.config import Run
 from alignment.errors import ArtifactError
 from alignment.report import render
@@ -70,7 +70,7 @@ def text_of(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(finished: tuple[Run, dict[str, Artifact]]) -> str:
-    return render(*finished, "my runs/qa.yaml", NOW)
+    return render(*finished, "run 'my runs/qa.yaml'", NOW)
 
 
 def test_a_finished_run(page: str) -> None:
@@ -79,7 +79,7 @@ def test_a_finished_run(page: str) -> None:
     assert ("Exact match rose from 0.200 [0.150, 0.250] with base to 0.600 [0.550, 0.650] with dpo"
             " on 80 held-out rows.") in text
     assert "1 of 3 aims met, 1 missed, 1 not known yet." in text
-    assert "2026-01-02 03:04 UTC to 2026-01-02 03:14 UTC, 8 min 00 s of work" in text
+    assert "2026-01-02 03:04 UTC to 2026-01-02 03:14 UTC, 10 min 00 s with all waits; 8 min 00 s of work" in text
     assert "frozen copy of the start adapter" in text
     assert "not finished" not in text.replace("a dashed box is not finished", "")
     assert page.count("<polyline") > 8
@@ -87,7 +87,7 @@ def test_a_finished_run(page: str) -> None:
 
 
 def test_it_is_the_same_each_time(page: str, finished: tuple[Run, dict[str, Artifact]]) -> None:
-    assert render(*finished, "my runs/qa.yaml", NOW) == page
+    assert render(*finished, "run 'my runs/qa.yaml'", NOW) == page
 
 
 def test_texts_of_the_data_stay_texts(page: str) -> None:
@@ -140,25 +140,52 @@ def test_commands(page: str) -> None:
         assert line in text
 
 
+def test_the_commands_are_those_that_the_user_typed(finished: tuple[Run, dict[str, Artifact]]) -> None:
+    text = text_of(render(*finished, "submit qa.yaml --profile dev-cpu --namespace lab", NOW))
+    assert "kubealign submit qa.yaml --profile dev-cpu --namespace lab --set dpo.epochs=2" in text
+    assert "kubealign report qa.yaml --profile dev-cpu --namespace lab" in text
+    assert "kubealign run" not in text
+    assert "ray job" not in text
+    text = text_of(render(*finished, "run qa.yaml --set seed=3", NOW))
+    assert "kubealign run qa.yaml --set seed=3 --stage eval" in text
+    assert "ray_jobs/" not in text, "a script knows no options"
+    assert "kubealign submit RUN.yaml --profile PROFILE" in text_of(render(*finished, None, NOW)), "in a pod"
+
+
+def test_work_and_waits_are_told_apart(page: str) -> None:
+    text = text_of(page)
+    assert "10 min 00 s with all waits; 8 min 00 s of work in finished stages" in text
+
+
+def test_files_that_are_gone_are_named_and_not_left_out(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    made = finish(run)
+    (made["eval"].path() / "answers.jsonl").unlink()
+    with pytest.raises(ArtifactError, match="gone or damaged") as caught:
+        render(run, made, "run qa.yaml", NOW)
+    assert "answers.jsonl is gone" in str(caught.value)
+    assert f"rm -r {made['eval'].url}, then run again" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 7])
 def test_an_unfinished_run(finished: tuple[Run, dict[str, Artifact]], count: int) -> None:
     run, artifacts = finished
     some: dict[str, Artifact | None] = {name: artifacts[name] if index < count else None
                                         for index, name in enumerate(artifacts)}
-    page = render(run, some, "qa.yaml", NOW)
+    page = render(run, some, "run qa.yaml", NOW)
     check(page)
     text = text_of(page)
     assert f"{count} of 8 stages finished." in text
     assert "Stage eval is not finished" in text
     assert page.count(' missing"') == 8 - count
-    assert render(run, {k: v for k, v in some.items() if v}, "qa.yaml", NOW) == page, "absent is None"
+    assert render(run, {k: v for k, v in some.items() if v}, "run qa.yaml", NOW) == page, "absent is None"
     left = [stage.name for stage in run.stages][count]
     assert f"kubealign run qa.yaml --stage {left}" in text
 
 
 def test_a_run_without_evaluation_sampling_and_aims(tmp_path: Path) -> None:
     run = run_of(tmp_path, [BASE, SEED, train("sft", "sft", "base", "seed/train")], [])
-    page = render(run, finish(run), "qa.yaml", NOW)
+    page = render(run, finish(run), "run qa.yaml", NOW)
     check(page)
     text = text_of(page)
     assert "All 3 stages finished; this run evaluates no model." in text
@@ -167,22 +194,31 @@ def test_a_run_without_evaluation_sampling_and_aims(tmp_path: Path) -> None:
     assert re.findall(r'<li><a href="#(\w+)"', page) == ["chain", "training", "rows", "stages", "next"]
 
 
-def changed(run: Run, made: dict[str, Artifact], **values: object) -> dict[str, Artifact]:
+def changed(made: dict[str, Artifact], file: str, text: str) -> dict[str, Artifact]:
+    """Artifacts whose evaluation has another file, as if it had been made so."""
+    path = made["eval"].path() / file
+    path.write_text(text, encoding="utf-8")
+    manifest = made["eval"].manifest
+    entry = FileEntry(sha256=sha256_of(path), size=path.stat().st_size)
+    return {**made, "eval": Artifact(made["eval"].store, manifest.model_copy(
+        update={"files": {**manifest.files, file: entry}}))}
+
+
+def saying(made: dict[str, Artifact], **values: object) -> dict[str, Artifact]:
     """Artifacts whose evaluation says this as well."""
-    path = made["eval"].path() / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), encoding="utf-8")
-    return made
+    text = (made["eval"].path() / "results.json").read_text("utf-8")
+    return changed(made, "results.json", json.dumps({**json.loads(text), **values}))
 
 
 def test_free_text_is_not_judged_by_exact_match(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    made = changed(run, finish(run), reference_words=40.0)
-    text = text_of(render(run, made, "qa.yaml", NOW))
+    made = saying(finish(run), reference_words=40.0)
+    text = text_of(render(run, made, "run qa.yaml", NOW))
     assert "F1 went from 0.300 [0.250, 0.350] with base to 0.700" in text
     assert "The references are free text" in text
     assert "wrong before" not in text
     assert "not exact" not in text
-    short = text_of(render(run, changed(run, made, reference_words=12.0), "qa.yaml", NOW))
+    short = text_of(render(run, saying(made, reference_words=12.0), "run qa.yaml", NOW))
     assert "Exact match rose from" in short
     assert "free text" not in short
 
@@ -194,7 +230,7 @@ def test_rows_beyond_take_are_counted_as_such(tmp_path: Path, reason: str) -> No
     made["eval"] = publish(Store(str(tmp_path / "other")), run, "eval", {
         "results.json": json.dumps(results()), "bad.jsonl": "{}\n"},
         rows=RowCounts(read=1390, written={"answers": 80}, dropped={reason: 1310}))
-    page = render(run, made, "qa.yaml", NOW)
+    page = render(run, made, "run qa.yaml", NOW)
     check(page)
     text = text_of(page)
     assert "on 80 held-out rows (1,310 more not taken)." in text
@@ -204,20 +240,19 @@ def test_rows_beyond_take_are_counted_as_such(tmp_path: Path, reason: str) -> No
 
 def test_an_aim_that_is_missed_by_little_shows_by_how_much(tmp_path: Path) -> None:
     run = run_of(tmp_path, aims=["rm.eval_accuracy > 0.80001", "rm.eval_accuracy >= 0.8"])
-    text = text_of(render(run, finish(run), "qa.yaml", NOW))
+    text = text_of(render(run, finish(run), "run qa.yaml", NOW))
     assert "rm.eval_accuracy > 0.80001 0.80000 > 0.80001 ✗ missed" in text
     assert "rm.eval_accuracy >= 0.8 0.800 >= 0.800 ✓ met" in text
 
 
 def test_a_conversation_is_shown_whole(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    made = finish(run)
     said = [("system", "Be brief."), ("user", f"Who? {EVIL}"), ("assistant", "Ada."), ("user", "And when?")]
     turns = [{"role": role, "content": text} for role, text in said]
     line = {"id": "r0", "kind": None, "prompt": turns, "reference": "1815", "answers": {
         name: {"text": "1815"} for name in ("base", "dpo")}}
-    (made["eval"].path() / "answers.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    page = render(run, made, "qa.yaml", NOW)
+    made = changed(finish(run), "answers.jsonl", json.dumps(line) + "\n")
+    page = render(run, made, "run qa.yaml", NOW)
     check(page)
     assert page.count('dir="auto"') == 1 + 3 + 1 + 2, "question, turns, reference and answers run as their script does"
     assert f"And when? 3 turns before it system Be brief. user Who? {EVIL} assistant Ada." in text_of(page)
@@ -233,7 +268,7 @@ def test_bare_manifests_and_results(tmp_path: Path) -> None:
     bare = {"rows": 3, "models": lines}
     made = {name: publish(store, run, name, {"results.json": json.dumps(bare)} if name == "eval" else {"x": ""})
             for name in ("base", "seed", "sft", "eval")}
-    page = render(run, made, "qa.yaml", NOW)
+    page = render(run, made, "run qa.yaml", NOW)
     check(page)
     assert "No training events were kept." in text_of(page)
     assert "base, sft evaluated on 3 held-out rows." in text_of(page)
@@ -244,18 +279,16 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     run = run_of(tmp_path, stages, [])
     made = {"eval": publish(Store(run.store), run, "eval", {"results.json": "{"})}
     with pytest.raises(ArtifactError, match="damaged") as caught:
-        render(run, made, "qa.yaml", NOW)
+        render(run, made, "run qa.yaml", NOW)
     assert "results.json" in str(caught.value)
 
 
 def test_a_difference_that_may_be_none_is_not_called_one(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    made = finish(run)
     shaky = results()
     for entry in shaky["differences"]:
         entry["low"] = -0.01
-    folder = made["eval"].path()
-    (folder / "results.json").write_text(json.dumps(shaky), encoding="utf-8")
-    text = text_of(render(run, made, "qa.yaml", NOW))
+    made = changed(finish(run), "results.json", json.dumps(shaky))
+    text = text_of(render(run, made, "run qa.yaml", NOW))
     assert "Exact match shows no clear change: from 0.200" in text
     assert "no clear difference" in text

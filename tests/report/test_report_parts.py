@@ -168,4 +168,4 @@ def test_entrypoints_exist(finished: tuple[Run, dict[str, Artifact]]) -> None:
     root = Path(__file__).parents[2]
     for stage in run.stages:
         assert (root / "ray_jobs" / f"{stage.script}.py").is_file(), stage.name
-    assert any("--stage base" in command.line for command in commands(run, {}, "qa.yaml"))
+    assert any("--stage base" in command.line for command in commands(run, {}, "run qa.yaml"))

@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from pydantic import ValidationError
 
-from alignment.artifacts import Manifest, Store
+from alignment.artifacts import Manifest, Store, Work
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.bundle import RUN_FILE, Bundle, bundle, config_map
@@ -69,16 +69,26 @@ class Truth:
         Raises:
             KubeAlignError: the storage cannot be read, here or from the cluster.
         """
+        return self.look()[0]
+
+    def look(self) -> tuple[dict[str, Manifest | None], dict[str, Work]]:
+        """The manifests, and what is known of unfinished stages that were begun."""
         if self.near:
             store = Store(self.url)
             found = {name: store.find(key.key) for name, key in self.keys.items()}
-            return {name: None if artifact is None else artifact.manifest for name, artifact in found.items()}
+            works = {name: store.work(self.keys[name].key) for name, artifact in found.items() if artifact is None}
+            return ({name: None if artifact is None else artifact.manifest for name, artifact in found.items()},
+                    {name: work for name, work in works.items() if work is not None})
         printed = self.inside(["kubealign", "status", f"{RUN_FOLDER}/{RUN_FILE}", "--json"])
-        return manifests_in(printed)
+        return seen_in(printed)
 
-    def report(self) -> str:
-        """The report of what is finished now, as one HTML page; also written to the storage."""
-        printed = self.inside(["kubealign", "report", f"{RUN_FOLDER}/{RUN_FILE}", "--print"])
+    def report(self, typed: str) -> str:
+        """The report of what is finished now, as one HTML page; also written to the storage.
+
+        Args:
+            typed: `run FILE OPTIONS` or `submit FILE OPTIONS` as the user typed it, for the commands on the page.
+        """
+        printed = self.inside(["kubealign", "report", f"{RUN_FOLDER}/{RUN_FILE}", "--print", "--typed", typed])
         start, end = printed.lower().find("<!doctype html"), printed.lower().rfind("</html>")
         if start < 0 or end < 0:
             raise cluster_error("the report that was made in the cluster is not whole", found=printed[-300:])
@@ -132,11 +142,17 @@ def lent(client: Client, bundle: Bundle, run: Run) -> Iterator[str]:
 
 def manifests_in(printed: str) -> dict[str, Manifest | None]:
     """Manifests in what `kubealign status --json` printed; other lines are left aside."""
+    return seen_in(printed)[0]
+
+
+def seen_in(printed: str) -> tuple[dict[str, Manifest | None], dict[str, Work]]:
+    """Manifests and unfinished work in what `kubealign status --json` printed."""
     for line in reversed(printed.splitlines()):
         try:
             tree: Any = json.loads(line)
-            return {item["name"]: Manifest.model_validate(item["manifest"]) if item["manifest"] else None
-                    for item in tree["stages"]}
+            return ({item["name"]: Manifest.model_validate(item["manifest"]) if item["manifest"] else None
+                     for item in tree["stages"]},
+                    {item["name"]: Work.from_json(item["work"]) for item in tree["stages"] if item.get("work")})
         except (ValueError, TypeError, KeyError, ValidationError):
             continue
     raise cluster_error("the cluster's answer on the run's state is not understood", found=printed.strip()[-500:],

@@ -17,7 +17,8 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
 FORMS = {
-    NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first",
+    NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first (no dots, which part STAGE from "
+          "METRIC in aims and which Kubernetes' services refuse: llama-3-1)",
     ROWS: "STAGE/SPLIT, for example seed/train",
 }
 """Pattern -> what it asks for, in words; who adds a pattern adds them."""

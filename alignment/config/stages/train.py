@@ -24,6 +24,8 @@ def _thawed(value: Any) -> Any:
     return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+MOST_ROWS = 8
+"""Rows of one forward pass where the run file does not say how many, at most: more is hardly faster on one device."""
 Passed = Annotated[dict[str, Any], BeforeValidator(_thawed)]
 """Keys of a library, passed on untouched."""
 
@@ -78,8 +80,10 @@ class TrainBase(Stage):
     heart."""
     batch_size: Positive = 8
     """Rows per optimizer step over all workers; accumulation follows from it."""
-    micro_batch_size: Positive = 8
-    """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers."""
+    micro_batch_size: Positive | None = None
+    """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers. Left out:
+    the most that share a worker's part of batch_size evenly, up to 8, and fit its memory by the planner's estimate;
+    the stage says which."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Highest learning rate. The default suits lora; full wants 1e-5 to 5e-5, dpo a tenth of sft's. Schedule and
     warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
@@ -120,12 +124,13 @@ class TrainBase(Stage):
         return MostTokens(("max_length",), self.max_length, f"max_length {self.max_length}")
 
     def findings(self) -> Iterator[Finding]:
-        if self.batch_size % self.micro_batch_size:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             yield Finding(("batch_size",), "is no multiple of micro_batch_size", self.batch_size,
-                          f"a multiple of {self.micro_batch_size}")
-        if self.micro_batch_size < self.least_micro_batch:
-            yield Finding(("micro_batch_size",), f"method {self.method} compares rows of one forward pass",
-                          self.micro_batch_size, f"{self.least_micro_batch} or more")
+                          f"a multiple of {self.micro_batch_size}; or leave micro_batch_size out")
+        key = "batch_size" if self.micro_batch_size is None else "micro_batch_size"
+        if getattr(self, key) < self.least_micro_batch:
+            yield Finding((key,), f"method {self.method} compares rows of one forward pass", getattr(self, key),
+                          f"{self.least_micro_batch} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
         if self.adapter is not None and "lm_head" in self.adapter.targets:
@@ -147,12 +152,25 @@ class TrainBase(Stage):
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
 
-    def micro_batch(self, workers: int) -> int:
+    def micro_batch(self, workers: int, fits: Callable[[int], bool] = lambda rows: True) -> int:
         """Rows per forward pass on each of `workers`: micro_batch_size, or what of it divides a worker's share of
-        batch_size; 0 where batch_size cannot be shared out evenly, or not in passes that are large enough."""
+        batch_size; 0 where batch_size cannot be shared out evenly, or not in passes that are large enough.
+
+        Args:
+            fits: whether so many rows fit; asked where micro_batch_size is left out, and not of a method that compares
+                rows of one pass, as that many rows are part of what is learned there.
+        """
         share, left = divmod(self.batch_size, max(1, workers))
-        rows = 0 if left else math.gcd(share, self.micro_batch_size)
-        return rows if rows >= self.least_micro_batch else 0
+        if left:
+            return 0
+        if self.micro_batch_size is not None:
+            rows = math.gcd(share, self.micro_batch_size)
+            return rows if rows >= self.least_micro_batch else 0
+        sizes = [rows for rows in range(self.least_micro_batch, share + 1) if share % rows == 0]
+        usual = [rows for rows in reversed(sizes) if rows <= MOST_ROWS] or sizes[:1]
+        if self.least_micro_batch == 1:
+            return next(filter(fits, usual), 1)
+        return usual[0] if usual else 0
 
     @property
     def adapter(self) -> Lora | None:

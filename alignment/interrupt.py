@@ -1,0 +1,149 @@
+"""Ctrl-C and SIGTERM: the process ends within two seconds, whatever it is doing, with one line.
+
+Python's own way, an exception in the main thread, waits until native code returns (a forward pass, an import of torch),
+comes out as the traceback of whatever library it hits, and leaves the interpreter's end to C++ threads that abort. All
+that is made here may be killed at any moment and is resumed, so an interrupt is a kill with manners: a thread of its
+own hears of the signal, does what was asked for `before_end`, writes the line and ends the process. Commands that have
+something of others to tidy up ask for the exception instead (`unwinding`), and are ended when that takes too long.
+
+Does not end other processes: those of a private Ray cluster die with this one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+PATIENCE = 1.2
+"""Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
+_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_heard: list[int] = []
+_actions: list[Callable[[], None]] = []
+_left = ""
+_guarding = _raises = _raised = False
+_ending = threading.Lock()
+
+
+def guard() -> None:
+    """From here to its end this process ends as the module says. For the main thread, first of all; once is enough.
+
+    A signal that whoever started this process ignores stays ignored.
+    """
+    global _guarding
+    if _guarding:
+        return
+    _guarding = True
+    hears, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(hears,), name="interrupts", daemon=True).start()
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _in_main)
+
+
+@contextmanager
+def before_end(action: Callable[[], None]) -> Iterator[None]:
+    """Have `action` done, from another thread and as long as PATIENCE lasts, when the block is interrupted."""
+    _actions.append(action)
+    try:
+        yield
+    finally:
+        _actions.remove(action)
+
+
+def leaves(sentence: str) -> None:
+    """Say from now on, after `interrupted; `, what the end leaves behind."""
+    global _left
+    _left = sentence
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block, so that its `finally` clauses run; whoever catches it calls `end`."""
+    global _raises
+    _raises = True
+    try:
+        yield
+    finally:
+        _raises = False
+
+
+def settle() -> None:
+    """Wait for the end, where a signal was heard: a library's own handler may have raised an exception here first."""
+    if _heard:
+        time.sleep(2 * PATIENCE)
+
+
+def end() -> NoReturn:
+    """Write the line and end the process with 128 and the signal's number; without a word of anything else."""
+    _ending.acquire()  # never given back: of two threads that come here, one has the last word
+    number = (_heard or [signal.SIGINT])[0]
+    if threading.current_thread() is threading.main_thread():
+        with suppress(Exception):
+            sys.stdout.flush()
+    with suppress(OSError):
+        codes = os.isatty(2) and os.environ.get("TERM") != "dumb"
+        clear = "\r\x1b[2K\x1b[?25h" if codes else ""  # a bar that is being drawn, and the cursor that it hides
+        rest = f"; {_left}" if _left else ""
+        os.write(2, f"{clear}{_SIGNALS[signal.Signals(number)]}{rest}\n".encode("ascii", "replace"))
+    os._exit(128 + number)
+
+
+def _in_main(number: int, frame: FrameType | None) -> None:
+    global _raised
+    if _raised:
+        return  # it is unwinding
+    if _raises:
+        _raised = True
+        _heard.append(number)
+        raise KeyboardInterrupt
+    while True:  # nothing more is begun in this thread; the watcher ends the process
+        time.sleep(PATIENCE)
+
+
+def _watch(hears: int) -> None:
+    """Wait for a signal; C code writes its number into the pipe, even while the main thread is in native code."""
+    number = 0
+    while number not in _SIGNALS:  # others may have handlers of their own
+        number = os.read(hears, 1)[0]
+    _heard.append(number)
+    try:
+        if _raises:
+            time.sleep(PATIENCE)  # whoever catches the exception ends the process before
+        else:
+            done = threading.Thread(target=_do_actions, name="before the end", daemon=True)
+            done.start()
+            done.join(PATIENCE)
+    finally:
+        end()
+
+
+def _do_actions() -> None:
+    for action in reversed(_actions.copy()):
+        with suppress(Exception):  # each has its chance, and the end comes all the same
+            action()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
+def _in_child() -> None:
+    """A forked process (a loader of batches) ends quietly by the signal, and does not end its parent."""
+    global _guarding
+    if _guarding:
+        _guarding = False
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_in_child)
