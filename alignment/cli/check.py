@@ -6,6 +6,7 @@ A cluster itself is not asked: `kubealign preflight` does that.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
@@ -14,44 +15,54 @@ from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
+if TYPE_CHECKING:
+    from alignment.checks.seen import Sight
+
 
 def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
     run, place = load(file, overrides, profile)
+    from alignment.checks.seen import Sight
     from alignment.pipeline.run import describe
 
-    notes: dict[str, str] = {}
-    findings = mistakes(run, file, place, notes)
+    sight = Sight()
+    findings = mistakes(run, file, place, sight)
     if findings:
         raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
     for stage in run.stages:
-        note = notes.get(stage.name)
+        note = ", ".join(sight.notes.get(stage.name, ()))
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
-    for idle in place.idle(run) if place is not None else ():
-        say(f"! {idle}")
+    for warning in (*sight.warnings, *(place.idle(run) if place is not None else ())):
+        say(f"! {warning}")
     say("ok")
 
 
-def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str] | None = None) -> list[ConfigError]:
+def mistakes(run: Run, file: str, profile: Profile | None, sight: Sight | None = None) -> list[ConfigError]:
     """What is known to fail of `run` (loaded from `file`), as it would be executed under `profile`.
 
     Args:
-        notes: gets a few words on what was seen, by stage.
+        sight: gets what was seen, and what is hardly meant.
     """
+    from alignment.checks.machine import devices
+    from alignment.checks.seen import Sight
     from alignment.checks.stages import wrong, wrong_here
     from alignment.checks.store import store
+    from alignment.reference.aims import unmade
 
-    notes = {} if notes is None else notes
-    found: list[ConfigError] = []
+    sight = Sight() if sight is None else sight
+    found = [_finding(file, place, error) for place, error in unmade(run)]
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
-        found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
+        found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, sight)]
     if profile is None or profile.cluster is None:
         found += [_finding(file, ("stages", index, *place), error)
                   for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]
-        url = run.store if profile is None else profile.applied(run).store
-        return found + [_finding(file, ("store",), error) for error in store(url)]
+        executed = run if profile is None else profile.applied(run)
+        for key, error in devices(executed.compute):
+            where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"
+            found.append(ConfigError(error.problem, where=where, found=error.found, expected=error.expected))
+        return found + [_finding(file, ("store",), error) for error in store(executed.store)]
     found += [ConfigError(item.problem, where=f"profile {profile.name} ({dotted(item.place)})", found=item.found,
                           expected=item.expected) for item in profile.findings(run)]
     return found or list(_unfit(run, profile))

@@ -88,8 +88,13 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
         yield Finding(("name",), "two stages have the same name", stage.name, "a name of its own")
     for model in stage.model_refs():
         yield from _check_model(stage, model, earlier, names)
+    read: set[str] = set()
     for rows in stage.row_refs():
         yield from _check_rows(rows, earlier, names)
+        if rows.ref in read:
+            yield Finding(rows.place, "names rows that the stage reads already", rows.ref, "each row set once")
+        read.add(rows.ref)
+    yield from _check_held_out(stage, earlier)
     yield from stage.findings()
 
 
@@ -121,6 +126,49 @@ def _check_rows(ref: RowsPlace, earlier: Mapping[str, AnyStage], names: list[str
         yield Finding(ref.place, _not_before(ref.stage, names), ref.ref, _choices(choices))
     elif ref.split not in earlier[ref.stage].splits():
         yield Finding(ref.place, "refers to rows that no stage makes", ref.ref, _choices(choices))
+
+
+def _check_held_out(stage: AnyStage, earlier: Mapping[str, AnyStage]) -> Iterator[Finding]:
+    seen = _read_before(stage, earlier)
+    for rows in stage.held_out():
+        for ref in _made_from(rows.ref, earlier):
+            if ref in seen:
+                made = "are" if ref == rows.ref else f"are made from {ref}, which is"
+                free = [f"{other.name}/{split}" for other in earlier.values() for split in other.splits()
+                        if seen.keys().isdisjoint(_made_from(f"{other.name}/{split}", earlier))]
+                yield Finding(rows.place, f"these rows {made} read by stage {seen[ref]}, so they are not held out",
+                              rows.ref, "rows that no stage before reads: " + _choices(free))
+                break
+
+
+def read_upstream(run: Run, stage: AnyStage) -> dict[str, str]:
+    """Row sets that were read, in any way, to make the models that a stage reads -> the first stage that does."""
+    return _read_before(stage, {other.name: other for other in run.stages})
+
+
+def _read_before(stage: AnyStage, stages: Mapping[str, AnyStage]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    waiting, visited = [ref.stage for ref in stage.model_refs()], {stage.name}
+    while waiting:
+        name = waiting.pop(0)
+        if name in visited or name not in stages:
+            continue
+        visited.add(name)
+        for rows in stages[name].row_refs():
+            found.setdefault(rows.ref, name)
+        waiting += stages[name].inputs()
+    return found
+
+
+def _made_from(ref: str, stages: Mapping[str, AnyStage]) -> list[str]:
+    """A row set, and those that its stage made it from."""
+    found = [ref]
+    for made in found:  # which grows
+        name, _, split = made.partition("/")
+        maker = stages.get(name)
+        if maker is not None and split in maker.splits():
+            found += [rows.ref for rows in maker.row_refs() if rows.ref not in found]
+    return found
 
 
 def _not_before(name: str, names: list[str]) -> str:

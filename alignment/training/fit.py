@@ -94,7 +94,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "dtype": str(dtype).removeprefix("torch."), "device": device, "workers": workers,
-            "micro_batch_size": stage.micro_batch(workers),
+            "micro_batch_size": stage.micro_batch(workers), "learning_rate": stage.rate,
         }
         write_outcome(context, outcome)
     barrier()
@@ -192,7 +192,7 @@ def _arguments(
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=stage.batch_size // (micro * workers),
         num_train_epochs=stage.epochs,
-        learning_rate=stage.learning_rate,
+        learning_rate=stage.rate,
         # Mixed precision only where the hardware gains: on a CPU the frozen weights are in `dtype` already.
         bf16=on_gpu and dtype == torch.bfloat16,
         use_cpu=not on_gpu,

@@ -40,9 +40,9 @@ def test_the_small_run(run_text: str) -> None:
     ("1e-4", 1e-4), ("2E-5", 2e-5), ("1e+2", 100.0), ("5.e-3", 5e-3), (".5e-3", 5e-4), ("0.001", 1e-3), ("3", 3.0),
 ])
 def test_numbers_as_people_write_them(text: str, value: float, run_text: str) -> None:
-    sft = parse_run(run_text.replace("learning_rate: 1e-4", f"learning_rate: {text}")).stage("sft")
+    sft = parse_run(run_text.replace("learning_rate: 1e-4", f"epochs: {text}")).stage("sft")
     assert isinstance(sft, Sft)
-    assert sft.learning_rate == value
+    assert sft.epochs == value
 
 
 @pytest.mark.parametrize("text", ["1e-4x", "e-4", "1e", "v1e4"])
@@ -96,10 +96,10 @@ def test_a_run_is_frozen_and_lists_are_tuples(run_text: str) -> None:
 
 
 def test_trl_is_handed_on_untouched(run_text: str) -> None:
-    text = run_text.replace("learning_rate: 1e-4", "trl: {lr_scheduler_kwargs: {num_cycles: [1, 2]}, warmup_steps: 3}")
+    text = run_text.replace("learning_rate: 1e-4", "trl: {gradient_checkpointing_kwargs: {a: [1, 2]}, warmup_steps: 3}")
     sft = parse_run(text).stage("sft")
     assert isinstance(sft, Sft)
-    assert sft.trl == {"lr_scheduler_kwargs": {"num_cycles": [1, 2]}, "warmup_steps": 3}
+    assert sft.trl == {"gradient_checkpointing_kwargs": {"a": [1, 2]}, "warmup_steps": 3}
 
 
 def test_reference_mode_follows_the_strategy(run_text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -99,7 +99,7 @@ class Sample(Stage):
     sampling: Sampling = Sampling()
     """How answers are drawn. All alike would leave nothing to choose from: keep the temperature above 0."""
     first: Sampling | None = None
-    """Sampling of each prompt's first answer, where it differs from the others."""
+    """Sampling of each prompt's first answer, where it differs from the others: keys it leaves out are `sampling`'s."""
     score: Scorer
     """What judges the answers: a reward model, a function, or the weighted sum of both."""
     pairs: Literal["max-min", "newest-previous"] = "max-min"
@@ -113,6 +113,14 @@ class Sample(Stage):
     """Prompts in one generation batch (times n sequences)."""
     max_prompt_tokens: Positive = 1024
     """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first(cls, value: Any) -> Any:
+        match value:
+            case {"first": dict(first), "sampling": dict(sampling)}:
+                return {**value, "first": {**sampling, **first}}
+        return value
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
