@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alignment.artifacts import Artifact
 from alignment.checks.seen import Sight, Wrong
-from alignment.config import FolderModel, GgufModel, HubModel, ImportModel, TinyModel, TrainBase
+from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, ImportModel, TinyModel, TrainBase
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
 from alignment.errors import ConfigError, KubeAlignError
@@ -39,10 +40,20 @@ def remember(sight: Sight, stage: ImportModel) -> None:
         sight.layers[stage.name] = found
 
 
+def remember_made(sight: Sight, stage: AnyStage, artifact: Artifact) -> None:
+    """The same of a model that is made: its own layers, or those of its start where it is an adapter."""
+    folder = artifact.path() / "model"
+    if (folder / "config.json").exists():
+        sight.layers[stage.name] = _of_folder(folder)
+    for ref in stage.model_refs():
+        if ref.stage in sight.layers:
+            sight.layers.setdefault(stage.name, sight.layers[ref.stage])
+
+
 def adaptable(sight: Sight, stage: TrainBase) -> Wrong:
     """Targets of an adapter that no linear layer has; a stage's own model has the layers of its start."""
     layers = sight.layers.get(stage.model)
-    if layers is None:
+    if not layers:
         return
     sight.layers[stage.name] = layers
     if stage.adapter is None or isinstance(stage.adapter.targets, str):

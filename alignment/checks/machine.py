@@ -5,6 +5,7 @@ Imports no torch: that a GPU is there shows in the driver's files, and that torc
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,6 +16,13 @@ from alignment.config import Compute, TrainBase
 from alignment.config.trl_keys import known_keys, lacks_tracker
 from alignment.errors import ConfigError
 
+_OPTIMIZERS = {
+    "torch_4bit": "torchao", "torch_8bit": "torchao", "galore": "galore_torch", "apollo": "apollo_torch",
+    "8bit": "bitsandbytes", "paged": "bitsandbytes", "bnb": "bitsandbytes", "lion": "bitsandbytes",
+    "ademamix": "bitsandbytes", "lomo": "lomo_optim", "grokadamw": "grokadamw", "schedule_free": "schedulefree",
+    "stable_adamw": "optimi", "anyprecision": "torchdistx",
+}
+"""Part of the name of one of transformers' optimizers -> the package that it needs, the first that fits."""
 _DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """What there is where a GPU's driver is loaded: NVIDIA's, within WSL, AMD's."""
 
@@ -28,6 +36,27 @@ def trackers(stage: TrainBase) -> Wrong:
             yield ("log_to", index), ConfigError(f"{tool} is not installed", found=tool,
                                                  expected="a tracker that is installed here",
                                                  hint=f"install {tool}, or remove it from log_to")
+
+
+def packages(stage: TrainBase) -> Wrong:
+    """Packages that an option of `trl` needs and that are not installed."""
+    if known_keys(stage.trl_config) is None:
+        return
+    optimizer = str(stage.trl.get("optim", ""))
+    needed = [("optim", package) for part, package in _OPTIMIZERS.items() if part in optimizer][:1]
+    if stage.trl.get("use_liger_kernel") is True:
+        needed.append(("use_liger_kernel", "liger_kernel"))
+    for key, package in needed:
+        if importlib.util.find_spec(package) is None:
+            yield ("trl", key), ConfigError(f"{package} is not installed, which this needs", found=stage.trl[key],
+                                            expected="an option whose package is installed here",
+                                            hint=f"install {package.replace('_', '-')}, or leave {key} out")
+
+
+def train(stage: TrainBase) -> Wrong:
+    """Everything that a train stage needs to be installed."""
+    yield from trackers(stage)
+    yield from packages(stage)
 
 
 def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from alignment.checks.lengths import askable_within
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import Evaluate, Run, Sample, TrainBase, row_of
 from alignment.config.run import read_upstream
@@ -21,7 +22,8 @@ from alignment.sampling.prompts import as_prompt
 
 COMPARED = 2_000_000
 """Letters of rows up to which overlap is looked for now; a second and a half."""
-_TO_COME = "an answer to come"
+_TO_COME = "?"
+"""Stands for an answer that a model is still to give; one piece, so that it is never too long."""
 
 
 def learnable(sight: Sight, stage: TrainBase) -> Wrong:
@@ -69,6 +71,7 @@ def askable(sight: Sight, stage: Sample) -> Wrong:
         return
     if len(prompts) < len(records):
         sight.warn(stage.name, f"{len(records) - len(prompts)} of {len(records)} rows have no prompt to answer")
+    yield from askable_within(sight, stage, prompts)
     unfit = _unfit(stage, prompts)
     if len(unfit) == len(prompts):
         yield ("score", "function"), _needs(stage, prompts, unfit)
@@ -78,7 +81,7 @@ def askable(sight: Sight, stage: Sample) -> Wrong:
         "best": [replace(record, id=f"{record.id}-best", type="prompt-completion", completion=_TO_COME, label=None)
                  for record in prompts],
         "pairs": [replace(record, id=f"{record.id}-pair", type="preference", completion=_TO_COME, label=None,
-                          rejected=f"not {_TO_COME}") for record in prompts],
+                          rejected=f"not{_TO_COME}") for record in prompts],
     }
     made["samples"] = made["best"]
     sight.rows |= {f"{stage.name}/{split}": made[split] for split in stage.splits()}
@@ -90,6 +93,7 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
     if test is None:
         return
     asked = [record for row in test if (record := as_prompt(row)) is not None]
+    yield from askable_within(sight, stage, asked)
     unfit = _unfit(stage, asked)
     if unfit and (stage.take is None or len(unfit) == len(asked)):
         yield ("score", "function"), _needs(stage, asked, unfit)

@@ -1,6 +1,6 @@
 """One check for each stage kind, in `CHECKS` under its class: what its stages read, and what that must be.
 
-Every finding is made, none stops the next. A data file over READ_LIMIT is looked for but not read: its stage reads it.
+Every finding is made, none stops the next. A data file over the limit is looked for but not read: its stage reads it.
 Rows are judged in rows.py, models in layers.py, the machine in machine.py.
 """
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from alignment import templates
-from alignment.checks.layers import adaptable, remember
-from alignment.checks.machine import trackers
+from alignment.artifacts import Artifact
+from alignment.checks.layers import adaptable, remember, remember_made
+from alignment.checks.lengths import remember_template, trainable
+from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import (
@@ -36,12 +38,12 @@ from alignment.config import (
 from alignment.config.messages import close_to
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
+from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
+from alignment.records import read_records
 from alignment.rewards import BUILT_IN
 
-READ_LIMIT = 32_000_000
-"""Bytes of one data file up to which `check` reads every row."""
 
 def wrong(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
     """Everything that is known to fail of one stage. Asked of all stages of a run, in their order.
@@ -53,6 +55,18 @@ def wrong(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
     yield from row_of(CHECKS, type(stage))(run, stage, sight)
 
 
+def made(stage: AnyStage, artifact: Artifact, sight: Sight) -> None:
+    """Instead of `wrong`, for a stage that is finished: what later ones will read of it, where that is cheap."""
+    if not artifact.store.is_local:
+        return
+    for split in stage.splits():
+        file = artifact.path() / "rows" / f"{split}.jsonl"
+        if not file.exists() or file.stat().st_size <= sight.limit:  # a split that got no rows has no file
+            sight.rows[f"{stage.name}/{split}"] = read_records(file) if file.exists() else []
+    if stage.makes == "policy":
+        remember_made(sight, stage, artifact)
+
+
 def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
     try:
         MODELS[type(stage.model)](stage.name, stage.model)
@@ -62,6 +76,7 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
         yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
                                          expected="one of " + ", ".join(templates.names()))
     remember(sight, stage)
+    remember_template(sight, stage)
 
 
 def _check_gguf(stage: str, model: GgufModel) -> None:
@@ -91,7 +106,7 @@ def _check_folder(stage: str, model: FolderModel) -> None:
 
 
 def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
-    problems, unread = list(_sources(stage)), []
+    problems, unread = list(_sources(stage, sight.limit)), []
     for index, error in problems:
         if error is None:
             unread.append(stage.data[index].path)
@@ -102,6 +117,11 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     if unread:
         sight.note(stage.name, f"not read now: {', '.join(unread)}")
         return
+    try:
+        check_template(stage)
+    except KubeAlignError as error:
+        yield ("passage_prompt",), ConfigError(error.problem, found=error.found, expected=error.expected,
+                                               hint=error.hint)
     try:
         seen = preview(run, stage)
     except KubeAlignError as error:
@@ -128,7 +148,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     sight.rows |= {f"{stage.name}/{split}": rows for split, rows in seen.splits.items()}
 
 
-def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
+def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError | None]]:
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
         if "://" in source.path:
@@ -142,7 +162,7 @@ def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
                 hint=f"there are {', '.join(near)}" if near else "relative paths start at the working directory")
         elif not os.access(path, os.R_OK):
             yield index, ConfigError("the data file may not be read by this user", found=source.path)
-        elif path.stat().st_size > READ_LIMIT:
+        elif path.stat().st_size > limit:
             yield index, None
 
 
@@ -160,6 +180,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
                                f"{stage.strategy.kind}")
     yield from adaptable(sight, stage)
     yield from learnable(sight, stage)
+    yield from trainable(run, sight, stage)
 
 
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
@@ -191,7 +212,7 @@ def _function(stage: Sample | Evaluate) -> Wrong:
         yield place, ConfigError("the reward function's module is not installed", found=module, expected=expected)
     elif (names := _defined(spec.origin)) is not None and function not in names:
         yield place, ConfigError("the module has no such function", found=name,
-                                 expected=f"{module}:{close_to(function, names)}" if names else "a function in it")
+                                 expected=close_to(function, [name for name in names if name[0] != "_"]))
 
 
 def _defined(file: str | None) -> list[str] | None:
@@ -204,14 +225,18 @@ def _defined(file: str | None) -> list[str] | None:
     except (OSError, ValueError, SyntaxError):
         return None
     found: list[str] = []
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found.append(name)
+                continue  # what stands within is not the module's
             case ast.Name(id=name, ctx=ast.Store()):
                 found.append(name)
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 found += [alias.asname or alias.name for alias in names]
+        waiting += ast.iter_child_nodes(node)
     return None if "*" in found or "__getattr__" in found else found
 
 
@@ -229,7 +254,7 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportData: _nothing, TrainBase: trackers, Sample: _nothing, Evaluate: _nothing,
+    ImportModel: _nothing, ImportData: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -5,7 +5,7 @@ A cluster itself is not asked: `kubealign preflight` does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
@@ -16,16 +16,20 @@ from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
 if TYPE_CHECKING:
+    from alignment.artifacts import Artifact
     from alignment.checks.seen import Sight
+
+QUICK = 4_000_000
+"""Bytes of one data file up to which it is read before a run begins, and then once more by its stage."""
 
 
 def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
     run, place = load(file, overrides, profile)
-    from alignment.checks.seen import Sight
+    from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.pipeline.run import describe
 
-    sight = Sight()
+    sight = Sight(READ_LIMIT)
     findings = mistakes(run, file, place, sight)
     if findings:
         raise ConfigErrors(findings)
@@ -38,26 +42,48 @@ def check(file: RunFile, profile: ProfileName = None, overrides: Overrides = Non
     say("ok")
 
 
-def mistakes(run: Run, file: str, profile: Profile | None, sight: Sight | None = None) -> list[ConfigError]:
+def refuse(run: Run, file: str, profile: Profile | None, only: str | None = None) -> None:
+    """Before anything is made: raise ConfigErrors with what is known to fail of the stages that are left to make. Data
+    files that take long are left to their stages."""
+    from alignment.checks.seen import Sight
+    from alignment.pipeline import status
+
+    found = status(run if profile is None else profile.applied(run))
+    if None in (found.values() if only is None else [found.get(only)]):
+        findings = mistakes(run, file, profile, Sight(QUICK), found, only)
+        if findings:
+            raise ConfigErrors(findings)
+
+
+def mistakes(
+    run: Run, file: str, profile: Profile | None, sight: Sight | None = None,
+    finished: Mapping[str, Artifact | None] | None = None, only: str | None = None,
+) -> list[ConfigError]:
     """What is known to fail of `run` (loaded from `file`), as it would be executed under `profile`.
 
     Args:
         sight: gets what was seen, and what is hardly meant.
+        finished: artifacts by stage; what is finished is not asked again.
+        only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.machine import devices
-    from alignment.checks.seen import Sight
-    from alignment.checks.stages import wrong, wrong_here
+    from alignment.checks.seen import READ_LIMIT, Sight
+    from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
     from alignment.reference.aims import unmade
 
-    sight = Sight() if sight is None else sight
+    sight = Sight(READ_LIMIT) if sight is None else sight
     found = [_finding(file, place, error) for place, error in unmade(run)]
+    here = profile is None or profile.cluster is None
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
-        found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, sight)]
+        artifact = (finished or {}).get(stage.name)
+        wrongs = [*wrong(executed, stage, sight), *(wrong_here(stage) if here else ())] if artifact is None else []
+        if artifact is not None:
+            made(stage, artifact, sight)
+        if only in (None, stage.name):
+            found += [_finding(file, ("stages", index, *place), error) for place, error in wrongs]
     if profile is None or profile.cluster is None:
-        found += [_finding(file, ("stages", index, *place), error)
-                  for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]
         executed = run if profile is None else profile.applied(run)
         for key, error in devices(executed.compute):
             where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"

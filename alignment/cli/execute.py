@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from alignment.cli.check import refuse
 from alignment.cli.options import (
     Context,
     KnownProfile,
@@ -33,6 +34,8 @@ def run(
 ) -> None:
     """Make every unfinished stage, then the report. Finished stages are left alone."""
     loaded = load_applied(file, overrides, profile)
+    as_written, place = load(file, overrides, profile)
+    refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 

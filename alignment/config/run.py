@@ -15,7 +15,7 @@ from alignment.config.aims import Aim, parse_aim
 from alignment.config.compute import Compute
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
-from alignment.config.stages.fields import Name, Strict
+from alignment.config.stages.fields import Name, StoreUrl, Strict
 
 
 class Run(Strict):
@@ -29,7 +29,7 @@ class Run(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of every draw: rows taken, splits, fresh weights, batches, answers, bootstraps. Another seed makes everything
     anew."""
-    store: str = "runs"
+    store: StoreUrl = "runs"
     """Artifacts: a folder or any fsspec URL (s3://bucket/prefix)."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies every `take`: one number to ask for a larger or smaller run."""

@@ -66,5 +66,6 @@ def _finding(stage: AnyStage, metric: str, made: list[str]) -> ConfigError:
                            found=f"{stage.name}.{metric}", expected="a metric that the stage makes")
     near = difflib.get_close_matches(metric, made, _NEAR, cutoff=0.5)
     return ConfigError("an aim names a metric that its stage does not make", found=f"{stage.name}.{metric}",
-                       expected=f"perhaps {' or '.join(near)}" if near else f"one of {', '.join(made)}",
+                       expected="perhaps " + " or ".join(f"{stage.name}.{name}" for name in near) if near
+                       else f"one of {', '.join(made)}",
                        hint=f"kubealign explain {stage.tag} lists the metrics of such a stage")

@@ -96,7 +96,7 @@ def test_missing_file_names_what_lies_near(call: Call) -> None:
 def test_a_large_file_is_left_to_its_stage(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     _rows("rows.jsonl", ["{broken"])
     _write()
-    monkeypatch.setattr("alignment.checks.stages.READ_LIMIT", 3)
+    monkeypatch.setattr("alignment.checks.seen.READ_LIMIT", 3)
     said = call("check", "run.yaml")
     assert said.code == 0
     assert "not read now: rows.jsonl" in said.out

@@ -37,7 +37,8 @@ def test_a_wrong_value_is_found_at_its_line(value: str, found: str, said: str, r
 @pytest.mark.parametrize("value", [
     "{weight_decay: 0}", "{weight_decay: 0.01}",
     "{max_grad_norm: .inf}", "{lr_scheduler_type: cosine, warmup_steps: 0.1}",
-    "{lr_scheduler_type: cosine, lr_scheduler_kwargs: {num_cycles: 1}}", "{dataloader_prefetch_factor: ~}", "{optim: adamw_torch}", "{debug: x}",
+    "{lr_scheduler_type: cosine, lr_scheduler_kwargs: {num_cycles: 1}}",
+    "{dataloader_prefetch_factor: ~}", "{optim: adamw_torch}", "{debug: x}",
     "{pad_to_multiple_of: 8}", "{gradient_checkpointing: true}", "{include_num_input_tokens_seen: true}",
     "{include_for_metrics: [a]}", "{loss_type: nll}",
     "{lr_scheduler_type: cosine_with_restarts, lr_scheduler_kwargs: '{\"num_cycles\": 1}'}",

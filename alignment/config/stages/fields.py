@@ -15,9 +15,12 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 """STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+STORE = r"\S"
+StoreUrl = Annotated[str, Field(pattern=STORE)]
 FORMS = {
     NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first",
     ROWS: "STAGE/SPLIT, for example seed/train",
+    STORE: "a folder or URL: runs, s3://bucket/prefix",
 }
 """Pattern -> what it asks for, in words; who adds a pattern adds them."""
 Place = tuple[str | int, ...]

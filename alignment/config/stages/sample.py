@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, plural
 from alignment.config.stages.fields import Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
@@ -32,6 +32,11 @@ class Sampling(Strict):
     max_new_tokens: Positive = 128
     """Longest answer, in tokens. One that is cut here never becomes a good example; see finished_share. Time and
     memory grow with it."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether a prompt always gets the same answer."""
+        return self.temperature in (0.0, (0.0, 0.0)) or self.top_k in (1, (1, 1))
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -141,6 +146,17 @@ class Sample(Stage):
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS
+
+    def findings(self) -> Iterator[Finding]:
+        alike = self.sampling.greedy and self.n > (1 if self.first is None or self.first.greedy else 2)
+        if alike:
+            yield Finding(("sampling",), f"all {self.n} answers to a prompt are the same",
+                          {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k},
+                          "a temperature above 0, or n: 1 with pairs: newest-previous")
+        if self.previous == self.model:
+            yield Finding(("previous",), "is the model itself", self.previous, "the model before")
+        if not (self.score.model_weight or self.score.function_weight):
+            yield Finding(("score",), "both weights are 0, so every score is", 0.0, "a weight other than 0")
 
     def title(self) -> str:
         return f"sample · {plural(self.n, 'answer')}"

@@ -123,6 +123,11 @@ class TrainBase(Stage):
                           self.micro_batch_size, f"{self.least_micro_batch} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
+        if self.adapter is not None and len(set(self.adapter.targets)) != len(self.adapter.targets) and isinstance(
+                self.adapter.targets, tuple):
+            yield Finding(("strategy", "targets"), "names a layer twice", list(self.adapter.targets), "each once")
+        if self.adapter is not None and not self.adapter.targets:
+            yield Finding(("strategy", "targets"), "names no layer", [], "all-linear, or names of linear layers")
         if self.adapter is not None and "lm_head" in self.adapter.targets:
             yield Finding(("strategy", "targets"), "lm_head takes no adapter: it may be the embedding as well, and the "
                           "losses read its weight past an adapter", "lm_head", "names of other linear layers")
