@@ -175,9 +175,8 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     if workers > 1 and 0 < gpus < 1:
         yield (), ConfigError("workers that train need a GPU each: NCCL refuses two ranks on one",
                               found=f"compute.gpus_per_worker: {gpus:g}", expected="1, or 1 worker")
-    if stage.learning_rate is None:
-        sight.note(stage.name, f"learning rate {stage.rate:g}, the default of {stage.method} with "
-                               f"{stage.strategy.kind}")
+    if (said := stage.defaulted()) is not None:
+        sight.note(stage.name, said)
     yield from adaptable(sight, stage)
     yield from learnable(sight, stage)
     yield from trainable(run, sight, stage)

@@ -165,6 +165,8 @@ def _arguments(
     if micro < stage.micro_batch_size and os.environ.get("RANK", "0") == "0":
         console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since each "
                       f"of {workers} workers has {stage.batch_size // workers} of a batch")
+    if (said := stage.defaulted()) is not None and os.environ.get("RANK", "0") == "0":
+        console.print(f"  {stage.name}: {said}")
     for tool in filter(lacks_tracker, stage.log_to):
         raise ConfigError(f"{tool} is not installed", where=f"stage {stage.name}, log_to", found=tool,
                           hint=f"install {tool}, or remove it from log_to")

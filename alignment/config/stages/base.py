@@ -162,6 +162,10 @@ class Stage(Strict):
         """What is wrong within the stage, beyond types and bounds."""
         return iter(())
 
+    def defaulted(self) -> str | None:
+        """A value that the file leaves out and that decides much, in words: said before anything is made."""
+        return None
+
     @abstractmethod
     def title(self) -> str:
         """What the stage is, in a few words: `dpo · lora r 16`."""

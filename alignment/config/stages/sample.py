@@ -155,8 +155,10 @@ class Sample(Stage):
                           "a temperature above 0, or n: 1 with pairs: newest-previous")
         if self.previous == self.model:
             yield Finding(("previous",), "is the model itself", self.previous, "the model before")
-        if not (self.score.model_weight or self.score.function_weight):
-            yield Finding(("score",), "both weights are 0, so every score is", 0.0, "a weight other than 0")
+        parts = ((self.score.model, self.score.model_weight), (self.score.function, self.score.function_weight))
+        if not any(weight for name, weight in parts if name is not None):
+            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
+                          "a weight other than 0")
 
     def title(self) -> str:
         return f"sample · {plural(self.n, 'answer')}"

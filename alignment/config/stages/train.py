@@ -149,6 +149,10 @@ class TrainBase(Stage):
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         return super().learned(scaled) | {"learning_rate": self.rate}
 
+    def defaulted(self) -> str | None:
+        return None if self.learning_rate is not None else (
+            f"learning rate {self.rate:g}, the default of {self.method} with {self.strategy.kind}")
+
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
 
