@@ -48,6 +48,8 @@ def refuse(run: Run, file: str, profile: Profile | None, only: str | None = None
     from alignment.checks.seen import Sight
     from alignment.pipeline import status
 
+    if any("://" in (source.path or "") for stage in run.stages for source in stage.sources()):
+        return  # whose digests are fetched to know what is finished: once is enough
     found = status(run if profile is None else profile.applied(run))
     if None in (found.values() if only is None else [found.get(only)]):
         findings = mistakes(run, file, profile, Sight(QUICK), found, only)

@@ -7,6 +7,7 @@ say. Does not read YAML (load.py does) and does not know where a run is executed
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -131,14 +132,13 @@ def _check_rows(ref: RowsPlace, earlier: Mapping[str, AnyStage], names: list[str
 def _check_held_out(stage: AnyStage, earlier: Mapping[str, AnyStage]) -> Iterator[Finding]:
     seen = _read_before(stage, earlier)
     for rows in stage.held_out():
-        for ref in _made_from(rows.ref, earlier):
-            if ref in seen:
-                made = "are" if ref == rows.ref else f"are made from {ref}, which is"
-                free = [f"{other.name}/{split}" for other in earlier.values() for split in other.splits()
-                        if seen.keys().isdisjoint(_made_from(f"{other.name}/{split}", earlier))]
-                yield Finding(rows.place, f"these rows {made} read by stage {seen[ref]}, so they are not held out",
-                              rows.ref, "rows that no stage before reads: " + _choices(free))
-                break
+        read = _read_of(rows.ref, seen, earlier)
+        if read is not None:
+            made = "are" if read == rows.ref else f"are made from {read}, which is"
+            free = [ref for other in earlier.values() for split in other.splits()
+                    if _read_of(ref := f"{other.name}/{split}", seen, earlier) is None]
+            yield Finding(rows.place, f"these rows {made} read by stage {seen[read]}, so they are not held out",
+                          rows.ref, "rows that no stage before reads: " + _choices(free))
 
 
 def read_upstream(run: Run, stage: AnyStage) -> dict[str, str]:
@@ -160,15 +160,14 @@ def _read_before(stage: AnyStage, stages: Mapping[str, AnyStage]) -> dict[str, s
     return found
 
 
-def _made_from(ref: str, stages: Mapping[str, AnyStage]) -> list[str]:
-    """A row set, and those that its stage made it from."""
-    found = [ref]
-    for made in found:  # which grows
-        name, _, split = made.partition("/")
-        maker = stages.get(name)
-        if maker is not None and split in maker.splits():
-            found += [rows.ref for rows in maker.row_refs() if rows.ref not in found]
-    return found
+def _read_of(ref: str, seen: Mapping[str, str], stages: Mapping[str, AnyStage]) -> str | None:
+    """The row set that was read, if that is this one, or if all were that its stage makes it from."""
+    if ref in seen:
+        return ref
+    name = ref.partition("/")[0]
+    before = dict(takewhile(lambda item: item[0] != name, stages.items()))  # a wrong file may refer in a circle
+    read = [_read_of(rows.ref, seen, before) for rows in stages[name].row_refs()] if name in stages else []
+    return None if None in read else next(iter(read), None)
 
 
 def _not_before(name: str, names: list[str]) -> str:

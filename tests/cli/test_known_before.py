@@ -331,3 +331,26 @@ def test_slots_of_a_passage_prompt(prompt: str, said: str, checked: Callable[...
     assert found.code == 2
     assert "(stages[1].passage_prompt)" in found.err
     assert said in found.err
+
+
+def test_what_refers_in_a_circle_is_told_and_not_followed_for_ever(checked: Callable[..., Said]) -> None:
+    def change(run: dict[str, Any]) -> None:
+        of("rs", prompts=["rs2/best"])(run)
+        more(name="rs2", kind="sample", model="sft", prompts=["rs/best"], score={"function": "brevity"})(run)
+        of("eval", rows="rs2/best")(run)
+
+    said = checked(change)
+    assert said.code == 2
+    assert "it comes later" in said.err
+
+
+def test_a_finished_stage_is_not_asked_again_before_a_run(checked: Callable[..., Said], call: Call) -> None:
+    """A laptop may render the report of what a machine with a GPU has made."""
+    def change(run: dict[str, Any]) -> None:
+        run["stages"] = run["stages"][:2]
+
+    assert checked(change, "run").code == 0
+    text = Path("run.yaml").read_text()
+    Path("run.yaml").write_text(text.replace("device: cpu", "device: cuda"))
+    assert call("check", "run.yaml").code == 2
+    assert call("run", "run.yaml").code == 0
