@@ -134,6 +134,7 @@ def test_a_first_answer_differs_only_where_it_says_so(run_text: str) -> None:
     assert isinstance(stage, Sample)
     assert stage.first is not None
     assert (stage.first.temperature, stage.first.top_p, stage.first.max_new_tokens) == (0.0, 0.9, 9)
+    assert Sample.model_validate_json(stage.model_dump_json()) == stage, "and so it travels"
 
 
 @pytest.mark.parametrize(("method", "strategy", "rate"), [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -119,13 +119,12 @@ class Sample(Stage):
     max_prompt_tokens: Positive = 1024
     """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _first(cls, value: Any) -> Any:
-        match value:
-            case {"first": dict(first), "sampling": dict(sampling)}:
-                return {**value, "first": {**sampling, **first}}
-        return value
+    @model_validator(mode="after")
+    def _first(self) -> Self:
+        if self.first is not None:
+            own = {key: getattr(self.first, key) for key in self.first.model_fields_set}
+            object.__setattr__(self, "first", self.sampling.model_copy(update=own))  # frozen from here on
+        return self
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
