@@ -1,14 +1,16 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere (CI, pods).
 
 Nothing is logged to files here: a stage's events.jsonl is the record, and its context tells the store how far it is.
+`waiting` is for what has no units: it says every 15 seconds what is waited for.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -119,3 +121,26 @@ def track(label: str, total: float | None, unit: str = "rows", tell: Tell | None
             yield Tracker(label, total, unit, bar, tell)
     else:
         yield Tracker(label, total, unit, None, tell)
+
+
+@contextmanager
+def waiting(what: Callable[[], str]) -> Iterator[None]:
+    """Say what is waited for, and for how long so far, every PLAIN_EVERY seconds until the block ends.
+
+    Args:
+        what: called for each line, in a thread of its own. A line that it cannot make is left out.
+    """
+    over, began = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(PLAIN_EVERY):
+            with suppress(Exception):  # of whoever is asked, who may be going away; the block itself will tell
+                console.print(f"  {what()} ({time.monotonic() - began:.0f} s so far)", markup=False)
+
+    thread = threading.Thread(target=speak, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)

@@ -9,6 +9,7 @@ double work, not a lock that correctness rests on: publishing is atomic, and sta
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -24,6 +25,9 @@ import fsspec
 from alignment.artifacts.faults import explained
 from alignment.errors import ArtifactError
 from alignment.interrupt import before_end
+
+SAID_EVERY = 15.0
+"""Seconds between sentences while a lease is waited for."""
 
 
 def _boot_id() -> str:
@@ -64,7 +68,7 @@ class Lease:
         finished: asked while waiting; when it says True the wait ends without the lease (`held` is False).
         url: of the lease file, for errors.
         ttl: seconds without renewal after which a lease is anyone's.
-        waiting: called once with a sentence about the holder when another one holds it.
+        waiting: called with a sentence about the holder when another one holds it, and every SAID_EVERY seconds again.
     """
 
     def __init__(
@@ -102,7 +106,8 @@ class Lease:
 
     def _wait(self) -> bool:
         """Whether the lease was taken; False when the work was finished meanwhile."""
-        said = False
+        began = time.monotonic()
+        said = -math.inf
         seen: tuple[str, float] | None = None
         while not self.finished():
             holder = self._read()
@@ -117,10 +122,12 @@ class Lease:
                     taken = self._take_over()
                 else:
                     taken = False
-                    if not said:
+                    now = time.monotonic()
+                    if now - said >= SAID_EVERY:
+                        so_far = f" ({now - began:.0f} s so far)" if math.isfinite(said) else ""
                         self.waiting(f"another process (pid {holder.get('pid')}, since {holder.get('since')}) works "
-                                     "on it; waiting for its result")
-                        said = True
+                                     f"on it; waiting for its result{so_far}")
+                        said = now
             if taken:
                 return True
             time.sleep(self.poll)

@@ -30,7 +30,7 @@ from alignment.artifacts.lease import Lease
 from alignment.artifacts.manifest import FORMAT, FileEntry, Manifest
 from alignment.artifacts.work import Workspace, entries, sha256_of, sizes_below
 from alignment.errors import ArtifactError, Written
-from alignment.progress import State
+from alignment.progress import State, waiting
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,8 @@ def _alone(file: Path) -> Iterator[None]:
     """One process of this machine at a time; over when its holder dies."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with waiting(lambda: f"waits for another process of this machine, which fetches {file.name}"):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import fsspec
@@ -23,6 +24,7 @@ from fsspec.core import url_to_fs
 from alignment.artifacts.faults import explained
 from alignment.artifacts.manifest import FileEntry
 from alignment.errors import ArtifactError
+from alignment.progress import waiting
 
 _MARKER = re.compile(r"(?P<name>.+)\.pushed-(?P<part>\d+)-of-(?P<parts>\d+)")
 _AT_ONCE = 8
@@ -62,9 +64,12 @@ class Workspace:
     def url_of(self, path: str) -> str:
         return f"{self.url}/{path}"
 
-    def guard(self, path: str, verb: str) -> AbstractContextManager[None]:
-        """Around anything that touches the store: see `faults.explained`."""
-        return explained(self.url_of(path), verb)
+    @contextmanager
+    def guard(self, path: str, verb: str) -> Iterator[None]:
+        """Around anything that touches the store: see `faults.explained`. What takes long, elsewhere, is said."""
+        url = self.url_of(path)
+        with explained(url, verb), nullcontext() if self.is_local else waiting(lambda: f"{url} is being {verb}"):
+            yield
 
     def workdir(self, key: str) -> Path:
         """Local folder for work in progress. On a local store it survives a kill; see push_work for the others."""
@@ -234,7 +239,7 @@ def sizes_below(folder: Path) -> dict[str, int]:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, waiting(lambda: f"{path} is read for its digest"):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

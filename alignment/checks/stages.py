@@ -1,17 +1,25 @@
-"""One check for each stage kind, in `CHECKS` under its class: what its stages read from outside, and what that must be.
+"""One check for each stage kind, in `CHECKS` under its class: what its stages read, and what that must be.
 
-Every finding is made, none stops the next. A data file over READ_LIMIT is looked for but not read: its stage reads it.
+Every finding is made, none stops the next. A data file over the limit is looked for but not read: its stage reads it.
+Rows are judged in rows.py, models in layers.py, the machine in machine.py.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from alignment import templates
+from alignment.artifacts import Artifact
+from alignment.checks.layers import adaptable, remember, remember_made
+from alignment.checks.lengths import remember_template, trainable
+from alignment.checks.machine import train
+from alignment.checks.rows import askable, learnable, measurable
+from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import (
     AnyStage,
     Evaluate,
@@ -27,34 +35,39 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
-from alignment.config.stages.fields import Place, on_this_machine
-from alignment.config.trl_keys import known_keys, lacks_tracker
+from alignment.config.messages import close_to
+from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
+from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
+from alignment.records import read_records
 from alignment.rewards import BUILT_IN
 
-READ_LIMIT = 32_000_000
-"""Bytes of one data file up to which `check` reads every row."""
-NAMED = 8
-"""Keys that nothing reads, and reasons of bad rows, up to which a note names them; the manifest has all."""
-Notes = dict[str, str]
-"""Stage name -> a few words on what was seen."""
-Wrong = Iterator[tuple[Place, KubeAlignError]]
-"""Findings, each with the stage's key that it is about."""
 
-
-def wrong(run: Run, stage: AnyStage, notes: Notes) -> Wrong:
-    """Everything that is known to fail of one stage.
+def wrong(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
+    """Everything that is known to fail of one stage. Asked of all stages of a run, in their order.
 
     Args:
         run: as it would be executed.
-        notes: gets what was seen of the stage.
+        sight: what was seen of the stages before; gets what was seen of this one.
     """
-    yield from row_of(CHECKS, type(stage))(run, stage, notes)
+    yield from row_of(CHECKS, type(stage))(run, stage, sight)
 
 
-def _import_model(run: Run, stage: ImportModel, notes: Notes) -> Wrong:
+def made(stage: AnyStage, artifact: Artifact, sight: Sight) -> None:
+    """Instead of `wrong`, for a stage that is finished: what later ones will read of it, where that is cheap."""
+    if not artifact.store.is_local:
+        return
+    for split in stage.splits():
+        file = artifact.path() / "rows" / f"{split}.jsonl"
+        if not file.exists() or file.stat().st_size <= sight.limit:  # a split that got no rows has no file
+            sight.rows[f"{stage.name}/{split}"] = read_records(file) if file.exists() else []
+    if stage.makes == "policy":
+        remember_made(sight, stage, artifact)
+
+
+def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
     try:
         MODELS[type(stage.model)](stage.name, stage.model)
     except KubeAlignError as error:
@@ -62,6 +75,8 @@ def _import_model(run: Run, stage: ImportModel, notes: Notes) -> Wrong:
     if stage.template is not None and stage.template not in templates.names():
         yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
                                          expected="one of " + ", ".join(templates.names()))
+    remember(sight, stage)
+    remember_template(sight, stage)
 
 
 def _check_gguf(stage: str, model: GgufModel) -> None:
@@ -90,8 +105,8 @@ def _check_folder(stage: str, model: FolderModel) -> None:
                           expected="config.json, safetensors weights and a tokenizer")
 
 
-def _import_data(run: Run, stage: ImportData, notes: Notes) -> Wrong:
-    problems, unread = list(_sources(stage)), []
+def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
+    problems, unread = list(_sources(stage, sight.limit)), []
     for index, error in problems:
         if error is None:
             unread.append(stage.data[index].path)
@@ -100,37 +115,40 @@ def _import_data(run: Run, stage: ImportData, notes: Notes) -> Wrong:
     if any(error is not None for _, error in problems):
         return
     if unread:
-        notes[stage.name] = f"not read now: {', '.join(unread)}"
+        sight.note(stage.name, f"not read now: {', '.join(unread)}")
         return
+    try:
+        check_template(stage)
+    except KubeAlignError as error:
+        yield ("passage_prompt",), ConfigError(error.problem, found=error.found, expected=error.expected,
+                                               hint=error.hint)
     try:
         seen = preview(run, stage)
     except KubeAlignError as error:
         yield ("data",), error
         return
-    reasons = Counter(row.slug for row in seen.bad)
-    notes[stage.name] = ", ".join(f"{len(rows)} {split}" for split, rows in seen.splits.items()) + (
-        f", {len(seen.bad)} bad rows: {_named(reasons)}" if seen.bad else "") + (
-        f"; keys that nothing reads: {_named(seen.unread)}" if seen.unread else "")
+    seen_rows = ", ".join(f"{len(rows)} {split}" for split, rows in seen.splits.items())
+    sight.note(stage.name, seen_rows)
+    if seen.bad:
+        sight.note(stage.name, f"{len(seen.bad)} bad rows: {counted(row.slug for row in seen.bad)}")
+    if seen.unread:
+        sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
     if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
         first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
         yield ("data",), ConfigError(
             f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint="by reason: " + ", ".join(f"{count} {slug}" for slug, count in reasons.most_common()))
+            hint=f"by reason: {counted(row.slug for row in seen.bad)}")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
-        yield ("split",), ConfigError(f"split {', '.join(empty)} has no rows", found=notes[stage.name],
+        yield ("split",), ConfigError(f"split {', '.join(empty)} has no rows", found=seen_rows,
                                       expected="at least one row in every split")
+        return
+    sight.rows |= {f"{stage.name}/{split}": rows for split, rows in seen.splits.items()}
 
 
-def _named(counts: Counter[str]) -> str:
-    """The most frequent names, each with its number of rows."""
-    first = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NAMED))
-    return first + (f" and {len(counts) - NAMED} more" if len(counts) > NAMED else "")
-
-
-def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
+def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError | None]]:
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
         if "://" in source.path:
@@ -144,36 +162,81 @@ def _sources(stage: ImportData) -> Iterator[tuple[int, ConfigError | None]]:
                 hint=f"there are {', '.join(near)}" if near else "relative paths start at the working directory")
         elif not os.access(path, os.R_OK):
             yield index, ConfigError("the data file may not be read by this user", found=source.path)
-        elif path.stat().st_size > READ_LIMIT:
+        elif path.stat().st_size > limit:
             yield index, None
 
 
-def _train(run: Run, stage: TrainBase, notes: Notes) -> Wrong:
-    if not stage.micro_batch(run.compute.workers):
+def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
+    workers, gpus = run.compute.workers, run.compute.gpus_per_worker
+    if not stage.micro_batch(workers):
         yield ("batch_size",), ConfigError(
             "batch_size cannot be shared out over the workers",
-            found=f"{stage.batch_size}, {run.compute.workers} workers",
-            expected=f"a multiple of {run.compute.workers}")
+            found=f"{stage.batch_size}, {workers} workers", expected=f"a multiple of {workers}")
+    if workers > 1 and 0 < gpus < 1:
+        yield (), ConfigError("workers that train need a GPU each: NCCL refuses two ranks on one",
+                              found=f"compute.gpus_per_worker: {gpus:g}", expected="1, or 1 worker")
+    if (said := stage.defaulted()) is not None:
+        sight.note(stage.name, said)
+    yield from adaptable(sight, stage)
+    yield from learnable(sight, stage)
+    yield from trainable(run, sight, stage)
 
 
-def _scored(run: Run, stage: Sample | Evaluate, notes: Notes) -> Wrong:
+def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
+    yield from _function(stage)
+    yield from askable(sight, stage)
+
+
+def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
+    yield from _function(stage)
+    yield from measurable(run, sight, stage)
+
+
+def _function(stage: Sample | Evaluate) -> Wrong:
+    """A scoring function that cannot be found. It is located, not imported: a user's module may take minutes, or a
+    GPU."""
     name = stage.score.function if stage.score is not None else None
-    if name is None:
+    if name is None or name in BUILT_IN:
         return
-    module, colon, function = name.partition(":")
-    if name in BUILT_IN:
-        return
+    place, (module, colon, function) = ("score", "function"), name.partition(":")
     expected = f"one of {', '.join(BUILT_IN)}, or package.module:function"
     if not (colon and module and function):
-        yield ("score", "function"), ConfigError("not a reward function", found=name, expected=expected)
+        yield place, ConfigError("not a reward function", found=name, expected=expected)
         return
-    try:  # located, not imported: a user's module may take minutes, or a GPU
-        found = importlib.util.find_spec(module) is not None
+    try:
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        found = False
-    if not found:
-        yield ("score", "function"), ConfigError("the reward function's module is not installed", found=module,
-                                                 expected=expected)
+        spec = None
+    if spec is None:
+        yield place, ConfigError("the reward function's module is not installed", found=module, expected=expected)
+    elif (names := _defined(spec.origin)) is not None and function not in names:
+        yield place, ConfigError("the module has no such function", found=name,
+                                 expected=close_to(function, [name for name in names if name[0] != "_"]))
+
+
+def _defined(file: str | None) -> list[str] | None:
+    """Names that a module's source gives to functions, classes and variables, and to what it imports; None where that
+    does not show."""
+    if file is None or not file.endswith(".py"):
+        return None
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    found: list[str] = []
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.append(name)
+                continue  # what stands within is not the module's
+            case ast.Name(id=name, ctx=ast.Store()):
+                found.append(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found += [alias.asname or alias.name for alias in names]
+        waiting += ast.iter_child_nodes(node)
+    return None if "*" in found or "__getattr__" in found else found
 
 
 def wrong_here(stage: AnyStage) -> Wrong:
@@ -185,22 +248,12 @@ def _nothing(stage: AnyStage) -> Wrong:
     return iter(())
 
 
-def _trackers(stage: TrainBase) -> Wrong:
-    if known_keys(stage.trl_config) is None:  # a machine that trains nothing
-        return
-    for index, tool in enumerate(stage.log_to):
-        if lacks_tracker(tool):
-            yield ("log_to", index), ConfigError(f"{tool} is not installed", found=tool,
-                                                 expected="a tracker that is installed here",
-                                                 hint=f"install {tool}, or remove it from log_to")
-
-
-CHECKS: dict[type[Stage], Callable[[Run, Any, Notes], Wrong]] = {
-    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _scored, Evaluate: _scored,
+CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
+    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _sample, Evaluate: _evaluate,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportData: _nothing, TrainBase: _trackers, Sample: _nothing, Evaluate: _nothing,
+    ImportModel: _nothing, ImportData: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -5,9 +5,9 @@ A cluster itself is not asked: `kubealign preflight` does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +19,14 @@ from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
 
+if TYPE_CHECKING:
+    from alignment.artifacts import Artifact
+    from alignment.checks.seen import Sight
+
 DIFFERS = 3
 """Exit code of `check --same-as` where there is a difference."""
+QUICK = 4_000_000
+"""Bytes of one data file up to which it is read before a run begins, and then once more by its stage."""
 
 
 def check(
@@ -37,18 +43,19 @@ def check(
 ) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
     run, place = load(file, overrides, profile)
+    from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.pipeline.run import describe
 
-    notes: dict[str, str] = {}
-    findings = mistakes(run, file, place, notes) or _damaged(run if place is None else place.applied(run), place, deep)
+    sight = Sight(READ_LIMIT)
+    findings = mistakes(run, file, place, sight) or _damaged(run if place is None else place.applied(run), place, deep)
     if findings:
         raise ConfigErrors(findings)
     width = max(len(stage.name) for stage in run.stages)
     for stage in (settled_here(run) if place is None else settled_here(place.applied(run))).stages:
-        note = ", ".join(text for text in (notes.get(stage.name), stage.arithmetic) if text)
+        note = ", ".join((*sight.notes.get(stage.name, ()), *filter(None, [stage.arithmetic])))
         say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
-    for idle in place.idle(run) if place is not None else ():
-        say(f"! {idle}")
+    for warning in (*sight.warnings, *(place.idle(run) if place is not None else ())):
+        say(f"! {warning}")
     say("ok")
     if manifest is not None:
         _compare(run, place, manifest)
@@ -78,27 +85,57 @@ def _compare(run: Run, profile: Profile | None, manifest: str) -> None:
         raise typer.Exit(DIFFERS)
 
 
-def mistakes(run: Run, file: str, profile: Profile | None, notes: dict[str, str] | None = None) -> list[ConfigError]:
+def refuse(run: Run, file: str, profile: Profile | None, only: str | None = None) -> None:
+    """Before anything is made: raise ConfigErrors with what is known to fail of the stages that are left to make. Data
+    files that take long are left to their stages."""
+    from alignment.checks.seen import Sight
+    from alignment.pipeline import status
+
+    if any("://" in (source.path or "") for stage in run.stages for source in stage.sources()):
+        return  # whose digests are fetched to know what is finished: once is enough
+    found = status(run if profile is None else profile.applied(run))
+    if None in (found.values() if only is None else [found.get(only)]):
+        findings = mistakes(run, file, profile, Sight(QUICK), found, only)
+        if findings:
+            raise ConfigErrors(findings)
+
+
+def mistakes(
+    run: Run, file: str, profile: Profile | None, sight: Sight | None = None,
+    finished: Mapping[str, Artifact | None] | None = None, only: str | None = None,
+) -> list[ConfigError]:
     """What is known to fail of `run` (loaded from `file`), as it would be executed under `profile`.
 
     Args:
-        notes: gets a few words on what was seen, by stage.
+        sight: gets what was seen, and what is hardly meant.
+        finished: artifacts by stage; what is finished is not asked again.
+        only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.context import beyond_context
-    from alignment.checks.stages import wrong, wrong_here
+    from alignment.checks.machine import devices
+    from alignment.checks.seen import READ_LIMIT, Sight
+    from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
+    from alignment.reference.aims import unmade
 
-    notes = {} if notes is None else notes
-    found: list[ConfigError] = []
+    sight = Sight(READ_LIMIT) if sight is None else sight
+    found = [_finding(file, place, error) for place, error in unmade(run)]
+    here = profile is None or profile.cluster is None
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
-        found += [_finding(file, ("stages", index, *place), error) for place, error in wrong(executed, stage, notes)]
-        found += [_finding(file, ("stages", index, *place), error) for place, error in beyond_context(run, stage)]
+        artifact = (finished or {}).get(stage.name)
+        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage),
+                  *(wrong_here(stage) if here else ())] if artifact is None else []
+        if artifact is not None:
+            made(stage, artifact, sight)
+        if only in (None, stage.name):
+            found += [_finding(file, ("stages", index, *place), error) for place, error in wrongs]
     if profile is None or profile.cluster is None:
-        found += [_finding(file, ("stages", index, *place), error)
-                  for index, stage in enumerate(run.stages) for place, error in wrong_here(stage)]
-        url = run.store if profile is None else profile.applied(run).store
-        return found + [_finding(file, ("store",), error) for error in store(url)]
+        executed = run if profile is None else profile.applied(run)
+        for key, error in devices(executed.compute):
+            where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"
+            found.append(ConfigError(error.problem, where=where, found=error.found, expected=error.expected))
+        return found + [_finding(file, ("store",), error) for error in store(executed.store)]
     found += [ConfigError(item.problem, where=f"profile {profile.name} ({dotted(item.place)})", found=item.found,
                           expected=item.expected) for item in profile.findings(run)]
     return found or list(_unfit(run, profile))

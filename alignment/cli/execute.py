@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alignment import interrupt
+from alignment.cli.check import refuse
 from alignment.cli.options import (
     Context,
     KnownProfile,
@@ -35,6 +36,8 @@ def run(
     """Make every unfinished stage, then the report. Finished stages are left alone."""
     interrupt.leaves("finished stages and checkpoints are kept, run it again to resume")
     loaded = load_applied(file, overrides, profile)
+    as_written, place = load(file, overrides, profile)
+    refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 

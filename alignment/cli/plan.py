@@ -36,6 +36,9 @@ def plan(file: RunFile, profile: ProfileName = None, overrides: Overrides = None
         table(("stage", *PARTS, "in all"), by_part, right=(*PARTS, "in all"), spare=PARTS[::-1])
     left = [item for item in plans if item.artifact is None]
     unknown = [item.name for item in left if item.size is None and item.needs_model]
+    for stage in run.stages:
+        if (said := stage.defaulted()) is not None:
+            say(f"{stage.name}: {said}")
     say("\nas if nothing were finished yet; kubealign status says what is" if remote else
         f"\n{len(plans) - len(left)} of {len(plans)} stages finished")
     prose(f"time and memory not known before the model is imported: {', '.join(unknown)}" if unknown else

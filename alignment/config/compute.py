@@ -3,9 +3,9 @@ as arithmetic.py settles it for each stage."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignment.config.stages.fields import Strict
 
@@ -29,3 +29,15 @@ class Compute(Strict):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray gives each worker: 1 on a GPU cluster, a fraction to share one in sampling. Needed with workers,
     since a worker that asks for none sees none."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for key in ("cpus_per_worker", "gpus_per_worker"):
+            amount = getattr(self, key)
+            if amount > 1 and amount != int(amount):
+                raise ValueError(f"{key}: {amount:g}: Ray takes whole numbers, or a fraction of one")
+        if self.device == "cpu" and self.gpus_per_worker:
+            raise ValueError(f"gpus_per_worker: {self.gpus_per_worker:g} with device: cpu sets GPUs aside for nothing")
+        if self.device == "cuda" and self.workers and not self.gpus_per_worker:
+            raise ValueError("device: cuda with workers needs gpus_per_worker: a worker that asks for none sees none")
+        return self

@@ -22,7 +22,7 @@ from alignment.config.messages import close_to
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings
-from alignment.config.stages.fields import FORMS, Name, Strict
+from alignment.config.stages.fields import FORMS, Name, StoreUrl, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20)]
@@ -219,7 +219,7 @@ class Profile(Strict):
     """One line for people."""
     compute: Compute = Compute()
     """Replaces the run's own `compute`."""
-    store: str | None = None
+    store: StoreUrl | None = None
     """Replaces the run's `store`; with `cluster`, storage.url says it."""
     cluster: Cluster | None = None
     """Absent: the profile is for this machine, or for a Ray cluster at compute.address."""

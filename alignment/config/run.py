@@ -7,6 +7,7 @@ say. Does not read YAML (load.py does) and does not know where a run is executed
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ from alignment.config.aims import Aim, parse_aim
 from alignment.config.compute import Compute
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
-from alignment.config.stages.fields import Name, Strict
+from alignment.config.stages.fields import Name, StoreUrl, Strict
 
 
 class Run(Strict):
@@ -29,7 +30,7 @@ class Run(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of every draw: rows taken, splits, fresh weights, batches, answers, bootstraps. Another seed makes anew what
     draws, and what comes after; an import that draws nothing is shared."""
-    store: str = "runs"
+    store: StoreUrl = "runs"
     """Artifacts: a folder or any fsspec URL (s3://bucket/prefix)."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies every `take`: one number to ask for a larger or smaller run."""
@@ -88,8 +89,13 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
         yield Finding(("name",), "two stages have the same name", stage.name, "a name of its own")
     for model in stage.model_refs():
         yield from _check_model(stage, model, earlier, names)
+    read: set[str] = set()
     for rows in stage.row_refs():
         yield from _check_rows(rows, earlier, names)
+        if rows.ref in read:
+            yield Finding(rows.place, "names rows that the stage reads already", rows.ref, "each row set once")
+        read.add(rows.ref)
+    yield from _check_held_out(stage, earlier)
     yield from stage.findings()
 
 
@@ -121,6 +127,47 @@ def _check_rows(ref: RowsPlace, earlier: Mapping[str, AnyStage], names: list[str
         yield Finding(ref.place, _not_before(ref.stage, names), ref.ref, _choices(choices))
     elif ref.split not in earlier[ref.stage].splits():
         yield Finding(ref.place, "refers to rows that no stage makes", ref.ref, _choices(choices))
+
+
+def _check_held_out(stage: AnyStage, earlier: Mapping[str, AnyStage]) -> Iterator[Finding]:
+    seen = _read_before(stage, earlier)
+    for rows in stage.held_out():
+        read = _read_of(rows.ref, seen, earlier)
+        if read is not None:
+            made = "are" if read == rows.ref else f"are made from {read}, which is"
+            free = [ref for other in earlier.values() for split in other.splits()
+                    if _read_of(ref := f"{other.name}/{split}", seen, earlier) is None]
+            yield Finding(rows.place, f"these rows {made} read by stage {seen[read]}, so they are not held out",
+                          rows.ref, "rows that no stage before reads: " + _choices(free))
+
+
+def read_upstream(run: Run, stage: AnyStage) -> dict[str, str]:
+    """Row sets that were read, in any way, to make the models that a stage reads -> the first stage that does."""
+    return _read_before(stage, {other.name: other for other in run.stages})
+
+
+def _read_before(stage: AnyStage, stages: Mapping[str, AnyStage]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    waiting, visited = [ref.stage for ref in stage.model_refs()], {stage.name}
+    while waiting:
+        name = waiting.pop(0)
+        if name in visited or name not in stages:
+            continue
+        visited.add(name)
+        for rows in stages[name].row_refs():
+            found.setdefault(rows.ref, name)
+        waiting += stages[name].inputs()
+    return found
+
+
+def _read_of(ref: str, seen: Mapping[str, str], stages: Mapping[str, AnyStage]) -> str | None:
+    """The row set that was read, if that is this one, or if all were that its stage makes it from."""
+    if ref in seen:
+        return ref
+    name = ref.partition("/")[0]
+    before = dict(takewhile(lambda item: item[0] != name, stages.items()))  # a wrong file may refer in a circle
+    read = [_read_of(rows.ref, seen, before) for rows in stages[name].row_refs()] if name in stages else []
+    return None if None in read else next(iter(read), None)
 
 
 def _not_before(name: str, names: list[str]) -> str:

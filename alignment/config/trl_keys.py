@@ -35,6 +35,19 @@ OURS = {
     "logging_nan_inf_filter": "nothing: a loss that is not finite stops the stage",
     "metric_for_best_model": "checkpoints.final: the best has the lowest loss on eval_rows",
     "greater_is_better": "checkpoints.final: the best has the lowest loss on eval_rows",
+    "auto_find_batch_size": "micro_batch_size", "label_names": "our tokenization", "remove_unused_columns":
+    "our tokenization", "dataset_text_field": "our tokenization", "dataset_num_proc": "our tokenization",
+    "eos_token": "the import stage", "pad_token": "pad_token of the import stage", "trust_remote_code":
+    "the import stage", "local_rank": "compute.workers", "logging_dir": "the store decides",
+    "trackio_space_id": "log_to", "trackio_bucket_id": "log_to", "trackio_static_space_id": "log_to",
+    "do_train": "nothing: a train stage trains", "do_eval": "eval_rows", "do_predict": "an evaluate stage",
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config"),
+                    "compute: workers train side by side, each with the whole model"),
+    **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push",
+                     "hub_revision"), "nothing: what is made lies in the store"),
+    **dict.fromkeys(("save_only_model", "ignore_data_skip", "restore_callback_states_from_checkpoint",
+                     "save_on_each_node", "enable_jit_checkpoint"), "nothing: a killed stage resumes as if it had not "
+                    "been"),
 }
 """TRL's keys whose value our own config already holds: one value, one place."""
 _TRACKERS = {"tensorboard": ("tensorboardX", "tensorboard"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
@@ -44,7 +57,8 @@ _PLAIN = {"bool": "true or false", "int": "a whole number", "float": "a number",
 
 
 @cache
-def _site(package: str) -> Path | None:
+def site(package: str) -> Path | None:
+    """The folder that an installed package lies in."""
     spec = importlib.util.find_spec(package)
     return Path(spec.origin).parent.parent if spec is not None and spec.origin else None
 
@@ -128,13 +142,19 @@ def known_keys(config: str) -> frozenset[str] | None:
     return None if known is None else frozenset(known)
 
 
+def lists_values(config: str, key: str) -> bool:
+    """Whether the source lists the values of a key, so that others are found by `trl_findings`."""
+    known = _known(config)
+    return known is not None and key in known and bool(known[key].choices)
+
+
 def _known(config: str) -> dict[str, _Key] | None:
     """Keys of a TRL config, or None where the libraries are not installed.
 
     Args:
         config: FILE:CLASS, relative to TRL's package, as in a method's `trl_config`.
     """
-    trl, transformers = _site("trl"), _site("transformers")
+    trl, transformers = site("trl"), site("transformers")
     if trl is None or transformers is None:
         return None
     file, _, name = config.partition(":")
@@ -155,7 +175,7 @@ def trl_findings(given: Mapping[str, Any], config: str) -> Iterator[tuple[str, s
     known = _known(config) if given else None
     for key, value in given.items():
         if key in OURS:
-            yield key, "set it on the stage, not under trl", key, OURS[key]
+            yield key, "is set elsewhere, not under trl", key, OURS[key]
         elif known is not None and key not in known:
             close = difflib.get_close_matches(key, known, 3)
             yield key, "TRL's config of this method has no such key", key, "perhaps " + ", ".join(close or ["none"])
@@ -191,7 +211,7 @@ def _instead(words: list[str], value: Any) -> str | None:
 
 def _enumerated(kinds: frozenset[str]) -> dict[str, tuple[str, ...]]:
     """Those of the names that are enumerations of transformers -> their values."""
-    transformers = _site("transformers")
+    transformers = site("transformers")
     assert transformers is not None
     found: dict[str, tuple[str, ...]] = {}
     for file in ("training_args.py", "trainer_utils.py"):

@@ -24,6 +24,7 @@ from alignment.config import FolderModel, GgufModel
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.unreadable import unreadable
 from alignment.errors import ArtifactError, ModelError
+from alignment.progress import waiting
 
 SMALL = 64 * 2**20
 """Bytes up to which a file is hashed anew: measured, 0.09 s on one core."""
@@ -46,7 +47,8 @@ def file_digest(path: str) -> str:
         fs, plain = url_to_fs(path)
         if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
             return local_digest(Path(plain))
-        with fs.open(plain, "rb") as file:  # fsspec.open would take the ? of a URL's query for a pattern
+        # fsspec.open would take the ? of a URL's query for a pattern.
+        with waiting(lambda: f"{path} is read for its digest"), fs.open(plain, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # each kind of URL has a client with errors of its own
         if "://" not in path and not isinstance(error, OSError | ValueError | ImportError):

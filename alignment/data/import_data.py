@@ -8,6 +8,7 @@ texts, tokenize or download. Launched by the pipeline for stages of kind import 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from alignment.records import Record, write_records
 from alignment.records.importers import PASSAGE_FORMATS, BadRow
 
 _EXAMPLES = 3
+_SLOT = re.compile(r"\{[A-Za-z_]\w*\}")
 _EXAMPLE_LIMIT = 1000
 """Characters of each text of an example in events.jsonl."""
 
@@ -48,7 +50,7 @@ def import_data(context: StageContext) -> Outcome:
             rows are then in `bad.jsonl` of the stage's work folder.
     """
     stage = context.stage_as(ImportData)
-    _check_template(stage)
+    check_template(stage)
     read = _read_all(context, stage)
     bad_path = context.work / "bad.jsonl"
     bad_path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,13 +90,20 @@ def _read_all(context: StageContext, stage: ImportData) -> _Read:
     return read
 
 
-def _check_template(stage: ImportData) -> None:
+def check_template(stage: ImportData) -> None:
+    """Raises DataError where the stage has passages and its passage_prompt lacks a slot, or has one that nothing fills.
+    """
     if not any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data):
         return
     missing = [name for name in ("{passage}", "{question}") if name not in stage.passage_prompt]
     if missing:
         raise DataError(f"passage_prompt lacks {' and '.join(missing)}", where=f"stage {stage.name}",
                         found=stage.passage_prompt, expected="a text with {passage} and {question}")
+    others = [slot for slot in _SLOT.findall(stage.passage_prompt) if slot not in ("{passage}", "{question}")]
+    if others:
+        raise DataError(f"passage_prompt has {' and '.join(others)}, which nothing fills", where=f"stage {stage.name}",
+                        found=stage.passage_prompt, expected="a text with {passage} and {question}",
+                        hint="format columns takes prompts with any column of a file")
 
 
 def _check_bad(stage: ImportData, read: _Read, bad_path: Path) -> None:

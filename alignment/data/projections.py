@@ -9,6 +9,10 @@ Each gives the projection, or, for a row that cannot serve, the reason as text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from alignment.config import Stage
+from alignment.config.stages.train import Dpo, Kto, Reward, Sft
 from alignment.records import Message, Record
 from alignment.records.importers.checks import same
 
@@ -46,3 +50,9 @@ def to_unpaired(record: Record) -> list[tuple[list[Message], str, bool]] | str:
     if record.type != "unpaired" or record.completion is None or record.label is None:
         return f"{record.type} has no label"
     return [(list(record.prompt), record.completion, record.label)]
+
+
+PROJECTIONS: dict[type[Stage], Callable[[Record], object]] = {
+    Sft: to_sft, Reward: to_preference, Dpo: to_preference, Kto: to_unpaired,
+}
+"""Training method -> what it takes of a record: the projection, or the reason (text) why the record cannot serve."""

@@ -23,6 +23,7 @@ from alignment.artifacts import digest_of
 from alignment.context import StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, workers_lost
 from alignment.distributed.parts import Kept, P, Part, Parts
+from alignment.distributed.room import wait_for_room
 from alignment.errors import ArtifactError, KubeAlignError, StageError
 from alignment.progress import console
 
@@ -117,6 +118,7 @@ def _on_workers(context: StageContext, missing: Plan[Item], maker: Callable[[Sta
         return
     compute = context.run.compute
     ensure_ray(compute)
+    wait_for_room(compute, 1, f"stage {context.stage.name}")  # the others join as they find room
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -20,12 +20,11 @@ from alignment.artifacts import RowCounts
 from alignment.config import Evaluate
 from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
-from alignment.errors import ConfigError
 from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewards, Scorable
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
 from alignment.evaluation.questions import check_ids, choose_questions
-from alignment.evaluation.results import REFERENCE, Question, Table, flat_metrics, without_nan
+from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
 from alignment.inference.requests import batches
 
 
@@ -38,13 +37,9 @@ def evaluate_stage(context: StageContext) -> Outcome:
 
     Raises:
         DataError: rows with one id, test rows that were seen before, or none left.
-        ConfigError: a model named like the table's line for references.
         WorkersLost: workers died too often.
     """
     stage = context.stage_as(Evaluate)
-    if REFERENCE in stage.models:
-        raise ConfigError("the name is taken by the results' line for the reference answers", found=REFERENCE,
-                          where=f"stage {stage.name}, models", expected="another name for that stage")
     split = context.rows(stage.rows)
     check_ids(split, f"stage {stage.name}, rows {stage.rows}")
     held_out = check_held_out(context, stage, split)

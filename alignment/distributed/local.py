@@ -14,6 +14,7 @@ from typing import Any
 
 from alignment.config import Compute
 from alignment.errors import ConfigError, KubeAlignError, StageError
+from alignment.progress import waiting
 
 ENVIRONMENT = {
     # Ray Train: no second copy of every print; a dead worker is noticed in a fifth of a second, not two.
@@ -54,15 +55,16 @@ def ensure_ray(compute: Compute) -> None:
     own = address == "local"
     needed = math.ceil(compute.workers * compute.cpus_per_worker)
     try:
-        ray.init(
-            address=address,
-            # One more than the workers need, since Ray's own tasks (reading, the train controller) take CPUs too.
-            **({"num_cpus": max(os.cpu_count() or 1, needed + 1), "include_dashboard": False} if own else {}),
-            runtime_env={"env_vars": _environment()},
-            logging_level=logging.ERROR,
-            # A terminal has our progress; where pods come and go, this is the only place that keeps their output.
-            log_to_driver=not own,
-        )
+        with waiting(lambda: "waits for Ray to start here" if own else f"waits for the Ray cluster at {address}"):
+            ray.init(
+                address=address,
+                # One more than the workers need, since Ray's own tasks (reading, the train controller) take CPUs too.
+                **({"num_cpus": max(os.cpu_count() or 1, needed + 1), "include_dashboard": False} if own else {}),
+                runtime_env={"env_vars": _environment()},
+                logging_level=logging.ERROR,
+                # A terminal has our progress; where pods come and go, this is the only place that keeps their output.
+                log_to_driver=not own,
+            )
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers: {error}", where="compute.address", found=address,
                           expected="auto, HOST:PORT, ray://HOST:PORT, or nothing for a local one") from error

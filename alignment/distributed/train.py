@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from alignment.config import TrainBase
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
+from alignment.distributed.room import needed, wait_for_room
 from alignment.errors import KubeAlignError, StageError
 from alignment.progress import console
 
@@ -39,6 +40,8 @@ def train_stage(context: StageContext) -> Outcome:
     # a lost rank may first show as a broken connection of another.
     for left in reversed(range(1 + (MAX_RESTARTS if compute.workers else 0))):
         try:
+            if compute.workers:
+                wait_for_room(compute, compute.workers, f"stage {context.stage.name}")
             _trainer(context).fit()
             break
         except KubeAlignError:
@@ -91,9 +94,7 @@ def _trainer(context: StageContext) -> Any:
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpus_per_worker > 0,
-            resources_per_worker={"CPU": compute.cpus_per_worker,
-                                  **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
-            if compute.workers else None,
+            resources_per_worker=needed(compute) if compute.workers else None,
         ),
         run_config=RunConfig(name=context.key, failure_config=FailureConfig(max_failures=0), **_storage(context)),
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alignment.config import Evaluate
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation.answers import Answers, Scorable
 from alignment.evaluation.results import REFERENCE, Measures, Question, kind_of, measure
-from alignment.records import Record
 from alignment.rewards import resolve
 
 SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
@@ -52,7 +52,7 @@ def measure_all(
     """
     def of(question: Question, text: str, finished: bool) -> Measures:
         reward = rewards.get(question.id, {}).get(text, math.nan)
-        return measure(question, text, finished, reward=reward, style=_style(stage, question.record, text), stage=stage)
+        return measure(question, text, finished, reward=reward, style=_style(stage, question, text), stage=stage)
 
     return {name: {q.id: of(q, *own[q.id]) for q in questions if q.id in own} for name, own in said.items()}
 
@@ -79,10 +79,12 @@ def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mappi
     }
 
 
-def _style(stage: Evaluate, record: Record, text: str) -> float:
-    """The scoring function's value of one answer; NaN without a function."""
+def _style(stage: Evaluate, question: Question, text: str) -> float:
+    """The scoring function's value of one answer; NaN without a function. It sees the record as sampling shows it:
+    a conversation's last answer is its completion, and an unwanted answer is none."""
     if stage.score is None or stage.score.function is None:
         return math.nan
+    record = replace(question.record, prompt=question.prompt, completion=question.reference)
     try:
         return float(resolve(stage.score.function)(record, text))
     except KubeAlignError:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from alignment.config import Evaluate
+from alignment.config.stages.evaluate import RESERVED
 from alignment.evaluation.metrics import (
     answer_of,
     difference_ci,
@@ -26,7 +27,7 @@ from alignment.records import Message, Record
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
-REFERENCE = "reference"
+REFERENCE = RESERVED
 """Name of the table line that scores the reference answers themselves."""
 MEANS = ("exact_match", "f1", "rouge_l", "reward", "style", "finished", "words")
 SHARES = ("exact_match", "f1", "rouge_l", "finished")
@@ -153,19 +154,14 @@ class Table:
         facts = FACTS.get(self.stage.score.function or "") if self.stage.score is not None else None
         return metric in SHARES or (metric == "style" and facts is not None and (facts.low, facts.high) == (0, 1))
 
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """[challenger, baseline] pairs: as asked, or every later model against the first."""
-        first, *later = self.stage.models
-        return self.stage.compare or tuple((model, first) for model in later)
-
     def _comparisons(self) -> Iterator[dict[str, Any]]:
-        for challenger, baseline in self.pairs():
+        for challenger, baseline in self.stage.pairs():
             for by in filter(self._asked, COMPARED):
                 result = win_rate(self.column(challenger, by), self.column(baseline, by), **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict()}
 
     def _differences(self) -> Iterator[dict[str, Any]]:
-        for challenger, baseline in self.pairs():
+        for challenger, baseline in self.stage.pairs():
             for metric in filter(self._asked, ("exact_match", "f1", "style")):
                 first, second = self.column(challenger, metric), self.column(baseline, metric)
                 interval = difference_ci(first, second, share=self._share(metric), **self.draws)

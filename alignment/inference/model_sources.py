@@ -38,6 +38,7 @@ from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
 from alignment.inference.bare_tokenizer import as_sentencepiece
 from alignment.inference.loading import weights_of
+from alignment.progress import waiting
 
 TINY_CONTEXT = TinyModel.context
 """Positions of a tiny model, in tokens."""
@@ -82,11 +83,12 @@ def _hub(stage: str, source: HubModel, dtype: torch.dtype) -> Loaded:
     where, found = f"stage {stage}, model.repo", f"{source.repo} at {source.revision}"
     code = ["*.py"] if source.trust_remote_code else []
     try:
-        snapshot = Path(snapshot_download(
-            source.repo, revision=source.revision, allow_patterns=[*MODEL_FILES, *code],
-            # Copies of the weights for other programs, in folders or in their maker's own format.
-            ignore_patterns=["*/*.safetensors", "consolidated*"],
-        ))
+        with waiting(lambda: f"stage {stage}: the hub is asked for {source.repo}"):
+            snapshot = Path(snapshot_download(
+                source.repo, revision=source.revision, allow_patterns=[*MODEL_FILES, *code],
+                # Copies of the weights for other programs, in folders or in their maker's own format.
+                ignore_patterns=["*/*.safetensors", "consolidated*"],
+            ))
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(f"the hub does not give this model out: {str(error).splitlines()[0]}", where=where,
                          found=found, expected="a model and revision that exist and that this user may read",

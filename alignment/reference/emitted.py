@@ -7,9 +7,9 @@ declared, nothing is declared that is not emitted. Capitals in a name stand for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
 from alignment.config.stages.train import Dpo, Kto, Reward, Sft
@@ -120,7 +120,21 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
 
 _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
-_HELD_OUT, _HAS_EVAL = "final: best", "eval_rows is given"
+_SCORED, _SCORED_BY_BOTH = "score is given", "score has a function and a model"
+_HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
+_PERPLEXITY = "perplexity is true and rows have references"
+
+DECIDED: Mapping[str, Callable[[Any], bool]] = {
+    _SCORED: lambda stage: stage.score is not None,
+    _SCORED_BY_MODEL: lambda stage: stage.score is not None and stage.score.model is not None,
+    _SCORED_BY_FUNCTION: lambda stage: stage.score is not None and stage.score.function is not None,
+    _SCORED_BY_BOTH: lambda stage: stage.score.model is not None and stage.score.function is not None,
+    _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
+    _HAS_EVAL: lambda stage: stage.eval_rows is not None,
+    _HAS_PREVIOUS: lambda stage: stage.previous is not None,
+    _PERPLEXITY: lambda stage: stage.perplexity,
+}
+"""`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
@@ -147,12 +161,10 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
         Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
         Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
-        Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher",
-               "score has a function and a model"),
-        Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher",
-               "score has a function and a model"),
+        Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
+        Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
-               when="previous is given"),
+               when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
         Metric("rows_pairs", "Preference pairs written.", COUNT, "higher"),
     ),
@@ -176,9 +188,9 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                POSITIVE),
         Metric("MODEL.perplexity", "exp of the mean negative log-probability per token of the reference answers. "
                                    "Comparable between models with one tokenizer and template only.", "1 or more",
-               "lower", "perplexity is true and rows have references"),
+               "lower", _PERPLEXITY),
         Metric("CHALLENGER_vs_BASELINE.win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties "
-                                                  "counted half; 0.5 is a draw.", SHARE, "higher", "score is given"),
+                                                  "counted half; 0.5 is a draw.", SHARE, "higher", _SCORED),
         Metric("CHALLENGER_vs_BASELINE.reward_win_rate", "The same by the reward model alone.", SHARE, "higher",
                _SCORED_BY_MODEL),
         Metric("CHALLENGER_vs_BASELINE.style_win_rate", "The same by the scoring function alone.", SHARE, "higher",

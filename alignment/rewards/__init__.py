@@ -4,6 +4,7 @@ Never imports torch. Reward models are not here: inference.scoring reads them.
 """
 
 from alignment.rewards.answers import exact_match, normalize_answer, token_f1
-from alignment.rewards.functions import BUILT_IN, FACTS, RewardFunction, combine, resolve
+from alignment.rewards.functions import BUILT_IN, FACTS, RewardFunction, combine, lacking, resolve
 
-__all__ = ["BUILT_IN", "FACTS", "RewardFunction", "combine", "exact_match", "normalize_answer", "resolve", "token_f1"]
+__all__ = ["BUILT_IN", "FACTS", "RewardFunction", "combine", "exact_match", "lacking", "normalize_answer", "resolve",
+           "token_f1"]

@@ -132,6 +132,13 @@ FACTS: dict[str, Facts] = {
 """Of every built-in function, for the reference; a test holds it to what they do."""
 
 
+def lacking(name: str, record: Record) -> list[str]:
+    """What a built-in function needs of a record and does not find there; of a function of the user's own, nothing is
+    known."""
+    given = {"completion": bool(record.completion), "meta.passage": isinstance(record.meta.get("passage"), str)}
+    return [need for need in FACTS[name].needs if not given[need]] if name in FACTS else []
+
+
 def resolve(name: str) -> RewardFunction:
     """The reward function called `name`: a built-in, or package.module:function.
 

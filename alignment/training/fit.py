@@ -96,7 +96,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         outcome.facts |= {
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
-            "micro_batch_size": arguments.per_device_train_batch_size,
+            "micro_batch_size": arguments.per_device_train_batch_size, "learning_rate": stage.rate,
         }
         outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
         write_outcome(context, outcome)
@@ -165,6 +165,8 @@ def _arguments(
         elif micro < stage.micro_batch_size:
             console.print(f"  {stage.name}: {micro} rows per forward pass instead of {stage.micro_batch_size}, since "
                           f"each of {workers} workers has {stage.batch_size // workers} of a batch")
+        if (said := stage.defaulted()) is not None:
+            console.print(f"  {stage.name}: {said}")
     for tool in filter(lacks_tracker, stage.log_to):
         raise ConfigError(f"{tool} is not installed", where=f"stage {stage.name}, log_to", found=tool,
                           hint=f"install {tool}, or remove it from log_to")
@@ -192,7 +194,7 @@ def _arguments(
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=stage.batch_size // (micro * workers),
         num_train_epochs=stage.epochs,
-        learning_rate=stage.learning_rate,
+        learning_rate=stage.rate,
         # On a CPU frozen weights are in `dtype` already, and casting what is computed beside them gains nothing.
         bf16=dtype == torch.bfloat16 and (on_gpu or stage.adapter is None),
         use_cpu=not on_gpu,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from alignment.artifacts import Store
+from alignment.artifacts import lease as lease_module
 from alignment.artifacts.lease import Lease
 from alignment.errors import ArtifactError
 from tests.artifacts.built import publish
@@ -208,3 +209,17 @@ def test_a_half_written_lease_is_waited_for(tmp_path: Path) -> None:
     with store.lease(KEY, ttl=0.5, poll=0.05) as lease:
         assert lease.held
     assert time.monotonic() - began >= 0.5
+
+
+def test_who_waits_is_told_again_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "SAID_EVERY", 0.2)
+    store, said = Store(str(tmp_path)), list[str]()
+    with store.lease(KEY):
+        second = threading.Thread(target=lambda: store.lease(KEY, poll=0.05, waiting=said.append).__enter__())
+        second.start()
+        deadline = time.monotonic() + 10
+        while len(said) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    second.join()
+    assert "so far" not in said[0]
+    assert all("waiting for its result (" in sentence and "s so far)" in sentence for sentence in said[1:3])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from alignment import progress
 from alignment.artifacts import Store, digest_of, key_of, sha256_of
 from alignment.errors import ArtifactError
 from tests.artifacts.built import FILES, fill, manifest, publish
@@ -277,3 +279,18 @@ def test_digests_ignore_order_and_see_every_change() -> None:
     assert key_of("sft", "0123456789abcdef") == "sft-0123456789ab"
     with pytest.raises(ValueError, match="Out of range"):
         digest_of({"a": float("nan")})
+
+
+def test_a_remote_store_that_takes_long_is_named_and_a_quick_one_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.2)
+    store = Store("memory://slow")
+    with store.guard("artifacts/base-1/model/model.safetensors", "read"):
+        time.sleep(0.5)
+    said = capsys.readouterr().err
+    assert "memory://slow/artifacts/base-1/model/model.safetensors is being read (0 s so far)" in said
+    with store.guard("x", "read"):
+        pass
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""

@@ -96,7 +96,7 @@ def test_missing_file_names_what_lies_near(call: Call) -> None:
 def test_a_large_file_is_left_to_its_stage(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     _rows("rows.jsonl", ["{broken"])
     _write()
-    monkeypatch.setattr("alignment.checks.stages.READ_LIMIT", 3)
+    monkeypatch.setattr("alignment.checks.seen.READ_LIMIT", 3)
     said = call("check", "run.yaml")
     assert said.code == 0
     assert "not read now: rows.jsonl" in said.out
@@ -165,11 +165,11 @@ TRACKED = """\
 def test_a_tracker_that_is_not_installed_is_known_where_this_machine_trains(
     call: Call, monkeypatch: pytest.MonkeyPatch, trains: bool
 ) -> None:
-    from alignment.checks import stages
+    from alignment.checks import machine
 
-    monkeypatch.setattr(stages, "lacks_tracker", lambda tool: tool == "wandb")
+    monkeypatch.setattr(machine, "lacks_tracker", lambda tool: tool == "wandb")
     if not trains:
-        monkeypatch.setattr(stages, "known_keys", lambda config: None)
+        monkeypatch.setattr(machine, "known_keys", lambda config: None)
     _rows("rows.jsonl", _good(9))
     _write(more=TRACKED)
     said = call("check", "run.yaml")
@@ -179,11 +179,11 @@ def test_a_tracker_that_is_not_installed_is_known_where_this_machine_trains(
 
 
 def test_the_image_of_a_cluster_has_trackers_of_its_own(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignment.checks import stages
+    from alignment.checks import machine
     from alignment.cli.check import mistakes
     from alignment.config import load_profile, load_run
 
-    monkeypatch.setattr(stages, "lacks_tracker", lambda tool: True)
+    monkeypatch.setattr(machine, "lacks_tracker", lambda tool: True)
     _rows("rows.jsonl", _good(9))
     _write(more=TRACKED)
     profile = load_profile("dev-cpu")

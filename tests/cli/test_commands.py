@@ -151,7 +151,7 @@ def test_schema_is_written_and_valid(call: Call) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert json.loads(call("schema").out) == schema
     assert "yaml-language-server" in said.out
-    assert schema["$defs"]["Sft"]["properties"]["learning_rate"]["exclusiveMinimum"] == 0
+    assert schema["$defs"]["Sft"]["properties"]["epochs"]["exclusiveMinimum"] == 0
     assert call("schema", "--out", "no/such/folder.json").code == 2
 
 

@@ -21,7 +21,7 @@ SFT = "trl/trainer/sft_config.py:SFTConfig"
     ("{optim: adamw_toch}", "adamw_toch", "perhaps adamw_torch"), ("{weight_decay: true}", "true", "a number"),
     ("{max_grad_norm: 1_000}", "1_000", "1000"), ("{gradient_checkpointing: yes}", "yes", "true or false"),
     ("{packing_strategy: wrap}", "wrap", "perhaps wrapped; one of bfd"), ("{weight_decay: [0.1]}", "[0.1]", "a number"),
-    ("{adam_beta1: {a: 1}}", "{'a': 1}", "a number"), ("{eos_token: 3}", "3", 'text, so in quotes: "3"'),
+    ("{adam_beta1: {a: 1}}", "{'a': 1}", "a number"), ("{optim_args: 3}", "3", 'text, so in quotes: "3"'),
     ("{lr_scheduler_kwargs: 3}", "3", "a mapping"), ("{lr_scheduler_type: 3}", "3", "one of linear"),
     ("{warmup_steps: ~}", "~", "a number"), ("{weight_decay: 1:30}", "1:30", "a number"),
 ])
@@ -37,9 +37,11 @@ def test_a_wrong_value_is_found_at_its_line(value: str, found: str, said: str, r
 @pytest.mark.parametrize("value", [
     "{weight_decay: 0}", "{weight_decay: 0.01}",
     "{max_grad_norm: .inf}", "{lr_scheduler_type: cosine, warmup_steps: 0.1}",
-    "{lr_scheduler_kwargs: {num_cycles: 1}}", "{dataset_num_proc: ~}", "{optim: adamw_torch}", "{debug: x}",
+    "{lr_scheduler_type: cosine, lr_scheduler_kwargs: {num_cycles: 1}}",
+    "{dataloader_prefetch_factor: ~}", "{optim: adamw_torch}", "{debug: x}",
     "{pad_to_multiple_of: 8}", "{gradient_checkpointing: true}", "{include_num_input_tokens_seen: true}",
-    "{label_names: [a]}", "{deepspeed: ds.json}", "{loss_type: nll}", "{lr_scheduler_kwargs: '{\"num_cycles\": 1}'}",
+    "{include_for_metrics: [a]}", "{loss_type: nll}",
+    "{lr_scheduler_type: cosine_with_restarts, lr_scheduler_kwargs: '{\"num_cycles\": 1}'}",
 ])
 def test_a_right_value_passes(value: str, run_text: str) -> None:
     assert parse_run(run_text.replace("learning_rate: 1e-4", f"trl: {value}"))

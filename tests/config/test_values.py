@@ -6,12 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.config import (
+    METHODS,
     Dpo,
     Evaluate,
     ImportData,
     RatioSplit,
     Sample,
     Sft,
+    TrainBase,
     parse_run,
 )
 from alignment.errors import ConfigErrors
@@ -40,9 +42,9 @@ def test_the_small_run(run_text: str) -> None:
     ("1e-4", 1e-4), ("2E-5", 2e-5), ("1e+2", 100.0), ("5.e-3", 5e-3), (".5e-3", 5e-4), ("0.001", 1e-3), ("3", 3.0),
 ])
 def test_numbers_as_people_write_them(text: str, value: float, run_text: str) -> None:
-    sft = parse_run(run_text.replace("learning_rate: 1e-4", f"learning_rate: {text}")).stage("sft")
+    sft = parse_run(run_text.replace("learning_rate: 1e-4", f"epochs: {text}")).stage("sft")
     assert isinstance(sft, Sft)
-    assert sft.learning_rate == value
+    assert sft.epochs == value
 
 
 @pytest.mark.parametrize("text", ["1e-4x", "e-4", "1e", "v1e4"])
@@ -96,10 +98,10 @@ def test_a_run_is_frozen_and_lists_are_tuples(run_text: str) -> None:
 
 
 def test_trl_is_handed_on_untouched(run_text: str) -> None:
-    text = run_text.replace("learning_rate: 1e-4", "trl: {lr_scheduler_kwargs: {num_cycles: [1, 2]}, warmup_steps: 3}")
+    text = run_text.replace("learning_rate: 1e-4", "trl: {gradient_checkpointing_kwargs: {a: [1, 2]}, warmup_steps: 3}")
     sft = parse_run(text).stage("sft")
     assert isinstance(sft, Sft)
-    assert sft.trl == {"lr_scheduler_kwargs": {"num_cycles": [1, 2]}, "warmup_steps": 3}
+    assert sft.trl == {"gradient_checkpointing_kwargs": {"a": [1, 2]}, "warmup_steps": 3}
 
 
 def test_reference_mode_follows_the_strategy(run_text: str) -> None:
@@ -116,3 +118,49 @@ def test_config_and_run_survive_a_round_trip(run_text: str) -> None:
     run = parse_run(run_text)
     dumped = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
     assert parse_run(dumped) == run
+
+
+def test_an_evaluation_stays_at_temperature_0_whatever_else_is_said(run_text: str) -> None:
+    for given, temperature in (("{max_new_tokens: 9}", 0.0), ("{temperature: 0.7}", 0.7), ("{top_p: 0.9}", 0.0)):
+        stage = parse_run(run_text.replace("rows: seed/test", f"rows: seed/test\n    sampling: {given}")).stage("eval")
+        assert isinstance(stage, Evaluate)
+        assert stage.sampling.temperature == temperature
+
+
+def test_a_first_answer_differs_only_where_it_says_so(run_text: str) -> None:
+    text = run_text.replace("score: {model: rm}", "score: {model: rm}\n    sampling: {top_p: 0.9, max_new_tokens: 9}\n"
+                                                  "    first: {temperature: 0.0}")
+    stage = parse_run(text).stage("rs")
+    assert isinstance(stage, Sample)
+    assert stage.first is not None
+    assert (stage.first.temperature, stage.first.top_p, stage.first.max_new_tokens) == (0.0, 0.9, 9)
+    assert Sample.model_validate_json(stage.model_dump_json()) == stage, "and so it travels"
+
+
+@pytest.mark.parametrize(("method", "strategy", "rate"), [
+    ("sft", "lora", 2e-4), ("sft", "full", 2e-5), ("dpo", "lora", 1e-5), ("dpo", "full", 1e-6),
+    ("reward", "lora", 1e-3), ("kto", "full", 1e-6),
+])
+def test_learning_rates_default_by_method_and_strategy_and_count_in_the_key(
+    method: str, strategy: str, rate: float, run_text: str
+) -> None:
+    rows = "seed/train" if method in ("sft", "reward") else "rs/pairs"
+    more = (f"  - {{name: more, kind: train, method: {method}, model: base, rows: [{rows}], "
+            f"strategy: {{kind: {strategy}}}{{}}}}\naims:")
+    text = run_text.replace("aims:", more)
+    left_out, given = (parse_run(text.replace("}{}}", f"}}{rest}}}")).stage("more") for rest in
+                       ("", f", learning_rate: {rate}"))
+    assert isinstance(left_out, TrainBase)
+    assert left_out.rate == rate
+    assert left_out.learned(lambda take: take) == given.learned(lambda take: take)
+    assert f"learning rate {rate:g}" in str(left_out.defaulted())
+    assert given.defaulted() is None
+
+
+def test_default_rates_of_all_weights_are_those_of_the_installed_library() -> None:
+    import trl
+
+    for method in METHODS:
+        config = getattr(trl, method.trl_config.partition(":")[2])
+        assert method.rates[0] == config.__dataclass_fields__["learning_rate"].default
+        assert method.rates[1] == pytest.approx(10 * method.rates[0])

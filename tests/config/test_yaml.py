@@ -162,7 +162,7 @@ def test_a_device_without_an_end() -> None:
 
 
 @pytest.mark.parametrize(("params", "value", "learned"), [
-    ("{lr: 3e-5}", "${lr}", 3e-5), ("{lr: 3e-5}", '"${lr}"', 3e-5), ("{lr: 2}", "${lr}", 2.0),
+    ("{lr: 3e-5}", "${lr}", 3e-5), ("{lr: 3e-5}", '"${lr}"', 3e-5), ("{lr: 1}", "${lr}", 1.0),
     ("{a: 3e-5, lr: '${a}'}", "${lr}", 3e-5),
 ])
 def test_a_parameter_alone_keeps_its_type(params: str, value: str, learned: float, run_text: str) -> None:

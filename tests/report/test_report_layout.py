@@ -20,12 +20,13 @@ def random_run(folder: Path, seed: int, count: int) -> Run:
     """A valid run of `count` stages that refer to earlier ones at random."""
     source = random.Random(seed)
     stages: list[dict[str, Any]] = [BASE, SEED]
-    policies, rewards, rows = ["base"], [], ["seed/train", "seed/test"]
+    policies, rewards, rows, held = ["base"], [], ["seed/train"], ["seed/test"]
     while len(stages) < count:
         name = f"s{len(stages)}"
         kind = source.choice(["sft", "dpo", "reward", "sample", "evaluate", "import"])
         if kind in ("sft", "dpo", "reward"):
-            stages.append(train(name, kind, source.choice(policies), *source.sample(rows, source.randint(1, 2))))
+            read = source.sample(rows, min(len(rows), source.randint(1, 2)))
+            stages.append(train(name, kind, source.choice(policies), *read))
             (rewards if kind == "reward" else policies).append(name)
         elif kind == "sample" and rewards:
             stages.append({"name": name, "kind": "sample", "model": source.choice(policies),
@@ -33,10 +34,11 @@ def random_run(folder: Path, seed: int, count: int) -> Run:
             rows += [f"{name}/best", f"{name}/pairs"]
         elif kind == "evaluate":
             models = source.sample(policies, min(len(policies), source.randint(1, 4)))
-            stages.append({"name": name, "kind": "evaluate", "models": models, "rows": source.choice(rows)})
+            stages.append({"name": name, "kind": "evaluate", "models": models, "rows": source.choice(held)})
         elif kind == "import":
             stages.append({**SEED, "name": name})
             rows.append(f"{name}/train")
+            held.append(f"{name}/test")
     return run_of(folder, stages, [])
 
 

@@ -157,6 +157,15 @@ class Stage(Strict):
         """Names of the row sets that the stage writes; none where it makes something else."""
         return ()
 
+    @property
+    def parted(self) -> bool:
+        """Whether no text stands in two of its splits, since the stage divides rows so."""
+        return False
+
+    def held_out(self) -> Iterator[RowsPlace]:
+        """Row sets that no stage before may have read, of those that made the models which this one reads."""
+        return iter(())
+
     def sources(self) -> tuple[Outside, ...]:
         """What the stage reads from outside the store."""
         return ()
@@ -180,6 +189,10 @@ class Stage(Strict):
     def findings(self) -> Iterator[Finding]:
         """What is wrong within the stage, beyond types and bounds."""
         return iter(())
+
+    def defaulted(self) -> str | None:
+        """A value that the file leaves out and that decides much, in words: said before anything is made."""
+        return None
 
     @abstractmethod
     def title(self) -> str:

@@ -10,10 +10,19 @@ from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, Dtype, Name, Positive, RowsRef
-from alignment.config.stages.sample import Sampling, Scorer, prompt_and_answer
+from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
 
+RESERVED = "reference"
+"""What results call the line of the reference answers; no model may have this name."""
 _LANGUAGE = r"^[a-z]{2,3}$"
 FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
+
+
+class Greedy(Sampling):
+    """Sampling that always takes the likeliest token, unless a temperature is given."""
+
+    temperature: float | Range = 0.0
+    """0 always takes the likeliest token; 1 draws from the model's own distribution; at most 10."""
 
 
 class Evaluate(Stage):
@@ -35,10 +44,9 @@ class Evaluate(Stage):
     """STAGE/SPLIT to ask, with reference answers for exact match, F1, ROUGE-L and perplexity."""
     take: Positive | None = None
     """At most so many rows (times the run's scale), drawn with the run's seed; the same rows for every model."""
-    sampling: Sampling = Sampling(temperature=0.0)
-    """How each model answers. Left out: temperature 0, the same answers each time. Given, say `temperature: 0`
-    yourself, for the keys it leaves out have the defaults below. max_new_tokens must leave room for a whole
-    answer."""
+    sampling: Greedy = Greedy()
+    """How each model answers. Temperature 0 unless given: the same answers each time. max_new_tokens must leave room
+    for a whole answer."""
     score: Scorer | None = None
     """Reward model and/or function for scores and win rates; a function also gives its own column."""
     compare: tuple[tuple[Name, Name], ...] = ()
@@ -71,19 +79,34 @@ class Evaluate(Stage):
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
 
+    def held_out(self) -> Iterator[RowsPlace]:
+        yield from self.row_refs()
+
     def most_tokens(self) -> MostTokens:
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
 
     def findings(self) -> Iterator[Finding]:
+        if RESERVED in self.models:
+            yield Finding(("models",), "the name is taken by the results' line for the reference answers", RESERVED,
+                          "another name for that stage")
         for index, pair in enumerate(self.compare):
             for name in pair:
                 if name not in self.models:
                     yield Finding(("compare", index), "compares a model that is not evaluated", name,
                                   "one of " + ", ".join(self.models))
+            if pair[0] == pair[1]:
+                yield Finding(("compare", index), "compares a model with itself", list(pair), "two models")
+        if len(set(self.compare)) != len(self.compare):
+            yield Finding(("compare",), "names a pair twice", [list(pair) for pair in self.compare], "each pair once")
         if len(set(self.models)) != len(self.models):
             yield Finding(("models",), "names a model twice", list(self.models), "each model once")
         if self.answer_pattern is not None:
             yield from _pattern_findings(self.answer_pattern)
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """[challenger, baseline] of each comparison: as asked, or every later model against the first."""
+        first, *later = self.models
+        return self.compare or tuple((model, first) for model in later)
 
     def title(self) -> str:
         return f"evaluate · {plural(len(self.models), 'model')}"

@@ -16,10 +16,13 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
+STORE = r"\S"
+StoreUrl = Annotated[str, Field(pattern=STORE)]
 FORMS = {
     NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first (no dots, which part STAGE from "
           "METRIC in aims and which Kubernetes' services refuse: llama-3-1)",
     ROWS: "STAGE/SPLIT, for example seed/train",
+    STORE: "a folder or URL: runs, s3://bucket/prefix",
 }
 """Pattern -> what it asks for, in words; who adds a pattern adds them."""
 Place = tuple[str | int, ...]

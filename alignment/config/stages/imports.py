@@ -239,6 +239,10 @@ class ImportData(Stage):
     def splits(self) -> tuple[str, ...]:
         return self.split.splits
 
+    @property
+    def parted(self) -> bool:
+        return isinstance(self.split, RatioSplit)
+
     def sources(self) -> tuple[Outside, ...]:
         return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
                      for index, source in enumerate(self.data))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
@@ -32,6 +32,11 @@ class Sampling(Strict):
     max_new_tokens: Positive = 128
     """Longest answer, in tokens. One that is cut here never becomes a good example; see finished_share. Time and
     memory grow with it."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether a prompt always gets the same answer."""
+        return self.temperature in (0.0, (0.0, 0.0)) or self.top_k in (1, (1, 1))
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -105,7 +110,7 @@ class Sample(Stage):
     sampling: Sampling = Sampling()
     """How answers are drawn. All alike would leave nothing to choose from: keep the temperature above 0."""
     first: Sampling | None = None
-    """Sampling of each prompt's first answer, where it differs from the others."""
+    """Sampling of each prompt's first answer, where it differs from the others: keys it leaves out are `sampling`'s."""
     score: Scorer
     """What judges the answers: a reward model, a function, or the weighted sum of both."""
     pairs: Literal["max-min", "newest-previous"] = "max-min"
@@ -122,6 +127,13 @@ class Sample(Stage):
     dtype: Dtype | None = None
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
+
+    @model_validator(mode="after")
+    def _first(self) -> Self:
+        if self.first is not None:
+            own = {key: getattr(self.first, key) for key in self.first.model_fields_set}
+            object.__setattr__(self, "first", self.sampling.model_copy(update=own))  # frozen from here on
+        return self
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
@@ -146,6 +158,19 @@ class Sample(Stage):
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS
+
+    def findings(self) -> Iterator[Finding]:
+        alike = self.sampling.greedy and self.n > (1 if self.first is None or self.first.greedy else 2)
+        if alike:
+            yield Finding(("sampling",), f"all {self.n} answers to a prompt are the same",
+                          {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k},
+                          "a temperature above 0, or n: 1 with pairs: newest-previous")
+        if self.previous == self.model:
+            yield Finding(("previous",), "is the model itself", self.previous, "the model before")
+        parts = ((self.score.model, self.score.model_weight), (self.score.function, self.score.function_weight))
+        if not any(weight for name, weight in parts if name is not None):
+            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
+                          "a weight other than 0")
 
     def title(self) -> str:
         return f"sample · {plural(self.n, 'answer')}"

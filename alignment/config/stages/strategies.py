@@ -31,7 +31,7 @@ class Full(Strict):
     """Every weight is trained."""
 
     kind: Literal["full"]
-    """All weights, in float32: 16 bytes per parameter with Adam. Lower learning_rate to about 1e-5."""
+    """All weights, in float32: 16 bytes per parameter with Adam."""
 
 
 Strategy = Annotated[Lora | Full, Field(discriminator="kind")]

@@ -15,6 +15,7 @@ from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlac
 from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
 from alignment.config.stages.strategies import Lora, Strategy
 from alignment.config.trl_keys import trl_findings
+from alignment.config.trl_values import late_findings
 
 
 def _thawed(value: Any) -> Any:
@@ -60,6 +61,9 @@ class TrainBase(Stage):
     """Rows that one forward pass must have at least."""
     reads: ClassVar[str]
     """Rows that the method can use, in words."""
+    rates: ClassVar[tuple[float, float]]
+    """Default learning rates of `full` and of `lora`: that of the method's TRL config, and ten times that, as TRL's own
+    scripts have it, since an adapter starts at nothing."""
 
     kind: Literal["train"] = "train"
     """`train` with a `method`."""
@@ -84,9 +88,9 @@ class TrainBase(Stage):
     """Rows per forward pass on one worker, at most: less where batch_size is shared out over several workers. Left out:
     the most that share a worker's part of batch_size evenly, up to 8, and fit its memory by the planner's estimate;
     the stage says which."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """Highest learning rate. The default suits lora; full wants 1e-5 to 5e-5, dpo a tenth of sft's. Schedule and
-    warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, dpo and kto 1e-6); with lora ten
+    times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
     max_length: Positive = 1024
     """Tokens of prompt and answer together."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
@@ -133,6 +137,11 @@ class TrainBase(Stage):
                           f"{self.least_micro_batch} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
+        if self.adapter is not None and len(set(self.adapter.targets)) != len(self.adapter.targets) and isinstance(
+                self.adapter.targets, tuple):
+            yield Finding(("strategy", "targets"), "names a layer twice", list(self.adapter.targets), "each once")
+        if self.adapter is not None and not self.adapter.targets:
+            yield Finding(("strategy", "targets"), "names no layer", [], "all-linear, or names of linear layers")
         if self.adapter is not None and "lm_head" in self.adapter.targets:
             yield Finding(("strategy", "targets"), "lm_head takes no adapter: it may be the embedding as well, and the "
                           "losses read its weight past an adapter", "lm_head", "names of other linear layers")
@@ -142,12 +151,21 @@ class TrainBase(Stage):
                 "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
                 self.checkpoints.every, f"a multiple of {self.log_every}")
         yield from (Finding(("trl", key), problem, found, expected)
-                    for key, problem, found, expected in trl_findings(self.trl, self.trl_config))
+                    for key, problem, found, expected in (
+                        *trl_findings(self.trl, self.trl_config),
+                        *late_findings(self.trl, self.trl_config, evaluates=self.eval_rows is not None)))
 
     def mended(self) -> dict[str, int]:
         # Dropout counted for fresh adapters of sft alone; a continued one kept that of its start.
         dropout = self.adapter is not None and self.adapter.dropout > 0
         return super().mended() | ({"dropout": 2} if dropout else {})
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return super().learned(scaled) | {"learning_rate": self.rate}
+
+    def defaulted(self) -> str | None:
+        return None if self.learning_rate is not None else (
+            f"learning rate {self.rate:g}, the default of {self.method} with {self.strategy.kind}")
 
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
@@ -173,6 +191,11 @@ class TrainBase(Stage):
         return usual[0] if usual else 0
 
     @property
+    def rate(self) -> float:
+        """The learning rate: the stage's own, or the default of its method and strategy."""
+        return self.learning_rate or self.rates[self.adapter is not None]
+
+    @property
     def adapter(self) -> Lora | None:
         return self.strategy if isinstance(self.strategy, Lora) else None
 
@@ -193,6 +216,7 @@ class Sft(TrainBase):
     makes = "policy"
     trl_config = "trl/trainer/sft_config.py:SFTConfig"
     reads = "rows with an answer, within max_length"
+    rates = (2e-5, 2e-4)
 
     method: Literal["sft"]
     """`sft`: to answer as the rows do."""
@@ -221,6 +245,7 @@ class Reward(TrainBase):
     trl_config = "trl/trainer/reward_config.py:RewardConfig"
     sequences = 2
     reads = "preference rows"
+    rates = (1e-4, 1e-3)
 
     method: Literal["reward"]
     """`reward`: to score answers, from pairs of a better and a worse one."""
@@ -254,6 +279,7 @@ class Dpo(WithReference):
     trl_config = "trl/trainer/dpo_config.py:DPOConfig"
     sequences = 2
     reads = "preference rows"
+    rates = (1e-6, 1e-5)
 
     method: Literal["dpo"]
     """`dpo`: to prefer the better answer of each pair, without a reward model. Its beta: `trl: {beta: 0.1}`."""
@@ -269,6 +295,7 @@ class Kto(WithReference):
     sequences = 2
     least_micro_batch = 2
     reads = "unpaired rows (with a label) or preference rows"
+    rates = (1e-6, 1e-5)
 
     method: Literal["kto"]
     """`kto`: to prefer wanted answers over unwanted ones, without pairs. Its beta: `trl: {beta: 0.1}`."""

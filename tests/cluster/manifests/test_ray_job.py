@@ -201,8 +201,9 @@ def test_an_owner_takes_it_along() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "problem", "found"), [
-    (["compute.gpus_per_worker=1"], "fewer GPUs than its workers ask for", "gpus: 0, workers: 1"),
-    (["compute.gpus_per_worker=0.5", "cluster.stages.train.worker.workers=3",
+    (["compute.gpus_per_worker=1", "compute.device=auto"], "fewer GPUs than its workers ask for",
+     "gpus: 0, workers: 1"),
+    (["compute.gpus_per_worker=0.5", "compute.device=auto", "cluster.stages.train.worker.workers=3",
       "cluster.stages.train.worker.gpus=1"], "fewer GPUs", "gpus: 1, workers: 3"),
     (["cluster.stages.train.worker.shm=128Mi"], "too small for Ray's object store", "shm: 128Mi"),
     (["cluster.head.shm=64Mi"], "too small for Ray's object store", "shm: 64Mi"),

@@ -1,0 +1,86 @@
+"""What a stage needs of the machine that makes it: GPUs, trackers. For runs on this machine; a cluster has its own.
+
+Imports no torch: that a GPU is there shows in the driver's files, and that torch cannot use one in its version.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from alignment.checks.seen import Wrong
+from alignment.config import Compute, TrainBase
+from alignment.config.trl_keys import known_keys, lacks_tracker
+from alignment.errors import ConfigError
+
+_OPTIMIZERS = {
+    "torch_4bit": "torchao", "torch_8bit": "torchao", "galore": "galore_torch", "apollo": "apollo_torch",
+    "8bit": "bitsandbytes", "paged": "bitsandbytes", "bnb": "bitsandbytes", "lion": "bitsandbytes",
+    "ademamix": "bitsandbytes", "lomo": "lomo_optim", "grokadamw": "grokadamw", "schedule_free": "schedulefree",
+    "stable_adamw": "optimi", "anyprecision": "torchdistx",
+}
+"""Part of the name of one of transformers' optimizers -> the package that it needs, the first that fits."""
+_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What there is where a GPU's driver is loaded: NVIDIA's, within WSL, AMD's."""
+
+
+def trackers(stage: TrainBase) -> Wrong:
+    """Trackers of `log_to` that are not installed."""
+    if known_keys(stage.trl_config) is None:  # a machine that trains nothing
+        return
+    for index, tool in enumerate(stage.log_to):
+        if lacks_tracker(tool):
+            yield ("log_to", index), ConfigError(f"{tool} is not installed", found=tool,
+                                                 expected="a tracker that is installed here",
+                                                 hint=f"install {tool}, or remove it from log_to")
+
+
+def packages(stage: TrainBase) -> Wrong:
+    """Packages that an option of `trl` needs and that are not installed."""
+    if known_keys(stage.trl_config) is None:
+        return
+    optimizer = str(stage.trl.get("optim", ""))
+    needed = [("optim", package) for part, package in _OPTIMIZERS.items() if part in optimizer][:1]
+    if stage.trl.get("use_liger_kernel") is True:
+        needed.append(("use_liger_kernel", "liger_kernel"))
+    for key, package in needed:
+        if importlib.util.find_spec(package) is None:
+            yield ("trl", key), ConfigError(f"{package} is not installed, which this needs", found=stage.trl[key],
+                                            expected="an option whose package is installed here",
+                                            hint=f"install {package.replace('_', '-')}, or leave {key} out")
+
+
+def train(stage: TrainBase) -> Wrong:
+    """Everything that a train stage needs to be installed."""
+    yield from trackers(stage)
+    yield from packages(stage)
+
+
+def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:
+    """(key of `compute`, what is wrong) where it asks for GPUs that this machine does not have."""
+    lack = _without_gpu()
+    if lack is None:
+        return
+    if compute.device == "cuda":
+        yield "device", ConfigError(f"there is no GPU to compute on: {lack}", found="cuda", expected="auto or cpu")
+    if compute.workers and compute.gpus_per_worker and compute.address is None and not os.environ.get("RAY_ADDRESS"):
+        yield "gpus_per_worker", ConfigError(f"there is no GPU for a worker: {lack}", found=compute.gpus_per_worker,
+                                             expected="0, or the address of a Ray cluster with GPUs")
+
+
+def _without_gpu() -> str | None:
+    """Why nothing can be computed on a GPU here; None where there may be one."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None  # nothing is computed here
+    if version.endswith("+cpu"):
+        return f"torch {version} is built for CPUs"
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return "no driver is loaded"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides them"
+    return None
