@@ -81,9 +81,11 @@ def save_adapter(model: PeftModel, folder: Path, base: Artifact) -> None:
         ModelError: not everything that was trained is in the file.
     """
     config = model.peft_config["default"]
+    here = config.base_model_name_or_path, config.revision
     config.base_model_name_or_path, config.revision = name_of_base(base)
     # Which embeddings are trained is the config's to say; asked to find out, PEFT compares with the base's files.
     model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    config.base_model_name_or_path, config.revision = here
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     sort_lists(folder / CONFIG)
     saved = load_file(folder / WEIGHTS)

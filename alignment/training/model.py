@@ -59,14 +59,16 @@ def settle_adapter(model: PeftModel, lora: Lora) -> dict[str, Any]:
 
     TRL turns off every dropout of a model with a reference or a score. So it must be for the reference, which is often
     a second adapter on the same layers and has to be the same function at every step; the trained adapter's own is
-    turned on again, alone.
+    turned on again, alone. And TRL's copy of an adapter is to be the same function as it, whatever it consists of.
     """
+    _whole_in_float32(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
-            # TRL copies what is named `.default.`, which an embedding's matrices are not.
-            if name.endswith(".ref"):
-                parameter.copy_(parameters[f"{name.removesuffix('.ref')}.default"])
+            # TRL copies what is named `.default.`, which an embedding's matrices are not, and into the base's type.
+            twin = parameters.get(f"{name}.".replace(".ref.", ".default.").removesuffix("."))
+            if ".ref." in f"{name}." and twin is not None:
+                parameter.copy_(twin)
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and "default" in layer.lora_dropout:
             layer.lora_dropout["default"] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
@@ -120,12 +122,13 @@ def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dt
             config.modules_to_save = list(_of_backbone(config.modules_to_save, model) or ()) or None
         adapted = get_peft_model(model, config)
     check_adapted(adapted, wanted, where)
-    if continued and reward:
-        _carry_over(adapted, folder)
     if reward:
         score_in_float32(adapted)
-    _whole_in_float32(adapted, dtype)
     settle_adapter(adapted, lora)
+    if continued and reward:
+        _carry_over(adapted, folder)
+    elif continued and wanted.whole:  # what is kept whole was rounded where it was read into `dtype`
+        set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
     return adapted
 
 
@@ -143,17 +146,22 @@ def _of_backbone(modules: Iterable[str] | None, model: Any) -> tuple[str, ...] |
     return tuple(one for one in modules or () if any(named(name, one) for name in names)) or None
 
 
-def _whole_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
-    """Modules that are trained whole, in float32 among frozen ones in `dtype` (PEFT leaves their copies in `dtype`)."""
+def _whole_in_float32(model: PeftModel) -> None:
+    """Modules that are trained whole, and their frozen references, in float32 among whatever is frozen: PEFT makes its
+    copies in the type of the base."""
     for name, module in model.get_base_model().named_modules():
         copies = getattr(module, "modules_to_save", None)
         if not isinstance(copies, torch.nn.ModuleDict) or name == "score":
             continue
-        trained = copies["default"].float()
-        if dtype != torch.float32:
-            trained.register_forward_pre_hook(lambda _, inputs: tuple(
-                one.float() if one.is_floating_point() else one for one in inputs))
-            trained.register_forward_hook(lambda _, inputs, output: output.to(dtype))
+        frozen = next(module.original_module.parameters()).dtype
+        for copy in copies.values():
+            if frozen != torch.float32 and not copy._forward_hooks:
+                copy.float().register_forward_pre_hook(_floats)
+                copy.register_forward_hook(lambda _, inputs, output, frozen=frozen: output.to(frozen))
+
+
+def _floats(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(one.float() if one.is_floating_point() else one for one in inputs)
 
 
 def _carry_over(model: Any, folder: Path) -> None:

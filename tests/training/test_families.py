@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from alignment.artifacts import Artifact, Store
+from alignment.config import TrainBase
 from alignment.errors import ModelError
 from tests.models import published
 from tests.training.families import FAMILIES, family
@@ -206,22 +207,36 @@ def test_what_cannot_be_kept_is_refused_by_its_key(
     assert error.value.where.endswith(f"strategy.{place}")
 
 
-@pytest.mark.parametrize("keys", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}])
-def test_frozen_weights_in_bfloat16_and_checkpointed_layers_train_in_float32(
-    keys: dict[str, Any], bases: Callable[[str], Artifact], store: Store, pairs: Artifact, tmp_path: Path
+@pytest.mark.parametrize(("name", "whole"), [
+    ("llama", ()), ("llama", ("embed_tokens", "lm_head")), ("llama-tied", ("embed_tokens",)),
+])
+def test_among_frozen_weights_in_bfloat16_what_trains_is_float32_and_goes_on_as_it_was_saved(
+    name: str, whole: tuple[str, ...], bases: Callable[[str], Artifact], store: Store, pairs: Artifact, tmp_path: Path
 ) -> None:
     import torch
+    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     from alignment.training.fit import fit
+    from alignment.training.model import build
 
-    of = context(store, tmp_path / f"low-{len(keys)}", bases("llama"), pairs, batch_size=4, micro_batch_size=4, learning_rate=1e-4,
-                 strategy={**LORA, **keys}, compute={"device": "cpu", "dtype": "bfloat16"},
-                 trl={"max_steps": 2, "gradient_checkpointing": True})
+    keys = {"strategy": {**LORA, **({"modules_to_save": list(whole)} if whole else {})}, "batch_size": 4,
+            "micro_batch_size": 4, "learning_rate": 1e-4}
+    low = {"device": "cpu", "dtype": "bfloat16"}
+    of = context(store, tmp_path / f"{name}-{len(whole)}-sft", bases(name), pairs, compute=low,
+                 trl={"max_steps": 2, "gradient_checkpointing": True}, **keys)
     fit(of)
-    saved = load_file(of.out / "model" / "adapter_model.safetensors")
+    made = published(store, of.key, of.out)
+    saved = load_file(made.path() / "model" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    whole = {name for name in saved if ".lora_" not in name}
-    assert len(whole) == len(keys.get("modules_to_save", []))
-    for name in whole:
-        assert not torch.equal(saved[name], saved[name].bfloat16().float()), "small updates are kept"
+    kept = [tensor for tensor_name, tensor in saved.items() if ".lora_" not in tensor_name]
+    assert len(kept) == (2 if whole else 0)
+    assert all(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in kept), "small updates are kept"
+    of = context(store, tmp_path / f"{name}-{len(whole)}-dpo", made, pairs, "dpo", compute=low, trl={"max_steps": 1},
+                 **keys)
+    model, _ = build(of.stage_as(TrainBase), made, torch.bfloat16, 0)
+    continued = get_peft_model_state_dict(model, save_embedding_layers=False)
+    assert all(torch.equal(continued[tensor], saved[tensor]) for tensor in saved)
+    fit(of)
+    first = json.loads(of.events.read_text(encoding="utf-8").splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6), "the reference is the start, to the bit"
