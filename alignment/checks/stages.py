@@ -28,6 +28,7 @@ from alignment.config import (
     HubModel,
     ImportData,
     ImportModel,
+    Lora,
     Run,
     Sample,
     Stage,
@@ -37,6 +38,7 @@ from alignment.config import (
 )
 from alignment.config.messages import close_to
 from alignment.config.stages.fields import on_this_machine
+from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import gguf_path
 from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
@@ -72,6 +74,9 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
         MODELS[type(stage.model)](stage.name, stage.model)
     except KubeAlignError as error:
         yield ("model",), error
+    if stage.base is not None and (run.stage(stage.base).adapter or run.stage(stage.base).base):
+        yield ("model", "base"), ConfigError("an adapter stands on full weights, and this stage makes an adapter",
+                                             found=stage.base, expected="a stage that imports a whole model")
     if stage.template is not None and stage.template not in templates.names():
         yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
                                          expected="one of " + ", ".join(templates.names()))
@@ -93,7 +98,13 @@ def _check_folder(stage: str, model: FolderModel) -> None:
         raise ConfigError("the model folder does not exist", found=str(folder),
                           expected=f"a folder at {folder.absolute()}",
                           hint="relative paths start at the working directory")
+    if model.base is not None:
+        read_adapter_config(folder, f"stage {stage}, model.path")
+        return
     names = {path.name for path in folder.iterdir()}
+    if CONFIG in names and "config.json" not in names:
+        raise ConfigError("the folder is an adapter, not a model", found=str(folder),
+                          expected="`base: STAGE` beside its path: the stage that imports what it was trained on")
     missing = [text for text, there in (
         ("config.json", "config.json" in names),
         ("weights (*.safetensors)", any(name.endswith(".safetensors") for name in names)),
@@ -168,6 +179,9 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
 
 def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     workers, gpus = run.compute.workers, run.compute.gpus_per_worker
+    start = run.stage(stage.model)
+    if start.base is not None and stage.adapter is not None:
+        yield from _continues(stage.adapter, start)
     if not stage.micro_batch(workers):
         yield ("batch_size",), ConfigError(
             "batch_size cannot be shared out over the workers",
@@ -190,6 +204,19 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _function(stage)
     yield from measurable(run, sight, stage)
+
+
+def _continues(own: Lora, start: AnyStage) -> Wrong:
+    """An imported adapter is continued as it is."""
+    try:
+        made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")
+    except KubeAlignError:
+        return  # said of the stage that imports it
+    for key, name in (("r", "r"), ("alpha", "lora_alpha")):
+        if getattr(own, key) != made[name]:
+            yield ("strategy", key), ConfigError(
+                f"continues the adapter of stage {start.name}, which has another {key}", found=getattr(own, key),
+                expected=str(made[name]), hint="or strategy full, which merges it")
 
 
 def _function(stage: Sample | Evaluate) -> Wrong:

@@ -112,12 +112,12 @@ def _check_model(
         yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
         return
     start, own = earlier[ref.stage].adapter, stage.adapter
-    if start is not None and own is not None and (start.r, start.alpha, start.targets) != (
-            own.r, own.alpha, own.targets):
+    if start is not None and own is not None and start.shape != own.shape:
+        other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(
-            ("strategy",), f"continues the adapter of stage {ref.stage}, so r, alpha and targets must be the same",
-            {"r": own.r, "alpha": own.alpha, "targets": own.targets},
-            f"r: {start.r}, alpha: {start.alpha}, targets: {start.targets} (or strategy full, which merges it)",
+            ("strategy",), f"continues the adapter of stage {ref.stage}, so {', '.join(start.shape)} must be the same",
+            {key: own.shape[key] for key in other},
+            f"{', '.join(f'{key}: {value}' for key, value in other.items())} (or strategy full, which merges it)",
         )
 
 

@@ -1,4 +1,4 @@
-"""Stage body: a base model from the hub, a folder, a GGUF file or thin air -> one model folder in the store.
+"""Stage body: a base model from the hub, a folder, a GGUF file or thin air, or an adapter -> one model folder.
 
 Settles once what everything after relies on: safetensors in one dtype, one chat template with generation markers
 where there is an equivalent one, an end token that generation stops on, a pad token that is no end token. Does not
@@ -15,11 +15,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils.logging import disable_progress_bar
 
 from alignment import templates
-from alignment.config import ImportModel
+from alignment.config import FolderModel, ImportModel
 from alignment.context import Outcome, StageContext
 from alignment.errors import ModelError
+from alignment.inference.adapters import save_adapter
 from alignment.inference.info import write_info
-from alignment.inference.model_sources import load
+from alignment.inference.model_sources import load, load_adapter
 from alignment.planner.context_length import SOURCES, context_length
 
 PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")
@@ -40,7 +41,11 @@ def import_model(context: StageContext) -> Outcome:
     disable_progress_bar()
     where = f"stage {stage.name}"
     context.event("load", source=stage.model.source)
-    loaded = load(stage.name, stage.model, context.run.seed, getattr(torch, stage.dtype))
+    base = None if stage.base is None else context.inputs[stage.base]
+    if base is not None and isinstance(stage.model, FolderModel):
+        loaded = load_adapter(stage.name, stage.model, base)
+    else:
+        loaded = load(stage.name, stage.model, context.run.seed, getattr(torch, stage.dtype))
     model, tokenizer = loaded.model, loaded.tokenizer
     if stage.model.source == "tiny" and stage.template is None:
         tokenizer.chat_template = templates.source("chatml")
@@ -49,20 +54,26 @@ def import_model(context: StageContext) -> Outcome:
     _set_convention(tokenizer, stage, model)
     _set_end(tokenizer)
     _set_pad(tokenizer, stage.pad_token, where)
-    _fit_model(model, tokenizer, where)
     folder = context.out / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    if base is not None:
+        save_adapter(model, folder, base)
+    else:
+        _fit_model(model, tokenizer, where)
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    info = write_info(folder, role="policy", form="full", base=None, tokenizer=tokenizer)
-    parameters = model.num_parameters()
+    info = write_info(folder, role="policy", form="full" if base is None else "adapter",
+                      base=None if base is None else base.key, tokenizer=tokenizer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     context.event("saved", parameters=parameters)
     return Outcome(
         metrics={"parameters": float(parameters)},
         facts={
-            "source": stage.model.model_dump(mode="json"), "revision": loaded.revision, "template": info["template"],
+            "source": stage.model.model_dump(mode="json"), "revision": loaded.revision,
+            "rounded": loaded.rounded, "base": info["base"], "template": info["template"],
             "generation_markers": templates.has_generation_markers(str(tokenizer.chat_template)),
-            "architecture": type(model).__name__, "dtype": stage.dtype, "pad_token": tokenizer.pad_token,
+            "architecture": type(model if base is None else model.get_base_model()).__name__,
+            "dtype": stage.dtype, "pad_token": tokenizer.pad_token,
             "eos_token": tokenizer.eos_token,
             "special_tokens_in_text": info["special_tokens_in_text"],
             "stop_tokens": tokenizer.convert_ids_to_tokens(templates.stop_ids(tokenizer)),
@@ -112,13 +123,15 @@ def _marked(tokenizer: PreTrainedTokenizerBase, own: str) -> str | None:
 
 
 def _set_convention(tokenizer: PreTrainedTokenizerBase, stage: ImportModel, model: PreTrainedModel) -> None:
-    """What the stage says of special tokens in texts, and where the model's maker lets generation stop."""
-    stops: set[int] = set()
+    """What the stage says of special tokens in texts, and where the model's maker lets generation stop. An adapter has
+    its base's tokenizer, and with it what was said there."""
+    before = templates.Convention.of(tokenizer)
+    stops = set(before.stop_ids)
     for config in (model.config.get_text_config(), model.config, model.generation_config):
         said = getattr(config, "eos_token_id", None)
         stops |= set(said if isinstance(said, list | tuple) else () if said is None else (said,))
     known = tuple(sorted(index for index in stops if 0 <= index < len(tokenizer)))
-    templates.Convention(stage.special_tokens_in_text or "as-text", known).put_on(tokenizer)
+    templates.Convention(stage.special_tokens_in_text or before.special_tokens_in_text, known).put_on(tokenizer)
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -75,11 +75,11 @@ def base_key(artifact: Artifact) -> str:
     return artifact.key if info["form"] == "full" else str(info["base"])
 
 
-def base_folder(artifact: Artifact) -> Path:
-    """Local model folder with the full weights of `artifact`. Raises ModelError when the base is gone."""
+def base_artifact(artifact: Artifact) -> Artifact:
+    """The artifact with the full weights of `artifact`. Raises ModelError when the base is gone."""
     key = base_key(artifact)
     if key == artifact.key:
-        return artifact.path() / "model"
+        return artifact
     base = artifact.store.find(key)
     if base is None:
         raise ModelError("the full weights that the adapter stands on are not in the store", where=artifact.url,
@@ -88,7 +88,12 @@ def base_folder(artifact: Artifact) -> Path:
     if model_info(base)["form"] != "full":
         raise ModelError("an adapter stands on another adapter", where=artifact.url, found=key,
                          expected="an import-model or full-training artifact")
-    return base.path() / "model"
+    return base
+
+
+def base_folder(artifact: Artifact) -> Path:
+    """Local model folder with the full weights of `artifact`. Raises ModelError when the base is gone."""
+    return base_artifact(artifact).path() / "model"
 
 
 def check_template(artifact_dir: Path) -> None:

@@ -6,7 +6,6 @@ so merging is exact up to rounding; it is done in float32. Does not train, gener
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
+from alignment.inference.adapters import merged, with_adapter
 from alignment.inference.info import INFO, base_folder, check_template, model_info, read_info
 from alignment.progress import console
 from alignment.templates import Convention
@@ -166,30 +166,21 @@ def weights_of(
     if missing or found["mismatched_keys"]:
         raise ModelError("the model folder lacks weights that the architecture needs", where=str(folder),
                          found=sorted(missing | {str(key) for key in found["mismatched_keys"]})[:5])
+    without_router_logits(model)
     return model
 
 
-def with_adapter(model: Any, folder: Path, **given: Any) -> PeftModel:
-    """`PeftModel.from_pretrained` that refuses what PEFT only warns about: a module that keeps its fresh adapter.
-
-    Args:
-        given: other arguments of from_pretrained.
-
-    Raises:
-        ModelError: the adapter's files are damaged or lack a tensor, which is named.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            return PeftModel.from_pretrained(model, folder, **given)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
-        raise ModelError(f"the adapter cannot be loaded: {type(error).__name__}: {error}", where=str(folder),
-                         expected="the adapter's weights, whole") from error
+def without_router_logits(model: PreTrainedModel) -> None:
+    """Mixtures of experts: TRL asks for the router's logits where it trains. Left on, every forward pass computes a
+    loss of its own from them, which fails where keys and values are kept."""
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
 
 
 def _adapted(model: Any, folder: Path, merge: bool) -> Any:
     adapted = with_adapter(model, folder)
-    return adapted.merge_and_unload(safe_merge=True) if merge else adapted
+    return merged(adapted) if merge else adapted
 
 
 def _ready(model: Any, dtype: torch.dtype, device: str, *, cast: bool) -> Any:

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -32,13 +33,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alignment.artifacts import Artifact
 from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
 from alignment.config.stages.fields import on_this_machine
+from alignment.data.adapter_config import read_adapter_config
 from alignment.data.fingerprint import MODEL_FILES, gguf_path
 from alignment.errors import ModelError
+from alignment.inference.adapters import with_adapter
 from alignment.inference.bare_tokenizer import as_sentencepiece
-from alignment.inference.loading import weights_of
-from alignment.progress import waiting
+from alignment.inference.info import model_info
+from alignment.inference.loading import load_tokenizer, weights_of
+from alignment.progress import console, waiting
 
 TINY_CONTEXT = TinyModel.context
 """Positions of a tiny model, in tokens."""
@@ -57,11 +62,17 @@ There are many reasons for this, but the most important is that it was cheap. It
 
 @dataclass
 class Loaded:
-    """A model and its tokenizer as their maker made them, and the revision they are of (None: not versioned)."""
+    """A model and its tokenizer as their maker made them.
+
+    Attributes:
+        revision: that they are of; None: not versioned.
+        rounded: whether the maker's weights are finer than what they are stored as here; None: not told apart.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     revision: str | None = None
+    rounded: bool | None = None
 
 
 def load(stage: str, source: HubModel | FolderModel | GgufModel | TinyModel, seed: int, dtype: torch.dtype) -> Loaded:
@@ -99,8 +110,52 @@ def _hub(stage: str, source: HubModel, dtype: torch.dtype) -> Loaded:
     except (OSError, ValueError) as error:
         raise ModelError(f"the model cannot be fetched from the hub: {error}", where=where, found=found) from error
     loaded = _folder(snapshot, where, dtype, trust=source.trust_remote_code)
-    loaded.revision = snapshot.name
+    loaded.revision, loaded.rounded = snapshot.name, _rounds(snapshot, dtype)
     return loaded
+
+
+def _rounds(folder: Path, dtype: torch.dtype) -> bool:
+    """Whether weights of a folder lose anything when they are stored in `dtype`."""
+    exact = {torch.float32: {"F32", "F16", "BF16"}, torch.float16: {"F16"}, torch.bfloat16: {"BF16"}}[dtype]
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            if any(tensors.get_slice(name).get_dtype() not in exact for name in tensors.keys()):  # noqa: SIM118
+                return True
+    return False
+
+
+def load_adapter(stage: str, source: FolderModel, base: Artifact) -> Loaded:
+    """Bring somebody else's adapter into memory on its base's weights, with the tokenizer that it was trained with.
+
+    Raises:
+        ModelError: it is damaged, of another kind, or of another base.
+    """
+    folder, where = on_this_machine(source.path), f"stage {stage}, model.path"
+    config = read_adapter_config(folder, where)
+    if model_info(base)["form"] != "full":
+        raise ModelError("an adapter stands on full weights, and this stage makes an adapter",
+                         where=f"stage {stage}, model.base", found=source.base,
+                         expected="a stage that imports a whole model")
+    own = load_tokenizer(base.path() / "model", side="right")
+    tokenizer: Any = own
+    if any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if tokenizer.get_vocab() != own.get_vocab():
+            new = sorted(set(tokenizer.get_vocab()) - set(own.get_vocab()))[:5]
+            raise ModelError("the adapter's tokenizer is not its base's", where=f"{where}: {folder.absolute()}",
+                             found=f"tokens that the base has not: {', '.join(new)}" if new else "other ids",
+                             expected=f"the vocabulary of stage {source.base}",
+                             hint="another base? an adapter that brings tokens is merged first, then imported whole")
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = own.chat_template
+    named, known = config.get("base_model_name_or_path"), base.manifest.facts.get("source", {}).get("repo")
+    if known is not None and named is not None and "/" in named and not Path(named).exists() and named != known:
+        console.print(f"! stage {stage}: the adapter says that it was trained on {named}, and stands on {known} now; "
+                      "their weights have the same shapes", markup=False)
+    weights = weights_of(AutoModelForCausalLM, base.path() / "model", torch.float32)
+    adapted: Any = with_adapter(weights, folder, is_trainable=True)
+    adapted.peft_config["default"].task_type = "CAUSAL_LM"
+    return Loaded(adapted, tokenizer)
 
 
 def _folder(folder: Path, where: str, dtype: torch.dtype, *, trust: bool) -> Loaded:
@@ -131,7 +186,8 @@ def _check_folder(folder: Path, where: str) -> None:
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").exists()
         raise refuse("the folder is an adapter, not a model" if adapter else "the model folder has no config.json",
-                     "config.json beside the weights", "merge the adapter into its base first" if adapter else None)
+                     "config.json beside the weights",
+                     "name the stage that imports its base: `base: STAGE` beside the path" if adapter else None)
     weights = {path.name for path in folder.glob("*.safetensors")}
     if not weights:
         pickled = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]

@@ -110,6 +110,9 @@ def _tokenizer(artifact: Artifact | None) -> rows.Lengths | None:
 def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     artifact, model = state.artifacts.get(stage.name), stage.model
     size: ModelSize | None
+    if stage.base is not None:  # an adapter, whose few weights do not count
+        size = state.sizes[stage.name] = state.sizes[stage.base]
+        return StagePlan(stage.name, stage.title(), size)
     if artifact is not None and artifact.store.is_local:
         size = size_of_folder(artifact.path() / "model")
     elif artifact is not None:

@@ -31,15 +31,17 @@ from alignment.config.stages.base import plural
 from alignment.config.trl_keys import lacks_tracker
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
+from alignment.inference.adapters import save_adapter
 from alignment.inference.draws import choose
 from alignment.inference.info import base_key, template_of, write_info
-from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype
+from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
 from alignment.training.checkpoints import Checkpoints, barrier, over_all
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
+from alignment.training.proof import prove_loss
 from alignment.training.room import room_for
 
 
@@ -72,6 +74,8 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
+    if stage.makes == "policy":
+        prove_loss(trainer, dtype if stage.adapter is not None else torch.float32, where)
     trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
@@ -226,31 +230,19 @@ def _steps(arguments: Any, trainer: Any, rows: int) -> int:
 
 
 def _save(model: Any, folder: Path, stage: TrainBase, start: Any, tokenizer: Any) -> None:
-    """Write weights, tokenizer and kubealign.json. The base is named by its key: a path is one machine's own."""
+    """Write weights, tokenizer and kubealign.json."""
     adapter = stage.adapter is not None
     folder.mkdir(parents=True, exist_ok=True)
     if adapter:
         assert isinstance(model, PeftModel)
-        model.peft_config["default"].base_model_name_or_path = base_key(start)
-        # The embedding is never trained here; asked to find that out, PEFT looks the base up on the hub.
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        _sort_lists(folder / "adapter_config.json")
+        save_adapter(model, folder, start)
     else:
+        without_router_logits(model)
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     form, base = ("adapter", base_key(start)) if adapter else ("full", None)
     write_info(folder, role=stage.makes, form=form, base=base, tokenizer=tokenizer,
                template_name=template_of(start)["name"])
-
-
-def _sort_lists(file: Path) -> None:
-    """PEFT writes sets of module names in the order of this process's hashes; the same adapter is the same file."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    for key, value in config.items():
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            config[key] = sorted(value)
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _outcome(

@@ -53,7 +53,12 @@ class Guarded:
         return loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().prediction_step(model, apart(inputs)[0], *args, **kwargs)  # type: ignore[misc]
+        # What is learned of a mixture of experts has a term that spreads tokens over them; what is measured has not.
+        spread, self.aux_loss_enabled = getattr(self, "aux_loss_enabled", False), False
+        try:
+            return super().prediction_step(model, apart(inputs)[0], *args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.aux_loss_enabled = spread
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]

@@ -6,6 +6,7 @@ nothing quantised here). Does not train or save.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment.artifacts import Artifact
 from alignment.config import Lora, TrainBase
+from alignment.data.adapter_config import CONFIG, WEIGHTS
 from alignment.errors import ModelError
+from alignment.inference.adapters import with_adapter
 from alignment.inference.info import base_folder, model_info
-from alignment.inference.loading import load_policy, score_in_float32, weights_of, with_adapter
+from alignment.inference.loading import load_policy, score_in_float32, weights_of
+from alignment.training.targets import adapted_names, check_adapted, last, named, targets_of
 
 
 def build(stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> tuple[Any, dict[str, Any]]:
@@ -30,16 +33,25 @@ def build(stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: i
     Frozen weights are in `dtype`; everything trained is float32 (bfloat16 loses small updates).
     """
     lora = stage.adapter
+    if stage.makes == "reward":
+        _check_scores(start, f"stage {stage.name}")
     facts: dict[str, Any] = {}
     if lora is not None:
         model = _with_adapter(stage, lora, start, dtype, pad_token_id)
-        adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-        _check_adapted(lora, adapted, f"stage {stage.name}")
-        facts = {"adapted_modules": len(adapted), "adapted_names": _last_parts(adapted)}
+        adapted = adapted_names(model)
+        facts = {"adapted_modules": len(adapted), "adapted_names": last(adapted)}
     else:
         model = _full(stage, start, pad_token_id)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model, {"trainable_parameters": trainable, "parameters": sum(p.numel() for p in model.parameters()), **facts}
+
+
+def _check_scores(start: Artifact, where: str) -> None:
+    config = AutoConfig.from_pretrained(base_folder(start), local_files_only=True)
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise ModelError("transformers has no reward model of this architecture", where=f"{where}, model",
+                         found=config.model_type, expected="one with a class ...ForSequenceClassification",
+                         hint="score answers with a function, or train the reward model on another base")
 
 
 def settle_adapter(model: PeftModel, lora: Lora) -> dict[str, Any]:
@@ -47,8 +59,16 @@ def settle_adapter(model: PeftModel, lora: Lora) -> dict[str, Any]:
 
     TRL turns off every dropout of a model with a reference or a score. So it must be for the reference, which is often
     a second adapter on the same layers and has to be the same function at every step; the trained adapter's own is
-    turned on again, alone.
+    turned on again, alone. And TRL's copy of an adapter is to be the same function as it, whatever it consists of.
     """
+    _whole_in_float32(model)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            # TRL copies what is named `.default.`, which an embedding's matrices are not, and into the base's type.
+            twin = parameters.get(f"{name}.".replace(".ref.", ".default.").removesuffix("."))
+            if ".ref." in f"{name}." and twin is not None:
+                parameter.copy_(twin)
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and "default" in layer.lora_dropout:
             layer.lora_dropout["default"] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
@@ -74,78 +94,87 @@ def _full(stage: TrainBase, start: Artifact, pad_token_id: int) -> Any:
 def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
     reward, info, folder = stage.makes == "reward", model_info(start), start.path() / "model"
     base, where = base_folder(start), f"stage {stage.name}"
+    continued = info["form"] == "adapter"
     if reward:  # the head is fresh
         model = weights_of(AutoModelForSequenceClassification, base, dtype, {"score.weight"}, num_labels=1,
                            pad_token_id=pad_token_id)
     else:
         model = weights_of(AutoModelForCausalLM, base, dtype)
-    if info["form"] == "adapter" and not reward:
-        continued = with_adapter(model, folder, is_trainable=True)
-        settle_adapter(continued, lora)
-        # Published adapters name their base by key; checkpoints want a place where PEFT finds its config.
-        continued.peft_config["default"].base_model_name_or_path = str(base)
-        return continued
-    _check_targets(lora, model, where)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
-        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
-    )
-    model = get_peft_model(model, config)
+    if reward and continued:  # whatever stands on the policy's output head has no place here
+        lora = lora.model_copy(update={"modules_to_save": _of_backbone(lora.modules_to_save, model)})
+    wanted = targets_of(lora, model, where)
+    if continued:
+        _check_same(lora, folder, where)
+    if continued and not reward:
+        adapted = with_adapter(model, folder, is_trainable=True)
+        # Published adapters name their base for others; checkpoints want the place where it lies here.
+        adapted.peft_config["default"].base_model_name_or_path = str(base)
+    else:
+        config = LoraConfig.from_pretrained(folder) if continued else LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, bias="none", modules_to_save=list(wanted.whole) or None,
+            ensure_weight_tying=wanted.tied,
+            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        )
+        config.inference_mode, config.lora_dropout = False, lora.dropout
+        config.task_type = TaskType.CAUSAL_LM
+        if reward:  # without what is the policy's alone
+            config.task_type, config.ensure_weight_tying = TaskType.SEQ_CLS, False
+            config.modules_to_save = list(_of_backbone(config.modules_to_save, model) or ()) or None
+        adapted = get_peft_model(model, config)
+    check_adapted(adapted, wanted, where)
     if reward:
-        if info["form"] == "adapter":
-            _carry_over(model, folder)
-        score_in_float32(model)
-    return model
+        score_in_float32(adapted)
+    settle_adapter(adapted, lora)
+    if continued and reward:
+        _carry_over(adapted, folder)
+    elif continued and wanted.whole:  # what is kept whole was rounded where it was read into `dtype`
+        set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
+    return adapted
+
+
+def _check_same(lora: Lora, folder: Path, where: str) -> None:
+    """A continued adapter has the rank and scale that it was made with."""
+    made = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for key, name in (("r", "r"), ("alpha", "lora_alpha")):
+        if getattr(lora, key) != made[name]:
+            raise ModelError(f"the adapter that is continued has another {key}", where=f"{where}, strategy.{key}",
+                             found=getattr(lora, key), expected=made[name], hint="strategy full would merge it")
+
+
+def _of_backbone(modules: Iterable[str] | None, model: Any) -> tuple[str, ...] | None:
+    names = [name for name, _ in model.named_modules()]
+    return tuple(one for one in modules or () if any(named(name, one) for name in names)) or None
+
+
+def _whole_in_float32(model: PeftModel) -> None:
+    """Modules that are trained whole, and their frozen references, in float32 among whatever is frozen: PEFT makes its
+    copies in the type of the base."""
+    for name, module in model.get_base_model().named_modules():
+        copies = getattr(module, "modules_to_save", None)
+        if not isinstance(copies, torch.nn.ModuleDict) or name == "score":
+            continue
+        frozen = next(module.original_module.parameters()).dtype
+        for copy in copies.values():
+            if frozen != torch.float32 and not copy._forward_hooks:
+                copy.float().register_forward_pre_hook(_floats)
+                copy.register_forward_hook(lambda _, inputs, output, frozen=frozen: output.to(frozen))
+
+
+def _floats(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(one.float() if one.is_floating_point() else one for one in inputs)
 
 
 def _carry_over(model: Any, folder: Path) -> None:
     """Load a policy's adapter into the reward model's backbone; a tensor without its place is an error."""
-    own, saved = get_peft_model_state_dict(model), load_file(folder / "adapter_model.safetensors")
-    lora = {name for name in own if "lora_" in name}
-    if lora != saved.keys():
+    own, saved = get_peft_model_state_dict(model, save_embedding_layers=False), load_file(folder / WEIGHTS)
+    modules = {f"base_model.model.{name}" for name, _ in model.get_base_model().named_modules()}
+    # The policy's output head, where it was trained whole, is no part of a backbone.
+    saved = {name: tensor for name, tensor in saved.items() if ".lora_" in name or name.rpartition(".")[0] in modules}
+    wanted = {name for name in own if not name.startswith("base_model.model.score.")}
+    if wanted != saved.keys():
         raise ModelError(
             "the policy's adapter does not fit the reward model's backbone", where=str(folder),
-            found={"unexpected": sorted(saved.keys() - lora)[:3], "missing": sorted(lora - saved.keys())[:3]},
-            expected="the same target modules",
+            found={"unexpected": sorted(saved.keys() - wanted)[:3], "missing": sorted(wanted - saved.keys())[:3]},
+            expected="the same targets and modules_to_save",
         )
     set_peft_model_state_dict(model, {**own, **saved})
-
-
-def _last_parts(names: Iterable[str]) -> list[str]:
-    return sorted({name.rsplit(".", 1)[-1] for name in names})
-
-
-def _named(name: str, target: str) -> bool:
-    """Whether PEFT takes a module of this dotted name for the target."""
-    return name == target or name.endswith(f".{target}")
-
-
-def _check_targets(lora: Lora, model: Any, where: str) -> None:
-    """Refuse what a fresh adapter cannot stand on, by name: PEFT passes over it where another target matches."""
-    if isinstance(lora.targets, str):
-        return
-    modules = dict(model.named_modules())
-    heads = [model.get_output_embeddings(), getattr(model, "score", None)]
-    linear = {name for name, module in modules.items() if isinstance(module, torch.nn.Linear | Conv1D)}
-    matched = {target: {name for name in modules if _named(name, target)} for target in lora.targets}
-    head = [target for target, names in matched.items() if any(modules[name] in heads for name in names)]
-    idle = [target for target, names in matched.items() if not names or names - linear]
-    expected = f"names among {', '.join(_last_parts(name for name in linear if modules[name] not in heads))}"
-    if head:
-        raise ModelError("the output head takes no adapter: it may be the embedding as well, and the losses read its "
-                         "weight past an adapter", where=f"{where}, strategy.targets", found=head, expected=expected)
-    if idle or not matched:
-        raise ModelError("some targets match no linear layer", where=f"{where}, strategy.targets", found=idle,
-                         expected=expected)
-
-
-def _check_adapted(lora: Lora, adapted: list[str], where: str) -> None:
-    """What is asked for must be there; a continued adapter keeps its own targets."""
-    if not adapted:
-        raise ModelError("the adapter matches no module", where=f"{where}, strategy.targets", found=lora.targets)
-    if isinstance(lora.targets, tuple):
-        idle = [target for target in lora.targets if not any(_named(name, target) for name in adapted)]
-        if idle:
-            raise ModelError("some targets match no module of the adapter", where=f"{where}, strategy.targets",
-                             found=idle, expected=f"names among {', '.join(_last_parts(adapted))}")

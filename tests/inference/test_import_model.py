@@ -249,7 +249,7 @@ def test_folders_that_lack_something(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     refused("no config.json")
     (folder / "adapter_config.json").write_text("{}")
-    refused("an adapter, not a model", "merge")
+    refused("an adapter, not a model", "base: STAGE")
     shutil.rmtree(folder)
     refused("does not exist", str(folder))
 

@@ -14,6 +14,7 @@ from alignment.training import fit as fit_module
 from tests import small
 
 LORA = {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}
+WHOLE = {**LORA, "modules_to_save": ["embed_tokens"]}
 
 
 class Stops(TrainerCallback):
@@ -24,8 +25,10 @@ class Stops(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("strategy", [LORA, {"kind": "full"}], ids=["lora", "full"])
-@pytest.mark.parametrize("method", [method.tag for method in METHODS])
+@pytest.mark.parametrize(("method", "strategy"), [
+    *((method.tag, strategy) for method in METHODS for strategy in (LORA, {"kind": "full"})),
+    ("dpo", WHOLE), ("reward", WHOLE),
+])
 def test_resume_equals_uninterrupted(
     tmp_path: Path, method: str, strategy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

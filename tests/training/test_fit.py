@@ -405,13 +405,13 @@ def test_evaluation_metrics_are_those_of_the_weights_that_are_published(
 
 
 def test_lists_of_names_in_an_adapters_config_are_sorted(tmp_path: Path) -> None:
-    from alignment.training.fit import _sort_lists
+    from alignment.inference.adapters import sort_lists
 
     file = tmp_path / "adapter_config.json"
     texts = []
     for names in (["v_proj", "k_proj", "q_proj"], ["q_proj", "v_proj", "k_proj"]):
         file.write_text(json.dumps({"target_modules": names, "r": 4, "ranks": [3, 1, 2]}), encoding="utf-8")
-        _sort_lists(file)
+        sort_lists(file)
         texts.append(file.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
     assert json.loads(texts[0]) == {"target_modules": ["k_proj", "q_proj", "v_proj"], "r": 4, "ranks": [3, 1, 2]}
@@ -430,7 +430,7 @@ def test_a_trained_stage_leaves_its_model_its_events_and_its_outcome(
     assert (info["role"], info["form"]) == ("reward" if method == "reward" else "policy", "adapter")
     assert info["base"] == "base-000000000000"
     config = json.loads((made.out / "model" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["base_model_name_or_path"] == "base-000000000000"
+    assert Path(config["base_model_name_or_path"]) == made.inputs["base"].path() / "model"
     assert not (made.out / "model" / "README.md").exists()
     outcome = read_outcome(made)
     assert (outcome.metrics["steps"], outcome.facts["micro_batch_size"]) == (2.0, 2)

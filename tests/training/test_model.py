@@ -169,7 +169,7 @@ def test_full_training_from_an_adapter_starts_from_the_merged_weights(
         torch.testing.assert_close(weights[name], wanted, atol=1e-6, rtol=1e-5)
 
 
-HEAD, IDLE, OTHERS = "the output head takes no adapter", "match no linear layer", "match no module of the adapter"
+HEAD, IDLE = "the output head takes no adapter", "match no linear layer"
 
 
 @pytest.mark.parametrize(("method", "start", "targets", "problem", "found"), [
@@ -185,8 +185,8 @@ HEAD, IDLE, OTHERS = "the output head takes no adapter", "match no linear layer"
     ("sft", "base", (), IDLE, []),
     ("reward", "base", ("q_proj", "score"), HEAD, ["score"]),
     ("reward", "base", ("lm_head",), IDLE, ["lm_head"]),
-    ("dpo", "adapter", ("nowhere",), OTHERS, ["nowhere"]),
-    ("sft", "adapter", ("self_attn.q_proj", "mlp.q_proj"), OTHERS, ["mlp.q_proj"]),
+    ("dpo", "adapter", ("nowhere",), IDLE, ["nowhere"]),
+    ("sft", "adapter", ("self_attn.q_proj", "mlp.q_proj"), IDLE, ["mlp.q_proj"]),
 ])
 def test_targets_that_adapt_nothing_are_refused_by_name(
     request: pytest.FixtureRequest, method: str, start: str, targets: tuple[str, ...], problem: str, found: list[str]
@@ -204,12 +204,12 @@ def test_the_output_head_takes_no_adapter(base: Artifact, tied: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from alignment.config import Lora
-    from alignment.training.model import _check_targets
+    from alignment.training.targets import targets_of
 
     config = AutoConfig.from_pretrained(base.path() / "model", tie_word_embeddings=tied)
     lora = Lora(kind="lora", targets=("q_proj", "lm_head"))
     with pytest.raises(ModelError, match=HEAD) as error:
-        _check_targets(lora, AutoModelForCausalLM.from_config(config), "here")
+        targets_of(lora, AutoModelForCausalLM.from_config(config), "here")
     assert (error.value.where, error.value.found) == ("here, strategy.targets", ["lm_head"])
 
 
@@ -276,15 +276,18 @@ def test_the_stages_dropout_counts_for_a_fresh_and_for_a_continued_adapter(
     assert model.peft_config["default"].lora_dropout == dropout
 
 
-def test_a_reward_model_does_not_take_over_part_of_an_adapter(adapter: Artifact) -> None:
-    with pytest.raises(ModelError, match="does not fit the reward model's backbone") as error:
-        built(adapter, "reward", {**LORA, "targets": ("q_proj", "v_proj")})
-    assert error.value.where == str(adapter.path() / "model")
-    assert isinstance(error.value.found, dict)
-    assert error.value.found["missing"] == []
-    assert error.value.found["unexpected"] == [
-        f"base_model.model.model.layers.0.mlp.{name}" for name in (
-            "down_proj.lora_A.weight", "down_proj.lora_B.weight", "gate_proj.lora_A.weight")]
+@pytest.mark.parametrize("method", ["sft", "dpo", "reward"])
+@pytest.mark.parametrize(("key", "other", "expected"), [
+    ("r", 8, "4"), ("alpha", 32, "8"), ("targets", ("q_proj", "v_proj"), "its own 14 layers"),
+    ("modules_to_save", ("embed_tokens",), "none"),
+])
+def test_a_continued_adapter_is_not_asked_to_be_another(
+    adapter: Artifact, method: str, key: str, other: object, expected: str
+) -> None:
+    with pytest.raises(ModelError, match="the adapter that is continued") as error:
+        built(adapter, method, {**LORA, key: other})
+    assert error.value.where == f"stage stage, strategy.{key}"
+    assert expected in str(error.value.expected)
 
 
 def test_an_adapter_whose_base_is_gone_is_refused(adapter: Artifact, tmp_path: Path) -> None:

@@ -204,6 +204,11 @@ class Stage(Strict):
         return None
 
     @property
+    def base(self) -> str | None:
+        """The stage with the full weights, where this one brings an adapter that others made."""
+        return None
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Names that an override of a profile may call the stage by, the closest first."""
         return (self.name, self.kind)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import Outside, Stage, plural
+from alignment.config.stages.base import ModelRef, Outside, Stage, plural
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
 
 
@@ -40,12 +40,15 @@ class HubModel(ModelSource):
 
 
 class FolderModel(ModelSource):
-    """A model in a local folder, as transformers saves it."""
+    """A model in a local folder, as transformers saves it; or an adapter, as PEFT and TRL do."""
 
     source: Literal["folder"]
     """A model that lies on this machine, or on a volume that every node sees."""
     path: str
-    """A folder with config.json, safetensors weights and a tokenizer."""
+    """A folder with config.json, safetensors weights and a tokenizer; with `base`, one with adapter_config.json."""
+    base: Name | None = None
+    """For a LoRA adapter: the stage that imports the full weights it was trained on. A tokenizer and a chat template
+    beside the adapter count before the base's."""
 
     def local(self) -> tuple[str, str]:
         return "path", self.path
@@ -113,11 +116,19 @@ class ImportModel(Stage):
     """A message that spells a special token, `<|im_end|>` for example: null and `as-text` encode its letters, `refuse`
     drops the row and counts it, `as-tokens` makes it that token, as other programs do. Holds for all later stages."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Storage type of the weights."""
+    """Storage type of the weights; those of an adapter stay as they are."""
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
         return super().is_meant(get) and get("model") is not None
+
+    @property
+    def base(self) -> str | None:
+        return self.model.base if isinstance(self.model, FolderModel) else None
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        if self.base is not None:
+            yield ModelRef(("model", "base"), self.base, "policy")
 
     def sources(self) -> tuple[Outside, ...]:
         local = self.model.local()
@@ -133,7 +144,7 @@ class ImportModel(Stage):
         return {**super().learned(scaled), "model": {"source": self.model.source}}
 
     def title(self) -> str:
-        return f"import · {self.model.source} model"
+        return f"import · {self.model.source} {'model' if self.base is None else f'adapter on {self.base}'}"
 
 
 class Source(Strict):

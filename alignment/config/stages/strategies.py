@@ -15,8 +15,8 @@ class Lora(Strict):
     kind: Literal["lora"]
     """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
     r: Positive = 16
-    """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter
-    keeps its r, alpha and targets."""
+    """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter has
+    the same r, alpha, targets and modules_to_save."""
     alpha: Positive = 32
     """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -25,6 +25,14 @@ class Lora(Strict):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head) or names of linear layers, as `q_proj` or `self_attn.q_proj`; a name that
     matches nothing or another kind of module is an error, and so is the output head."""
+    modules_to_save: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Modules that are trained whole, in float32, and kept with the adapter: `[embed_tokens, lm_head]` where tokens are
+    new to the model. Embeddings that are tied stay tied: naming one of them trains both."""
+
+    @property
+    def shape(self) -> dict[str, object]:
+        """What an adapter is made with; a stage that continues it cannot change it."""
+        return {"r": self.r, "alpha": self.alpha, "targets": self.targets, "modules_to_save": self.modules_to_save}
 
 
 class Full(Strict):

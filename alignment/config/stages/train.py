@@ -144,7 +144,8 @@ class TrainBase(Stage):
             yield Finding(("strategy", "targets"), "names no layer", [], "all-linear, or names of linear layers")
         if self.adapter is not None and "lm_head" in self.adapter.targets:
             yield Finding(("strategy", "targets"), "lm_head takes no adapter: it may be the embedding as well, and the "
-                          "losses read its weight past an adapter", "lm_head", "names of other linear layers")
+                          "losses read its weight past an adapter", "lm_head",
+                          "names of other linear layers; modules_to_save: [lm_head] trains it whole")
         if self.checkpoints.every % self.log_every:
             yield Finding(
                 ("checkpoints", "every"),
