@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from alignment.artifacts import Store
 from alignment.errors import ArtifactError
+from alignment.pipeline.echo import Echo
 
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 _SHORTEST = 8
@@ -37,6 +38,7 @@ class StageLog:
     def __init__(self, store: Store, run: str, name: str, *, every: float = 15.0) -> None:
         self.store, self.run, self.name, self.every = store, run, name, every
         self._hidden = secrets(os.environ)
+        self._echo = Echo(self.hide)
         self._pieces: deque[str] = deque(maxlen=_PIECES)
         self._written = self._pushed = 0
         self._stop = threading.Event()
@@ -52,6 +54,7 @@ class StageLog:
         if error is not None:
             print(f"ended by {type(error).__name__}: {error}", file=sys.stderr)
         sys.stdout, sys.stderr = self._streams
+        self._echo.close()
         self._stop.set()
         self._thread.join()
         try:
@@ -66,6 +69,7 @@ class StageLog:
         return text
 
     def write(self, text: str) -> None:
+        self._echo.write(text)
         self._pieces.append(text)
         self._written += 1
 

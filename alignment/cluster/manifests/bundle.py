@@ -26,6 +26,8 @@ from alignment.errors import ConfigError, ConfigErrors, DataError
 LIMIT = 900 * 1024
 """Bytes of run.yaml and files together; a ConfigMap holds 1 MiB."""
 RUN_FILE = "run.yaml"
+_NAMED = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+"""A DNS subdomain, which is a label's value too."""
 _INSIDE = re.compile(r"files/([0-9]+)/[^/]+")
 
 
@@ -145,9 +147,9 @@ def _refused(run: Run) -> list[ConfigError]:
     """What works on this machine and cannot on another."""
     findings = []
     for kind, name in (("run", run.name), *(("stage", stage.name) for stage in run.stages)):
-        if name.endswith("-"):
-            findings.append(ConfigError("a name that ends in - is no label value in Kubernetes", where=f"{kind} {name}",
-                                        found=name, expected=name.rstrip("-")))
+        if not _NAMED.fullmatch(name):
+            findings.append(ConfigError("no object of Kubernetes can have this name", where=f"{kind} {name}",
+                                        found=name, expected="a letter or digit at both ends, and beside each dot"))
     for stage in run.stages:
         for item in stage.sources():
             if item.path is None or item.travels or item.path.startswith("/"):

@@ -171,8 +171,8 @@ def s3_profile(monkeypatch: pytest.MonkeyPatch, run: Run) -> Profile:
 def test_what_a_stage_asks_for(run: Run, s3_profile: Profile) -> None:
     jobs = dry_run(run, s3_profile, namespace="align", target="rayjob")[1:]
     one, _, train = (stage_asks(job) for job in jobs)
-    assert [(item.name, item.count) for item in one] == [("head", 1), ("submitter", 1)]
-    assert [(item.name, item.count) for item in train] == [("head", 1), ("worker", 2), ("submitter", 1)]
+    assert [(item.name, item.count) for item in one] == [("head", 1)]
+    assert [(item.name, item.count) for item in train] == [("head", 1), ("worker", 2)]
     assert train[1].asks["cpu"] == pytest.approx(0.45)
     assert train[1].asks["memory"] == 2560 * 2**20
 
