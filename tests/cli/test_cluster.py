@@ -240,6 +240,17 @@ def test_preflight_ends_with_two_when_something_would_fail(api: Api, here: Path,
     assert "artifacts does not exist" in said.out
 
 
+def test_a_command_to_type_next_means_the_same_run_in_the_same_place(api: Api, here: Path, call: Call) -> None:
+    said = call("cancel", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--set", "seed=8")
+    assert "has nothing of run" in said.out
+    call("submit", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--target", "run", "--context", "here",
+         "--set", "seed=8")
+    said = call("cancel", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--context", "here",
+                "--set", "seed=8")
+    assert said.out.splitlines()[-1].endswith(
+        "kubealign resume run.yaml --profile cluster.yaml -n align --context here --set seed=8")
+
+
 def test_the_default_profile_comes_from_the_environment(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

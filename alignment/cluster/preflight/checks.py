@@ -115,11 +115,24 @@ def _kuberay(client: Client) -> Iterator[Finding]:
     images = [item["spec"]["template"]["spec"]["containers"][0]["image"] for item in found]
     if any(item.get("status", {}).get("readyReplicas") for item in found):
         yield ok("kuberay", f"its operator runs ({', '.join(images)})")
+        yield from _let_in(client, {item["metadata"]["namespace"] for item in found})
     elif found:
         yield fail("kuberay", f"its operator is not ready ({', '.join(images)})",
                    f"kubectl describe deployment kuberay-operator -n {found[0]['metadata']['namespace']}")
     else:
         yield warn("kuberay", "no Deployment is called kuberay-operator", f"where it has no other name: {KUBERAY}")
+
+
+def _let_in(client: Client, spaces: set[str]) -> Iterator[Finding]:
+    """Whether the chart's policy lets KubeRay's operator hand a head its job."""
+    policy = client.find("NetworkPolicy", "kubealign-head")
+    peers = [peer for rule in (policy or {}).get("spec", {}).get("ingress", []) for peer in rule.get("from", [])]
+    named = {peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+             for peer in peers}
+    if policy is not None and not spaces & named:
+        yield fail("kuberay", f"its operator is in namespace {', '.join(sorted(spaces))}, and NetworkPolicy kubealign-"
+                   "head does not let that reach port 8265 of Ray's heads: no stage would start",
+                   f"helm upgrade with --set networkPolicy.kuberayNamespace={min(spaces)}")
 
 
 def _operator(client: Client, target: str) -> Iterator[Finding]:

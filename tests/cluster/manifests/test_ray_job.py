@@ -42,8 +42,8 @@ Json = dict[str, Any]
 
 
 def job(run: Run, stage: AnyStage, profile: Profile, **more: Any) -> Json:
-    return ray_job(run, stage, profile, namespace="align", name=job_name(run.name, stage.name, DIGEST, 1),
-                   config_map=f"{run.name}-01234567", **{"attempt": 1, **more})
+    return ray_job(run, stage, profile, namespace="align", config_map=f"{run.name}-01234567",
+                   **{"attempt": 1, "name": job_name(run.name, stage.name, DIGEST, 1), **more})
 
 
 def of(where: str, run: str, stage: str, **more: Any) -> Json:
@@ -220,6 +220,17 @@ def test_pods_that_would_wait_without_end_are_refused(overrides: list[str], prob
         job(RUNS["tiny"], RUNS["tiny"].stage("sft"), load_profile("dev-cpu", overrides))
     assert caught.value.found == found
     assert caught.value.where == "profile dev-cpu, pods of stage sft"
+
+
+def test_of_two_that_wait_for_each_other_one_gives_up_first() -> None:
+    """Deadlines differ by run, stage and attempt, are never below the profile's, and the same each time."""
+    found = [job(run, stage, PROFILES["dev-cpu"], attempt=attempt, name=job_name(name, stage.name, DIGEST, attempt))
+             ["spec"]["preRunningDeadlineSeconds"] for name, run in RUNS.items() for stage in run.stages
+             for attempt in (1, 2, 3)]
+    assert all(900 <= seconds < 1080 for seconds in found)
+    assert len(set(found)) > len(found) / 2
+    least = load_profile("dev-cpu", ["cluster.start_within=30"])
+    assert 30 <= job(RUNS["tiny"], RUNS["tiny"].stages[0], least)["spec"]["preRunningDeadlineSeconds"] < 36
 
 
 def test_a_profile_of_this_machine_makes_no_job() -> None:
