@@ -103,9 +103,9 @@ def halved_trouble(pods: Iterable[Object]) -> Trouble | None:
                 if (condition.get("type"), condition.get("status")) == ("PodScheduled", "False"))
     if not placed or not short:
         return None
-    return Trouble(f"of its {len(there)} pods {placed} hold their places, and {short} find none",
-                   "where another run does the same, the one whose start_within ends first gives up its own and tries "
-                   "again; with `queue` in the profile Kueue admits all pods of a stage at once", lasting=False)
+    return Trouble(f"of its {len(there)} pods {placed} found a place and {short} none",
+                   "where another run holds its places likewise, the one whose start_within ends first gives them "
+                   "back; with `queue` in the profile Kueue admits all pods of a stage at once", lasting=False)
 
 
 def unreached_trouble(job: Object, pods: Iterable[Object], now: float) -> Trouble | None:

@@ -109,7 +109,7 @@ def test_pods_that_hold_places_while_others_find_none() -> None:
     placed = {**pod("Running"), "spec": {"nodeName": "n1"}}
     trouble = halved_trouble([placed, short, short])
     assert trouble is not None
-    assert trouble.what == "of its 3 pods 1 hold their places, and 2 find none"
+    assert trouble.what == "of its 3 pods 1 found a place and 2 none"
     assert "queue" in trouble.do
     for pods in ([placed, placed], [short, short], [], [placed, unschedulable("1 node(s) were unschedulable.")]):
         assert halved_trouble(pods) is None
