@@ -117,7 +117,7 @@ def unreached_trouble(job: Object, pods: Iterable[Object], now: float) -> Troubl
     """
     if not is_unreached(job):
         return None
-    ready = [condition["lastTransitionTime"] for pod in pods if pod["metadata"]["labels"].get(
+    ready = [condition["lastTransitionTime"] for pod in pods if (pod["metadata"].get("labels") or {}).get(
         "ray.io/node-type") == "head" for condition in pod.get("status", {}).get("conditions", [])
         if (condition.get("type"), condition.get("status")) == ("Ready", "True")]
     if not ready or now - datetime.fromisoformat(max(ready)).timestamp() < _HANDED_OVER:
