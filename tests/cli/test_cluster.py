@@ -214,6 +214,9 @@ def test_the_users_error_ends_with_two_and_is_shown(api: Api, here: Path, call: 
     assert "the stage failed 2 times" in said.err
     assert "Ray head pod not found." in said.err
     assert "failed" in call("status", "run.yaml", "--profile", "cluster.yaml").out
+    # It ended before it had a log of its own: the last words are KubeRay's.
+    said = call("logs", "run.yaml", "--profile", "cluster.yaml")
+    assert said.out == "".join(f"--- one, attempt {number}\nRay head pod not found.\n" for number in (1, 2)), said.err
 
 
 def test_forbidden_and_missing(api: Api, here: Path, call: Call) -> None:
