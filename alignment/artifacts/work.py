@@ -79,6 +79,19 @@ class Workspace:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def begin_work(self, key: str, name: str) -> bool:
+        """Leave a mark that work was begun under `name`; False when it was there. It goes with the rest of the work."""
+        path = f"work/{key}/begun-{name}"
+        with self.guard(path, "written"):
+            fs = self.fs
+            fs.invalidate_cache()
+            if fs.exists(f"{self.root}/{path}"):
+                return False
+            if self.is_local:
+                self.workdir(key)
+            fs.pipe_file(f"{self.root}/{path}", b"")
+        return True
+
     def push_work(self, key: str, name: str, *, source: Path | None = None, part: int = 0, parts: int = 1) -> None:
         """Copy a folder of the workdir to a remote store, its marker last. No-op on a local one.
 

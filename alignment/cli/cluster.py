@@ -9,6 +9,8 @@ every stage asked for has its manifest in the storage.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,7 +98,8 @@ def preflight(
     say("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if counts["fail"]:
         raise typer.Exit(Exit.USER)
-    say(f"  kubealign submit {file} --profile {profile}")
+    aim = "" if target is PreflightTarget.kubernetes else f" --target {target}"
+    say(f"  {_typed('submit', file, profile, client, context, overrides)}{aim}")
 
 
 @unwound("what was submitted goes on in the cluster: see kubealign logs, status and cancel")
@@ -133,10 +136,10 @@ def submit(
         submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
         if wait:
             wait_run(client, run.name, voice)
-        _done(file, profile, client.namespace, finished=wait)
+        _done(lambda verb: _typed(verb, file, profile, client, context, overrides), finished=wait)
         return
     found = _driver(run, place, client, voice, target, address).submit(only=stage, retries=retries, wait=wait)
-    _done(file, profile, client.namespace,
+    _done(lambda verb: _typed(verb, file, profile, client, context, overrides),
           finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
 
 
@@ -212,9 +215,18 @@ def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
     return tuple(made)
 
 
-def _done(file: str, profile: str, namespace: str, *, finished: bool) -> None:
+def _done(typed: Callable[[str], str], *, finished: bool) -> None:
     say("every stage asked for is finished" if finished else "submitted")
-    say(f"  kubealign {'report' if finished else 'status'} {file} --profile {profile} -n {namespace}")
+    say(f"  {typed('report' if finished else 'status')}")
+
+
+def _typed(
+    verb: str, file: str, profile: str | None, client: Client, context: str | None, overrides: list[str] | None
+) -> str:
+    """The command that looks at the same run in the same place."""
+    return shlex.join(["kubealign", verb, file, *(("--profile", profile) if profile else ()), "-n", client.namespace,
+                       *(("--context", context) if context else ()),
+                       *(part for one in overrides or () for part in ("--set", one))])
 
 
 @unwound()
@@ -267,8 +279,8 @@ def cancel(
     done = [*stop(client, run.name), *stop_jobs(run.name, client, address, progress)]
     for sentence in done:
         say(sentence)
-    of = f" --profile {profile}" if profile else ""
-    say(f"artifacts are kept; to go on: kubealign resume {file}{of} -n {client.namespace}" if done else
+    again = _typed("resume", file, profile, client, context, overrides)
+    say(f"artifacts are kept; to go on: {again}" if done else
         f"namespace {client.namespace} has nothing of run {run.name} to stop")
 
 
@@ -297,4 +309,4 @@ def resume(
     else:
         found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)
         finished = all(found.values())
-    _done(file, profile, client.namespace, finished=finished)
+    _done(lambda verb: _typed(verb, file, profile, client, context, overrides), finished=finished)

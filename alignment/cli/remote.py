@@ -130,26 +130,30 @@ def remote_report(
 def remote_logs(
     run: Run, profile: Profile, *, namespace: str | None, context: str | None, stage: str | None, follow: bool
 ) -> None:
-    """Output of stages from live pods; of those whose pods are gone, from the storage."""
+    """Output of the stages at work, from their pods; where none is, of all from the storage."""
     client = connect(namespace, context)
-    from alignment.cluster.watch.live import live_jobs
+    from alignment.cluster.watch.live import last_words, live_jobs
     from alignment.cluster.watch.logs import Follower
     from alignment.cluster.watch.wait import wait_ray_job
 
-    assert profile.cluster is not None
-    live = live_jobs(client, run.name, stage) if client.has("RayJob") else []
+    has_jobs = client.has("RayJob")
+    live = live_jobs(client, run.name, stage) if has_jobs else []
     if not live:
         text = _truth(run, profile, client).logs(stage)
+        if not text and has_jobs:  # a stage may fail before it has a log of its own
+            text = "".join(f"--- {name}, attempt {attempt}\n{words.rstrip()}\n"
+                           for name, attempt, words in last_words(client, run.name, stage))
         print(text, end="")
         if not text:
             progress("nothing was printed yet: no pod of this run is there, and the storage has no log of it")
         return
+    if stage is None:
+        progress("of the stages at work; with --stage NAME that of another, from the storage")
     for name, attempt, job in live:
         print(f"--- {name}, attempt {attempt}", flush=True)
         follower = Follower(client, job, lambda line: print(line, flush=True))
         if follow and (name, attempt, job) == live[-1]:
-            end = wait_ray_job(client, job, start_within=profile.cluster.start_within,
-                               on_change=lambda words, _: progress(words))
+            end = wait_ray_job(client, job, on_change=lambda words, _: progress(words))
             progress(f"{name}: {end.how}")
         follower.end()
 

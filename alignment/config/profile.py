@@ -195,7 +195,8 @@ class Cluster(Strict):
     spread: bool = True
     """Spread the workers of a stage over nodes where that is possible."""
     start_within: Annotated[int, Field(ge=30)] = 1800
-    """Seconds a stage may wait for its pods before it fails with the reason."""
+    """Seconds a stage may wait for its pods before it fails with the reason; up to a fifth more, so that of two that
+    wait for each other one gives up first."""
     run_within: Annotated[int, Field(ge=60)] = 86_400
     """Seconds a stage may take in all; then its RayJob is ended and counts as failed. The default is a day."""
     keep_finished: Annotated[int, Field(ge=0)] = 600

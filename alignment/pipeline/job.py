@@ -34,6 +34,9 @@ from alignment.pipeline.keys import keys
 from alignment.pipeline.run import make_stage, write_report
 from alignment.pipeline.stage_log import StageLog, attempt
 
+OWN_CLUSTER = "KUBEALIGN_OWN_CLUSTER"
+"""Set where the Ray cluster was made for this one attempt."""
+
 
 def main(script: str, argv: Sequence[str] | None = None) -> int:
     """Parse the command line, check that the stage is one that this script makes, and make it.
@@ -69,6 +72,10 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
 def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog) -> int:
     try:
         known = keys(run)
+        if _submitted_again(store, known[stage.name].key):
+            print(f"stage {stage.name} was at work on this Ray cluster before, and its head was lost: an attempt on a "
+                  "fresh cluster goes on from the newest checkpoint", file=sys.stderr)
+            return Exit.INFRASTRUCTURE
         make_stage(run, stage, store, known, log)
         if store.find(known[stage.name].key) is None:
             print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
@@ -87,6 +94,15 @@ def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog)
     except KubeAlignError as error:  # the stage is made; the next one writes the report again
         print(f"the report was not refreshed\n{error}", file=sys.stderr)
     return Exit.DONE
+
+
+def _submitted_again(store: Store, key: str) -> bool:
+    """Whether this job is one that KubeRay has submitted anew, to a head that was lost and started again.
+
+    KubeRay would do so without end, and nobody would count it.
+    """
+    own = os.environ.get(OWN_CLUSTER) and os.environ.get("RAY_CLUSTER_NAME")  # the name is KubeRay's variable
+    return bool(own) and store.find(key) is None and not store.begin_work(key, str(own))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 from alignment.artifacts import Store
 from alignment.errors import ArtifactError
 from alignment.interrupt import before_end
+from alignment.pipeline.echo import Echo
 
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 _SHORTEST = 8
@@ -47,6 +48,7 @@ class StageLog:
     def __init__(self, store: Store, run: str, name: str, *, every: float = 15.0) -> None:
         self.store, self.run, self.name, self.every = store, run, _free(store, run, name), every
         self._hidden = secrets(os.environ)
+        self._echo = Echo(self.hide)
         self._pieces: deque[str] = deque(maxlen=_PIECES)
         self._written = self._pushed = 0
         self._stop = threading.Event()
@@ -64,6 +66,7 @@ class StageLog:
         if error is not None and not isinstance(error, Exception):
             print(f"ended by {type(error).__name__}: {error}", file=sys.stderr)
         sys.stdout, sys.stderr = self._streams
+        self._echo.close()
         self._stop.set()
         self._thread.join()
         self._interrupted.close()
@@ -84,7 +87,8 @@ class StageLog:
         return self.store.url_of(f"runs/{self.run}/logs/{self.name}.log")
 
     def write(self, text: str) -> None:
-        """Put something into the log, not on the terminal."""
+        """Put something into the log and the container's output, not on the terminal."""
+        self._echo.write(text)
         if "\x1b[2K" in text and self._pieces and "\n" not in self._pieces[-1]:
             self._pieces.pop()  # a bar that is drawn anew ten times a second
         self._pieces.append(text)

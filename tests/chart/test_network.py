@@ -29,7 +29,7 @@ def _component(name: str, **labels: str) -> End:
 
 RAY = _component("ray", **{"kubealign.dev/stage": "sft"})
 HEAD = _component("ray", **{"ray.io/node-type": "head"})
-SUBMITTER, OPERATOR, TEST, STORE = (_component(name) for name in ("submitter", "operator", "test", "store"))
+OPERATOR, TEST, STORE = (_component(name) for name in ("operator", "test", "store"))
 STRANGER = End({"app": "other"})
 KUBERAY = End({"app": "kuberay-operator"}, "kuberay-system")
 DNS = End({"k8s-app": "kube-dns"}, "kube-system")
@@ -37,7 +37,7 @@ PROMETHEUS = End({"app": "prometheus"}, "monitoring")
 ELSEWHERE = End({"app": "other"}, "elsewhere")
 STORAGE, METADATA = End(address="52.216.0.1"), End(address="169.254.169.254")
 API_SERVER = End(address="10.0.0.1")
-NAMES = {"ray": RAY, "head": HEAD, "submitter": SUBMITTER, "operator": OPERATOR, "test": TEST, "store": STORE,
+NAMES = {"ray": RAY, "head": HEAD, "operator": OPERATOR, "test": TEST, "store": STORE,
          "stranger": STRANGER, "kuberay": KUBERAY, "dns": DNS, "prometheus": PROMETHEUS, "elsewhere": ELSEWHERE,
          "storage": STORAGE, "metadata": METADATA, "api": API_SERVER}
 
@@ -88,8 +88,8 @@ def _allowed(name: str, source: str, target: str, port: int, protocol: str = "TC
 
 WANTED = [
     ("ray", "ray", 29500), ("ray", "head", 6379), ("ray", "head", 8265), ("head", "ray", 10002), ("ray", "ray", 65535),
-    ("kuberay", "head", 8265), ("submitter", "head", 8265), ("test", "head", 8265),
-    ("ray", "dns", 53), ("submitter", "dns", 53), ("operator", "dns", 5353), ("store", "dns", 53),
+    ("kuberay", "head", 8265), ("test", "head", 8265),
+    ("ray", "dns", 53), ("operator", "dns", 5353), ("store", "dns", 53),
     ("ray", "storage", 443), ("operator", "storage", 443), ("test", "storage", 443), ("store", "storage", 443),
     ("operator", "api", 443), ("operator", "api", 6443), ("stranger", "elsewhere", 80),
 ]
@@ -97,8 +97,8 @@ UNWANTED = [
     ("stranger", "head", 8265), ("stranger", "head", 6379), ("stranger", "head", 10001), ("stranger", "head", 8080),
     ("stranger", "head", 52365), ("stranger", "ray", 29500), ("stranger", "operator", 8080),
     ("stranger", "operator", 9090),
-    ("elsewhere", "head", 8265), ("kuberay", "head", 6379), ("kuberay", "ray", 8265), ("submitter", "head", 6379),
-    ("submitter", "ray", 8265), ("submitter", "storage", 443), ("submitter", "api", 6443), ("test", "head", 10001),
+    ("elsewhere", "head", 8265), ("kuberay", "head", 6379), ("kuberay", "ray", 8265), ("test", "head", 6379),
+    ("test", "ray", 8265), ("test", "api", 6443), ("test", "head", 10001),
     ("operator", "head", 8265), ("store", "head", 8265), ("ray", "api", 6443), ("ray", "metadata", 80),
     ("ray", "metadata", 443), ("ray", "elsewhere", 80), ("ray", "stranger", 8000), ("ray", "ray", 22),
     ("ray", "operator", 8080), ("ray", "storage", 80), ("operator", "elsewhere", 80), ("prometheus", "operator", 8080),

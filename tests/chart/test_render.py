@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from alignment.config.profile import Images, Storage
 from tests.chart.rendered import CHART, NAMESPACE, ROOT, S3, SETS, helm, objects, of_set, one, pods, rendered, template
 from tests.schemas import problems
+from tests.tools import tool
 
 CRD = CHART / "files" / "alignmentruns.yaml"
 
@@ -246,7 +248,21 @@ def test_notes_name_the_next_commands_and_where_data_stays(tmp_path: Path) -> No
     assert "delete pvc" not in shown["s3"]
     assert "Token authentication is off" in shown["dev without token"]
     assert "claim mine" in shown["nothing"]
+    for name, place in (("values-dev.yaml", "--profile dev-cpu"), ("nothing", "--set cluster.storage.claim=mine"),
+                        ("s3", "--profile s3 --set cluster.storage.url=s3://bucket/prefix")):
+        typed = [line for line in shown[name].splitlines() if re.match(r"  kubealign (preflight|submit)", line)]
+        assert len(typed) >= 2
+        assert all(f"{place} -n align" in line for line in typed), typed
     assert "--target rayjob" in shown["nothing"]
+
+
+@pytest.mark.parametrize("values", ["values.yaml", "values-dev.yaml", "values-gpu.yaml"])
+def test_lint_which_has_no_cluster_asks_for_nothing_in_it(values: str) -> None:
+    done = subprocess.run([tool("helm"), "lint", str(CHART), "--values", str(CHART / values)], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Fail" not in done.stdout + done.stderr
+    assert "not installed" not in done.stdout + done.stderr
 
 
 def test_rendering_is_repeatable() -> None:

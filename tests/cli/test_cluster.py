@@ -216,6 +216,9 @@ def test_the_users_error_ends_with_two_and_is_shown(api: Api, here: Path, call: 
     assert "the stage failed 2 times" in said.err
     assert "Ray head pod not found." in said.err
     assert "failed" in call("status", "run.yaml", "--profile", "cluster.yaml").out
+    # It ended before it had a log of its own: the last words are KubeRay's.
+    said = call("logs", "run.yaml", "--profile", "cluster.yaml")
+    assert said.out == "".join(f"--- one, attempt {number}\nRay head pod not found.\n" for number in (1, 2)), said.err
 
 
 def test_forbidden_and_missing(api: Api, here: Path, call: Call) -> None:
@@ -240,6 +243,17 @@ def test_preflight_ends_with_two_when_something_would_fail(api: Api, here: Path,
     assert said.code == 2
     assert "FAIL  volumes" in said.out
     assert "artifacts does not exist" in said.out
+
+
+def test_a_command_to_type_next_means_the_same_run_in_the_same_place(api: Api, here: Path, call: Call) -> None:
+    said = call("cancel", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--set", "seed=8")
+    assert "has nothing of run" in said.out
+    call("submit", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--target", "run", "--context", "here",
+         "--set", "seed=8")
+    said = call("cancel", "run.yaml", "--profile", "cluster.yaml", "-n", "align", "--context", "here",
+                "--set", "seed=8")
+    assert said.out.splitlines()[-1].endswith(
+        "kubealign resume run.yaml --profile cluster.yaml -n align --context here --set seed=8")
 
 
 def test_the_default_profile_comes_from_the_environment(

@@ -25,7 +25,7 @@ KINDS = {
     "configmaps": "ConfigMap", "secrets": "Secret", "pods": "Pod", "events": "Event", "services": "Service",
     "persistentvolumeclaims": "PersistentVolumeClaim", "resourcequotas": "ResourceQuota", "jobs": "Job",
     "deployments": "Deployment", "networkpolicies": "NetworkPolicy", "rayjobs": "RayJob", "rayclusters": "RayCluster",
-    "alignmentruns": "AlignmentRun", "nodes": "Node", "namespaces": "Namespace",
+    "alignmentruns": "AlignmentRun", "localqueues": "LocalQueue", "nodes": "Node", "namespaces": "Namespace",
     "customresourcedefinitions": "CustomResourceDefinition", "selfsubjectaccessreviews": "SelfSubjectAccessReview",
 }
 _PATH = re.compile(r"/(?:api|apis/(?P<group>[^/]+))/[^/]+(?:/namespaces/(?P<space>[^/]+))?/(?P<plural>[a-z]+)"
@@ -41,7 +41,9 @@ class Api:
         self.logs: dict[str, list[str]] = {}
         """Lines of each pod, with timestamps."""
         self.absent: set[str] = set()
-        """API groups that are not installed."""
+        """API groups that are not installed, or versions that are not served (GROUP/VERSION)."""
+        self.quota: tuple[str, str] | None = None
+        """Name and limit of a quota that no pod fits, as admission says it."""
         self.denied: set[tuple[str, str]] = set()
         """(verb, resource) that this user may not."""
         self.down = False
@@ -112,7 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"gitVersion": "v1.36.3"})
                 return
             match = _PATH.match(url.path)
-            if match is None or (match["group"] or "") in self.api.absent:
+            group = match["group"] or "" if match else ""
+            if match is None or {group, f"{group}/{url.path.split('/')[3]}"} & self.api.absent:
                 self._text(404, "404 page not found\n")
                 return
             self._on(match, query, sent)
@@ -187,6 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
             resource = asked["resource"] + (f"/{asked['subresource']}" if "subresource" in asked else "")
             self._send(201, {**sent, "status": {"allowed": (asked["verb"], resource) not in self.api.denied}})
             return
+        if kind == "Pod" and self.api.quota is not None:
+            name, limit = f"{sent['metadata']['generateName']}{self.api.version}", self.api.quota
+            memory = sent["spec"]["containers"][0]["resources"]["limits"]["memory"]
+            self.api.version += 1
+            raise _Refused(403, f'pods "{name}" is forbidden: exceeded quota: {limit[0]}, requested: '
+                                f"limits.memory={memory}, used: limits.memory=0, limited: {limit[1]}")
         if space and ("Namespace", "", space) not in self.api.objects:
             raise _Refused(404, f'namespaces "{space}" not found', "namespaces", space)
         if self.headers["Content-Type"] == "application/merge-patch+json":

@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -55,9 +56,12 @@ class Controllers:
         volume = next(item for item in job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
                       if item["name"] == "run")
         command = shlex.split(job["spec"]["entrypoint"].replace("/opt/kubealign", str(ROOT)))
-        done = self._execute([sys.executable, *command[1:]], volume["configMap"]["name"],
-                             {"KUBEALIGN_ATTEMPT": log_attempt(name)})
-        self._pod(name, done.stdout)
+        with tempfile.NamedTemporaryFile("r", dir=self.folder, encoding="utf-8") as log:
+            done = self._execute([sys.executable, *command[1:]], volume["configMap"]["name"],
+                                 {"KUBEALIGN_ATTEMPT": log_attempt(name), "KUBEALIGN_ECHO": log.name})
+            # What `ray start` says there as well.
+            self._pod(name, f"Ray runtime started.\n{log.read()}", {
+                **job["metadata"]["labels"], "ray.io/cluster": f"{name}-c", "ray.io/node-type": "head"})
         time.sleep(0.3)
         message = (f"Job entrypoint command failed with exit code {done.returncode}, last available logs (truncated to "
                    f"20,000 chars):\n{done.stdout}")
@@ -77,7 +81,7 @@ class Controllers:
         command = spec["containers"][0]["command"]
         done = self._execute([sys.executable, "-m", "alignment.cli.main", *command[1:]],
                              volume["configMap"]["name"] if volume else None, {})
-        self._pod(job["metadata"]["name"], done.stdout)
+        self._pod(job["metadata"]["name"], done.stdout, {"batch.kubernetes.io/job-name": job["metadata"]["name"]})
         kind = "Complete" if done.returncode == 0 else "Failed"
         self.api.status("Job", job["metadata"]["name"], conditions=[{"type": kind, "status": "True"}])
 
@@ -92,8 +96,8 @@ class Controllers:
             env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder), **env},
         )
 
-    def _pod(self, job: str, printed: str) -> None:
+    def _pod(self, job: str, printed: str, labels: dict[str, str]) -> None:
         self.api.logs[f"{job}-pod"] = [f"2026-01-01T00:00:{number // 1000:02}.{number % 1000:09}Z {line}"
                                        for number, line in enumerate(printed.splitlines())]
         self.api.put({"kind": "Pod", "status": {"phase": "Succeeded"}, "spec": {}, "metadata": {
-            "name": f"{job}-pod", "namespace": "align", "labels": {"batch.kubernetes.io/job-name": job}}})
+            "name": f"{job}-pod", "namespace": "align", "labels": labels}})

@@ -15,7 +15,6 @@ def templates(manifest: Json) -> Iterator[tuple[str, Json]]:
     if manifest["kind"] == "Job":
         yield "job", spec["template"]
         return
-    yield "submitter", spec["submitterPodTemplate"]
     yield "head", spec["rayClusterSpec"]["headGroupSpec"]["template"]
     for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
         yield "worker", group["template"]

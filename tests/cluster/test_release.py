@@ -145,8 +145,7 @@ def test_the_api_server_takes_every_rayjob(client: Client, name: str, place: str
                                    attempt=1), dry_run=True)
         assert job["metadata"]["name"] == name
         spec = job["spec"]["rayClusterSpec"]
-        templates = [job["spec"]["submitterPodTemplate"], spec["headGroupSpec"]["template"],
-                     *(group["template"] for group in spec["workerGroupSpecs"])]
+        templates = [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
         for template in templates:  # Pod Security only looks at pods
             client.create({"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": "as-made"},
                            "spec": template["spec"]}, dry_run=True)

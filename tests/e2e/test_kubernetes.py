@@ -20,7 +20,7 @@ from alignment.cluster.client.client import Object
 from alignment.cluster.client.refusals import ClusterError
 from alignment.cluster.manifests.alignment_run import status_of
 from alignment.cluster.manifests.labels import COMPONENT_LABEL, labels
-from alignment.cluster.watch.wait import job_pod
+from alignment.cluster.watch.wait import head_pod
 from alignment.config import load_run
 from alignment.pipeline.keys import keys
 from tests.e2e.cluster_helpers import CANARY, CHART, CRD, ROOT, World, world
@@ -263,7 +263,7 @@ def _steps(place: World, after: datetime) -> str:
     def printed() -> str | None:
         for job in place.client.list("RayJob", {**labels("short"), "kubealign.dev/stage": "sft"}):
             name = str(job["metadata"]["name"])
-            pod = job_pod(place.client, name)
+            pod = head_pod(place.client, name)
             if pod is None or job.get("status", {}).get("jobDeploymentStatus") != "Running":
                 continue
             if client_lines(place, pod, since):
@@ -334,7 +334,7 @@ print(json.dumps(found))
 
 
 def test_the_head_answers_nobody_without_the_token(place: World, ray_cluster: str) -> None:
-    printed = place.in_pod("python", "-c", _ASK, ray_cluster, "401", labels=labels(component="submitter"), secret=False)
+    printed = place.in_pod("python", "-c", _ASK, ray_cluster, "401", labels=labels(component="test"), secret=False)
     assert set(json.loads(printed.splitlines()[-1]).values()) == {401}, printed
 
 

@@ -17,7 +17,10 @@ import yaml
 from alignment.artifacts import Store
 from alignment.cluster.storage.stored import stored_logs
 from alignment.config import Run
+from alignment.exits import Exit
 from alignment.pipeline import job, keys
+from alignment.pipeline.echo import ECHO
+from alignment.pipeline.job import OWN_CLUSTER
 from alignment.pipeline.stage_log import StageLog
 from tests import small
 from tests.s3 import Server, forget_clients, free_port, s3, s3_server
@@ -143,6 +146,67 @@ def test_the_log_comes_while_the_stage_runs_and_hides_secrets(
     with pytest.raises(KeyboardInterrupt), StageLog(store, "small", "sft-2"):
         raise KeyboardInterrupt
     assert logs(store)["sft-2.log"] == "ended by KeyboardInterrupt: \n"
+
+
+def test_lines_go_to_the_pods_own_log_marked_whole_and_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HUB_TOKEN", "canary-0123456789")
+    (tmp_path / "pod.log").touch()
+    monkeypatch.setenv(ECHO, str(tmp_path / "pod.log"))
+    with StageLog(Store(str(tmp_path)), "small", "sft-1"):
+        print("\x1b[36m(worker pid=7)\x1b[0m the token is canary-01234", end="")
+        assert "token" not in (tmp_path / "pod.log").read_text(), "only whole lines"
+        print("56789\nnext")
+        sys.stderr.write("the last, without an end")
+    assert (tmp_path / "pod.log").read_text().splitlines() == [
+        "stage | (worker pid=7) the token is <HUB_TOKEN>", "stage | next", "stage | the last, without an end"]
+    assert "not in the pod's own log" not in capsys.readouterr().err
+
+
+def test_a_pods_log_that_cannot_be_written_is_said_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(ECHO, str(tmp_path / "none"))
+    with StageLog(Store(str(tmp_path)), "small", "sft-1"):
+        print("a line")
+    assert logs(Store(str(tmp_path))) == {"sft-1.log": "a line\n"}
+    assert "this output is not in the pod's own log" in capsys.readouterr().err
+    reader, writer = os.pipe()
+    monkeypatch.setenv(ECHO, f"/proc/self/fd/{writer}")
+    with StageLog(Store(str(tmp_path)), "small", "sft-2"):
+        os.close(reader)
+        print("after the reader has gone")
+    os.close(writer)
+    assert logs(Store(str(tmp_path)))["sft-2.log"] == "after the reader has gone\n"
+
+
+def test_a_job_that_is_submitted_again_on_its_own_ray_cluster_makes_way_for_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KubeRay does so when a head was lost, without end and uncounted."""
+    run = small.run(tmp_path)
+    file, store, key = written(run, tmp_path), Store(run.store), keys(run)["data"].key
+
+    def lost(*given: object) -> None:
+        raise SystemExit(137)
+
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "tiny-data-01234567-1-abcde")
+    with monkeypatch.context() as head:
+        head.setattr(job, "make_stage", lost)
+        for _ in range(2):  # on a RayCluster that stays, a stage may be tried as often as one likes
+            with pytest.raises(SystemExit):
+                job.main("import_stage", argv=[file, "data"])
+        head.setenv(OWN_CLUSTER, "1")
+        with pytest.raises(SystemExit):
+            job.main("import_stage", argv=[file, "data"])
+    monkeypatch.setenv(OWN_CLUSTER, "1")
+    assert job.main("import_stage", argv=[file, "data"]) == Exit.INFRASTRUCTURE
+    assert "its head was lost" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "tiny-data-01234567-2-fghij")
+    assert job.main("import_stage", argv=[file, "data"]) == Exit.DONE
+    assert job.main("import_stage", argv=[file, "data"]) == Exit.DONE, "what is finished is finished"
+    assert not Path(store.root, "work", key).exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ NAMESPACED = {
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "RayJob": ("/apis/ray.io/v1", "rayjobs"), "RayCluster": ("/apis/ray.io/v1", "rayclusters"),
     "AlignmentRun": ("/apis/kubealign.dev/v1alpha1", "alignmentruns"),
-    "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues"),
+    # What Kueue serves now, and what an older one serves alone.
+    "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta2", "localqueues"),
+    "LocalQueue v1beta1": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues"),
 }
 CLUSTER_WIDE = {
     "Node": ("/api/v1", "nodes"), "Namespace": ("/api/v1", "namespaces"),

@@ -28,6 +28,8 @@ LIMIT = 900 * 1024
 RUN_LIMIT = 128 * 1024
 """Bytes of run.yaml alone: its files travel beside it."""
 RUN_FILE = "run.yaml"
+_NAMED = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+"""A DNS subdomain, which is a label's value too."""
 _INSIDE = re.compile(r"files/([0-9]+)/[^/]+")
 
 
@@ -153,9 +155,9 @@ def _refused(run: Run) -> list[ConfigError]:
     """What works on this machine and cannot on another."""
     findings = []
     for kind, name in (("run", run.name), *(("stage", stage.name) for stage in run.stages)):
-        if name.endswith("-"):
-            findings.append(ConfigError("a name that ends in - is no label value in Kubernetes", where=f"{kind} {name}",
-                                        found=name, expected=name.rstrip("-")))
+        if not _NAMED.fullmatch(name):
+            findings.append(ConfigError("no object of Kubernetes can have this name", where=f"{kind} {name}",
+                                        found=name, expected="a letter or digit at both ends, and beside each dot"))
     for stage in run.stages:
         for item in stage.sources():
             if item.path is None or item.travels or item.path.startswith("/"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ RUN_LABEL = "kubealign.dev/run"
 STAGE_LABEL = "kubealign.dev/stage"
 ATTEMPT_LABEL = "kubealign.dev/attempt"
 COMPONENT_LABEL = "kubealign.dev/component"
-"""ray, submitter or store; operator and test in the chart."""
+"""ray or store; operator and test in the chart."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 LONGEST = 47
@@ -36,7 +37,8 @@ def labels_of(job: Mapping[str, Any]) -> dict[str, str]:
 def job_name(run_name: str, stage_name: str, digest: str, attempt: int) -> str:
     """RUN-STAGE-DIGEST8-ATTEMPT, at most 47 characters: the one name that an attempt at a stage may have.
 
-    Long names of runs and stages end in four digits of their hash, so that two that begin alike stay apart.
+    Long names of runs and stages, and those with what no RayJob's name may have (a dot), end in four digits of their
+    hash, so that two that look alike stay apart.
     """
     tail = f"-{_short(stage_name, 12)}-{digest[:8]}-{attempt}"
     return _short(run_name, min(20, LONGEST - len(tail))) + tail
@@ -49,4 +51,7 @@ def log_attempt(job: str) -> str:
 
 
 def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 5]}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    plain = re.sub("[^a-z0-9-]", "-", text)
+    if plain == text and len(text) <= limit:
+        return text
+    return f"{plain[: limit - 5]}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"

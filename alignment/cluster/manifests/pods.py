@@ -14,6 +14,8 @@ from alignment.cluster.manifests.bundle import items
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, COMPONENT_LABEL, RUN_LABEL, STAGE_LABEL
 from alignment.config import Cluster, Pod, Profile, Run, bytes_of
 from alignment.errors import ConfigError
+from alignment.pipeline.echo import ECHO
+from alignment.pipeline.job import OWN_CLUSTER
 
 Json = dict[str, Any]
 
@@ -31,7 +33,7 @@ STOP_STAGE = 'pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pi
 """Ends the stage's driver on the head before `ray start` is told, which would not tell it: the lease is given back, and
 the log is complete. Nothing is at work, nothing is ended."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
-"""A pod that only speaks to others: the submitter, a look into the storage."""
+"""A pod that only speaks to others: a look into the storage."""
 
 
 def ray_pod(
@@ -63,6 +65,8 @@ def ray_pod(
         "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": attempt,
         # KubeRay says it too, unless it is said: so no Secret in `env_from` can say otherwise.
         "RAY_AUTH_MODE": "token",
+        # ECHO: into the container's own output, which `kubectl logs` and collectors of logs read.
+        **({} if workers else {ECHO: "/proc/1/fd/1", OWN_CLUSTER: "1"}),
     }
     ports = {"metrics": 8080} if workers else {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
     made = _container(
@@ -88,15 +92,6 @@ def ray_pod(
             "labelSelector": {"matchLabels": {**same, "ray.io/node-type": "worker"}},
         }]
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
-
-
-def submitter_pod(cluster: Cluster, labels: dict[str, str]) -> Json:
-    """Pod template of KubeRay's submitter, which starts the Ray job and follows its output; KubeRay adds the command
-    and the token."""
-    volumes = _writable()
-    made = _container("ray-job-submitter", cluster.images.train, cluster, _SMALL, {"HOME": HOME}, [], volumes,
-                      workingDir=HOME)
-    return {"metadata": {"labels": dict(labels)}, "spec": {**_spec(cluster, made, volumes), "restartPolicy": "Never"}}
 
 
 def store_pod(

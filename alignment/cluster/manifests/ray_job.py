@@ -6,14 +6,15 @@ both have. A RayJob ends `SUCCEEDED` only when the stage's artifact exists; whoe
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shlex
 from typing import Any
 
 from alignment.cluster.manifests.bundle import RUN_FILE
 from alignment.cluster.manifests.labels import COMPONENT_LABEL, QUEUE_LABEL, labels, log_attempt
-from alignment.cluster.manifests.pods import RUN_FOLDER, Json, cluster_of, object_store_bytes, ray_pod, submitter_pod
-from alignment.config import AnyStage, Pod, Profile, Run, bytes_of
+from alignment.cluster.manifests.pods import RUN_FOLDER, Json, cluster_of, object_store_bytes, ray_pod
+from alignment.config import AnyStage, Cluster, Pod, Profile, Run, bytes_of
 from alignment.errors import ConfigError
 
 RAY_VERSION = "2.60.0"
@@ -65,14 +66,15 @@ def ray_job(
                      **({"ownerReferences": [owner]} if owner else {})},
         "spec": {
             "entrypoint": entrypoint(profile, stage),
-            # SidecarMode's container has no security context, so `restricted` refuses it.
-            "submissionMode": "K8sJobMode",
-            "submitterPodTemplate": submitter_pod(cluster, {**mark, COMPONENT_LABEL: "submitter"}),
+            # KubeRay's operator asks Ray itself. A pod that submits would be asked for once the Ray pods hold their
+            # resources: two runs that fill a node between them then waited for each other without end. (SidecarMode's
+            # container has no security context, so `restricted` refuses it.)
+            "submissionMode": "HTTPMode",
             "backoffLimit": 0,
             "suspend": cluster.queue is not None,
             # Its Ray pods go at once, and their GPUs with them; the RayJob itself stays.
             "shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 0,
-            "preRunningDeadlineSeconds": cluster.start_within, "activeDeadlineSeconds": cluster.run_within,
+            "preRunningDeadlineSeconds": start_within(cluster, name), "activeDeadlineSeconds": cluster.run_within,
             "rayClusterSpec": {
                 "rayVersion": RAY_VERSION, "authOptions": {"mode": "token"}, "enableInTreeAutoscaling": False,
                 "headGroupSpec": {
@@ -87,6 +89,15 @@ def ray_job(
             },
         },
     }
+
+
+def start_within(cluster: Cluster, name: str) -> int:
+    """Seconds that a RayJob of this name may wait for its pods: the profile's, and up to a fifth more.
+
+    Without a queue, two stages may each hold a part of what both need. By different deadlines one gives up first, and
+    the other has its pods; with one and the same both would give up, and meet again.
+    """
+    return cluster.start_within + int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % (cluster.start_within // 5)
 
 
 def entrypoint(profile: Profile, stage: AnyStage) -> str:

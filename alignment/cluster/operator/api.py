@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,13 @@ from alignment.cluster.client.refusals import ClusterError
 from alignment.cluster.manifests.alignment_run import API_VERSION, KIND
 from alignment.cluster.manifests.labels import RUN_LABEL, STAGE_LABEL
 from alignment.cluster.operator.metrics import Metrics
-from alignment.cluster.status.trouble import in_short, pod_trouble, refused_trouble
+from alignment.cluster.status.trouble import (
+    halved_trouble,
+    in_short,
+    pod_trouble,
+    refused_trouble,
+    unreached_trouble,
+)
 
 MANAGER = "kubealign-operator"
 _APPLY = "application/apply-patch+yaml"
@@ -134,9 +141,11 @@ class Api:
     def trouble(self, run: str, stage: str, job: str) -> str:
         """Why a RayJob's pods do not run, in words; "" where nothing is wrong."""
         client = self.client
-        found = []
-        for pod in client.list("Pod", {RUN_LABEL: run, STAGE_LABEL: stage}):
-            found.append(pod_trouble(pod, client.events("Pod", pod["metadata"]["name"])))
+        pods = client.list("Pod", {RUN_LABEL: run, STAGE_LABEL: stage})
+        found = [pod_trouble(pod, client.events("Pod", pod["metadata"]["name"])) for pod in pods]
+        found.append(halved_trouble(pods))
+        if not any(found):
+            found = [unreached_trouble(client.find("RayJob", job) or {}, pods, time.time())]
         if not any(found):
             warnings = client.list("Event", fields="type=Warning")
             found = [refused_trouble(event for event in warnings

@@ -14,6 +14,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from alignment.cluster.status.trouble import Object
 
+_CLOSING = ("node.kubernetes.io/unschedulable", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+"""Taints that say of a node what `closed` says."""
 Amounts = dict[str, float]
 """Resource name -> amount: cores, bytes, or a count."""
 
@@ -31,13 +33,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Room:
-    """A node that takes pods: what it has in all and what is free now."""
+    """A node: what it has in all, what is free now, and why it takes no new pods (`closed`)."""
 
     name: str
     labels: Mapping[str, str]
     taints: Sequence[Mapping[str, str]]
     allocatable: Amounts
     free: Amounts
+    closed: str = ""
 
 
 def amount(quantity: object) -> float:
@@ -70,7 +73,7 @@ def ask_of(name: str, template: Object, count: int) -> Ask:
 
 
 def rooms(nodes: Iterable[Object], pods: Iterable[Object]) -> list[Room]:
-    """Nodes that are ready and open, with what their running pods leave free."""
+    """The nodes, with what their running pods leave free."""
     used: dict[str, dict[str, float]] = {}
     for pod in pods:
         node = pod.get("spec", {}).get("nodeName")
@@ -82,22 +85,27 @@ def rooms(nodes: Iterable[Object], pods: Iterable[Object]) -> list[Room]:
     for node in nodes:
         ready = any(item["type"] == "Ready" and item["status"] == "True"
                     for item in node.get("status", {}).get("conditions", []))
-        if not ready or node.get("spec", {}).get("unschedulable"):
-            continue
+        cordoned = node.get("spec", {}).get("unschedulable")
         has = {name: amount(value) for name, value in node["status"].get("allocatable", {}).items()}
         taken = used.get(node["metadata"]["name"], {})
         made.append(Room(node["metadata"]["name"], node["metadata"].get("labels") or {},
                          node.get("spec", {}).get("taints") or (), has,
-                         {name: value - taken.get(name, 0) for name, value in has.items()}))
+                         {name: value - taken.get(name, 0) for name, value in has.items()},
+                         closed="" if ready and not cordoned else "cordoned" if ready else "not ready"))
     return made
 
 
 def accepts(room: Room, ask: Ask) -> bool:
-    """Whether the node's labels and taints let such a pod in, room or not."""
+    """Whether the node is open and its labels and taints let such a pod in, room or not."""
+    return not room.closed and _suits(room, ask)
+
+
+def _suits(room: Room, ask: Ask) -> bool:
     if any(room.labels.get(name) != value for name, value in ask.selector.items()):
         return False
     return all(any(_tolerates(entry, taint) for entry in ask.tolerations)
-               for taint in room.taints if taint.get("effect") in ("NoSchedule", "NoExecute"))
+               for taint in room.taints if taint.get("effect") in ("NoSchedule", "NoExecute")
+               and not str(taint.get("key")).startswith(_CLOSING))
 
 
 def lacks(asks: Amounts, has: Amounts) -> dict[str, tuple[float, float]]:
@@ -108,6 +116,9 @@ def lacks(asks: Amounts, has: Amounts) -> dict[str, tuple[float, float]]:
 def never_fits(ask: Ask, where: Sequence[Room]) -> str | None:
     """Why no node could hold one such pod, even if it were empty; None where one can."""
     open_to = [room for room in where if accepts(room, ask)]
+    closed = [f"{room.name} is {room.closed}" for room in where if room.closed and _suits(room, ask)]
+    if not open_to and closed:
+        return f"no node takes new pods now that could take it: {', '.join(closed)}"
     if not open_to:
         wanted = ", ".join(f"{name}={value}" for name, value in ask.selector.items())
         tainted = sorted({str(taint.get("key")) for room in where for taint in room.taints})

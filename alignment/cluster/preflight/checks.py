@@ -7,6 +7,7 @@ be looked at is said as a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -23,6 +24,7 @@ from alignment.errors import KubeAlignError
 
 OPERATOR = "kubealign-operator"
 """The chart's Deployment."""
+_EXCEEDED = re.compile(r"exceeded quota: [^,]+")
 _BEFORE_A_POD = ("permissions", "admission", "quota", "secrets", "volumes")
 """Where one of these fails, a pod would not start either, and waiting for it would say less."""
 
@@ -79,12 +81,10 @@ def preflight(
 
 
 def stage_asks(ray_job: Object) -> list[Ask]:
-    """The pods of one stage: the head, its workers, and the submitter."""
-    spec = ray_job["spec"]
-    ray = spec["rayClusterSpec"]
+    """The pods of one stage: the head and its workers."""
+    ray = ray_job["spec"]["rayClusterSpec"]
     return [ask_of("head", ray["headGroupSpec"]["template"], 1),
-            *(ask_of("worker", group["template"], group["replicas"]) for group in ray.get("workerGroupSpecs", [])),
-            ask_of("submitter", spec["submitterPodTemplate"], 1)]
+            *(ask_of("worker", group["template"], group["replicas"]) for group in ray.get("workerGroupSpecs", []))]
 
 
 def _server(client: Client) -> Iterator[Finding]:
@@ -115,11 +115,24 @@ def _kuberay(client: Client) -> Iterator[Finding]:
     images = [item["spec"]["template"]["spec"]["containers"][0]["image"] for item in found]
     if any(item.get("status", {}).get("readyReplicas") for item in found):
         yield ok("kuberay", f"its operator runs ({', '.join(images)})")
+        yield from _let_in(client, {item["metadata"]["namespace"] for item in found})
     elif found:
         yield fail("kuberay", f"its operator is not ready ({', '.join(images)})",
                    f"kubectl describe deployment kuberay-operator -n {found[0]['metadata']['namespace']}")
     else:
         yield warn("kuberay", "no Deployment is called kuberay-operator", f"where it has no other name: {KUBERAY}")
+
+
+def _let_in(client: Client, spaces: set[str]) -> Iterator[Finding]:
+    """Whether the chart's policy lets KubeRay's operator hand a head its job."""
+    policy = client.find("NetworkPolicy", "kubealign-head")
+    peers = [peer for rule in (policy or {}).get("spec", {}).get("ingress", []) for peer in rule.get("from", [])]
+    named = {peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+             for peer in peers}
+    if policy is not None and not spaces & named:
+        yield fail("kuberay", f"its operator is in namespace {', '.join(sorted(spaces))}, and NetworkPolicy kubealign-"
+                   "head does not let that reach port 8265 of Ray's heads: no stage would start",
+                   f"helm upgrade with --set networkPolicy.kuberayNamespace={min(spaces)}")
 
 
 def _operator(client: Client, target: str) -> Iterator[Finding]:
@@ -171,20 +184,19 @@ def _admission(client: Client, manifests: list[Object]) -> Iterator[Finding]:
     if not client.may("create", "pods"):
         yield warn("admission", "not tried: this user may not create pods, KubeRay may")
         return
-    refused: dict[str, str] = {}
+    refused: dict[str, tuple[str, str]] = {}
     for job in manifests:
-        spec = job["spec"]
-        ray = spec["rayClusterSpec"]
-        templates = [ray["headGroupSpec"]["template"], spec["submitterPodTemplate"],
-                     *(group["template"] for group in ray["workerGroupSpecs"])]
+        ray = job["spec"]["rayClusterSpec"]
+        templates = [ray["headGroupSpec"]["template"], *(group["template"] for group in ray["workerGroupSpecs"])]
         for template in templates:
             pod = {"apiVersion": "v1", "kind": "Pod", **template,
                    "metadata": {**template["metadata"], "generateName": "kubealign-preflight-"}}
             try:
                 client.create(pod, dry_run=True)
             except ClusterError as error:
-                refused.setdefault(error.problem, job["metadata"]["name"])
-    for problem, name in refused.items():
+                quota = _EXCEEDED.search(error.problem)  # amounts differ from stage to stage, and a pod's name always
+                refused.setdefault(quota[0] if quota else error.problem, (error.problem, job["metadata"]["name"]))
+    for problem, name in refused.values():
         yield fail("admission", f"a pod of {name}: {problem}", "raise the quota or limit range, or ask for less in the "
                    "profile" if "quota" in problem or "LimitRange" in problem or "usage per" in problem else "")
     if not refused:
@@ -227,7 +239,8 @@ def _capacity(client: Client, manifests: list[Object]) -> Iterator[Finding]:
             worst.setdefault(f"{len(missed)} of its pods have to wait for what runs now "
                              f"({', '.join(dict.fromkeys(missed))})", (warn, stage))
     for text, (state, stage) in worst.items():
-        yield state("capacity", f"stage {stage}: {text}", "take another profile, or ask for less in this one"
-                    if state is not warn else "")
+        closed = "takes new pods now" in text
+        yield state("capacity", f"stage {stage}: {text}", "kubectl uncordon NODE, or see why it is not ready" if closed
+                    else "take another profile, or ask for less in this one" if state is not warn else "")
     if not worst:
-        yield ok("capacity", f"every stage fits what is free on {len(where)} nodes")
+        yield ok("capacity", f"every stage fits what is free on {sum(not room.closed for room in where)} nodes")

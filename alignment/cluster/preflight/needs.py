@@ -47,7 +47,8 @@ def queue(client: Client, cluster: Cluster) -> Iterator[Finding]:
     """Whether the LocalQueue exists, where the profile names one."""
     if cluster.queue is None:
         return
-    if client.exists("LocalQueue", cluster.queue):
+    served = "LocalQueue" if client.has("LocalQueue") else "LocalQueue v1beta1"
+    if client.exists(served, cluster.queue):
         yield ok("queue", f"LocalQueue {cluster.queue} is there")
     else:
         yield fail("queue", f"LocalQueue {cluster.queue} does not exist in namespace {client.namespace}",

@@ -210,6 +210,9 @@ def _cluster(profile: Profile) -> Cluster:
 def pod_failed(error: ClusterError) -> Finding:
     """The finding for a probe whose pod did not start."""
     text = error.problem + (f" ({error.found})" if error.found else "")
+    if "no node has enough free" in text:
+        return warn("pod", f"there is no room now for one that looks at storage, images, DNS and policies: {text}",
+                    "look again when there is")
     if "cannot be had" in text:
         return fail("images", text, "make images, load or push them, and name them in the profile")
     return fail("pod", text, error.hint or "mend it and look again: no stage would start either")

@@ -45,9 +45,9 @@ def state_of(job: Mapping[str, Any]) -> State:
     return "running" if deployment == "Running" and ray not in ("", "PENDING") else "pending"
 
 
-def is_starting(job: Mapping[str, Any]) -> bool:
-    """Whether KubeRay is still to bring up its Ray cluster."""
-    return _said(job, "jobDeploymentStatus") in ("", "Initializing", "Waiting", "Retrying")
+def is_unreached(job: Mapping[str, Any]) -> bool:
+    """Whether its Ray cluster is up and KubeRay's operator is still to hand it the job."""
+    return _said(job, "jobDeploymentStatus") == "Running" and not _said(job, "jobStatus")
 
 
 def is_refused(job: Mapping[str, Any]) -> bool:
@@ -69,7 +69,6 @@ def ended(job: Mapping[str, Any]) -> Ended | None:
         return None
     if is_refused(job):
         return Ended("user", f"KubeRay refuses the RayJob: {message}")
-    # KubeRay may take the status from the submitter before Ray's own message; then the driver's output tells.
     return Ended("user" if is_permanent(job) else "failed",
                  message or _said(job, "reason") or _said(job, "jobStatus") or "it failed without a message")
 

@@ -10,7 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+
+from alignment.cluster.status.reading import is_unreached
 
 Object = dict[str, Any]
 
@@ -31,8 +34,11 @@ _PULL = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageN
          "RegistryUnavailable"}
 _MISSING = re.compile(r'(?P<kind>secret|configmap|persistentvolumeclaim) "(?P<name>[^"]+)" not found', re.IGNORECASE)
 _SHORT_OF = re.compile(r"(\d+) (?:Insufficient|Too many) ([\w./-]+)")
+_TAINT = re.compile(r"untolerated taint(?:\(s\))? \{?([^:}\s]+)")
 _AFTERTHOUGHT = re.compile(r"[.,]? no new claims to deallocate|[.,]? preemption:")
 """From here the scheduler repeats its reasons for preemption."""
+_HANDED_OVER = 60.0
+"""Seconds; KubeRay's operator looks every three."""
 _REFUSED = re.compile(r"^(FailedCreate|FailedToCreate)")
 
 
@@ -86,6 +92,39 @@ def refused_trouble(events: Iterable[Object]) -> Trouble | None:
             return Trouble(f"{place}: {_line(message)}", "install the chart in this namespace")
         return Trouble(f"{place}: {_line(message)}", "", lasting="forbidden" in message or "denied" in message)
     return None
+
+
+def halved_trouble(pods: Iterable[Object]) -> Trouble | None:
+    """Pods of one stage, of which some have their places and hold them while others find none."""
+    there = list(pods)
+    placed = sum(bool(pod.get("spec", {}).get("nodeName")) for pod in there)
+    short = sum(_SHORT_OF.search(str(condition.get("message"))) is not None for pod in there
+                for condition in pod.get("status", {}).get("conditions", [])
+                if (condition.get("type"), condition.get("status")) == ("PodScheduled", "False"))
+    if not placed or not short:
+        return None
+    return Trouble(f"of its {len(there)} pods {placed} found a place and {short} none",
+                   "where another run holds its places likewise, the one whose start_within ends first gives them "
+                   "back; with `queue` in the profile Kueue admits all pods of a stage at once", lasting=False)
+
+
+def unreached_trouble(job: Object, pods: Iterable[Object], now: float) -> Trouble | None:
+    """A RayJob whose head has long been ready, and to which KubeRay's operator has not handed its job.
+
+    Args:
+        pods: of its Ray cluster.
+        now: seconds since the epoch.
+    """
+    if not is_unreached(job):
+        return None
+    ready = [condition["lastTransitionTime"] for pod in pods if (pod["metadata"].get("labels") or {}).get(
+        "ray.io/node-type") == "head" for condition in pod.get("status", {}).get("conditions", [])
+        if (condition.get("type"), condition.get("status")) == ("Ready", "True")]
+    if not ready or now - datetime.fromisoformat(max(ready)).timestamp() < _HANDED_OVER:
+        return None
+    return Trouble("KubeRay's operator does not get through to port 8265 of its head",
+                   "networkPolicy.kuberayNamespace of the chart must be the namespace of that operator, whose log "
+                   "says more", lasting=False)
 
 
 def requests_of(pod: Object) -> dict[str, str]:
@@ -149,7 +188,21 @@ def _unscheduled(name: str, pod: Object, condition: Object) -> Trouble:
         return Trouble(f"pod {pod['metadata']['name']}: no node has enough free {lacks}: {reasons}",
                        "wait, add such a node, or ask for less in the profile", lasting=False)
     return Trouble(f"pod {name} fits no node: {reasons or 'no reason given'}; it asks for {wants or 'nothing'}",
-                   "look at node_selector and tolerations in the profile", lasting=False)
+                   "; ".join(_mended(reasons)) or "kubectl describe nodes", lasting=False)
+
+
+def _mended(reasons: str) -> Iterator[str]:
+    """What helps against each of the scheduler's reasons."""
+    if "were unschedulable" in reasons or "node.kubernetes.io/unschedulable" in reasons:
+        yield "a node is closed to new pods (cordoned): kubectl get nodes, then kubectl uncordon NODE"
+    if "node.kubernetes.io/not-ready" in reasons or "node.kubernetes.io/unreachable" in reasons:
+        yield "a node is not ready: kubectl get nodes"
+    if "affinity/selector" in reasons:
+        yield "look at node_selector in the profile"
+    if any(not taint.startswith("node.kubernetes.io/") for taint in _TAINT.findall(reasons)):
+        yield "look at tolerations in the profile"
+    if "volume node affinity" in reasons:
+        yield "its volume can be mounted on another node only: use ReadWriteMany or s3"
 
 
 def _event(pod: str, event: Object) -> Trouble | None:

@@ -12,14 +12,13 @@ from alignment.cluster.manifests.bundle import config_map
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, labels
 from alignment.cluster.manifests.pods import cluster_of
 from alignment.cluster.manifests.ray_job import ray_job
-from alignment.cluster.status.reading import Ended, ended, exit_code, gist
+from alignment.cluster.status.reading import Ended, ended, gist
 from alignment.cluster.storage.truth import Truth
 from alignment.cluster.watch.logs import Follower
 from alignment.cluster.watch.voice import Voice
 from alignment.cluster.watch.wait import wait_ray_job
 from alignment.config import AnyStage
 from alignment.errors import StageError
-from alignment.exits import Exit
 
 
 class RayJobs:
@@ -59,10 +58,9 @@ class RayJobs:
             if not follower and job.get("status", {}).get("jobDeploymentStatus") == "Running":
                 follower.append(Follower(self.client, name, self.voice.write))
 
-        end = wait_ray_job(self.client, name, start_within=self.cluster.start_within, on_change=change)
-        tail = follower[0].end() if follower else []
-        if end.how == "failed" and any(exit_code(line) == Exit.USER for line in tail[-30:]):
-            return Ended("user", "\n".join([end.message, *tail[-20:]]))
+        end = wait_ray_job(self.client, name, on_change=change)
+        if follower:
+            follower[0].end()
         return end
 
     def left_alone(self, name: str) -> str:

@@ -23,7 +23,7 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
     """
     said: dict[str, str] = {}
     followers: dict[str, Follower] = {}
-    began = time.monotonic()
+    generation, since = -1, 0.0
     try:
         while True:
             body = client.find("AlignmentRun", name)
@@ -31,8 +31,10 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
                 raise StageError("the AlignmentRun was deleted", where=f"AlignmentRun {name}",
                                  hint="finished stages are kept; submit it again")
             status = status_of(body)
-            seen = status.observed_generation >= body["metadata"].get("generation", 0)
-            if not seen and time.monotonic() - began > UNTOUCHED:
+            if body["metadata"].get("generation", 0) != generation:  # somebody edits or cancels it meanwhile
+                generation, since = body["metadata"].get("generation", 0), time.monotonic()
+            seen = status.observed_generation >= generation
+            if not seen and time.monotonic() - since > UNTOUCHED:
                 _once(said, "", "no operator takes it up; is the chart's operator running in this namespace?", voice)
             for row in status.stages:
                 _once(said, row.name, _row(row), voice)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.cluster.client.client import Client
+from alignment.cluster.client.client import Client, Object
 from alignment.cluster.manifests.alignment_run import status_of
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
 from alignment.cluster.status.reading import ended, gist, in_words
 from alignment.cluster.status.trouble import in_short
-from alignment.cluster.watch.wait import job_pod, ray_job_troubles
+from alignment.cluster.watch.wait import ray_job_troubles
 
 
 def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
@@ -45,11 +45,27 @@ def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
 
 
 def live_jobs(client: Client, run: str, stage: str | None = None) -> list[tuple[str, str, str]]:
-    """RayJobs of a run whose submitter's pod is still there: (stage, attempt, RayJob's name), by stage and attempt."""
-    found = []
-    for job in client.list("RayJob", labels(run, stage)):
-        given = job["metadata"]["labels"]
-        name = job["metadata"]["name"]
-        if job_pod(client, name) is not None:
-            found.append((given.get(STAGE_LABEL, ""), given.get(ATTEMPT_LABEL, ""), name))
-    return sorted(found, key=lambda item: (item[0], item[1].zfill(12)))
+    """RayJobs of a run whose head pod is still there: (stage, attempt, RayJob's name), by stage and attempt."""
+    heads = client.list("Pod", {**labels(run, stage), "ray.io/node-type": "head"})
+    clusters = {head["metadata"]["labels"].get("ray.io/cluster") for head in heads}
+    return [(_stage(job), _attempt(job), job["metadata"]["name"]) for job in _in_order(client, run, stage)
+            if job.get("status", {}).get("rayClusterName") in clusters]
+
+
+def last_words(client: Client, run: str, stage: str | None = None) -> list[tuple[str, str, str]]:
+    """(stage, attempt, the end of what it printed) of the RayJobs that failed, as Ray told KubeRay; by stage and
+    attempt. For a stage that failed before it could write its log."""
+    return [(_stage(job), _attempt(job), end.message) for job in _in_order(client, run, stage)
+            if (end := ended(job)) is not None and end.message]
+
+
+def _in_order(client: Client, run: str, stage: str | None) -> list[Object]:
+    return sorted(client.list("RayJob", labels(run, stage)), key=lambda job: (_stage(job), _attempt(job).zfill(12)))
+
+
+def _stage(job: Object) -> str:
+    return str(job["metadata"]["labels"].get(STAGE_LABEL, ""))
+
+
+def _attempt(job: Object) -> str:
+    return str(job["metadata"]["labels"].get(ATTEMPT_LABEL, ""))

@@ -13,15 +13,22 @@ from typing import Any
 from alignment.cluster.client.client import Client, Object, Objects
 from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.labels import labels_of
-from alignment.cluster.status.reading import Ended, ended, in_words, is_starting
-from alignment.cluster.status.trouble import Trouble, in_short, pod_trouble, refused_trouble
+from alignment.cluster.status.reading import Ended, ended, in_words, state_of
+from alignment.cluster.status.trouble import (
+    Trouble,
+    halved_trouble,
+    in_short,
+    pod_trouble,
+    refused_trouble,
+    unreached_trouble,
+)
 
 RESYNC = 10.0
 """Seconds between looks where nothing changes."""
 UNTOUCHED = 45.0
 """Seconds after which a RayJob without any status means that no KubeRay is at work."""
 GRACE = 120.0
-"""Seconds beyond the profile's start_within that KubeRay has to fail the RayJob itself."""
+"""Seconds beyond its deadline that KubeRay has to fail the RayJob itself."""
 
 
 def troubles(client: Client, labels: Mapping[str, str], about: Iterable[tuple[str, str]] = ()) -> list[Trouble]:
@@ -30,8 +37,11 @@ def troubles(client: Client, labels: Mapping[str, str], about: Iterable[tuple[st
     Args:
         about: (kind, name) of the objects that make the pods, where only an event tells of a refusal.
     """
+    return _of_pods(client, client.list("Pod", labels), about)
+
+
+def _of_pods(client: Client, pods: Objects, about: Iterable[tuple[str, str]]) -> list[Trouble]:
     found = []
-    pods = client.list("Pod", labels)
     for pod in pods:
         trouble = pod_trouble(pod)
         if trouble is None and pod.get("status", {}).get("phase") == "Pending":
@@ -51,46 +61,44 @@ def troubles(client: Client, labels: Mapping[str, str], about: Iterable[tuple[st
 def ray_job_troubles(client: Client, job: Object) -> list[Trouble]:
     """All that can be said on why a RayJob does not get on."""
     name, status = job["metadata"]["name"], job.get("status", {})
-    about = [("RayJob", name), ("Job", name)]
+    about = [("RayJob", name)]
     if status.get("rayClusterName"):
         about.append(("RayCluster", status["rayClusterName"]))
-    return troubles(client, labels_of(job), about)
+    pods = client.list("Pod", labels_of(job))
+    more = (halved_trouble(pods), unreached_trouble(job, pods, time.time()))
+    return [*_of_pods(client, pods, about), *(trouble for trouble in more if trouble is not None)]
 
 
-def wait_ray_job(
-    client: Client, name: str, *, start_within: float, on_change: Callable[[str, Object], None]
-) -> Ended:
-    """Wait until a RayJob has ended.
+def wait_ray_job(client: Client, name: str, *, on_change: Callable[[str, Object], None]) -> Ended:
+    """Wait until a RayJob has ended, or has not started in its preRunningDeadlineSeconds, without time in a queue.
 
     Args:
-        start_within: seconds, as in its preRunningDeadlineSeconds; time that it is suspended does not count.
         on_change: gets a sentence, and the RayJob, each time that there is something new to say.
     """
-    said, began, last = "", time.monotonic(), Ended("gone", "it was deleted")
+    said, began = "", time.monotonic()
     while True:
         job = client.find("RayJob", name)
         if job is None:
-            return last
-        end = ended(job)
-        waiting, status = is_starting(job), job.get("status", {})
-        if status.get("jobDeploymentStatus") in ("Suspended", "Suspending"):
+            return Ended("gone", "it was deleted")
+        end, waiting = ended(job), state_of(job) == "pending"
+        if state_of(job) == "queued":
             began = time.monotonic()
-        spent = time.monotonic() - began
-        words = in_words(job)
+        spent, words = time.monotonic() - began, in_words(job)
         if waiting or (end is not None and end.how == "failed"):
             found = list(in_short(ray_job_troubles(client, job)))
             if found:
                 words += ": " + "; ".join(found)
                 end = end and Ended(end.how, "; ".join([*found, end.message]))
-            elif waiting and not status and spent > UNTOUCHED:
+            elif waiting and not job.get("status") and spent > UNTOUCHED:
                 words += ": no operator takes it up; is KubeRay running? kubealign preflight looks"
         if words != said:
             said = words
             on_change(words, job)
         if end is not None:
             return end
-        if waiting and spent > start_within + GRACE:
-            return Ended("failed", f"it did not start within {start_within:.0f} s: {words}")
+        limit = job["spec"].get("preRunningDeadlineSeconds")
+        if waiting and limit and spent > limit + GRACE:
+            return Ended("failed", f"it did not start within {limit} s: {words}")
         client.changed("RayJob", name, job["metadata"]["resourceVersion"], RESYNC)
 
 
@@ -132,10 +140,17 @@ def wait_job(
 
 
 def job_pod(client: Client, name: str) -> str | None:
-    """The newest pod of a batch Job, the submitter of a RayJob for one; None where there is none yet."""
+    """The newest pod of a batch Job; None where there is none yet."""
     pods: Objects = client.list("Pod", {"batch.kubernetes.io/job-name": name})
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     return str(pods[-1]["metadata"]["name"]) if pods else None
+
+
+def head_pod(client: Client, name: str) -> str | None:
+    """The head pod of a RayJob's Ray cluster, in which the stage runs; None where it is not there, or no more."""
+    cluster = (client.find("RayJob", name) or {}).get("status", {}).get("rayClusterName")
+    pods = client.list("Pod", {"ray.io/cluster": cluster, "ray.io/node-type": "head"}) if cluster else []
+    return str(pods[0]["metadata"]["name"]) if pods else None
 
 
 def _state(client: Client, job: str) -> Any:

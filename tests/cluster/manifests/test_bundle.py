@@ -143,10 +143,15 @@ def test_a_model_that_pods_can_find_is_not(model: str, profile: Profile) -> None
 
 def test_names_that_no_label_can_hold_are_all_refused(profile: Profile) -> None:
     run = parse_run("{name: a-, stages: [{name: b-, kind: import, model: {source: tiny}}]}")
+    # A dot is no matter, where both sides of it are names.
+    dotted = run.model_copy(update={"name": "a.b", "stages": tuple(
+        run.stages[0].model_copy(update={"name": name}) for name in ("c.d-2", "e..f", "g.", "h.-i"))})
+    with pytest.raises(ConfigErrors) as found:
+        bundle(dotted, profile)
+    assert [finding.found for finding in found.value.findings] == ["e..f", "g.", "h.-i"]
     with pytest.raises(ConfigErrors) as caught:
         bundle(run, profile)
-    places = [(finding.where, finding.expected) for finding in caught.value.findings]
-    assert places == [("run a-", "a"), ("stage b-", "b")]
+    assert [finding.where for finding in caught.value.findings] == ["run a-", "stage b-"]
 
 
 @pytest.mark.parametrize("path", ["nowhere.jsonl", "folder", ".."])

@@ -26,6 +26,15 @@ def test_job_names_are_dns_labels_of_at_most_47_characters(run: str, stage: str,
         assert name.startswith(f"{run}-{stage}-")
 
 
+@given(st.from_regex(r"[a-z][a-z0-9.-]{0,39}", fullmatch=True), st.from_regex(r"[a-z][a-z0-9.-]{0,39}", fullmatch=True))
+def test_a_dot_becomes_a_name_that_a_rayjob_may_have_and_no_other_run_has(run: str, stage: str) -> None:
+    name = job_name(run, stage, "0" * 64, 1)
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(name) <= 47
+    plain = run.replace(".", "-")
+    assert plain == run or name != job_name(plain, stage, "0" * 64, 1)
+
+
 @given(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=38), st.sampled_from("ab"), st.sampled_from("xy"),
        DIGESTS, ATTEMPTS, ATTEMPTS)
 def test_job_names_of_others_differ(start: str, left: str, right: str, digest: str, one: int, other: int) -> None:

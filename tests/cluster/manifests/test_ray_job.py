@@ -26,6 +26,8 @@ from alignment.cluster.manifests.pods import RUN_FOLDER
 from alignment.cluster.manifests.ray_job import RAY_VERSION, ray_job
 from alignment.config import AnyStage, Profile, Run, load_profile, load_run
 from alignment.errors import ConfigError
+from alignment.pipeline.echo import ECHO
+from alignment.pipeline.job import OWN_CLUSTER
 from alignment.pipeline.keys import keys
 from tests.cluster.policy import templates, violations
 from tests.schemas import problems
@@ -40,8 +42,8 @@ Json = dict[str, Any]
 
 
 def job(run: Run, stage: AnyStage, profile: Profile, **more: Any) -> Json:
-    return ray_job(run, stage, profile, namespace="align", name=job_name(run.name, stage.name, DIGEST, 1),
-                   config_map=f"{run.name}-01234567", **{"attempt": 1, **more})
+    return ray_job(run, stage, profile, namespace="align", config_map=f"{run.name}-01234567",
+                   **{"attempt": 1, "name": job_name(run.name, stage.name, DIGEST, 1), **more})
 
 
 def of(where: str, run: str, stage: str, **more: Any) -> Json:
@@ -58,8 +60,7 @@ def test_every_stage_under_every_profile(run: str, stage: str, where: str) -> No
             "app.kubernetes.io/managed-by": "kubealign"}
     assert made["metadata"]["labels"].items() >= mark.items()
     for name, template in templates(made):
-        component = "submitter" if name == "submitter" else "ray"
-        assert template["metadata"]["labels"] == {**mark, COMPONENT_LABEL: component}
+        assert template["metadata"]["labels"] == {**mark, COMPONENT_LABEL: "ray"}, name
     assert made == of(where, run, stage)
     assert "&id" not in yaml.safe_dump(made), "the same object twice would be an alias in --dry-run's YAML"
     assert json.loads(json.dumps(made)) == made
@@ -71,6 +72,9 @@ def test_every_stage_under_every_profile(run: str, stage: str, where: str) -> No
     assert spec["activeDeadlineSeconds"] > 0
     assert all(isinstance(value, str) for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
                for value in group["rayStartParams"].values())
+    # No pod is asked for once the others hold their resources.
+    assert spec["submissionMode"] == "HTTPMode"
+    assert "submitterPodTemplate" not in spec
     # What Kueue asks for, whether there is a queue or not.
     assert spec["shutdownAfterJobFinishes"] is True
     assert "clusterSelector" not in spec
@@ -95,8 +99,7 @@ def test_workers_find_the_resources_that_ray_counts(run: str, where: str) -> Non
         for group in cluster["workerGroupSpecs"]:
             assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
         assert (cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0") == (workers > 0)
-        for _, template in list(templates({"kind": "RayJob", "spec": {"submitterPodTemplate": {},
-                                                                      "rayClusterSpec": cluster}}))[1:]:
+        for _, template in templates({"kind": "RayJob", "spec": {"rayClusterSpec": cluster}}):
             [shm] = [volume for volume in template["spec"]["volumes"] if volume["name"] == "shm"]
             assert shm["emptyDir"]["medium"] == "Memory"
 
@@ -147,9 +150,16 @@ def test_storage_is_a_volume_or_a_secret() -> None:
         for name, template in templates(of(where, "tiny", "sft")):
             container = template["spec"]["containers"][0]
             paths = [mount["mountPath"] for mount in container["volumeMounts"]]
-            assert [path for path in paths if path == "/artifacts"] == ([] if name == "submitter" else mounted)
-            found = [entry["secretRef"]["name"] for entry in container["envFrom"]]
-            assert found == ([] if name == "submitter" else secrets), "the submitter needs no key of the storage"
+            assert [path for path in paths if path == "/artifacts"] == mounted, name
+            assert [entry["secretRef"]["name"] for entry in container["envFrom"]] == secrets, name
+
+
+def test_the_head_whose_output_is_the_stages_says_so() -> None:
+    """The stage's lines go to the head's own output, and its job is not done twice on one Ray cluster."""
+    for name, template in templates(of("dev-cpu", "tiny", "sft")):
+        env = {entry["name"]: entry["value"] for entry in template["spec"]["containers"][0]["env"]}
+        found = {key: env.get(key) for key in (ECHO, OWN_CLUSTER)}
+        assert found == ({ECHO: "/proc/1/fd/1", OWN_CLUSTER: "1"} if name == "head" else dict.fromkeys(found)), name
 
 
 def test_secrets_go_by_name_and_plain_settings_by_value() -> None:
@@ -213,6 +223,17 @@ def test_pods_that_would_wait_without_end_are_refused(overrides: list[str], prob
         job(RUNS["tiny"], RUNS["tiny"].stage("sft"), load_profile("dev-cpu", overrides))
     assert caught.value.found == found
     assert caught.value.where == "profile dev-cpu, pods of stage sft"
+
+
+def test_of_two_that_wait_for_each_other_one_gives_up_first() -> None:
+    """Deadlines differ by run, stage and attempt, are never below the profile's, and the same each time."""
+    found = [job(run, stage, PROFILES["dev-cpu"], attempt=attempt, name=job_name(name, stage.name, DIGEST, attempt))
+             ["spec"]["preRunningDeadlineSeconds"] for name, run in RUNS.items() for stage in run.stages
+             for attempt in (1, 2, 3)]
+    assert all(900 <= seconds < 1080 for seconds in found)
+    assert len(set(found)) > len(found) / 2
+    least = load_profile("dev-cpu", ["cluster.start_within=30"])
+    assert 30 <= job(RUNS["tiny"], RUNS["tiny"].stages[0], least)["spec"]["preRunningDeadlineSeconds"] < 36
 
 
 def test_a_profile_of_this_machine_makes_no_job() -> None:

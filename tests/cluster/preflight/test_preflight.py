@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.cluster.client.client import Client
+from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.submission import dry_run
 from alignment.cluster.preflight import inside
 from alignment.cluster.preflight.capacity import (
@@ -29,7 +30,7 @@ from alignment.cluster.preflight.capacity import (
 from alignment.cluster.preflight.checks import preflight, stage_asks
 from alignment.cluster.preflight.finding import Finding
 from alignment.cluster.preflight.permissions import permissions_for
-from alignment.cluster.preflight.probing import deny_egress, judged, probe_job
+from alignment.cluster.preflight.probing import deny_egress, judged, pod_failed, probe_job
 from alignment.config import Profile, Run, load_profile, parse_run
 from alignment.pipeline.keys import keys
 from tests.cluster.api_server import Api, Json, serving
@@ -81,10 +82,17 @@ def test_a_pod_counts_containers_together_and_the_largest_init_container() -> No
     assert asked_by({"containers": [container("1"), {}], "overhead": {"cpu": "250m"}}) == {"cpu": 1.25}
 
 
-def test_rooms_leave_out_closed_nodes_and_finished_pods() -> None:
-    made = rooms([node("a"), node("b", ready=False), node("c", spec={"unschedulable": True})],
+CORDONED: Json = {"unschedulable": True, "taints": [
+    {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}
+
+
+def test_rooms_know_closed_nodes_and_leave_out_finished_pods() -> None:
+    made = rooms([node("a"), node("b", ready=False), node("c", spec=CORDONED)],
                  [running("a"), running("a", phase="Succeeded"), running("b")])
-    assert [room.name for room in made] == ["a"]
+    assert [(room.name, room.closed) for room in made] == [("a", ""), ("b", "not ready"), ("c", "cordoned")]
+    assert [accepts(room, ask(cpu=1)) for room in made] == [True, False, False]
+    assert unplaced([ask(3, cpu=1)], made, empty=False) == []
+    assert unplaced([ask(4, cpu=1)], made, empty=False) == ["worker"]
     assert made[0].allocatable["cpu"] == 4
     assert made[0].free["cpu"] == 3
     assert made[0].free["pods"] == 109
@@ -116,6 +124,11 @@ def test_labels_and_taints() -> None:
     for entry in ({"key": "nvidia.com/gpu", "operator": "Equal", "value": "other"},
                   {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}):
         assert never_fits(Ask("w", 1, plain.asks, {}, [entry]), tainted) is not None
+    # A node that is closed is no missing label, and a missing label no closed node.
+    closed = [*rooms([node("c", labels={"pool": "cpu"}, spec=CORDONED), node("d", ready=False)], []), *tainted]
+    assert "c is cordoned" in (never_fits(Ask("w", 1, {"cpu": 1.0}, {"pool": "cpu"}), closed) or "")
+    assert "c is cordoned, d is not ready" in (never_fits(plain, closed) or "")
+    assert "labels pool=arm" in (never_fits(Ask("w", 1, {"cpu": 1.0}, {"pool": "arm"}), closed) or "")
     assert "labels pool=cpu" in (never_fits(Ask("w", 1, {"cpu": 1.0}, {"pool": "cpu"}), tainted) or "")
     soft = rooms([node("s", spec={"taints": [{"key": "x", "effect": "PreferNoSchedule"}]})], [])
     assert accepts(soft[0], plain)
@@ -171,8 +184,8 @@ def s3_profile(monkeypatch: pytest.MonkeyPatch, run: Run) -> Profile:
 def test_what_a_stage_asks_for(run: Run, s3_profile: Profile) -> None:
     jobs = dry_run(run, s3_profile, namespace="align", target="rayjob")[1:]
     one, _, train = (stage_asks(job) for job in jobs)
-    assert [(item.name, item.count) for item in one] == [("head", 1), ("submitter", 1)]
-    assert [(item.name, item.count) for item in train] == [("head", 1), ("worker", 2), ("submitter", 1)]
+    assert [(item.name, item.count) for item in one] == [("head", 1)]
+    assert [(item.name, item.count) for item in train] == [("head", 1), ("worker", 2)]
     assert train[1].asks["cpu"] == pytest.approx(0.45)
     assert train[1].asks["memory"] == 2560 * 2**20
 
@@ -325,6 +338,53 @@ def test_what_is_missing_is_all_said_at_once(run: Run, s3_profile: Profile, api:
     assert "create jobs.batch" in found["permissions"][0].seen
     assert found["pod"][0].state == "warn"
     assert look(run, s3_profile, target="run")["operator"][0].state == "fail"
+
+
+def test_one_quota_is_refused_once_however_many_stages_it_stops(run: Run, s3_profile: Profile, api: Api) -> None:
+    """Each refusal names other amounts and a pod of its own."""
+    api.quota = ("q", "limits.memory=1Gi")
+    found = look(run, s3_profile)["admission"]
+    assert [item.state for item in found] == ["fail"]
+    assert "exceeded quota: q, requested: limits.memory=" in found[0].seen
+    assert "raise the quota" in found[0].do
+
+
+@pytest.mark.parametrize(("served", "asked"), [
+    ({"v1beta1", "v1beta2"}, "v1beta2"), ({"v1beta2"}, "v1beta2"), ({"v1beta1"}, "v1beta1")])
+def test_the_queue_is_asked_for_as_the_cluster_serves_it(
+    served: set[str], asked: str, run: Run, s3_profile: Profile, api: Api
+) -> None:
+    assert s3_profile.cluster is not None
+    queued = s3_profile.model_copy(update={"cluster": s3_profile.cluster.model_copy(update={"queue": "lane"})})
+    api.absent = {f"kueue.x-k8s.io/{version}" for version in {"v1beta1", "v1beta2"} - served}
+    found = look(run, queued)["queue"]
+    assert [item.state for item in found] == ["fail"]
+    assert "LocalQueue lane does not exist" in found[0].seen
+    api.put({"kind": "LocalQueue", "metadata": {"name": "lane", "namespace": "align"}})
+    assert look(run, queued)["queue"][0].state == "ok"
+    assert f"/apis/kueue.x-k8s.io/{asked}/namespaces/align/localqueues/lane" in "".join(api.requests)
+
+
+@pytest.mark.parametrize(("namespace", "states"), [("kuberay-system", ["ok"]), ("ray", ["ok", "fail"])])
+def test_a_policy_that_keeps_kuberay_out_is_found(
+    namespace: str, states: list[str], run: Run, s3_profile: Profile, api: Api
+) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}},
+             {"podSelector": {"matchLabels": {"kubealign.dev/component": "test"}}}]
+    api.put({"kind": "NetworkPolicy", "metadata": {"name": "kubealign-head", "namespace": "align"},
+             "spec": {"ingress": [{"from": peers}]}})
+    found = look(run, s3_profile)["kuberay"]
+    assert [item.state for item in found] == states
+    assert found[-1].state == "ok" or "networkPolicy.kuberayNamespace=kuberay-system" in found[-1].do
+
+
+def test_no_room_for_the_probe_is_a_warning_and_a_probe_that_never_starts_a_failure() -> None:
+    """What is full now is free later; the run itself would wait."""
+    full = cluster_error("a pod does not start: pod p: no node has enough free cpu (the pod asks for 500m): 0/1 nodes "
+                         "are available: 1 Insufficient cpu; wait", where="Job probe")
+    assert (pod_failed(full).state, pod_failed(full).topic) == ("warn", "pod")
+    assert pod_failed(cluster_error("a pod does not start: pod p fits no node: x", where="Job probe")).state == "fail"
+    assert pod_failed(cluster_error("image i cannot be had", where="Job probe")).topic == "images"
 
 
 def test_no_kuberay_names_the_command(run: Run, s3_profile: Profile, api: Api) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from alignment.cluster.status.trouble import in_short, pod_trouble, refused_trouble
+from alignment.cluster.status.trouble import (
+    halved_trouble,
+    in_short,
+    pod_trouble,
+    refused_trouble,
+    unreached_trouble,
+)
 
 Json = dict[str, Any]
 
@@ -55,6 +62,14 @@ def unschedulable(message: str, reason: str = "Unschedulable") -> Json:
      "cpu (the pod asks for 2) and memory (the pod asks for 8Gi)", "ask for less"),
     (unschedulable("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: yes}."), "untolerated taint",
      "tolerations"),
+    (unschedulable("0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 "
+                   "Preemption is not helpful for scheduling."), "were unschedulable", "kubectl uncordon NODE"),
+    (unschedulable("0/2 nodes are available: 1 node(s) were unschedulable, 1 node(s) had untolerated taint(s)."),
+     "were unschedulable", "cordoned"),
+    (unschedulable("0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."),
+     "not-ready", "a node is not ready: kubectl get nodes"),
+    (unschedulable("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."), "selector",
+     "node_selector"),
     (unschedulable('0/1 nodes are available: persistentvolumeclaim "kubealign-artifacts" not found.'),
      "PersistentVolumeClaim kubealign-artifacts does not exist", "create"),
     (unschedulable("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."), "not bound",
@@ -80,6 +95,43 @@ def test_a_pods_own_reason(made: Json, says: str, does: str) -> None:
 ])
 def test_no_trouble(made: Json) -> None:
     assert pod_trouble(made, [{"type": "Normal", "reason": "Pulled", "message": "Container image is present"}]) is None
+
+
+@pytest.mark.parametrize("message", [
+    "0/1 nodes are available: 1 node(s) were unschedulable.",
+    "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."])
+def test_a_node_that_is_closed_is_not_explained_by_the_profile(message: str) -> None:
+    assert "profile" not in str(pod_trouble(unschedulable(message)))
+
+
+def test_pods_that_hold_places_while_others_find_none() -> None:
+    short = unschedulable("0/1 nodes are available: 1 Insufficient cpu.")
+    placed = {**pod("Running"), "spec": {"nodeName": "n1"}}
+    trouble = halved_trouble([placed, short, short])
+    assert trouble is not None
+    assert trouble.what == "of its 3 pods 1 found a place and 2 none"
+    assert "queue" in trouble.do
+    for pods in ([placed, placed], [short, short], [], [placed, unschedulable("1 node(s) were unschedulable.")]):
+        assert halved_trouble(pods) is None
+
+
+@pytest.mark.parametrize(("ready", "status", "found"), [
+    (100, {"jobDeploymentStatus": "Running"}, True),
+    (10, {"jobDeploymentStatus": "Running"}, False),
+    (None, {"jobDeploymentStatus": "Running"}, False),
+    (100, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, False),
+    (100, {"jobDeploymentStatus": "Initializing"}, False),
+])
+def test_a_job_that_is_not_handed_to_a_head_that_is_long_ready(
+    ready: float | None, status: dict[str, str], found: bool
+) -> None:
+    since = "2026-01-01T00:00:00Z"
+    head = pod("Running", conditions=[{"type": "Ready", "status": "True" if ready else "False",
+                                       "lastTransitionTime": since}])
+    head["metadata"]["labels"] = {"ray.io/node-type": "head"}
+    now = datetime.fromisoformat(since).timestamp() + (ready or 1000)
+    trouble = unreached_trouble({"status": status}, [head], now)
+    assert (trouble is not None and "8265" in trouble.what) == found
 
 
 def test_a_volume_that_cannot_be_mounted_stands_in_events_only() -> None:

@@ -266,6 +266,30 @@ def test_an_alignment_run_is_followed_to_its_end(world: World) -> None:
     assert world.said[1:] == ["> one starting, RayJob j", "> one running, RayJob j", "+ one abababababab finished"]
 
 
+def test_a_cancel_meanwhile_is_no_operator_that_is_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change of the AlignmentRun has its own time to be taken up, however long it was followed before."""
+    monkeypatch.setattr("alignment.cluster.watch.follow.UNTOUCHED", 1.0)
+    monkeypatch.setattr("alignment.cluster.watch.follow.RESYNC", 0.5)
+    submit_run(run_of(data("one")), world.profile, world.client, world.voice)
+    write_status(world, "Running", "Running", rayJob="j")
+
+    def operate() -> None:
+        time.sleep(1.5)
+        cancel(world.client, "mine")
+        body = world.api.objects["AlignmentRun", "align", "mine"]
+        body["metadata"]["generation"] = 2
+        time.sleep(0.5)
+        world.api.status("AlignmentRun", "mine", observedGeneration=2, phase="Suspended", conditions=[
+            {"type": "Suspended", "status": "True", "reason": "Asked", "message": "", "observedGeneration": 2,
+             "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        world.api.objects["AlignmentRun", "align", "mine"]["metadata"]["generation"] = 2
+
+    threading.Thread(target=operate, daemon=True).start()
+    with pytest.raises(StageError, match="the run is suspended"):
+        wait_run(world.client, "mine", world.voice)
+    assert not [text for text in world.said if "no operator" in text]
+
+
 def test_a_failed_alignment_run_says_why_and_resumes_with_a_new_start(world: World) -> None:
     run = run_of(data("one"))
     submit_run(run, world.profile, world.client, world.voice)
