@@ -214,7 +214,7 @@ def test_looking_leaves_nothing_behind(world: World) -> None:
     assert world.api.of_kind("Job") == []
     assert world.api.of_kind("ConfigMap") == []
     world.drive(run).submit(wait=True)
-    page = truth.report()
+    page = truth.report("submit run.yaml")
     assert page.startswith("<!doctype html")
     assert page.rstrip().endswith("</html>")
     assert "one" in page
