@@ -140,7 +140,8 @@ class Lease:
                     now = time.monotonic()
                     if now - said >= SAID_EVERY:
                         so_far = f" ({now - began:.0f} s so far)" if math.isfinite(said) else ""
-                        self.waiting(f"{_words(holder)}, works on it; waiting for its result{so_far}")
+                        goal = "a sign that it is alive" if self.gives_way else "its result"
+                        self.waiting(f"{_words(holder)}, works on it; waiting for {goal}{so_far}")
                         said = now
             if taken:
                 return True
@@ -184,7 +185,7 @@ class Lease:
         return json.dumps({
             "token": self.token, "beat": time.time(), "by": self.by, "pid": os.getpid(), "boot": _boot_id(),
             "start": _start_time(os.getpid()), "began": self.since,
-            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since)),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since)),
         }).encode()
 
     def _create(self) -> bool:

@@ -127,8 +127,8 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
         _warn_of_damage(found)
         store.sweep_work(key.key)
         return found
-    by = f"run {run.name}, stage {stage.name}" + (f", Ray cluster {own_cluster}" if own_cluster else "")
-    with store.lease(key.key, by=by, gives_way=own_cluster is not None,
+    where = f"pid {os.getpid()}" if own_cluster is None else f"Ray cluster {own_cluster}"
+    with store.lease(key.key, by=f"run {run.name}, stage {stage.name}, {where}", gives_way=own_cluster is not None,
                      waiting=lambda sentence: console.print(f"[yellow]…[/] {label} {sentence}")) as lease:
         found = store.find(key.key)
         if found is not None:

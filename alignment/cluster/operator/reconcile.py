@@ -138,7 +138,8 @@ def _start(
             row = _waiting(row, *obstacles[stage.name])
         elif settled[stage.name].ready and twin != stage.name:
             row = _waiting(row, "Waiting", f"waits for {twin}, which makes the same")
-        elif settled[stage.name].ready and stage.key in hindrance.held and (not row.tries or row.state == "Elsewhere"):
+        elif settled[stage.name].ready and stage.key in hindrance.held and (
+                not row.failures or row.state == "Elsewhere"):
             # After a failure it is most likely its own last attempt that still seems to be at it; pods then find out.
             making[stage.key] = stage.name
             row = _waiting(row, "Elsewhere", hindrance.held[stage.key])

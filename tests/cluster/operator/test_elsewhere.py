@@ -65,6 +65,14 @@ def test_a_rayjob_that_gave_way_is_deleted_and_counts_as_no_failure() -> None:
     assert (held.actions, row(held.status, "a").state, held.wake) == ((), "Elsewhere", None)
 
 
+def test_one_that_waited_for_a_place_meanwhile_is_not_started_either() -> None:
+    before = decided(Status(), [gave_way(A)], held=Hindrance()).status
+    full = decided(before, [child(C)], NOW + ELSEWHERE, Hindrance())
+    assert row(full.status, "a").message == "waits for a free place (parallel: 1)"
+    room = decided(full.status, [child(C)], NOW + ELSEWHERE, of=plan(A, C, parallel=2))
+    assert (room.actions, row(room.status, "a").state) == ((), "Elsewhere")
+
+
 def test_pauses_grow_to_a_bound() -> None:
     waits = []
     for attempt in (1, 2, 3, 4, 50):

@@ -46,6 +46,8 @@ class Recorded(World):
         key, _ = key_of(self, manifest)
         assert key not in self.store.made, f"{stage} is finished and would be run again"
         body = self.objects[("AlignmentRun", labels[RUN_LABEL])]
+        row = next(row for row in status_of(body).stages if row.name == stage)
+        assert row.failures or key not in self.store.held, f"pods for {stage}, which another run makes"
         known = keys_of(self, manifest)
         finished = {name for name, key in known.items() if key.key in self.store.made}
         if stage in ("dpo", "eval"):
