@@ -240,11 +240,12 @@ def test_a_row_that_the_template_refuses_is_left_out_and_named(tmp_path: Path, m
     stage = small.train("stage", method, eval_rows="data/dev")
     run = small.run(tmp_path, stage)
     base = execute(run, only="base").artifacts["base"]
-    template = base.path() / "model" / "chat_template.jinja"
+    folder = base.path() / "model"
+    template = folder / "chat_template.jinja"
     odd = "Number 2:"
     template.write_text("{% if '" + odd + "' in messages[0].content %}{{ raise_exception('not this one') }}{% endif %}"
                         + template.read_text())
-    info = base.path() / "model" / "kubealign.json"
+    info = folder / "kubealign.json"
     said = json.loads(info.read_text())
     said["template"]["hash"] = template_hash(template.read_text())
     info.write_text(json.dumps(said))
