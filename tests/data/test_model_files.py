@@ -39,7 +39,8 @@ def test_the_cache_is_where_the_hubs_library_looks(monkeypatch: pytest.MonkeyPat
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     spec = importlib.util.spec_from_file_location("constants_anew", constants.__file__)  # read from the environment
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     anew = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(anew)
     assert hub_snapshot(MODEL).parents[2] == Path(anew.HF_HUB_CACHE)
