@@ -315,7 +315,7 @@ def test_a_default_learning_rate_is_announced(checked: Callable[..., Said]) -> N
         del _stage(run, "sft")["learning_rate"]
         of("sft", strategy={"kind": "full"})(run)
 
-    assert "(learning rate 2e-05, the default of sft with full)" in checked(change).out
+    assert "(learning rate 2e-05, the default of sft with full, float32)" in checked(change).out
 
 
 @pytest.mark.parametrize(("prompt", "said"), [

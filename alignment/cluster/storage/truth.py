@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -100,7 +101,9 @@ class Truth:
             return "".join(f"--- {name}, attempt {attempt}\n{text}"
                            for name, attempt, text in stored_logs(Store(self.url), self.run.name, stage))
         args = ["kubealign", "logs", f"{RUN_FOLDER}/{RUN_FILE}"]
-        return self.inside([*args, "--stage", stage] if stage else args)
+        printed = self.inside([*args, "--stage", stage] if stage else args)
+        first = re.search(r"^--- .+, attempt ", printed, re.MULTILINE)  # a pod's log has what went to stderr as well
+        return printed[first.start():] if first else ""
 
     def inside(self, args: list[str]) -> str:
         """Run a command in a pod of the control image that has the storage and the bundle; returns what it printed.
