@@ -143,13 +143,8 @@ def lent(client: Client, bundle: Bundle, run: Run) -> Iterator[str]:
             client.delete("ConfigMap", name)
 
 
-def manifests_in(printed: str) -> dict[str, Manifest | None]:
-    """Manifests in what `kubealign status --json` printed; other lines are left aside."""
-    return seen_in(printed)[0]
-
-
 def seen_in(printed: str) -> tuple[dict[str, Manifest | None], dict[str, Work]]:
-    """Manifests and unfinished work in what `kubealign status --json` printed."""
+    """Manifests and unfinished work in what `kubealign status --json` printed; other lines are left aside."""
     for line in reversed(printed.splitlines()):
         try:
             tree: Any = json.loads(line)
