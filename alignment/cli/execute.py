@@ -89,7 +89,7 @@ def status(
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
     if any(work.state == "running" for work in works.values()):
         return
-    say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
+    say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides)}")
 
 
 def report(
