@@ -1,6 +1,6 @@
 """What is told of unfinished work: whether somebody is at it, and how far. Nothing is decided by it.
 
-    STORE/work/NAME-DIGEST/progress.json   told by whoever makes the stage, wherever that is
+    STORE/work/KIND-DIGEST/progress.json   told by whoever makes the stage, wherever that is
 """
 
 from __future__ import annotations

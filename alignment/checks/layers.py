@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, ImportModel, TinyModel, TrainBase
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
+from alignment.data.model_files import gguf_fields, hub_snapshot, tensor_shapes
 from alignment.errors import ConfigError, KubeAlignError
 
 LLAMA = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
@@ -26,8 +26,6 @@ LLAMA = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 _LIKE_LLAMA = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"})
 """Architectures, as GGUF calls them, with these layers."""
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "embed_in", "embed_out", "lm_head", "word_embeddings"})
-_HEADER = 100_000_000
-"""Bytes that a safetensors header may have at most."""
 
 
 def remember(sight: Sight, stage: ImportModel) -> None:
@@ -72,42 +70,20 @@ def _of_folder(folder: Path) -> frozenset[str]:
     """Last names of two-dimensional weights that are no embeddings; none for experts, which libraries may join."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = {name.removesuffix(".weight").rpartition(".")[2] for file in sorted(folder.glob("*.safetensors"))
-             for name, shape in _tensors(file) if name.endswith(".weight") and len(shape) == 2}
+             for name, shape in tensor_shapes(file).items() if name.endswith(".weight") and len(shape) == 2}
     if any(key.endswith(("experts", "experts_per_tok")) for key in config) or "quantization_config" in config:
         return frozenset()
     return frozenset(names - _EMBEDDINGS)
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
-    with file.open("rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header: dict[str, Any] = json.loads(handle.read(min(length, _HEADER)))
-    return ((name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-
-
 def _of_gguf(stage: str, model: GgufModel) -> frozenset[str]:
-    """By the architecture, which writers put first in the file."""
-    with gguf_path(stage, model).open("rb") as file:
-        _, _, _, keys, length = struct.unpack("<4sIQQQ", file.read(32))
-        key = file.read(length) if keys and length < 100 else b""
-        if key != b"general.architecture":
-            return frozenset()
-        _, length = struct.unpack("<IQ", file.read(12))
-        architecture = file.read(min(length, 100)).decode()
-    return LLAMA if architecture in _LIKE_LLAMA else frozenset()
-
-
-def _of_hub(stage: str, model: HubModel) -> frozenset[str]:
-    """From the hub's local cache, where the model was fetched before."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.repo.replace('/', '--')}"
-    named = cache / "refs" / model.revision
-    commit = named.read_text(encoding="ascii").strip() if named.is_file() else model.revision
-    return _of_folder(cache / "snapshots" / commit)
+    """By the architecture."""
+    key, architecture = next(gguf_fields(gguf_path(stage, model)), ("", ""))
+    return LLAMA if key == "general.architecture" and architecture in _LIKE_LLAMA else frozenset()
 
 
 LAYERS: dict[type, Callable[[str, Any], frozenset[str]]] = {
-    HubModel: _of_hub,
+    HubModel: lambda stage, model: _of_folder(hub_snapshot(model)),
     FolderModel: lambda stage, model: _of_folder(on_this_machine(model.path)),
     GgufModel: _of_gguf,
     TinyModel: lambda stage, model: LLAMA,

@@ -9,8 +9,6 @@ every stage asked for has its manifest in the storage.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +24,7 @@ from alignment.cli.options import (
     Overrides,
     RunFile,
     StageName,
+    as_typed,
     load,
 )
 from alignment.cli.remote import connect, progress, remote_logs, unwound
@@ -99,7 +98,7 @@ def preflight(
     if counts["fail"]:
         raise typer.Exit(Exit.USER)
     aim = "" if target is PreflightTarget.kubernetes else f" --target {target}"
-    say(f"  {_typed('submit', file, profile, client, context, overrides)}{aim}")
+    say(f"  kubealign submit {as_typed(file, profile, client.namespace, context, overrides)}{aim}")
 
 
 @unwound("what was submitted goes on in the cluster: see kubealign logs, status and cancel")
@@ -128,7 +127,7 @@ def submit(
         _print_dry(run, place, namespace or "default", target, stage, gate, retries)
         return
     client = connect(namespace, context)
-    voice = _voice()
+    voice, again = _voice(), as_typed(file, profile, client.namespace, context, overrides)
     if target is Target.run:
         from alignment.cluster.submit.to_operator import submit_run
         from alignment.cluster.watch.follow import wait_run
@@ -136,11 +135,10 @@ def submit(
         submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
         if wait:
             wait_run(client, run.name, voice)
-        _done(lambda verb: _typed(verb, file, profile, client, context, overrides), finished=wait)
+        _done(again, finished=wait)
         return
     found = _driver(run, place, client, voice, target, address).submit(only=stage, retries=retries, wait=wait)
-    _done(lambda verb: _typed(verb, file, profile, client, context, overrides),
-          finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
+    _done(again, finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
 
 
 def _voice() -> Voice:
@@ -215,18 +213,9 @@ def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
     return tuple(made)
 
 
-def _done(typed: Callable[[str], str], *, finished: bool) -> None:
+def _done(arguments: str, *, finished: bool) -> None:
     say("every stage asked for is finished" if finished else "submitted")
-    say(f"  {typed('report' if finished else 'status')}")
-
-
-def _typed(
-    verb: str, file: str, profile: str | None, client: Client, context: str | None, overrides: list[str] | None
-) -> str:
-    """The command that looks at the same run in the same place."""
-    return shlex.join(["kubealign", verb, file, *(("--profile", profile) if profile else ()), "-n", client.namespace,
-                       *(("--context", context) if context else ()),
-                       *(part for one in overrides or () for part in ("--set", one))])
+    say(f"  kubealign {'report' if finished else 'status'} {arguments}")
 
 
 @unwound()
@@ -279,8 +268,8 @@ def cancel(
     done = [*stop(client, run.name), *stop_jobs(run.name, client, address, progress)]
     for sentence in done:
         say(sentence)
-    again = _typed("resume", file, profile, client, context, overrides)
-    say(f"artifacts are kept; to go on: {again}" if done else
+    again = as_typed(file, profile, client.namespace, context, overrides)
+    say(f"artifacts are kept; to go on: kubealign resume {again}" if done else
         f"namespace {client.namespace} has nothing of run {run.name} to stop")
 
 
@@ -309,4 +298,4 @@ def resume(
     else:
         found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)
         finished = all(found.values())
-    _done(lambda verb: _typed(verb, file, profile, client, context, overrides), finished=finished)
+    _done(as_typed(file, profile, client.namespace, context, overrides), finished=finished)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -16,11 +15,12 @@ from alignment.cli.options import (
     Overrides,
     ProfileName,
     RunFile,
+    as_typed,
     load,
-    load_applied,
 )
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
+from alignment.errors import ConfigError
 
 MISSED_AIMS = 3
 """Exit code of `run --strict-aims`."""
@@ -35,14 +35,16 @@ def run(
 ) -> None:
     """Make every unfinished stage, then the report. Finished stages are left alone."""
     interrupt.leaves("finished stages and checkpoints are kept, run it again to resume")
-    loaded = load_applied(file, overrides, profile)
     as_written, place = load(file, overrides, profile)
+    if place is not None and place.cluster is not None:
+        raise ConfigError("this profile is for Kubernetes, not for this machine", where="--profile", found=profile,
+                          expected="a profile without `cluster`", hint=f"kubealign submit {file} --profile {profile}")
     refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
-    typed = shlex.join(["run", file, *_options(profile, None, None, overrides)])
-    result = pipeline.execute(loaded, only=stage, typed=typed)
+    loaded = as_written if place is None else place.applied(as_written)
+    result = pipeline.execute(loaded, only=stage, typed=f"run {as_typed(file, profile, None, None, overrides)}")
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
@@ -87,7 +89,7 @@ def status(
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
     if any(work.state == "running" for work in works.values()):
         return
-    say(f"  kubealign {'run' if left else 'report'} {file}" + (f" --profile {profile}" if profile else ""))
+    say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides)}")
 
 
 def report(
@@ -101,19 +103,10 @@ def report(
 ) -> None:
     """Render the report of what is finished again; prints where it lies."""
     loaded, place = load(file, overrides, profile)
-    options = _options(profile, namespace, context, overrides)
+    arguments = as_typed(file, profile, namespace, context, overrides)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_report
 
-        remote_report(loaded, place, shlex.join(["submit", file, *options]), namespace=namespace, context=context,
-                      printed=printed)
+        remote_report(loaded, place, f"submit {arguments}", namespace=namespace, context=context, printed=printed)
         return
-    typed = typed or shlex.join(["run", file, *options])
-    print(page_of(loaded if place is None else place.applied(loaded), typed, printed=printed))
-
-
-def _options(profile: str | None, namespace: str | None, context: str | None, overrides: list[str] | None) -> list[str]:
-    """What tells the same run in the same place, as it was typed."""
-    given = [("--profile", profile), ("--namespace", namespace), ("--context", context),
-             *(("--set", text) for text in overrides or ())]
-    return [word for name, value in given if value is not None for word in (name, value)]
+    print(page_of(loaded if place is None else place.applied(loaded), typed or f"run {arguments}", printed=printed))

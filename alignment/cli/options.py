@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -63,13 +64,10 @@ def load(file: str, overrides: Iterable[str] | None, profile: str | None) -> tup
     return run, loaded
 
 
-def load_applied(file: str, overrides: Iterable[str] | None, profile: str | None) -> Run:
-    """The run as this machine executes it. Raises ConfigError for a profile that is for a cluster."""
-    run, loaded = load(file, overrides, profile)
-    if loaded is None:
-        return run
-    if loaded.cluster is not None:
-        raise ConfigError("this profile is for Kubernetes, not for this machine", where="--profile", found=profile,
-                          expected="a profile without `cluster`",
-                          hint=f"kubealign submit {file} --profile {profile}")
-    return loaded.applied(run)
+def as_typed(
+    file: str, profile: str | None, namespace: str | None, context: str | None, overrides: Iterable[str] | None
+) -> str:
+    """The arguments by which any sub-command finds the same run in the same place, as a shell takes them."""
+    given = [("--profile", profile), ("-n", namespace), ("--context", context),
+             *(("--set", text) for text in overrides or ())]
+    return shlex.join([file, *(word for name, value in given if value for word in (name, value))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignment.cli.options import Overrides, ProfileName, RunFile, load
+from alignment.cli.options import Overrides, ProfileName, RunFile, as_typed, load
 from alignment.cli.show import count, duration, memory, prose, say, table
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def plan(file: RunFile, profile: ProfileName = None, overrides: Overrides = None
     prose(f"Estimates, marked ~. Time: on this machine's CPU at {rates.flops / 1e9:.0f} GFLOP/s (float32) and "
           f"{rates.bandwidth / 1e9:.0f} GB/s, measured just now, answers at full length; loading libraries and models "
           "comes on top (10 to 30 s a stage). Memory: without the 0.5 to 1 GB that the libraries take.")
-    say(f"\n  kubealign {'submit' if remote else 'run'} {file}" + (f" --profile {profile}" if profile else ""))
+    say(f"\n  kubealign {'submit' if remote else 'run'} {as_typed(file, profile, None, None, overrides)}")
 
 
 def _row(item: StagePlan) -> list[str]:

@@ -6,6 +6,7 @@ say. Does not read YAML (load.py does) and does not know where a run is executed
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Annotated, Self
@@ -17,6 +18,7 @@ from alignment.config.compute import Compute
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
 from alignment.config.stages.fields import Name, StoreUrl, Strict
+from alignment.errors import Written
 
 
 class Run(Strict):
@@ -116,9 +118,15 @@ def _check_model(
         other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(
             ("strategy",), f"continues the adapter of stage {ref.stage}, so {', '.join(start.shape)} must be the same",
-            {key: own.shape[key] for key in other},
-            f"{', '.join(f'{key}: {value}' for key, value in other.items())} (or strategy full, which merges it)",
+            _as_written({key: own.shape[key] for key in other}),
+            f"{_as_written(other)} (or strategy full, which merges it)",
         )
+
+
+def _as_written(keys: Mapping[str, object]) -> Written:
+    """Keys and values as a run file has them; JSON is YAML."""
+    text = ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
+    return Written(text, text)
 
 
 def _check_rows(ref: RowsPlace, earlier: Mapping[str, AnyStage], names: list[str]) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ OURS = {
     "save_steps": "checkpoints.every", "eval_steps": "checkpoints.every", "save_strategy": "checkpoints.every",
     "eval_strategy": "eval_rows", "save_total_limit": "checkpoints.keep", "load_best_model_at_end": "checkpoints.final",
     "logging_steps": "log_every", "logging_strategy": "log_every", "report_to": "log_to", "seed": "the run's seed",
-    "bf16": "compute.dtype", "fp16": "compute.dtype", "use_cpu": "compute.device", "ddp_backend": "compute",
+    "bf16": "dtype", "fp16": "dtype", "use_cpu": "compute.device", "ddp_backend": "compute",
     "precompute_ref_log_probs": "reference", "truncation_mode": "too_long", "dataset_kwargs": "our tokenization",
     "model_init_kwargs": "the import stage", "chat_template_path": "template of the import stage",
     "resume_from_checkpoint": "nothing: a killed stage resumes by itself",

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from alignment.config import Evaluate
+from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation.answers import Answers, Scorable
-from alignment.evaluation.results import REFERENCE, Measures, Question, kind_of, measure
+from alignment.evaluation.results import Measures, Question, kind_of, measure
 from alignment.rewards import resolve
 
 SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from alignment.config import Evaluate
-from alignment.config.stages.evaluate import RESERVED
+from alignment.config.stages.evaluate import REFERENCE
 from alignment.evaluation.metrics import (
     answer_of,
     difference_ci,
@@ -27,8 +27,6 @@ from alignment.records import Message, Record
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
-REFERENCE = RESERVED
-"""Name of the table line that scores the reference answers themselves."""
 MEANS = ("exact_match", "f1", "rouge_l", "reward", "style", "finished", "words")
 SHARES = ("exact_match", "f1", "rouge_l", "finished")
 """Means of numbers from 0 to 1."""

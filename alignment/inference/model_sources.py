@@ -45,8 +45,6 @@ from alignment.inference.info import model_info
 from alignment.inference.loading import load_tokenizer, weights_of
 from alignment.progress import console, waiting
 
-TINY_CONTEXT = TinyModel.context
-"""Positions of a tiny model, in tokens."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TEXT = """A small boat lay in the harbour while the wind came in from the north. The old man asked the child what
@@ -234,7 +232,7 @@ def _tiny(stage: str, source: TinyModel, seed: int, dtype: torch.dtype) -> Loade
     config = LlamaConfig(
         vocab_size=source.vocab_size, hidden_size=source.hidden_size, intermediate_size=4 * source.hidden_size,
         num_hidden_layers=source.layers, num_attention_heads=source.heads, num_key_value_heads=source.heads,
-        max_position_embeddings=TINY_CONTEXT, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=TinyModel.context, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
     )
     with torch.random.fork_rng(devices=[]):
@@ -258,6 +256,6 @@ def tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     ))
     made: Any = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        extra_special_tokens=["<|im_start|>"], model_max_length=TINY_CONTEXT,
+        extra_special_tokens=["<|im_start|>"], model_max_length=TinyModel.context,
     )
     return made

@@ -64,13 +64,14 @@ def same_as(run: Run, where: str, *, here: bool = True) -> list[Comparison]:
     known = keys(run)
     manifest = _read(where)
     folder = where.removesuffix("/manifest.json").rstrip("/").rpartition("/")[0] or "."
-    waiting, done = [(manifest, _meant(run, known, manifest))], []
+    waiting, done, met = [(manifest, _meant(run, known, manifest))], list[Comparison](), {manifest.key}
     while waiting:
         manifest, stage = waiting.pop(0)
         done.append(_compared(run, stage, known[stage.name], manifest, here=here))
         for (name, key), own in zip(manifest.inputs.items(), stage.inputs(), strict=False):
-            if key == known[own].key or any(key == one.key for one, _ in waiting):
+            if key == known[own].key or key in met:
                 continue
+            met.add(key)
             try:
                 waiting.append((_read(f"{folder}/{key}"), run.stage(own)))
             except ArtifactError:

@@ -8,15 +8,15 @@ stages after it are held to that at their start.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, TinyModel
 from alignment.config.stages.fields import Place, on_this_machine
 from alignment.data.fingerprint import gguf_path
+from alignment.data.model_files import gguf_fields, hub_snapshot
 from alignment.errors import ConfigError
 
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
@@ -61,8 +61,7 @@ def of_gguf(file: Path) -> int | None:
     """From the header of a GGUF file. Without what its rotary scaling adds: transformers unpacks none."""
     found: dict[str, Any] = {}
     try:
-        with file.open("rb") as handle:
-            found.update(_fields(handle))
+        found.update(gguf_fields(file))
     except (OSError, struct.error, ValueError):
         return None
     name = found.get("general.architecture")
@@ -70,53 +69,8 @@ def of_gguf(file: Path) -> int | None:
     return min((length for length in lengths if isinstance(length, int) and length > 0), default=None)
 
 
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING = 8
-
-
-def _fields(handle: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """Numbers and texts of a GGUF header (version 2 or 3, github.com/ggml-org/ggml/blob/master/docs/gguf.md) up to the
-    first list, which begins the tokenizer."""
-    magic, version, _, count = struct.unpack("<4sIQQ", handle.read(24))
-    if magic != b"GGUF" or version not in (2, 3):
-        raise ValueError("not a GGUF header")
-    for _ in range(count):
-        key = _text(handle)
-        (kind,) = struct.unpack("<I", handle.read(4))
-        if kind == _STRING:
-            yield key, _text(handle)
-        elif kind in _NUMBERS:
-            form = _NUMBERS[kind]
-            (value,) = struct.unpack(form, handle.read(struct.calcsize(form)))
-            yield key, value
-        elif key.startswith("tokenizer."):
-            return
-        else:
-            raise ValueError("a list before the tokenizer")
-
-
-def _text(handle: BinaryIO) -> str:
-    (length,) = struct.unpack("<Q", handle.read(8))
-    if length > 2**24:
-        raise ValueError("not a GGUF text")
-    return handle.read(length).decode("utf-8", errors="replace")
-
-
-def of_hub(model: HubModel) -> int | None:
-    """Of a hub model that this machine's hub cache holds (huggingface.co/docs/huggingface_hub, Manage your cache)."""
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
-    folder = cache / f"models--{model.repo.replace('/', '--')}"
-    try:
-        commit = (folder / "refs" / model.revision).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        commit = model.revision
-    return of_folder(folder / "snapshots" / commit)
-
-
 SOURCES: dict[type, Callable[[str, Any], int | None]] = {
-    HubModel: lambda stage, model: of_hub(model),
+    HubModel: lambda stage, model: of_folder(hub_snapshot(model)),
     FolderModel: lambda stage, model: of_folder(on_this_machine(model.path)),
     GgufModel: lambda stage, model: of_gguf(gguf_path(stage, model)),
     TinyModel: lambda stage, model: model.context,

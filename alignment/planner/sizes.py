@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config import TinyModel
+from alignment.data.model_files import tensor_shapes
 from alignment.errors import ModelError
 
 
@@ -81,14 +82,11 @@ def size_of_folder(folder: Path) -> ModelSize | None:
 
 
 def _safetensors_parameters(file: Path) -> int:
-    """Sum of all tensor sizes; the header is 8 bytes of little-endian length and so many bytes of JSON."""
+    """Sum of all tensor sizes."""
     try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(min(length, 100_000_000)))
+        return sum(map(math.prod, tensor_shapes(file).values()))
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"not a safetensors file: {error}", where=str(file)) from error
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def size_of_gguf(file: Path) -> ModelSize | None:

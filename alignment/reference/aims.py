@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from alignment.config import AnyStage, Evaluate, ImportData, Run, Stage
-from alignment.config.stages.evaluate import RESERVED
+from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
 from alignment.reference.emitted import DECIDED, Metric, metrics
@@ -56,7 +56,7 @@ def _names(metric: Metric, stage: AnyStage) -> Iterator[str]:
 
 def _reference(metric: Metric, place: str) -> tuple[str, ...]:
     """The line of the reference answers, for the metrics that it has."""
-    return (RESERVED,) if place == "MODEL" and f"`{RESERVED}`" in metric.text else ()
+    return (REFERENCE,) if place == "MODEL" and f"`{REFERENCE}`" in metric.text else ()
 
 
 def _finding(stage: AnyStage, metric: str, made: list[str]) -> ConfigError:

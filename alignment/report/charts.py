@@ -40,6 +40,8 @@ def thinned(points: Sequence[Point], limit: int = 200) -> list[Point]:
 
 WIDTH, HEIGHT = 360.0, 232.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 350.0, 32.0, 194.0
+LEVEL = 1e-3
+"""Share of a value below which its changes do not fill a chart: their ticks would need more digits than are told."""
 
 
 def line_chart(
@@ -59,13 +61,15 @@ def line_chart(
     if not series:
         return picture(WIDTH, HEIGHT, f"{title}: no values")
     xs = [x for s in series for x, _ in s.points]
-    y_ticks = ticks(*widened([y for s in series for _, y in s.points]))
+    y_ticks = ticks(*widened([y for s in series for _, y in s.points], LEVEL))
     if bounds is not None:
         y_ticks = [value for value in y_ticks if bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9]
         y_ticks = y_ticks if len(y_ticks) > 1 else list(bounds)
     x = Scale(widened(xs), (LEFT, RIGHT))
     y = Scale((y_ticks[0], y_ticks[-1]), (BOTTOM, TOP))
-    children = [*_y_axis(y, y_ticks), *_x_axis(x, [t for t in ticks(*x.domain, 5) if _inside(t, x.domain)], x_label)]
+    whole = all(value == int(value) for value in xs)
+    x_ticks = [t for t in ticks(*x.domain, 5) if _inside(t, x.domain) and (t == int(t) or not whole)]
+    children = [*_y_axis(y, y_ticks), *_x_axis(x, x_ticks, x_label)]
     if reference is not None and _inside(reference, y.domain):
         children.append(tag("line", x1=LEFT, x2=RIGHT, y1=y(reference), y2=y(reference), class_="reference"))
     for item in series:
@@ -99,7 +103,8 @@ def _tick(value: float, values: Sequence[float]) -> str:
     """One number of decimals for a whole axis, as many as its step needs."""
     step = abs(values[1] - values[0]) if len(values) > 1 else abs(value) or 1
     if step < 1e-4:
-        return f"{value:.1e}"
+        digits = next((d for d in range(1, 9) if all(abs(float(f"{v:.{d}e}") - v) < step * 0.01 for v in values)), 9)
+        return f"{value:.{digits}e}" if value else "0"
     decimals = next((d for d in range(6) if abs(round(step, d) - step) < step * 1e-6), 6)
     return f"{value:,.{decimals}f}"
 

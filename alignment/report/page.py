@@ -83,7 +83,9 @@ def _span(artifacts: Mapping[str, Artifact | None]) -> str:
     if not manifests:
         return ""
     first, last = min(m.started for m in manifests), max(m.finished for m in manifests)
-    return f"{texts.when(first)} to {texts.when(last)}, {texts.duration(texts.between(first, last))} with all waits"
+    # Its ends are whole seconds, which may leave less than the stages took.
+    whole = max(texts.between(first, last), total_seconds(artifacts))
+    return f"{texts.when(first)} to {texts.when(last)}, {texts.duration(whole)} with all waits"
 
 
 def _aim(verdict: Verdict) -> dict[str, str]:

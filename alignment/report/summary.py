@@ -126,6 +126,8 @@ def _change(result: Values, models: Sequence[str], left: int) -> str:
     if len(measured) == 1:
         return f"{title} of {measured[0]} is {after}{rows}."
     difference = _difference(result, measured[-1], measured[0], name)
+    if difference is None and before == after:
+        return f"{title} is {after} with {measured[0]} and with {measured[-1]}{rows}."
     verdict = change(difference, METRICS[name][1]) if difference else None
     verbs = {"better": "rose", "worse": "fell", "no clear difference": "shows no clear change:"}
     verb = verbs.get(verdict or "", "went")

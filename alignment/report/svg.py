@@ -56,10 +56,17 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def widened(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest value, apart from each other even when all are the same."""
+def widened(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
+    """Smallest and largest value, apart from each other even when all are the same.
+
+    Args:
+        least: how far apart at least, as a share of the largest: what differs by less is shown as nearly level.
+    """
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5))
+    if high == low:
+        return low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+    more = max(0.0, least * max(abs(low), abs(high)) - (high - low)) / 2
+    return low - more, high + more
 
 
 def polyline(points: Sequence[Point], **attributes: str | float | None) -> Markup:

@@ -66,6 +66,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     records = choose(everything, context.run.scaled(stage.take), context.run.seed)
     where = f"stage {stage.name}"
     prepared = prepare(records, tokenizer, stage, f"{where}, rows {', '.join(stage.rows)}", method.columns)
+    prepared.not_taken = len(everything) - len(records)
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
@@ -253,8 +254,10 @@ def _outcome(
     for source in (prepared, held):
         for _, reason in source.dropped if source else []:
             reasons[reason] = reasons.get(reason, 0) + 1
+    if prepared.not_taken:
+        reasons["not taken"] = prepared.not_taken
     rows = RowCounts(
-        read=prepared.read + (held.read if held else 0),
+        read=prepared.read + prepared.not_taken + (held.read if held else 0),
         written={"train": len(prepared.ids), **({"eval": len(held.ids)} if held else {})},
         dropped=reasons, changed=dict(prepared.changed + (held.changed if held else Counter())),
     )

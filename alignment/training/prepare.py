@@ -36,6 +36,7 @@ class Prepared:
         rows: one dict per row; always with `row` (index into `ids`).
         ids: the record that each row is made from, for messages about a batch.
         read: records seen; a method may make several rows of one.
+        not_taken: records that `take` left out, unseen.
         dropped: (record id, reason) of every row that is not in `rows`.
         changed: reason -> rows kept but altered.
         supervised: tokens with a loss.
@@ -45,6 +46,7 @@ class Prepared:
     rows: list[Columns] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     read: int = 0
+    not_taken: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     changed: Counter[str] = field(default_factory=Counter)
     supervised: int = 0

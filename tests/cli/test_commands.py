@@ -82,6 +82,8 @@ def test_run_status_report(run_file: str, call: Call) -> None:
     status = call("status", run_file)
     assert "1 of 1 stages finished" in status.out
     assert "kubealign report run.yaml" in status.out
+    for verb in ("status", "plan"):  # what is looked at is what is run next
+        assert "run.yaml --set 'params.a=b c'" in call(verb, run_file, "--set", "params.a=b c").out
     page.unlink()
     assert call("report", run_file).out.strip() == str(page)
     assert page.exists()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import Artifact, Manifest
 from alignment.config import Run, parse_run
 from alignment.errors import ArtifactError, ConfigError
-from alignment.pipeline import execute
+from alignment.pipeline import execute, keys
 from alignment.pipeline.same_as import same_as
 from tests import small
 
@@ -79,6 +79,24 @@ def test_what_differs_upstream_is_found_there(folder: Path, sft: Artifact, tmp_p
     alone.write_text(sft.manifest.model_dump_json(), encoding="utf-8")
     (one,) = same_as(run_of(folder, changed), str(alone))
     assert "its manifest is not beside it" in one.made[-1]
+
+
+def test_an_input_of_two_stages_is_compared_once(tmp_path: Path) -> None:
+    def run(**more: Any) -> Run:
+        return run_of(tmp_path, [*stages(tmp_path, **more), small.train("next", model="sft"), {
+            "name": "eval", "kind": "evaluate", "models": ["sft", "next"], "rows": "data/test"}])
+
+    known = keys(run())
+    for stage in run().stages:
+        manifest = Manifest(
+            key=known[stage.name].key, digest=known[stage.name].digest, stage=stage.name, kind=stage.kind, config={},
+            parts=known[stage.name].parts, inputs={name: known[name].key for name in stage.inputs()}, files={},
+            started="", finished="", seconds=0)
+        (tmp_path / manifest.key).mkdir()
+        (tmp_path / manifest.key / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    found = same_as(run(epochs=2), str(tmp_path / known["eval"].key))
+    assert [one.stage for one in found] == ["eval", "sft", "next"]
+    assert found[1].made == ["config.epochs: 1.0 there, 2.0 here"]
 
 
 def test_other_libraries_and_processors_are_the_same_in_law(folder: Path, sft: Artifact, tmp_path: Path) -> None:

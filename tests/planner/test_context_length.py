@@ -12,8 +12,8 @@ import transformers
 import yaml
 from transformers import AutoConfig, LlamaConfig
 
-from alignment.config import GgufModel, HubModel, Run, parse_run
-from alignment.planner.context_length import context_length, of_gguf, of_hub, of_stage, too_long
+from alignment.config import GgufModel, Run, parse_run
+from alignment.planner.context_length import context_length, of_gguf, of_stage, too_long
 from tests import small
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 4096}
@@ -112,19 +112,6 @@ def test_a_broken_header_says_nothing(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + b"\xff" * 200)
     assert of_gguf(file) is None
     assert of_gguf(tmp_path / "none.gguf") is None
-
-
-def test_of_a_hub_model_that_was_fetched_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    folder, commit = tmp_path / "models--org--model", "a" * 40
-    (folder / "snapshots" / commit).mkdir(parents=True)
-    (folder / "snapshots" / commit / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit, encoding="ascii")
-    assert of_hub(HubModel(source="hub", repo="org/model")) == 4096
-    assert of_hub(HubModel(source="hub", repo="org/model", revision=commit)) == 4096
-    assert of_hub(HubModel(source="hub", repo="org/model", revision="v2")) is None
-    assert of_hub(HubModel(source="hub", repo="org/other")) is None
 
 
 # --- stages ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignment.report.charts import (
     BOTTOM,
@@ -35,6 +37,22 @@ def points(svg: str, kind: str) -> list[tuple[float, float]]:
 )
 def test_ticks_are_round_and_cover_the_values(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
+
+
+@given(st.floats(1e-7, 1e5), st.floats(0.0, 1.0), st.booleans())
+def test_no_two_ticks_of_an_axis_read_alike(value: float, spread: float, negative: bool) -> None:
+    value = -value if negative else value
+    svg = line_chart("Entropy", [Series("train", [(1, value), (2, value * (1 + spread))], "s1")])
+    root = ElementTree.fromstring(svg)
+    labels = [node.text or "" for node in root.iter("text") if node.attrib.get("text-anchor") == "end"]
+    assert len(set(labels)) == len(labels) > 1
+    assert [float(label.replace(",", "")) for label in labels] == sorted(float(x.replace(",", "")) for x in labels)
+
+
+def test_between_two_steps_there_is_no_third() -> None:
+    root = ElementTree.fromstring(line_chart("Loss", [Series("train", [(1, 6.3), (2, 6.1), (3, 6.0)], "s1")]))
+    *steps, _ = [node.text for node in root.iter("text") if node.attrib.get("text-anchor") == "middle"]
+    assert steps == ["1", "2", "3"]
 
 
 def test_a_line_goes_through_its_points() -> None:

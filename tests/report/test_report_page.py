@@ -210,6 +210,24 @@ def saying(made: dict[str, Artifact], **values: object) -> dict[str, Artifact]:
     return changed(made, "results.json", json.dumps({**json.loads(text), **values}))
 
 
+def test_nothing_went_from_a_value_to_the_same(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    made = finish(run)
+    told = json.loads((made["eval"].path() / "results.json").read_text("utf-8"))
+    told["differences"] = []
+    told["models"]["dpo"]["exact_match"] = told["models"]["base"]["exact_match"]
+    text = text_of(render(run, changed(made, "results.json", json.dumps(told)), "run qa.yaml", NOW))
+    assert "Exact match is 0.200 [0.150, 0.250] with base and with dpo on 80 held-out rows." in text
+
+
+def test_the_whole_took_no_less_than_its_parts(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [BASE], [])
+    made = publish(Store(run.store), run, "base", {}).manifest
+    at = "2026-01-02T03:04:05Z"
+    quick = Artifact(Store(run.store), made.model_copy(update={"started": at, "finished": at, "seconds": 0.4}))
+    assert "0.4 s with all waits; 0.4 s of work" in text_of(render(run, {"base": quick}, "run qa.yaml", NOW))
+
+
 def test_free_text_is_not_judged_by_exact_match(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     made = saying(finish(run), reference_words=40.0)

@@ -348,7 +348,7 @@ def ended(history: list[dict[str, Any]], best: int | None = None, method: str = 
     return SimpleNamespace(state=SimpleNamespace(log_history=history, global_step=40, best_global_step=best))
 
 
-def outcome_of(of: StageContext, trainer: Any, held: bool = True) -> Outcome:
+def outcome_of(of: StageContext, trainer: Any, held: bool = True, take: int = 0) -> Outcome:
     from collections import Counter
 
     from alignment.config import TrainBase
@@ -357,8 +357,8 @@ def outcome_of(of: StageContext, trainer: Any, held: bool = True) -> Outcome:
     from alignment.training.prepare import Prepared
 
     stage = of.stage_as(TrainBase)
-    trained = Prepared(rows=[{}] * 3, ids=["a", "b", "c"], read=5, dropped=[("d", "long"), ("e", "odd")],
-                       changed=Counter(cut=1), supervised=11, lengths=[4, 8, 6])
+    trained = Prepared(rows=[{}] * 3, ids=["a", "b", "c"], read=5, not_taken=take,
+                       dropped=[("d", "long"), ("e", "odd")], changed=Counter(cut=1), supervised=11, lengths=[4, 8, 6])
     evaluated = Prepared(rows=[{}], ids=["f"], read=2, dropped=[("g", "long")], changed=Counter(cut=1, other=2),
                          supervised=5, lengths=[99])
     return _outcome(stage, method_of(stage), trainer, trained, evaluated if held else None, {"parameters": 7},
@@ -376,8 +376,9 @@ def test_the_outcome_accounts_for_the_rows_of_both_sets(at: Callable[..., StageC
     }
     assert made.metrics == {"steps": 40.0, "supervised_tokens": 11.0, "train_loss": 1.0,
                             "train_mean_token_accuracy": 0.5}
-    alone = outcome_of(at(), ended([]), held=False)
-    assert (alone.rows.read, alone.rows.written, alone.rows.changed) == (5, {"train": 3}, {"cut": 1})
+    alone = outcome_of(at(), ended([]), held=False, take=4)
+    assert (alone.rows.read, alone.rows.written, alone.rows.changed) == (9, {"train": 3}, {"cut": 1})
+    assert alone.rows.dropped == {"long": 1, "odd": 1, "not taken": 4}
     assert alone.metrics == {"steps": 40.0, "supervised_tokens": 11.0}
 
 
@@ -436,8 +437,8 @@ def test_a_trained_stage_leaves_its_model_its_events_and_its_outcome(
     assert (outcome.metrics["steps"], outcome.facts["micro_batch_size"]) == (2.0, 2)
     assert (outcome.compute["dtype"], outcome.compute["device"]) == ("float32", "cpu")
     assert outcome.rows.written["eval"] == 4
-    assert outcome.rows.read == 7 + 4
-    assert outcome.rows.written["train"] + sum(outcome.rows.dropped.values()) == 7
+    assert outcome.rows.read == 8 + 4, "one more than `take`"
+    assert outcome.rows.written["train"] + sum(outcome.rows.dropped.values()) == 8
     assert outcome.facts["max_length"] <= 60
     assert outcome.facts["timing"]["resumed_from_step"] == 0
     assert {path.name for path in (made.work / "checkpoints").iterdir()} == {"checkpoint-2"}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from alignment.cluster.status.trouble import one_line
+
 _DISRUPTED = {
     "PreemptionByScheduler": "preempted by a pod of higher priority",
     "DeletionByTaintManager": "its node is gone or was tainted",
@@ -65,11 +67,11 @@ def loss_of(pod: Mapping[str, Any]) -> Loss | None:
     told = [part for part in conditions if (part["type"], part["status"]) == ("DisruptionTarget", "True")]
     disrupted = told[0] if told else {}
     if status.get("reason") in _REMOVED:
-        why = _line(status.get("message"))
+        why = one_line(status.get("message"), 200)
         return lost(status["reason"] + (f": {why}" if why else ""), disrupted.get("lastTransitionTime", deleted))
     if disrupted:
         reason = str(disrupted.get("reason"))
-        why = _line(disrupted.get("message"))
+        why = one_line(disrupted.get("message"), 200)
         return lost(f"{_DISRUPTED.get(reason, 'disrupted')} ({reason})" + (f": {why}" if why else ""),
                     disrupted.get("lastTransitionTime"))
     if deleted:
@@ -99,8 +101,3 @@ def _memory(spec: Mapping[str, Any], container: str) -> str:
 
 def _minus(stamp: str, seconds: float) -> str:
     return (datetime.fromisoformat(stamp) - timedelta(seconds=seconds)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _line(text: object, limit: int = 200) -> str:
-    line = " ".join(str(text or "").split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."

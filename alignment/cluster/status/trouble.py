@@ -50,7 +50,7 @@ def pod_trouble(pod: Object, events: Iterable[Object] = ()) -> Trouble | None:
     """
     name, status = pod["metadata"]["name"], pod.get("status", {})
     if status.get("reason") in ("Evicted", "NodeLost", "Preempting", "UnexpectedAdmissionError"):
-        return Trouble(f"pod {name} was removed from its node ({status['reason']}): {_line(status.get('message'))}",
+        return Trouble(f"pod {name} was removed from its node ({status['reason']}): {one_line(status.get('message'))}",
                        "ask for more scratch or memory in the profile" if status["reason"] == "Evicted" else "")
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         found = _container(name, pod, container)
@@ -73,7 +73,7 @@ def refused_trouble(events: Iterable[Object]) -> Trouble | None:
     """Pods that admission refused: they never exist, so only an event on what should have made them says so.
 
     Args:
-        events: events about a RayJob, its RayCluster, its submitter Job, or any other Job, oldest first.
+        events: events about a RayJob, its RayCluster, or a Job, oldest first.
     """
     for event in reversed(list(events)):
         if event.get("type") != "Warning" or not _REFUSED.match(str(event.get("reason"))):
@@ -82,15 +82,15 @@ def refused_trouble(events: Iterable[Object]) -> Trouble | None:
         place = f"{about.get('kind', 'object')} {about.get('name', '')}"
         if "violates PodSecurity" in message:
             rule = message.split("violates PodSecurity", 1)[1].strip()
-            return Trouble(f"{place}: the namespace's Pod Security refuses its pods: {_line(rule)}",
+            return Trouble(f"{place}: the namespace's Pod Security refuses its pods: {one_line(rule)}",
                            "use images and manifests of this version, or another namespace")
         if "exceeded quota" in message:
             return Trouble(f"{place}: the namespace's quota refuses its pods: "
-                           f"{_line(message.split('exceeded quota', 1)[1].lstrip(': '))}",
+                           f"{one_line(message.split('exceeded quota', 1)[1].lstrip(': '))}",
                            "raise the ResourceQuota, or ask for less in the profile", lasting=False)
         if "serviceaccount" in message.lower() and "not found" in message:
-            return Trouble(f"{place}: {_line(message)}", "install the chart in this namespace")
-        return Trouble(f"{place}: {_line(message)}", "", lasting="forbidden" in message or "denied" in message)
+            return Trouble(f"{place}: {one_line(message)}", "install the chart in this namespace")
+        return Trouble(f"{place}: {one_line(message)}", "", lasting="forbidden" in message or "denied" in message)
     return None
 
 
@@ -138,7 +138,7 @@ def requests_of(pod: Object) -> dict[str, str]:
 
 def _container(pod: str, whole: Object, container: Object) -> Trouble | None:
     waiting = container.get("state", {}).get("waiting") or {}
-    reason, message, name = waiting.get("reason", ""), _line(waiting.get("message")), container.get("name")
+    reason, message, name = waiting.get("reason", ""), one_line(waiting.get("message")), container.get("name")
     if reason in _PULL:
         image = container.get("image", "")
         never = "load it into every node, or set images.pull_policy" if reason == "ErrImageNeverPull" else \
@@ -159,7 +159,7 @@ def _container(pod: str, whole: Object, container: Object) -> Trouble | None:
         return Trouble(f"pod {pod}: container {name} was killed for memory (OOMKilled), limit {limit or 'none'}",
                        "raise the pod's memory in the profile, or lower micro_batch_size")
     if ended and ended.get("reason") in ("ContainerCannotRun", "StartError", "DeadlineExceeded"):
-        return Trouble(f"pod {pod}: container {name}: {ended['reason']}: {_line(ended.get('message'))}", "")
+        return Trouble(f"pod {pod}: container {name}: {ended['reason']}: {one_line(ended.get('message'))}", "")
     if ended and ended.get("exitCode", 0) != 0 and (reason == "CrashLoopBackOff" or _is_init(whole, str(name))):
         return Trouble(f"pod {pod}: container {name} ends with code {ended['exitCode']} again and again",
                        f"kubectl logs {pod} -c {name} --previous", lasting=False)
@@ -206,7 +206,7 @@ def _mended(reasons: str) -> Iterator[str]:
 
 
 def _event(pod: str, event: Object) -> Trouble | None:
-    reason, message = event.get("reason", ""), _line(event.get("message"))
+    reason, message = event.get("reason", ""), one_line(event.get("message"))
     if event.get("type") != "Warning":
         return None
     if reason in ("FailedMount", "FailedAttachVolume"):
@@ -236,7 +236,7 @@ def _is_init(pod: Object, container: str) -> bool:
     return any(item.get("name") == container for item in pod.get("spec", {}).get("initContainers", []))
 
 
-def _line(text: object, limit: int = 400) -> str:
+def one_line(text: object, limit: int = 400) -> str:
     """A message as one line of bounded length."""
     line = " ".join(str(text or "").split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

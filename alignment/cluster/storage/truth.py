@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -101,8 +102,8 @@ class Truth:
                            for name, attempt, text in stored_logs(Store(self.url), self.run.name, stage))
         args = ["kubealign", "logs", f"{RUN_FOLDER}/{RUN_FILE}"]
         printed = self.inside([*args, "--stage", stage] if stage else args)
-        # A pod's log has stderr as well, which says before the first log, or instead of one, how it goes.
-        return printed[printed.index("--- "):] if "--- " in printed else ""
+        first = re.search(r"^--- .+, attempt ", printed, re.MULTILINE)  # a pod's log has what went to stderr as well
+        return printed[first.start():] if first else ""
 
     def inside(self, args: list[str]) -> str:
         """Run a command in a pod of the control image that has the storage and the bundle; returns what it printed.
@@ -142,13 +143,8 @@ def lent(client: Client, bundle: Bundle, run: Run) -> Iterator[str]:
             client.delete("ConfigMap", name)
 
 
-def manifests_in(printed: str) -> dict[str, Manifest | None]:
-    """Manifests in what `kubealign status --json` printed; other lines are left aside."""
-    return seen_in(printed)[0]
-
-
 def seen_in(printed: str) -> tuple[dict[str, Manifest | None], dict[str, Work]]:
-    """Manifests and unfinished work in what `kubealign status --json` printed."""
+    """Manifests and unfinished work in what `kubealign status --json` printed; other lines are left aside."""
     for line in reversed(printed.splitlines()):
         try:
             tree: Any = json.loads(line)

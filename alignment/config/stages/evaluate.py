@@ -12,7 +12,7 @@ from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlac
 from alignment.config.stages.fields import FORMS, Dtype, Name, Positive, RowsRef
 from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
 
-RESERVED = "reference"
+REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""
 _LANGUAGE = r"^[a-z]{2,3}$"
 FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
@@ -86,8 +86,8 @@ class Evaluate(Stage):
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
 
     def findings(self) -> Iterator[Finding]:
-        if RESERVED in self.models:
-            yield Finding(("models",), "the name is taken by the results' line for the reference answers", RESERVED,
+        if REFERENCE in self.models:
+            yield Finding(("models",), "the name is taken by the results' line for the reference answers", REFERENCE,
                           "another name for that stage")
         for index, pair in enumerate(self.compare):
             for name in pair:

@@ -22,7 +22,7 @@ from alignment.cluster.manifests.alignment_run import Gate
 from alignment.cluster.manifests.labels import labels
 from alignment.cluster.manifests.submission import dry_run
 from alignment.cluster.operator.crd import definition
-from alignment.cluster.storage.truth import Truth, manifests_in
+from alignment.cluster.storage.truth import Truth, seen_in
 from alignment.cluster.submit.cancel import cancel
 from alignment.cluster.submit.driver import Driver
 from alignment.cluster.submit.ray_jobs import RayJobs
@@ -259,9 +259,9 @@ def test_an_unknown_stage(world: World) -> None:
 
 def test_what_status_printed_is_found_among_other_lines() -> None:
     line = json.dumps({"run": "r", "store": "s", "stages": [{"name": "a", "kind": "import", "manifest": None}]})
-    assert manifests_in(f"a warning\n{line}\n[1, 2]\n") == {"a": None}
+    assert seen_in(f"a warning\n{line}\n[1, 2]\n") == ({"a": None}, {})
     with pytest.raises(Exception, match="not understood"):
-        manifests_in("Traceback (most recent call last):\nValueError: x\n")
+        seen_in("Traceback (most recent call last):\nValueError: x\n")
 
 
 # --- AlignmentRuns ---

@@ -1,0 +1,79 @@
+"""What the files of a model say in their first bytes, and where the hub's local cache keeps them. Loads no weights.
+
+For checks and estimates before a model is imported: what is not there, or not of the form that is known here, is the
+caller's to pass over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from alignment.config import HubModel
+
+_HEADER = 100_000_000
+"""Bytes that a safetensors header may have at most, by its own reader."""
+_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING = 8
+
+
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Name -> shape of the tensors in a safetensors file: 8 bytes of little-endian length and so many bytes of JSON.
+
+    Raises:
+        OSError, ValueError, struct.error: it cannot be read, or is no such file.
+    """
+    with file.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header: dict[str, Any] = json.loads(handle.read(min(length, _HEADER)))
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+
+
+def gguf_fields(file: Path) -> Iterator[tuple[str, Any]]:
+    """Numbers and texts of a GGUF header (version 2 or 3, github.com/ggml-org/ggml/blob/master/docs/gguf.md) up to the
+    first list, which begins the tokenizer; the architecture comes first.
+
+    Raises:
+        OSError, ValueError, struct.error: it cannot be read, or is no such file.
+    """
+    with file.open("rb") as handle:
+        magic, version, _, count = struct.unpack("<4sIQQ", handle.read(24))
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError("not a GGUF header")
+        for _ in range(count):
+            key = _text(handle)
+            (kind,) = struct.unpack("<I", handle.read(4))
+            if kind == _STRING:
+                yield key, _text(handle)
+            elif kind in _NUMBERS:
+                form = _NUMBERS[kind]
+                (value,) = struct.unpack(form, handle.read(struct.calcsize(form)))
+                yield key, value
+            elif key.startswith("tokenizer."):
+                return
+            else:
+                raise ValueError("a list before the tokenizer")
+
+
+def _text(handle: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", handle.read(8))
+    if length > 2**24:
+        raise ValueError("not a GGUF text")
+    return handle.read(length).decode("utf-8", errors="replace")
+
+
+def hub_snapshot(model: HubModel) -> Path:
+    """Where this machine's hub cache has a model, if it has it, by the rules of huggingface_hub (its constants.py, and
+    huggingface.co/docs/huggingface_hub, Manage your cache)."""
+    home = os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+    cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub")))
+    folder = Path(os.path.expandvars(os.path.expanduser(cache)), f"models--{model.repo.replace('/', '--')}")
+    try:
+        commit = (folder / "refs" / model.revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        commit = model.revision
+    return folder / "snapshots" / commit
