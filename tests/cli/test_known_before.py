@@ -227,6 +227,8 @@ def test_targets_of_a_folder_are_those_of_its_weights(checked: Callable[..., Sai
 @pytest.mark.parametrize(("compute", "key", "problem"), [
     ({"device": "cuda"}, "compute.device", "there is no GPU to compute on"),
     ({"workers": 1, "gpus_per_worker": 1}, "compute.gpus_per_worker", "there is no GPU for a worker"),
+    ({"gpus_per_worker": 1}, "compute.gpus_per_worker", "there is no GPU for a worker"),
+    ({"gpus_per_worker": 1, "address": "auto"}, "compute.gpus_per_worker", "there is no GPU for a worker"),
     ({"workers": 2, "device": "cuda"}, "compute", "a worker that asks for none sees none"),
     ({"workers": 1, "gpus_per_worker": 1.5}, "compute", "whole numbers"),
     ({"workers": 1, "gpus_per_worker": 1, "device": "cpu"}, "compute", "sets GPUs aside for nothing"),
