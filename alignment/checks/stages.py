@@ -20,6 +20,7 @@ from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
+from alignment.checks.store import nowhere
 from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
     AnyStage,
@@ -166,7 +167,7 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
         if "://" in source.path:
-            yield index, None
+            yield index, next(nowhere(source.path), None)
             continue
         path = on_this_machine(source.path)
         if not path.is_file():

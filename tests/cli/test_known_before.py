@@ -317,7 +317,7 @@ def test_a_default_learning_rate_is_announced(checked: Callable[..., Said]) -> N
         del _stage(run, "sft")["learning_rate"]
         of("sft", strategy={"kind": "full"})(run)
 
-    assert "(learning rate 2e-05, the default of sft with full)" in checked(change).out
+    assert "(learning rate 2e-05, the default of sft with full, float32)" in checked(change).out
 
 
 @pytest.mark.parametrize(("prompt", "said"), [
@@ -356,6 +356,25 @@ def test_a_finished_stage_is_not_asked_again_before_a_run(checked: Callable[...,
     Path("run.yaml").write_text(text.replace("device: cpu", "device: cuda"))
     assert call("check", "run.yaml").code == 2
     assert call("run", "run.yaml").code == 0
+
+
+# --- files and stores elsewhere ---
+
+
+@pytest.mark.parametrize("url", ["s3://my bucket/x", "s3:///x", "s3://", "gs:// lab/x", "https:///rows.jsonl"])
+def test_a_bucket_or_host_that_no_name_can_be(url: str, checked: Callable[..., Said]) -> None:
+    said = checked(of("seed", data=[{"path": url, "format": "alpaca", "name": "rows"}]))
+    assert said.code == 2
+    assert "(stages[1].data[0]): the URL names no bucket or host that there can be" in said.err
+    said = checked(top(store=url))
+    assert said.code == 2
+    assert "(store): the URL names no bucket or host that there can be" in said.err
+
+
+@pytest.mark.parametrize("url", ["s3://lab/x y/z", "s3://lab_1.a-b/x", "https://user:word@host:80/a?b=c d",
+                                 "memory://x", "file:///tmp/x"])
+def test_other_urls_are_left_to_those_who_open_them(url: str, checked: Callable[..., Said]) -> None:
+    assert checked(of("seed", data=[{"path": url, "format": "alpaca", "name": "rows"}])).code == 0
 
 
 # --- chat templates ---
