@@ -6,6 +6,7 @@ say. Does not read YAML (load.py does) and does not know where a run is executed
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Annotated, Self
@@ -116,9 +117,14 @@ def _check_model(
         other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(
             ("strategy",), f"continues the adapter of stage {ref.stage}, so {', '.join(start.shape)} must be the same",
-            {key: own.shape[key] for key in other},
-            f"{', '.join(f'{key}: {value}' for key, value in other.items())} (or strategy full, which merges it)",
+            _as_written({key: own.shape[key] for key in other}),
+            f"{_as_written(other)} (or strategy full, which merges it)",
         )
+
+
+def _as_written(values: Mapping[str, object]) -> str:
+    """Keys and values as a run file has them."""
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
 
 
 def _check_rows(ref: RowsPlace, earlier: Mapping[str, AnyStage], names: list[str]) -> Iterator[Finding]:
