@@ -186,7 +186,8 @@ def test_the_hint_is_a_value_that_fits(tmp_path: Path, stage: dict[str, Any], hi
     if ":" in hint:
         key, _, value = hint.rstrip("; ").partition(": ")
         assert place == (key,)
-        fits = run_of(tmp_path, {**stage, key: int(value)})
+        (tmp_path / "fits").mkdir()
+        fits = run_of(tmp_path / "fits", {**stage, key: int(value)})
         assert not list(too_long(fits.stages[-1], lambda name: of_stage(fits, name)))
 
 
