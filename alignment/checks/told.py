@@ -20,8 +20,8 @@ from alignment.errors import ConfigError
 from alignment.records import Record
 from alignment.templates.told import TOLD
 
-_WHOLE = re.compile(r"\b(message|messages|m)\s*(\|\s*(tojson|items|string)|\.items\b)|loop_messages\s*\|\s*tojson")
-"""A template that writes whole turns, and so every key of theirs without naming it."""
+_WHOLE = re.compile(r"\btojson\b|\bitems\b|\{\{-?\s*(m|msg|message|messages|turn)\s*-?\}\}")
+"""Signs of a template that may write whole turns, and so every key of theirs, without naming it."""
 
 
 def remember_text(sight: Sight, stage: ImportModel) -> None:
@@ -81,7 +81,8 @@ def tellable(sight: Sight, stage: TrainBase) -> Wrong:
 
 def _left_out(text: str, records: Iterable[Record]) -> Iterator[str]:
     """For each row that the template does not tell, what it leaves out."""
-    unnamed = [] if _WHOLE.search(text) else [key for key in TOLD if key not in text]
+    whole = _WHOLE.search(text) is not None
+    unnamed = [key for key in TOLD if key not in text and (key == "tools" or not whole)]  # tools are no turn's
     for record in records:
         turns = record.conversation()
         lost = [key for key in unnamed if any(turn.get(key) for turn in turns)]
