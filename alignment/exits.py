@@ -20,5 +20,8 @@ class Exit(IntEnum):
     """Something to mend in the run, its data, the profile or the command line; another attempt would meet it again."""
     INFRASTRUCTURE = 3
     """Of a stage: the store did not answer, workers were lost, no artifact; worth another attempt."""
+    ELSEWHERE = 4
+    """Of a stage with a Ray cluster of its own: another process makes the same, so its pods were given back. No
+    failure."""
     INTERRUPTED = 130
     """Ctrl-C: 128 and SIGINT."""

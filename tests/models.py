@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alignment.artifacts import Artifact, Manifest, Store
+from alignment.artifacts import Artifact, FileEntry, Manifest, Store
+from alignment.artifacts.work import sha256_of, sizes_below
 from alignment.config import ImportModel, Run
 from alignment.context import Outcome, StageContext
 
@@ -26,6 +27,16 @@ def imported(work: Path, model: dict[str, Any], **stage: Any) -> Outcome:
     from alignment.inference.import_model import import_model
 
     return import_model(context_for(work, model, **stage))
+
+
+def as_it_lies(made: Artifact) -> Artifact:
+    """The artifact with a manifest of its files as they lie in the store now: what a test changed was made so."""
+    folder = Path(made.store.root, "artifacts", made.key)
+    manifest = made.manifest.model_copy(update={"files": {
+        name: FileEntry(size=size, sha256=sha256_of(folder / name)) for name, size in sizes_below(folder).items()
+        if name != "manifest.json"}})
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return Artifact(made.store, manifest)
 
 
 def published(store: Store, key: str, folder: Path) -> Artifact:

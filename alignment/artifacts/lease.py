@@ -28,6 +28,12 @@ from alignment.interrupt import before_end
 
 SAID_EVERY = 15.0
 """Seconds between sentences while a lease is waited for."""
+_LONGEST = 200
+"""Characters of what a lease says of its holder that are repeated."""
+
+
+class MadeElsewhere(ArtifactError):
+    """Somebody else holds the lease and was seen alive."""
 
 
 def _boot_id() -> str:
@@ -52,6 +58,8 @@ def _start_time(pid: int) -> str:
 class Holder(NamedTuple):
     """Who has a lease, as far as it can be seen from here."""
 
+    words: str
+    """Who that is and since when, as the subject of a sentence."""
     since: float
     """When it was taken, in seconds since 1970 by the holder's clock."""
     gone: bool
@@ -67,6 +75,8 @@ class Lease:
         fs, path: where the lease file is.
         finished: asked while waiting; when it says True the wait ends without the lease (`held` is False).
         url: of the lease file, for errors.
+        by: who this is, for those who wait.
+        gives_way: do not wait for a holder that is seen alive, by a beat that changes: raise MadeElsewhere.
         ttl: seconds without renewal after which a lease is anyone's.
         waiting: called with a sentence about the holder when another one holds it, and every SAID_EVERY seconds again.
     """
@@ -78,11 +88,14 @@ class Lease:
         finished: Callable[[], bool],
         *,
         url: str,
+        by: str = "",
+        gives_way: bool = False,
         ttl: float = 60.0,
         poll: float = 0.5,
         waiting: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.fs, self.path, self.finished, self.url = fs, path, finished, url
+        self.by, self.gives_way = by, gives_way
         self.ttl, self.poll, self.waiting = ttl, poll, waiting
         self.token = uuid.uuid4().hex
         self.held = False
@@ -117,6 +130,8 @@ class Lease:
                 # Age is measured by this machine's clock from the first sight of a beat: clocks differ.
                 beat = f"{holder.get('token')}/{holder.get('beat')}"
                 if seen is None or seen[0] != beat:
+                    if self.gives_way and seen is not None:
+                        raise MadeElsewhere(f"{_words(holder)}, makes it")
                     seen = (beat, time.monotonic())
                 if self._gone(holder) or time.monotonic() - seen[1] > self.ttl:
                     taken = self._take_over()
@@ -125,8 +140,8 @@ class Lease:
                     now = time.monotonic()
                     if now - said >= SAID_EVERY:
                         so_far = f" ({now - began:.0f} s so far)" if math.isfinite(said) else ""
-                        self.waiting(f"another process (pid {holder.get('pid')}, since {holder.get('since')}) works "
-                                     f"on it; waiting for its result{so_far}")
+                        goal = "a sign that it is alive" if self.gives_way else "its result"
+                        self.waiting(f"{_words(holder)}, works on it; waiting for {goal}{so_far}")
                         said = now
             if taken:
                 return True
@@ -156,7 +171,7 @@ class Lease:
         if not found:
             return None
         beat, began = found.get("beat"), found.get("began")
-        return Holder(began if isinstance(began, int | float) else 0.0, self._gone(found),
+        return Holder(_words(found), began if isinstance(began, int | float) else 0.0, self._gone(found),
                       time.time() - beat if isinstance(beat, int | float) else 0.0)
 
     def check(self) -> None:
@@ -168,9 +183,9 @@ class Lease:
 
     def _body(self) -> bytes:
         return json.dumps({
-            "token": self.token, "beat": time.time(), "pid": os.getpid(), "boot": _boot_id(),
+            "token": self.token, "beat": time.time(), "by": self.by, "pid": os.getpid(), "boot": _boot_id(),
             "start": _start_time(os.getpid()), "began": self.since,
-            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since)),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since)),
         }).encode()
 
     def _create(self) -> bool:
@@ -232,3 +247,9 @@ class Lease:
                 self._write()
             except (ArtifactError, FileNotFoundError):
                 continue  # a storage hiccup: the next beat tries again, well inside the ttl
+
+
+def _words(holder: dict[str, Any]) -> str:
+    """One short line, whatever the file has."""
+    who = holder.get("by") or f"another process (pid {holder.get('pid')})"
+    return " ".join(f"{who}, since {holder.get('since')}".split())[:_LONGEST]

@@ -188,12 +188,13 @@ class Store(Workspace):
         return teller(self, key)
 
     def lease(
-        self, key: str, *, ttl: float = 60.0, poll: float = 0.5, waiting: Callable[[str], None] = lambda sentence: None
+        self, key: str, *, by: str = "", gives_way: bool = False, ttl: float = 60.0, poll: float = 0.5,
+        waiting: Callable[[str], None] = lambda sentence: None,
     ) -> Lease:
-        """The right to make `key`; ends its wait without being held when somebody else finished it."""
+        """The right to make `key`; ends its wait without being held when somebody else finished it. See Lease."""
         path = f"work/{key}/lease.json"
         return Lease(self.fs, f"{self.root}/{path}", lambda: self.find(key) is not None, url=self.url_of(path),
-                     ttl=ttl, poll=poll, waiting=waiting)
+                     by=by, gives_way=gives_way, ttl=ttl, poll=poll, waiting=waiting)
 
     def publish(self, manifest: Manifest, folder: Path, lease: Lease) -> Artifact:
         """Make `folder` the finished artifact `manifest.key`; fills in the manifest's files.

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from alignment.artifacts import Store
+from alignment.artifacts import MadeElsewhere, Store
 from alignment.config import AnyStage, Run, load_run
 from alignment.config.arithmetic import settled_here
 from alignment.errors import ConfigError, KubeAlignError, Unforeseen
@@ -71,15 +71,18 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
 
 def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog) -> int:
     try:
-        known = keys(run)
-        if _submitted_again(store, known[stage.name].key):
+        known, own = keys(run), _own_cluster()
+        if own is not None and _submitted_again(store, known[stage.name].key, own):
             print(f"stage {stage.name} was at work on this Ray cluster before, and its head was lost: an attempt on a "
                   "fresh cluster goes on from the newest checkpoint", file=sys.stderr)
             return Exit.INFRASTRUCTURE
-        make_stage(run, stage, store, known, log)
+        make_stage(run, stage, store, known, log, own)
         if store.find(known[stage.name].key) is None:
             print(f"stage {stage.name} ended, but its artifact is not at {store.url_of('artifacts')}", file=sys.stderr)
             return Exit.INFRASTRUCTURE
+    except MadeElsewhere as error:
+        print(error, file=sys.stderr)
+        return Exit.ELSEWHERE
     except KubeAlignError as error:
         print(error, file=sys.stderr)
         if isinstance(error, Unforeseen):
@@ -96,13 +99,17 @@ def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog)
     return Exit.DONE
 
 
-def _submitted_again(store: Store, key: str) -> bool:
+def _own_cluster() -> str | None:
+    """Name of the Ray cluster that was made for this one attempt; None on one that stays, or on none."""
+    return os.environ.get("RAY_CLUSTER_NAME") if os.environ.get(OWN_CLUSTER) else None  # the name is KubeRay's variable
+
+
+def _submitted_again(store: Store, key: str, own: str) -> bool:
     """Whether this job is one that KubeRay has submitted anew, to a head that was lost and started again.
 
     KubeRay would do so without end, and nobody would count it.
     """
-    own = os.environ.get(OWN_CLUSTER) and os.environ.get("RAY_CLUSTER_NAME")  # the name is KubeRay's variable
-    return bool(own) and store.find(key) is None and not store.begin_work(key, str(own))
+    return store.find(key) is None and not store.begin_work(key, own)
 
 
 @contextmanager

@@ -107,11 +107,16 @@ def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -
     )
 
 
-def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], log: StageLog | None = None) -> Artifact:
+def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], log: StageLog | None = None,
+               own_cluster: str | None = None) -> Artifact:
     """The finished artifact of a stage: found, waited for, or made.
 
     Args:
         log: that is kept already; else one is, while the stage is made.
+        own_cluster: name of the Ray cluster that was made for this alone, whose pods are not held to wait.
+
+    Raises:
+        MadeElsewhere: another process makes the same, where `own_cluster` is given.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -123,7 +128,9 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
         _warn_of_damage(found)
         store.sweep_work(key.key)
         return found
-    with store.lease(key.key, waiting=lambda sentence: console.print(f"[yellow]…[/] {label} {sentence}")) as lease:
+    where = f"pid {os.getpid()}" if own_cluster is None else f"Ray cluster {own_cluster}"
+    with store.lease(key.key, by=f"run {run.name}, stage {stage.name}, {where}", gives_way=own_cluster is not None,
+                     waiting=lambda sentence: console.print(f"[yellow]…[/] {label} {sentence}")) as lease:
         found = store.find(key.key)
         if found is not None:
             console.print(f"[green]=[/] {label} finished by another process")

@@ -14,7 +14,7 @@ import pytest
 
 from alignment.artifacts import Store
 from alignment.artifacts import lease as lease_module
-from alignment.artifacts.lease import Lease
+from alignment.artifacts.lease import Lease, MadeElsewhere
 from alignment.errors import ArtifactError
 from tests.artifacts.built import publish
 
@@ -223,3 +223,35 @@ def test_who_waits_is_told_again_and_for_how_long(tmp_path: Path, monkeypatch: p
     second.join()
     assert "so far" not in said[0]
     assert all("waiting for its result (" in sentence and "s so far)" in sentence for sentence in said[1:3])
+
+
+def test_who_gives_way_does_so_when_the_holder_is_seen_alive(store: Store) -> None:
+    with store.lease(KEY, by="run one, stage sft", ttl=1.2) as first:
+        began = time.monotonic()
+        with pytest.raises(MadeElsewhere, match=r"^run one, stage sft, since \d{4}-.*, makes it$"), \
+                store.lease(KEY, gives_way=True, poll=0.05):
+            raise AssertionError("it has the lease, which another holds")
+        assert time.monotonic() - began < 5
+        first.check()
+        found = store.lease(KEY).holder()
+        assert found is not None
+        assert found.words.startswith("run one, stage sft, since ")
+
+
+def test_who_gives_way_takes_over_from_a_dead_holder_and_needs_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    _write(store)
+    with store.lease(KEY, gives_way=True, ttl=0.8, poll=0.05) as lease:
+        assert lease.held
+        publish(store, KEY, lease)
+    with store.lease(KEY, gives_way=True) as lease:
+        assert not lease.held, "it is finished"
+
+
+def test_what_a_lease_says_of_its_holder_stays_one_short_line(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    _write(store, by="x\n" * 1000)
+    found = store.lease(KEY).holder()
+    assert found is not None
+    assert "\n" not in found.words
+    assert len(found.words) <= 200

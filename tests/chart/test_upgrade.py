@@ -28,7 +28,7 @@ def test_a_new_control_image_touches_the_operator_alone() -> None:
 
 
 def test_other_resources_of_the_operator_touch_it_alone() -> None:
-    resources = {"operator": {"resources": {"limits": {"memory": "1Gi"}}}}
+    resources = {"operator": {"resources": {"limits": {"memory": "3Gi"}}}}
     assert _changed(_by_name(CHART, {}), _by_name(CHART, resources)) == {("Deployment", "kubealign-operator")}
 
 

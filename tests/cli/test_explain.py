@@ -31,7 +31,7 @@ def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
 
 @pytest.mark.parametrize(("path", "words"), [
     ("sft.strategy", ["mapping (kind: lora | full)", "default", "{kind: lora}", "keys with kind: lora", "alpha"]),
-    ("sft", ["kind: train, method: sft", "learning_rate", "[0.0002]", "[required]", "train_loss", "events"]),
+    ("sft", ["kind: train, method: sft", "learning_rate", "[required]", "train_loss", "events"]),
     ("sample.sampling.top_p", ["number or [number, number]", "0.95"]),
     ("profile.cluster.worker", ["memory", "[8Gi]", "tolerations"]),
     ("profile.cluster.stages.rm.worker.gpus", ["whole number from 0 to 16"]),

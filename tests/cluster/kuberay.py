@@ -58,7 +58,8 @@ class Controllers:
         command = shlex.split(job["spec"]["entrypoint"].replace("/opt/kubealign", str(ROOT)))
         with tempfile.NamedTemporaryFile("r", dir=self.folder, encoding="utf-8") as log:
             done = self._execute([sys.executable, *command[1:]], volume["configMap"]["name"],
-                                 {"KUBEALIGN_ATTEMPT": log_attempt(name), "KUBEALIGN_ECHO": log.name})
+                                 {"KUBEALIGN_ATTEMPT": log_attempt(name), "KUBEALIGN_ECHO": log.name,
+                                  "KUBEALIGN_OWN_CLUSTER": "1", "RAY_CLUSTER_NAME": f"{name}-c"})
             # What `ray start` says there as well.
             self._pod(name, f"Ray runtime started.\n{log.read()}", {
                 **job["metadata"]["labels"], "ray.io/cluster": f"{name}-c", "ray.io/node-type": "head"})

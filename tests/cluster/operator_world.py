@@ -21,7 +21,7 @@ from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.prepare import prepare
 from alignment.cluster.operator.reads import Reads
-from alignment.cluster.operator.world import Finished, stamp_of
+from alignment.cluster.operator.world import Finished, Held, stamp_of
 from alignment.config import Profile, Run, parse_run
 from alignment.pipeline.keys import Key, keys
 from tests import small
@@ -31,6 +31,9 @@ NAMESPACE = "align"
 READS = Reads(("s3://bucket/artifacts",))
 EXIT_2 = ("Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\n"
           "reading\n\x1b[31mstage sft: the split has no rows\x1b[0m\n  expected: at least one row\n")
+THEIRS = "run theirs, stage two, since 2026-01-01 00:00:00, makes it"
+EXIT_4 = ("Job entrypoint command failed with exit code 4, last available logs (truncated to 20,000 chars):\n"
+          f"… sft 0123 another works on it\n{THEIRS}\n")
 EXIT_1 = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\nboom\n"
 
 
@@ -39,17 +42,19 @@ class Crash(BaseException):
 
 
 class Store:
-    """Finished artifacts by key."""
+    """Finished artifacts by key, and who of other runs is at unfinished ones."""
 
     def __init__(self) -> None:
         self.made: dict[str, Finished] = {}
+        self.held: dict[str, bool] = {}
+        """key -> whether the holder of its lease is alive; a dead one's looks the same for a while."""
         self.asked = 0
 
-    def look_up(self, url: str, keys: Iterable[str]) -> dict[str, Finished]:
+    def look_up(self, url: str, keys: Iterable[str]) -> dict[str, Finished | Held]:
         assert url == "s3://bucket/artifacts"
         wanted = list(keys)
         self.asked += len(wanted)
-        return {key: self.made[key] for key in wanted if key in self.made}
+        return {key: self.made.get(key) or Held(THEIRS) for key in wanted if key in self.made or key in self.held}
 
     def finish(self, key: str, digest: str, **metrics: float) -> None:
         self.made[key] = Finished(f"s3://bucket/artifacts/artifacts/{key}", digest, metrics, 7, 5,
@@ -236,6 +241,8 @@ def step(world: World, job: Object, outcome: str = "well", **metrics: float) -> 
         world.move(job, "Initializing")
     elif state == "Initializing":
         world.move(job, "Running", "RUNNING")
+    elif state == "Running" and world.store.held.get(key_of(world, job)[0]):
+        world.move(job, "Failed", "FAILED", EXIT_4, "AppFailed")
     elif state == "Running" and outcome == "well":
         key, digest = key_of(world, job)
         world.store.finish(key, digest, **metrics)

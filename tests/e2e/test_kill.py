@@ -59,13 +59,21 @@ def visible(run: Run) -> dict[str, Manifest]:
 
 
 def result(run: Run) -> dict[str, object]:
-    """What must not depend on kills: keys, metrics, row counts, and every file but those that hold times."""
+    """What must not depend on kills: keys, metrics, row counts, and every file but those that hold times. An adapter's
+    config says where its base lies."""
     return {
         stage: (m.key, m.metrics, m.rows.model_dump(),
-                {name: entry.sha256 for name, entry in m.files.items()
+                {name: _placeless(run, m.key, name) if name.endswith("adapter_config.json") else entry.sha256
+                 for name, entry in m.files.items()
                  if name not in ("events.jsonl", "training.json", "results.json")})
         for stage, m in visible(run).items()
     }
+
+
+def _placeless(run: Run, key: str, name: str) -> dict[str, object]:
+    config = json.loads(Path(run.store, "artifacts", key, name).read_text(encoding="utf-8"))
+    assert str(run.store) in config.pop("base_model_name_or_path")
+    return config
 
 
 def curve(run: Run, stage: str) -> list[dict[str, object]]:

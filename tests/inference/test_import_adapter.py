@@ -174,12 +174,14 @@ def test_pickled_weights_are_refused(theirs: Maker) -> None:
 
 
 def found(folder: Path, strategy: dict[str, Any]) -> list[KubeAlignError]:
+    from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import wrong
     from tests import small
 
     theirs = {"name": "theirs", "kind": "import", "model": {"source": "folder", "path": str(folder), "base": "base"}}
     run = small.run(folder.parent / "run", theirs, small.train("sft", model="theirs", strategy=strategy))
-    return [error for stage in run.stages for _, error in wrong(run, stage, {})]
+    sight = Sight(READ_LIMIT)
+    return [error for stage in run.stages for _, error in wrong(run, stage, sight)]
 
 
 def test_check_knows_what_a_stage_cannot_continue(theirs: Maker) -> None:
@@ -194,6 +196,7 @@ def test_check_knows_what_a_stage_cannot_continue(theirs: Maker) -> None:
 
 
 def test_check_refuses_an_adapter_without_a_base_and_one_on_another_adapter(theirs: Maker, tmp_path: Path) -> None:
+    from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import wrong
     from tests import small
 
@@ -201,7 +204,8 @@ def test_check_refuses_an_adapter_without_a_base_and_one_on_another_adapter(thei
     stages = [{"name": name, "kind": "import", "model": {"source": "folder", "path": str(folder), **more}}
               for name, more in (("alone", {}), ("one", {"base": "base"}), ("two", {"base": "one"}))]
     run = small.run(tmp_path / "run", *stages)
-    errors = {stage.name: [str(error) for _, error in wrong(run, stage, {})] for stage in run.stages}
+    sight = Sight(READ_LIMIT)
+    errors = {stage.name: [str(error) for _, error in wrong(run, stage, sight)] for stage in run.stages}
     assert errors["one"] == []
     assert "is an adapter, not a model" in errors["alone"][0]
     assert "base: STAGE" in errors["alone"][0]

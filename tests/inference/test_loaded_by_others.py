@@ -128,11 +128,12 @@ def test_a_reward_model(made: dict[str, Artifact], moved: Path, run_there: Calla
 def test_our_own_loading_does_not_read_that_name(made: dict[str, Artifact], moved: Path) -> None:
     (found,) = [Store(str(moved)).find(made["sft"].key)]
     assert found is not None
-    shutil.rmtree(made["base"].path(), ignore_errors=True)
+    base = made["base"].path()
+    shutil.rmtree(base)
     try:
         assert logits(found)
     finally:
-        shutil.copytree(moved / "artifacts" / made["base"].key, made["base"].path())
+        shutil.copytree(moved / "artifacts" / made["base"].key, base)
 
 
 @pytest.mark.parametrize(("rounded", "named"), [(False, ("maker/model", "c0ffee")), (True, None), (None, None)])

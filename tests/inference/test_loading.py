@@ -18,7 +18,7 @@ from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
 from alignment.inference import info, loading
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer
-from tests.models import published
+from tests.models import as_it_lies, published
 
 IDS = torch.arange(3, 40).unsqueeze(0)
 
@@ -62,10 +62,11 @@ def compute(model: Any) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-def rewrite(artifact: Artifact, change: Any) -> None:
+def rewrite(artifact: Artifact, change: Any) -> Artifact:
     """Alter the tensors of a published adapter or model."""
     file = next((artifact.path() / "model").glob("*.safetensors"))
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return as_it_lies(artifact)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -128,7 +129,7 @@ def test_a_score_is_read_before_the_padding(base: Artifact, store: Store, tmp_pa
 def test_a_lost_head_is_refused(base: Artifact, store: Store, tmp_path: Path, adapter: bool) -> None:
     trained(base, tmp_path / "a", "reward", adapter)
     made = published(store, "rm-000000000000", tmp_path / "a")
-    rewrite(made, lambda tensors: {k: v for k, v in tensors.items() if "score" not in k})
+    made = rewrite(made, lambda tensors: {k: v for k, v in tensors.items() if "score" not in k})
     with pytest.raises(ModelError, match=r"KeyError.*score\.weight|lacks weights"):
         load_reward(made, dtype=torch.float32, device="cpu")
 
@@ -136,7 +137,7 @@ def test_a_lost_head_is_refused(base: Artifact, store: Store, tmp_path: Path, ad
 def test_a_lost_part_of_an_adapter_is_refused(base: Artifact, store: Store, tmp_path: Path) -> None:
     trained(base, tmp_path / "a", "policy", adapter=True)
     made = published(store, "sft-000000000000", tmp_path / "a")
-    rewrite(made, lambda tensors: {k: v for k, v in tensors.items() if "layers.1.mlp" not in k})
+    made = rewrite(made, lambda tensors: {k: v for k, v in tensors.items() if "layers.1.mlp" not in k})
     with pytest.raises(ModelError, match="missing adapter keys"):
         load_policy(made, dtype=torch.float32, device="cpu")
 
@@ -172,6 +173,7 @@ def test_a_changed_template_is_refused(base: Artifact) -> None:
     info.check_template(base.path())
     template = base.path() / "model" / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant", "model"))
+    base = as_it_lies(base)
     for load in (
         lambda: info.check_template(base.path()),
         lambda: load_tokenizer(base.path() / "model", side="left"),

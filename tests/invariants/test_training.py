@@ -17,6 +17,7 @@ from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.pipeline import execute
 from alignment.templates import template_hash
 from tests import small
+from tests.models import as_it_lies
 
 FULL = {"kind": "full"}
 
@@ -111,9 +112,12 @@ def test_take_draws_rows_of_all_sets_and_follows_the_scale(tmp_path: Path) -> No
 
 
 def test_a_non_finite_loss_stops_with_the_rows(tmp_path: Path) -> None:
-    stage = small.train("sft", learning_rate=1e30, strategy=FULL, epochs=3, trl={"max_grad_norm": 0.0})
+    run = small.run(tmp_path, small.train("sft", strategy=FULL, epochs=3, trl={"max_grad_norm": 0.0}))
+    # More than a run file may ask for.
+    damaging = run.stages[-1].model_copy(update={"learning_rate": 1e30})
+    run = run.model_copy(update={"stages": (*run.stages[:-1], damaging)})
     with pytest.raises(StageError, match="not finite") as error:
-        execute(small.run(tmp_path, stage))
+        execute(run)
     assert "r" in str(error.value.where)
     assert "step" in str(error.value.where)
 
@@ -236,14 +240,16 @@ def test_a_row_that_the_template_refuses_is_left_out_and_named(tmp_path: Path, m
     stage = small.train("stage", method, eval_rows="data/dev")
     run = small.run(tmp_path, stage)
     base = execute(run, only="base").artifacts["base"]
-    template = base.path() / "model" / "chat_template.jinja"
+    folder = base.path() / "model"
+    template = folder / "chat_template.jinja"
     odd = "Number 2:"
     template.write_text("{% if '" + odd + "' in messages[0].content %}{{ raise_exception('not this one') }}{% endif %}"
                         + template.read_text())
-    info = base.path() / "model" / "kubealign.json"
+    info = folder / "kubealign.json"
     said = json.loads(info.read_text())
     said["template"]["hash"] = template_hash(template.read_text())
     info.write_text(json.dumps(said))
+    as_it_lies(base)
     made = execute(run).artifacts["stage"].manifest
     reason = "the chat template refuses a conversation: not this one"
     assert made.rows.dropped == {reason: 1}

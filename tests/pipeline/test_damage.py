@@ -44,7 +44,7 @@ def test_a_finished_run_that_needs_them_no_more_is_only_told(
 
 
 def test_an_error_names_the_log_that_has_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small.run(tmp_path, small.train("sft", trl={"lr_scheduler_type": "cosine_with_min_lr"}))
+    run = small.run(tmp_path, small.train("sft", trl={"optim": "sgd", "optim_args": "momentum=-1"}))
     with pytest.raises(StageError) as caught:
         execute(run)
     log = Path(str(caught.value.log))
@@ -52,9 +52,9 @@ def test_an_error_names_the_log_that_has_its_traceback(tmp_path: Path, monkeypat
     text = log.read_text()
     assert text.startswith("> sft ")
     assert "Traceback (most recent call last)" in text
-    assert "min_lr" in text
+    assert "Invalid momentum value" in text
     assert str(log) in str(caught.value)
-    assert "lr_scheduler_type" in str(caught.value.hint)
+    assert "optim_args" in str(caught.value.hint)
 
 
 def test_an_error_that_nobody_foresaw_is_in_the_log_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from alignment.exits import Exit
 from alignment.pipeline import job, keys
 from alignment.pipeline.echo import ECHO
 from alignment.pipeline.job import OWN_CLUSTER
+from alignment.pipeline.run import make_stage
 from alignment.pipeline.stage_log import StageLog
 from tests import small
 from tests.s3 import Server, forget_clients, free_port, s3, s3_server
@@ -207,6 +209,28 @@ def test_a_job_that_is_submitted_again_on_its_own_ray_cluster_makes_way_for_a_fr
     assert job.main("import_stage", argv=[file, "data"]) == Exit.DONE
     assert job.main("import_stage", argv=[file, "data"]) == Exit.DONE, "what is finished is finished"
     assert not Path(store.root, "work", key).exists()
+
+
+def test_a_stage_that_another_makes_gives_its_own_ray_cluster_back_and_waits_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = small.run(tmp_path)
+    file, store, key = written(run, tmp_path), Store(run.store), keys(run)["data"].key
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "small-data-01234567-1-abcde")
+    with ThreadPoolExecutor(1) as pool:
+        with store.lease(key, by="run other, stage rows", ttl=1.2):
+            with monkeypatch.context() as own:
+                own.setenv(OWN_CLUSTER, "1")
+                assert job.main("import_stage", argv=[file, "data"]) == Exit.ELSEWHERE
+            said = capsys.readouterr().err.splitlines()
+            assert said[-1].startswith("run other, stage rows, since ")
+            assert said[-1].endswith(", makes it")
+            # Here, or on a Ray cluster that stays, waiting costs nobody anything.
+            stays = pool.submit(make_stage, run, run.stage("data"), store, keys(run))
+            time.sleep(2.0)
+            assert not stays.done()
+            assert store.find(key) is None
+        assert stays.result(timeout=60).key == key, "the other gave it back, so it is made"
 
 
 @pytest.mark.slow

@@ -370,8 +370,8 @@ def test_the_outcome_accounts_for_the_rows_of_both_sets(at: Callable[..., StageC
     assert (made.rows.read, made.rows.written) == (7, {"train": 3, "eval": 1})
     assert (made.rows.dropped, made.rows.changed) == ({"long": 2, "odd": 1}, {"cut": 2, "other": 2})
     assert made.facts == {
-        "parameters": 7, "template": {"name": "chatml", "hash": "79b340b0c2ac662f"}, "start": "base-000000000000",
-        "role": "policy", "mean_length": 6.0, "max_length": 8,
+        "parameters": 7, "template": {"name": "chatml", "hash": "3898e88a6ec0a104"}, "start": "base-000000000000",
+        "role": "policy", "context_length": None, "mean_length": 6.0, "max_length": 8,
         "dropped_rows": [("d", "long"), ("e", "odd"), ("g", "long")],
     }
     assert made.metrics == {"steps": 40.0, "supervised_tokens": 11.0, "train_loss": 1.0,

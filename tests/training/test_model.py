@@ -10,6 +10,7 @@ import pytest
 
 from alignment.artifacts import Artifact, Store
 from alignment.errors import ModelError
+from tests.models import as_it_lies
 from tests.training.made import FULL, LORA, stage
 
 PAD = 0
@@ -234,7 +235,7 @@ def without(artifact: Artifact, into: Path, lost: str) -> Artifact:
     kept = load_file(file)
     del kept[lost]
     save_file(kept, file, {"format": "pt"})
-    return replace(artifact, store=store)
+    return as_it_lies(replace(artifact, store=store))
 
 
 LOST = "model.layers.1.mlp.up_proj.weight"

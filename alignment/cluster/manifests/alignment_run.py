@@ -25,8 +25,8 @@ RETRY = f"{GROUP}/retry"
 """Annotation; each new value (a time, say) gives failed stages a new start."""
 
 StageName = Annotated[str, Field(pattern=NAME, max_length=40)]
-State = Literal["Waiting", "Held", "Starting", "Queued", "Pending", "Running", "Retrying", "Suspended", "Finished",
-                "Failed"]
+State = Literal["Waiting", "Held", "Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere", "Suspended",
+                "Finished", "Failed"]
 Phase = Literal["Pending", "Running", "Waiting", "Suspended", "Failed", "Succeeded"]
 
 
@@ -129,7 +129,7 @@ class StageRow(_Object):
     failures: int = 0
     """Of those, the failed ones that count against `retries`; an edit or a resume sets it to 0."""
     last_failed: int = 0
-    """Number of the newest RayJob whose failure was counted."""
+    """Number of the newest RayJob that ended without an artifact and was judged."""
     retry_at: str | None = None
     lost: int | None = None
     """Pods that were lost while this key was made."""

@@ -27,7 +27,7 @@ from typing import Any
 from alignment.cluster.operator.prepare import Prepared, Refused, prepare
 from alignment.cluster.operator.reads import Reads
 from alignment.cluster.operator.store import look_up
-from alignment.cluster.operator.world import Finished
+from alignment.cluster.operator.world import Finished, Held
 from alignment.errors import ArtifactError, KubeAlignError
 
 MEMORY = 192 * 2**20
@@ -83,10 +83,10 @@ class Apart:
                                      "submit the run again from where its sources lie") from broken
         return made
 
-    def look_up(self, url: str, keys: Sequence[str]) -> dict[str, Finished]:
+    def look_up(self, url: str, keys: Sequence[str]) -> dict[str, Finished | Held]:
         """As `store.look_up`. Raises Overdue or, in the last lane, ArtifactError as well for what took too long."""
         try:
-            made: dict[str, Finished] = self._ask(partial(look_up, self.reads, url, keys))
+            made: dict[str, Finished | Held] = self._ask(partial(look_up, self.reads, url, keys))
         except _Broken as broken:
             raise ArtifactError(f"{url}: {broken} for the store, which does not answer") from broken
         except Refused as error:

@@ -30,7 +30,7 @@ from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, re
 from alignment.cluster.operator.rows import Delete
 from alignment.cluster.operator.seen import ClusterApi, Seen, version
 from alignment.cluster.operator.verdict import reworded
-from alignment.cluster.operator.world import Child, Finished, child_of, seconds_of, stamp_of, with_losses
+from alignment.cluster.operator.world import Child, Finished, Held, child_of, seconds_of, stamp_of, with_losses
 from alignment.errors import ArtifactError
 
 PATIENCE = 15.0
@@ -75,7 +75,7 @@ class Controller:
 
     def __init__(self, cluster: ClusterApi, metrics: Metrics, *, namespace: str,
                  prepare: Callable[[Object, Object | None], Prepared],
-                 look_up: Callable[[str, Sequence[str]], Mapping[str, Finished]],
+                 look_up: Callable[[str, Sequence[str]], Mapping[str, Finished | Held]],
                  trouble: Callable[[str, str, str], str], clock: Callable[[], float] = time.time) -> None:
         """
         Args:
@@ -207,13 +207,15 @@ class Controller:
     def _decide(self, body: Object, jobs: Iterable[Object], memory: Memory,
                 stop: tuple[str, str] | None = None) -> Decision:
         prepared = self._prepared(body, memory)
-        plan = plan_of(body, prepared)
+        plan, held = plan_of(body, prepared), dict[str, str]()
         if plan.problem is None and stop is None:
             try:
                 while keys := [stage.key for stage in wanted(plan, memory.finished)]:
                     found = self.look_up(plan.store, keys)
-                    memory.finished |= found
-                    if not found:
+                    finished = {key: item for key, item in found.items() if isinstance(item, Finished)}
+                    held |= {key: item.words for key, item in found.items() if isinstance(item, Held)}
+                    memory.finished |= finished
+                    if not finished:
                         break
             except ArtifactError as error:
                 stop = ("StoreUnreadable", str(error))
@@ -221,7 +223,7 @@ class Controller:
         seen = [with_losses(self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory), losses, now)
                 for job in jobs]
         decision = reconcile(plan, status_of(body), [child for child, _ in seen], memory.finished, now,
-                             Hindrance(stop, memory.refused))
+                             Hindrance(stop, memory.refused, held))
         wakes = [wake for wake in (decision.wake, *(wake for _, wake in seen)) if wake is not None]
         return dataclasses.replace(decision, wake=min(wakes, default=None))
 

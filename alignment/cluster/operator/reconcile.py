@@ -52,10 +52,12 @@ class Hindrance:
     Attributes:
         stop: (reason, message) when the store or the RayJobs cannot be read, so that nothing may be decided.
         refused: RayJob name -> until when not to try it again, and why the API server would not make it.
+        held: key -> who is at it, of artifacts that are not finished; that may be one of the run's own RayJobs.
     """
 
     stop: tuple[str, str] | None = None
     refused: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[PlannedStage, ...]:
@@ -100,7 +102,7 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
                 if not child.deleting]
     busy = sum(child.live for child in mine)
     rows, creates = _start(plan, settled, _obstacles(plan, artifacts, gates, strays),
-                           frozenset(child.name for child in children), busy, hindrance.refused)
+                           frozenset(child.name for child in children), busy, hindrance)
     after = conclude(plan, status, rows, gates, now, busy=busy > 0)
     wake = [look.wake for look in settled.values() if look.wake is not None]
     held = {create.name: hindrance.refused[create.name][0] for create in creates
@@ -114,7 +116,7 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
     return Decision(after, actions, notes(status, after), min(wake, default=None))
 
 
-_MAKING: tuple[State, ...] = ("Starting", "Queued", "Pending", "Running")
+_MAKING: tuple[State, ...] = ("Starting", "Queued", "Pending", "Running", "Elsewhere")
 
 
 def name_of(plan: Plan, stage: PlannedStage, attempt: int) -> str:
@@ -124,7 +126,7 @@ def name_of(plan: Plan, stage: PlannedStage, attempt: int) -> str:
 
 def _start(
     plan: Plan, settled: Mapping[str, Settled], obstacles: Mapping[str, tuple[State, str]], taken: frozenset[str],
-    busy: int, refused: Mapping[str, tuple[float, str]],
+    busy: int, hindrance: Hindrance,
 ) -> tuple[tuple[StageRow, ...], tuple[Create, ...]]:
     """Begin what is ready, in the run's order, as long as there is room. Of stages with one key, one makes it."""
     rows, creates = [], []
@@ -136,6 +138,11 @@ def _start(
             row = _waiting(row, *obstacles[stage.name])
         elif settled[stage.name].ready and twin != stage.name:
             row = _waiting(row, "Waiting", f"waits for {twin}, which makes the same")
+        elif settled[stage.name].ready and stage.key in hindrance.held and (
+                not row.failures or row.state == "Elsewhere"):
+            # After a failure it is most likely its own last attempt that still seems to be at it; pods then find out.
+            making[stage.key] = stage.name
+            row = _waiting(row, "Elsewhere", hindrance.held[stage.key])
         elif settled[stage.name].ready and busy >= plan.parallel:
             row = _waiting(row, "Waiting", f"waits for a free place (parallel: {plan.parallel})")
         elif settled[stage.name].ready:
@@ -148,7 +155,7 @@ def _start(
             name = name_of(plan, stage, attempt)
             creates.append(Create(stage.name, attempt, name))
             row = row.model_copy(update={"state": "Starting", "tries": attempt, "ray_job": name, "retry_at": None,
-                                         "message": refused.get(name, (0.0, None))[1]})
+                                         "message": hindrance.refused.get(name, (0.0, None))[1]})
         rows.append(row)
     return tuple(rows), tuple(creates)
 

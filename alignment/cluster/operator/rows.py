@@ -20,6 +20,8 @@ LOSSES = 16
 """Lost pods of a stage that are named."""
 BACKOFF, BACKOFF_MOST = 10.0, 300.0
 """Seconds before the second attempt; three times as long before each further one."""
+ELSEWHERE, ELSEWHERE_MOST = 60, 300
+"""Seconds until a stage that gave way is looked at again; twice as long for each further attempt."""
 _NOT_MADE = dict.fromkeys(("artifact", "digest", "metrics", "rows_in", "rows_out", "finished"))
 _SEEN_ALIVE = ("Queued", "Pending", "Running")
 _STATES: dict[str, State] = {"pending": "Pending", "queued": "Queued", "running": "Running"}
@@ -50,7 +52,7 @@ def carried(row: StageRow | None, stage: PlannedStage, anew: bool) -> StageRow:
         return StageRow(name=stage.name, key=stage.key)
     if anew and row.state in ("Failed", "Retrying"):
         return _with(row, state="Waiting", failures=0, retry_at=None, message=None)
-    return _with(row, failures=0) if anew and row.failures else row
+    return _with(row, failures=0, retry_at=None) if anew else row
 
 
 def settle(plan: Plan, stage: PlannedStage, row: StageRow, own: Sequence[Child], artifact: Finished | None,
@@ -115,7 +117,12 @@ def _dead(plan: Plan, row: StageRow, children: Sequence[Child], now: float) -> S
     fresh = [child for child in children if child.attempt > row.last_failed
              and (not child.deleting or row.state in _SEEN_ALIVE)]
     wake = None
-    if fresh:
+    if fresh and fresh[-1].gave_way:
+        child = fresh[-1]
+        again = now + min(ELSEWHERE * 2 ** (child.attempt - 1), ELSEWHERE_MOST)
+        row = _with(row, state="Elsewhere", last_failed=child.attempt, ray_job=child.name, message=child.message,
+                    retry_at=stamp_of(again))
+    elif fresh:
         child = fresh[-1]
         if child.state == "succeeded" and now < child.ended + GRACE:
             row = _with(row, state="Running", ray_job=child.name, message="ended; its manifest is not visible yet")
@@ -132,8 +139,8 @@ def _dead(plan: Plan, row: StageRow, children: Sequence[Child], now: float) -> S
         row = _failed(plan, row, row.tries, f"RayJob {row.ray_job} vanished", False, now, row.ray_job)
     if row.state == "Failed":  # its RayJob stays, for a look
         return Settled(row)
-    deletes = _deletes(children, "a fresh attempt follows")
-    if row.state == "Retrying":
+    deletes = _deletes(children, "it gave way" if row.state == "Elsewhere" else "a fresh attempt follows")
+    if row.state in ("Retrying", "Elsewhere") and row.retry_at is not None:
         wake = seconds_of(row.retry_at)
         if now < wake:
             return Settled(row, deletes, wake=wake)

@@ -12,7 +12,7 @@ from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.cluster.status.losses import in_words
 from alignment.config import judge
 
-AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying")
+AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def notes(before: Status, after: Status) -> tuple[Note, ...]:
             found.append(Note("Warning", f"Stage{row.state}", text))
         elif row.state in ("Pending", "Starting") and row.message:
             found.append(Note("Warning", "StagePending", text))
-        elif row.state in ("Starting", "Running", "Finished", "Suspended") and changed:
+        elif row.state in ("Starting", "Running", "Elsewhere", "Finished", "Suspended") and changed:
             found.append(Note("Normal", f"Stage{row.state}", text))
     told = {(condition.type, condition.status, condition.message) for condition in before.conditions}
     for condition in after.conditions:

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL
 from alignment.cluster.status.losses import Loss
-from alignment.cluster.status.reading import State, is_permanent, state_of, why
+from alignment.cluster.status.reading import LENGTH, State, gave_way, gist, is_permanent, state_of, why
 
 SETTLES = 15.0
 """Seconds after a pod's deletion until a stage that still goes on has lost it."""
@@ -23,6 +23,7 @@ class Child:
         mine: this very AlignmentRun owns it (not a deleted one of the same name).
         deleting: it was deleted and is still there.
         permanent: a new attempt would end the same way.
+        gave_way: it ended because another run makes the same.
         ended: seconds since the epoch, for a child that ended.
         trouble: why its pods do not run, in words.
         losses: pods that it lost, oldest first.
@@ -36,6 +37,7 @@ class Child:
     mine: bool = True
     deleting: bool = False
     permanent: bool = False
+    gave_way: bool = False
     message: str = ""
     started: str | None = None
     ended: float = 0.0
@@ -60,6 +62,13 @@ class Finished:
     finished: str
 
 
+@dataclass(frozen=True)
+class Held:
+    """An artifact that is not finished, and that somebody is at; `words`: who, as a sentence."""
+
+    words: str
+
+
 def child_of(job: Mapping[str, Any], owner_uid: str) -> Child:
     """A RayJob as the API server holds it -> what matters of it."""
     metadata, status = job["metadata"], job.get("status") or {}
@@ -67,12 +76,14 @@ def child_of(job: Mapping[str, Any], owner_uid: str) -> Child:
     attempt = labels.get(ATTEMPT_LABEL, "0")
     state = state_of(job)
     failed = state == "failed"
+    elsewhere = failed and gave_way(job)
     return Child(
         metadata["name"], metadata["uid"], labels.get(STAGE_LABEL, ""), int(attempt) if attempt.isdecimal() else 0,
         state,
         mine=any(owner.get("uid") == owner_uid for owner in metadata.get("ownerReferences") or []),
         deleting="deletionTimestamp" in metadata,
-        permanent=failed and is_permanent(job), message=why(job) if failed else "",
+        permanent=failed and is_permanent(job), gave_way=elsewhere,
+        message=gist(job["status"]["message"])[:LENGTH] if elsewhere else why(job) if failed else "",
         started=status.get("startTime") or metadata.get("creationTimestamp"),
         ended=seconds_of(status.get("endTime") or metadata.get("creationTimestamp")),
     )

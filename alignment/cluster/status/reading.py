@@ -27,9 +27,9 @@ LINES, LENGTH = 6, 1500
 @dataclass(frozen=True)
 class Ended:
     """How an attempt at a stage ended. `user`: only a change of the run or profile can help; `gone`: somebody deleted
-    it."""
+    it; `elsewhere`: it gave way to another run that makes the same."""
 
-    how: Literal["succeeded", "failed", "user", "gone"]
+    how: Literal["succeeded", "failed", "user", "gone", "elsewhere"]
     message: str = ""
 
 
@@ -60,6 +60,11 @@ def is_permanent(job: Mapping[str, Any]) -> bool:
     return is_refused(job) or exit_code(_said(job, "message")) == Exit.USER
 
 
+def gave_way(job: Mapping[str, Any]) -> bool:
+    """Of a failed RayJob: whether it gave its pods back because another run makes the same."""
+    return not is_refused(job) and exit_code(_said(job, "message")) == Exit.ELSEWHERE
+
+
 def ended(job: Mapping[str, Any]) -> Ended | None:
     """How a RayJob ended, or None while it goes on."""
     state, message = state_of(job), _said(job, "message").strip()
@@ -69,6 +74,8 @@ def ended(job: Mapping[str, Any]) -> Ended | None:
         return None
     if is_refused(job):
         return Ended("user", f"KubeRay refuses the RayJob: {message}")
+    if gave_way(job):
+        return Ended("elsewhere", gist(message))
     return Ended("user" if is_permanent(job) else "failed",
                  message or _said(job, "reason") or _said(job, "jobStatus") or "it failed without a message")
 

@@ -100,7 +100,9 @@ class Truth:
             return "".join(f"--- {name}, attempt {attempt}\n{text}"
                            for name, attempt, text in stored_logs(Store(self.url), self.run.name, stage))
         args = ["kubealign", "logs", f"{RUN_FOLDER}/{RUN_FILE}"]
-        return self.inside([*args, "--stage", stage] if stage else args)
+        printed = self.inside([*args, "--stage", stage] if stage else args)
+        # A pod's log has stderr as well, which says before the first log, or instead of one, how it goes.
+        return printed[printed.index("--- "):] if "--- " in printed else ""
 
     def inside(self, args: list[str]) -> str:
         """Run a command in a pod of the control image that has the storage and the bundle; returns what it printed.

@@ -1,13 +1,16 @@
 """Makes the unfinished stages of a run one after the other, by attempts that a `Transport` starts and follows.
 
 A stage is finished when the storage has its manifest; an attempt that says so is not believed. One that failed for
-want of machines is followed by another; the user's own error is not. Names are deterministic: who submits the same run
-again joins what is at work. Prints nothing; does not know what an attempt is (`ray_jobs`, `ray_cluster`).
+want of machines is followed by another; the user's own error is not; one that gave way to another run, which makes the
+same, is no failure. Names are deterministic: who submits the same run again joins what is at work. Prints nothing; does
+not know what an attempt is (`ray_jobs`, `ray_cluster`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -19,6 +22,9 @@ from alignment.cluster.storage.truth import Truth
 from alignment.cluster.watch.voice import Voice
 from alignment.config import AnyStage
 from alignment.errors import StageError
+
+PAUSES = (60.0, 120.0, 240.0, 300.0)
+"""Seconds between looks at a stage that another run makes; the last again and again."""
 
 
 class Transport(Protocol):
@@ -94,22 +100,38 @@ class Driver:
         return found
 
     def _make(self, stage: AnyStage, retries: int) -> dict[str, Manifest | None]:
-        label = self._label(stage)
-        for again in range(retries, -1, -1):
+        label, left = self._label(stage), retries
+        pauses = itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
+        while True:
             name = self._begin(stage)
             end = self.transport.follow(stage, name)
             # A job may die after its artifact was published, and Ray may report success without one.
             found = self.truth.manifests()
+            if found[stage.name] is None and end.how == "elsewhere":
+                self.voice.say(f"… {label} {end.message}; its pods are given back, and the storage is looked at now "
+                               "and then")
+                found = self._made_elsewhere(stage, pauses)
+                if found[stage.name] is None:
+                    continue
             manifest = found[stage.name]
             if manifest is not None:
                 self.voice.say(f"+ {label} finished in {manifest.seconds:.1f} s")
                 return found
             if end.how == "succeeded":
                 end = Ended("failed", f"the {self.transport.noun} succeeded, but the storage has no artifact of it")
-            if end.how in ("user", "gone") or not again:
-                break
+            if end.how in ("user", "gone") or not left:
+                raise self.transport.given_up(stage.name, name, end, retries + 1)
+            left -= 1
             self.voice.say(f"! {self.transport.next_one(stage.name, label, end)}")
-        raise self.transport.given_up(stage.name, name, end, retries + 1)
+
+    def _made_elsewhere(self, stage: AnyStage, pauses: Iterator[float]) -> dict[str, Manifest | None]:
+        """What the storage has once a stage that another run makes is finished, or nobody is at it any more."""
+        while True:
+            time.sleep(next(pauses))
+            found, works = self.truth.look()
+            work = works.get(stage.name)
+            if found[stage.name] is not None or work is None or work.state != "running":
+                return found
 
     def _begin(self, stage: AnyStage) -> str:
         """Join the attempt that is at work, or start the next; returns its name."""

@@ -13,6 +13,8 @@ from alignment.cluster.status.reading import ended, gist, in_words
 from alignment.cluster.status.trouble import in_short
 from alignment.cluster.watch.wait import ray_job_troubles
 
+_ENDS = {"succeeded": "ended", "elsewhere": "elsewhere"}
+
 
 def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
     """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself."""
@@ -29,7 +31,7 @@ def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
         elif end.message:
             note += f": {gist(end.message).splitlines()[0][:200]}"
         found[job["metadata"]["labels"].get(STAGE_LABEL, "")] = {
-            "state": in_words(job) if end is None else "failed" if end.how != "succeeded" else "ended",
+            "state": in_words(job) if end is None else _ENDS.get(end.how, "failed"),
             "note": note, "rayjob": name}
     body = client.find("AlignmentRun", run) if client.has("AlignmentRun") else None
     if body is not None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from alignment.cluster.manifests.bundle import LIMIT, Bundle, bundle, config_map, items, located, sources, unpack
 from alignment.cluster.manifests.labels import RUN_LABEL
 from alignment.config import ImportData, Profile, Run, load_profile, load_run, parse_run
+from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, ConfigErrors, DataError
 from alignment.pipeline.keys import keys
 from tests.schemas import problems
@@ -32,7 +33,7 @@ def run_of(*paths: str, name: str = "mine", model: str = "{source: tiny}", **dat
     stages = [{"name": "base", "kind": "import", "model": yaml.safe_load(model)},
               *({"name": f"d{index}", "kind": "import", "split": {"by": "ratio", "ratios": {"train": 1.0}},
                  "data": [{"path": path, "format": "passage-qa"}], **data} for index, path in enumerate(paths))]
-    return parse_run(yaml.safe_dump({"name": name, "stages": stages}))
+    return parse_run(dump({"name": name, "stages": stages}))
 
 
 def packed(run: Run, profile: Profile) -> dict[str, Any]:

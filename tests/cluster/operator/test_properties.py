@@ -46,6 +46,8 @@ class Recorded(World):
         key, _ = key_of(self, manifest)
         assert key not in self.store.made, f"{stage} is finished and would be run again"
         body = self.objects[("AlignmentRun", labels[RUN_LABEL])]
+        row = next(row for row in status_of(body).stages if row.name == stage)
+        assert row.failures or key not in self.store.held, f"pods for {stage}, which another run makes"
         known = keys_of(self, manifest)
         finished = {name for name, key in known.items() if key.key in self.store.made}
         if stage in ("dpo", "eval"):
@@ -188,6 +190,20 @@ class Operated(RuleBasedStateMachine):
                 for store in (self.world.store, self.elsewhere):
                     store.finish(row.key, "0" * 64, **self.metrics.get(stage, {}))
 
+    @rule(stage=st.sampled_from(["base", "sft", "rm", "dpo"]), alive=st.booleans())
+    def be_held_elsewhere(self, stage: str, alive: bool) -> None:
+        """Another run is at the very same stage, or was killed while it was and has left its lease."""
+        for row in status_of(self.world.objects[("AlignmentRun", self.name)]).stages:
+            if row.name == stage and row.key not in self.world.store.made:
+                self.stops += alive
+                self.world.store.held[row.key] = alive
+
+    @precondition(lambda self: self.world.store.held)
+    @rule(data=st.data())
+    def be_let_go(self, data: st.DataObject) -> None:
+        """The other run was stopped and has given the lease back, or the dead one's has lapsed."""
+        del self.world.store.held[data.draw(st.sampled_from(sorted(self.world.store.held)))]
+
     @rule()
     def lose_the_status(self) -> None:
         """A backup without statuses is played back."""
@@ -251,6 +267,7 @@ class Operated(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.world.refuse = False
+        self.world.store.held.clear()
         self.world.edit(self.name, suspend=False)
         self.world.annotate(self.name, APPROVE, "dpo")
         calm(self.world, self.controller, self.name, self.outcome, self.metrics)

@@ -19,8 +19,19 @@ from alignment.cluster.operator.controller import EVENTS, REFUSED, REFUSED_MOST,
 from alignment.cluster.operator.prepare import prepare
 from alignment.cluster.operator.world import Finished
 from alignment.errors import ArtifactError
+from alignment.pipeline.keys import keys
 from tests.cluster.operator.test_reconcile import condition
-from tests.cluster.operator_world import READS, Store, World, chain, operator, profile, submit
+from tests.cluster.operator_world import (
+    READS,
+    THEIRS,
+    Store,
+    World,
+    chain,
+    operator,
+    profile,
+    step,
+    submit,
+)
 
 Object = dict[str, Any]
 COUNT = itertools.count()
@@ -148,6 +159,38 @@ def test_words_that_change_each_time_are_written_seldom(what: str, tmp_path_fact
     retries = taken / REFUSED if what == "admission" else 0  # an attempt is written down before it is made
     assert written <= 4 + taken / REWORDED + retries
     assert len(set(world.events)) <= 2 * EVENTS + 2
+
+
+@pytest.mark.parametrize("pods", [False, True])
+@given(seconds=st.sampled_from([0.1, 7.0, 30.0]))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
+def test_a_stage_that_another_run_makes_is_written_once(pods: bool, tmp_path_factory: pytest.TempPathFactory,
+                                                        seconds: float) -> None:
+    run = chain(tmp_path_factory.mktemp("run"))
+    world = World(Store())
+    name = submit(world, run)
+    controller = operator(world)
+    known = keys(profile().applied(run))
+    key = known["base"].key
+    world.store.finish(known["data"].key, known["data"].digest)
+    if pods:  # both began before either had the lease
+        controller.resync()
+        controller.look(name)
+        for _ in range(2):
+            step(world, world.jobs()[0])
+            controller.look(name)
+    world.store.held[key] = True
+    if pods:
+        step(world, world.jobs()[0])
+    hundred_looks(world, controller, name, 1.0)
+    log, events = len(world.log), [event for event in world.events if event[0] == "StageElsewhere"]
+    assert len(events) == 1
+    assert ["deletionTimestamp" in job["metadata"] for job in world.jobs()] == [True] * pods
+    hundred_looks(world, controller, name, seconds)
+    assert len(world.log) - log <= pods, "that its pause is over, once"
+    assert [event for event in world.events if event[0] == "StageElsewhere"] == events
+    row = status_of(world.objects[("AlignmentRun", name)]).stages[0]
+    assert (row.state, row.message, row.failures) == ("Elsewhere", THEIRS, 0)
 
 
 def test_a_refused_spec_is_read_again_at_growing_intervals(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from alignment.artifacts import Store
 from alignment.cluster.client.client import Client
 from alignment.cluster.manifests.alignment_run import Gate
 from alignment.cluster.manifests.labels import labels
@@ -30,6 +32,7 @@ from alignment.cluster.watch.voice import Voice
 from alignment.config import Profile, Run, parse_run
 from alignment.errors import ConfigError, StageError
 from alignment.pipeline.keys import keys
+from tests.artifacts.built import publish
 from tests.cluster.api_server import Api, serving
 from tests.cluster.kuberay import Controllers
 from tests.schemas import against, of_crd, problems
@@ -165,6 +168,32 @@ def test_a_live_attempt_is_joined(world: World) -> None:
     assert [job[-2:] for job in world.jobs()] == ["-1", "-2"]
 
 
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_stage_that_another_run_makes_holds_no_pods_and_is_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, finishes: bool
+) -> None:
+    monkeypatch.setattr("alignment.cluster.submit.driver.PAUSES", (0.5,))
+    run = run_of(data("one"))
+    truth = Truth(run, world.profile, world.client, world.said.append)
+    store, key = Store(truth.url), truth.keys["one"].key
+    with ThreadPoolExecutor(1) as pool:
+        with store.lease(key, by="run theirs, stage two", ttl=1.2) as lease:
+            driven = pool.submit(world.drive(run).submit, retries=0, wait=True)
+            until = time.monotonic() + 60
+            while not any("its pods are given back" in sentence for sentence in world.said):
+                assert time.monotonic() < until, world.said
+                time.sleep(0.1)
+            (sentence,) = (sentence for sentence in world.said if "given back" in sentence)
+            assert "run theirs, stage two, since " in sentence
+            time.sleep(3.0)
+            assert not driven.done()
+            assert [name[-2:] for name in world.jobs()] == ["-1"]
+            if finishes:
+                publish(store, key, lease)
+        assert driven.result(timeout=60)["one"] is not None
+    assert [name[-2:] for name in world.jobs()] == (["-1"] if finishes else ["-1", "-2"])
+
+
 def test_a_deleted_rayjob_ends_the_wait(world: World) -> None:
     world.controllers.mishaps = ["hang"]
     run = run_of(data("one"))
@@ -214,7 +243,7 @@ def test_looking_leaves_nothing_behind(world: World) -> None:
     assert world.api.of_kind("Job") == []
     assert world.api.of_kind("ConfigMap") == []
     world.drive(run).submit(wait=True)
-    page = truth.report()
+    page = truth.report("submit run.yaml")
     assert page.startswith("<!doctype html")
     assert page.rstrip().endswith("</html>")
     assert "one" in page
