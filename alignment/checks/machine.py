@@ -66,7 +66,8 @@ def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:
         return
     if compute.device == "cuda":
         yield "device", ConfigError(f"there is no GPU to compute on: {lack}", found="cuda", expected="auto or cpu")
-    if compute.workers and compute.gpus_per_worker and compute.address is None and not os.environ.get("RAY_ADDRESS"):
+    elsewhere = compute.workers and (compute.address is not None or os.environ.get("RAY_ADDRESS"))
+    if compute.gpus_per_worker and not elsewhere:
         yield "gpus_per_worker", ConfigError(f"there is no GPU for a worker: {lack}", found=compute.gpus_per_worker,
                                              expected="0, or the address of a Ray cluster with GPUs")
 

@@ -28,6 +28,8 @@ class Sight:
             will make are its prompts with an answer to come.
         layers: stage that makes a model -> names of its linear layers, where they are known.
         marks: stage that makes a model -> tokens that its template has at least around a prompt and an answer.
+        templates: stage that makes a model -> text of its chat template, where that is known.
+        settled: those of them whose text is what the stages get, marks and all.
         notes: stage -> a few words on what was seen.
         warnings: what does not fail, but is hardly meant.
     """
@@ -36,6 +38,8 @@ class Sight:
     rows: dict[str, list[Record]] = field(default_factory=dict)
     layers: dict[str, frozenset[str]] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
     notes: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

@@ -1,7 +1,7 @@
 """One check for each stage kind, in `CHECKS` under its class: what its stages read, and what that must be.
 
 Every finding is made, none stops the next. A data file over the limit is looked for but not read: its stage reads it.
-Rows are judged in rows.py, models in layers.py, the machine in machine.py.
+Rows are judged in rows.py, models in layers.py, templates in told.py, the machine in machine.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
+from alignment.checks.store import nowhere
+from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
     AnyStage,
     Evaluate,
@@ -67,6 +69,7 @@ def made(stage: AnyStage, artifact: Artifact, sight: Sight) -> None:
             sight.rows[f"{stage.name}/{split}"] = read_records(file) if file.exists() else []
     if stage.makes == "policy":
         remember_made(sight, stage, artifact)
+        remember_made_text(sight, stage, artifact)
 
 
 def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
@@ -82,6 +85,7 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
                                          expected="one of " + ", ".join(templates.names()))
     remember(sight, stage)
     remember_template(sight, stage)
+    remember_text(sight, stage)
 
 
 def _check_gguf(stage: str, model: GgufModel) -> None:
@@ -163,7 +167,7 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
         if "://" in source.path:
-            yield index, None
+            yield index, next(nowhere(source.path), None)
             continue
         path = on_this_machine(source.path)
         if not path.is_file():
@@ -193,6 +197,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
         sight.note(stage.name, said)
     yield from adaptable(sight, stage)
     yield from learnable(sight, stage)
+    yield from tellable(sight, stage)
     yield from trainable(run, sight, stage)
 
 

@@ -21,7 +21,8 @@ def device_here(compute: Compute) -> Literal["cpu", "cuda"]:
     """Where the run will compute: what it says; else a GPU where workers get one or, without workers, one is seen."""
     if compute.device != "auto":
         return compute.device
-    return "cuda" if compute.gpus_per_worker > 0 or (not compute.workers and _gpu() is not None) else "cpu"
+    gets_one = compute.gpus_per_worker > 0 if compute.workers else _gpu() is not None
+    return "cuda" if gets_one else "cpu"
 
 
 def native_here(compute: Compute) -> Native:

@@ -31,6 +31,7 @@ from alignment.pipeline.keys import Key, content_of, keys
 from alignment.pipeline.stage_log import StageLog, attempt
 from alignment.planner.context_length import too_long
 from alignment.progress import console
+from alignment.report.summary import not_taken
 
 Body = Callable[[StageContext], Outcome]
 _ENVIRONMENT = {
@@ -194,10 +195,12 @@ def summary(artifact: Artifact) -> str:
     """One line on a finished stage: time, rows, the metrics that say most."""
     manifest = artifact.manifest
     rows = ", ".join(f"{count} {name}" for name, count in manifest.rows.written.items())
-    dropped = sum(manifest.rows.dropped.values())
+    beyond = not_taken(manifest.rows.dropped)
+    dropped = sum(manifest.rows.dropped.values()) - beyond
     shown = [f"{name} {value:.4g}" for name, value in manifest.metrics.items()
              if name.startswith(("eval_", "train_", "parameters", "mean_score", "best_score"))]
-    parts = [f"{manifest.seconds:.1f} s", rows, f"{dropped} left out" if dropped else "", *shown[:6]]
+    parts = [f"{manifest.seconds:.1f} s", rows, f"{dropped} left out" if dropped else "",
+             f"{beyond} not taken" if beyond else "", *shown[:6]]
     return ", ".join(part for part in parts if part)
 
 

@@ -97,8 +97,10 @@ def too_long(stage: AnyStage, limit: Callable[[str], int | None]) -> Iterator[tu
     for ref in stage.model_refs() if asked is not None else ():
         most = limit(ref.stage)
         if most is not None and asked is not None and asked.tokens > most:
+            left = most - asked.beside
+            lower = f"{asked.place[0]}: {left}" if left > 0 else "lower max_new_tokens"
             yield asked.place, ConfigError(
                 f"more tokens than the model of {ref.stage} can tell the places of", found=asked.text,
                 expected=f"at most {most}, its context length",
-                hint=f"lower {asked.place[0]}; where the model's config.json says too little, mend it there and import "
+                hint=f"{lower}; where the model's config.json says too little, mend it there and import "
                      "it from a folder")

@@ -84,8 +84,9 @@ def _use(run: Run, artifacts: Artifacts) -> list[Command]:
     here = "" if made[-1].store.is_local else ", once the folders are copied to this machine"
     return [Command(f"Load the last model in Python{here}", "\n".join(load)),
             Command("Chat with it: one question and its answer", "\n".join(ask)),
-            Command("Serve it: one folder with full weights, as servers of Hugging Face models read it",
-                    "\n".join(keep))]
+            Command("One folder with full weights, as servers of Hugging Face models read it", "\n".join(keep)),
+            Command("Serve that folder where vLLM is installed, with OpenAI's interface on port 8000",
+                    "vllm serve merged")]
 
 
 def made_by(run: Run, artifacts: Artifacts) -> list[tuple[str, str, str]]:

@@ -227,6 +227,8 @@ def test_targets_of_a_folder_are_those_of_its_weights(checked: Callable[..., Sai
 @pytest.mark.parametrize(("compute", "key", "problem"), [
     ({"device": "cuda"}, "compute.device", "there is no GPU to compute on"),
     ({"workers": 1, "gpus_per_worker": 1}, "compute.gpus_per_worker", "there is no GPU for a worker"),
+    ({"gpus_per_worker": 1}, "compute.gpus_per_worker", "there is no GPU for a worker"),
+    ({"gpus_per_worker": 1, "address": "auto"}, "compute.gpus_per_worker", "there is no GPU for a worker"),
     ({"workers": 2, "device": "cuda"}, "compute", "a worker that asks for none sees none"),
     ({"workers": 1, "gpus_per_worker": 1.5}, "compute", "whole numbers"),
     ({"workers": 1, "gpus_per_worker": 1, "device": "cpu"}, "compute", "sets GPUs aside for nothing"),
@@ -354,3 +356,96 @@ def test_a_finished_stage_is_not_asked_again_before_a_run(checked: Callable[...,
     Path("run.yaml").write_text(text.replace("device: cpu", "device: cuda"))
     assert call("check", "run.yaml").code == 2
     assert call("run", "run.yaml").code == 0
+
+
+# --- files and stores elsewhere ---
+
+
+@pytest.mark.parametrize("url", ["s3://my bucket/x", "s3:///x", "s3://", "gs:// lab/x", "https:///rows.jsonl"])
+def test_a_bucket_or_host_that_no_name_can_be(url: str, checked: Callable[..., Said]) -> None:
+    said = checked(of("seed", data=[{"path": url, "format": "alpaca", "name": "rows"}]))
+    assert said.code == 2
+    assert "(stages[1].data[0]): the URL names no bucket or host that there can be" in said.err
+    said = checked(top(store=url))
+    assert said.code == 2
+    assert "(store): the URL names no bucket or host that there can be" in said.err
+
+
+@pytest.mark.parametrize("url", ["s3://lab/x y/z", "s3://lab_1.a-b/x", "https://user:word@host:80/a?b=c d",
+                                 "memory://x", "file:///tmp/x"])
+def test_other_urls_are_left_to_those_who_open_them(url: str, checked: Callable[..., Said]) -> None:
+    assert checked(of("seed", data=[{"path": url, "format": "alpaca", "name": "rows"}])).code == 0
+
+
+# --- chat templates ---
+
+TOOLS = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {
+    "name": "tide", "arguments": {}}}]}
+PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def _conversation(number: int, **kept: Any) -> dict[str, Any]:
+    answer = {"role": "assistant", "content": f"metres {number * 7}", **kept.pop("answer", {})}
+    return {"messages": [{"role": "user", "content": f"How high is lock {number}?"}, *kept.pop("between", []), answer],
+            **kept}
+
+
+def _learning(rows: list[dict[str, Any]], **base: Any) -> Change:
+    """Have sft learn from conversations of a file."""
+    def change(run: dict[str, Any]) -> None:
+        Path("turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run["stages"].insert(1, {"name": "turns", "kind": "import", "data": [{"path": "turns.jsonl",
+                                 "format": "messages"}], "split": {"by": "ratio", "ratios": {"all": 1.0}}})
+        of("sft", rows=["turns/all"])(run)
+        of("base", **base)(run)
+    return change
+
+
+@pytest.mark.parametrize(("kept", "lost"), [
+    ({"tools": TOOLS}, "tools (6)"),
+    ({"tools": TOOLS, "between": [CALL, {"role": "tool", "content": "4"}]}, "tools, tool_calls (6)"),
+    ({"answer": {"reasoning_content": "It was high."}}, "reasoning_content (6)"),
+])
+def test_what_a_template_never_names_is_not_learned(
+    kept: dict[str, Any], lost: str, checked: Callable[..., Said],
+) -> None:
+    rows = [_conversation(number, **copy.deepcopy(kept)) for number in range(6)]
+    said = checked(_learning(rows))
+    assert said.code == 2
+    assert "(stages[3].rows): the chat template of base ignores what every row has" in said.err
+    assert lost in said.err
+    some = checked(_learning([*rows, *(_conversation(number) for number in range(6, 20))]))
+    assert some.code == 0
+    assert "! sft: 6 of 20 rows will be left out" in some.out
+    assert lost in some.out
+
+
+@pytest.mark.parametrize(("template", "told"), [
+    (PLAIN, False),
+    (PLAIN + "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0].tool_calls }}", True),
+    ("{% for m in messages %}{{ m | tojson }}{% endfor %}{{ tools }}", True),
+])
+@pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json"])
+def test_the_own_template_of_a_folder_is_read(
+    template: str, told: bool, where: str, checked: Callable[..., Said],
+) -> None:
+    _model(Path("own"), {"model.layers.0.self_attn.q_proj.weight": [8, 8]}, model_type="llama")
+    Path("own", where).write_text(template if where.endswith("jinja") else json.dumps({"chat_template": template}))
+    rows = [_conversation(number, tools=TOOLS, between=[CALL, {"role": "tool", "content": "4"}]) for number in range(6)]
+    said = checked(_learning(rows, model={"source": "folder", "path": "own"}))
+    assert said.code == (0 if told else 2), said.err
+
+
+def test_a_loss_over_turns_that_a_finished_model_does_not_mark(
+    checked: Callable[..., Said], call: Call,
+) -> None:
+    assert checked(of("sft", loss="assistant")).code == 0
+    assert call("run", "run.yaml", "--stage", "base").code == 0
+    (made,) = Path("runs/artifacts").glob("import-model-*")
+    template = made / "model" / "chat_template.jinja"
+    template.write_text(PLAIN.ljust(template.stat().st_size))
+    said = call("run", "run.yaml")
+    assert said.code == 2
+    assert "(stages[2].loss): the chat template of base does not mark what the assistant says" in said.err
+    assert not list(Path("runs/artifacts").glob("import-data-*"))

@@ -147,4 +147,5 @@ def test_it_agrees_with_torch_on_this_machine() -> None:
 def test_ray_workers_elsewhere_are_what_compute_says_of_them() -> None:
     assert hardware.device_here(Compute(workers=2, gpus_per_worker=1.0)) == "cuda"
     assert hardware.device_here(Compute(workers=2)) == "cpu"
+    assert hardware.device_here(Compute(gpus_per_worker=1.0)) == hardware.device_here(Compute()), "there are no workers"
     assert hardware.native_here(Compute(address="ray://head:10001", workers=2)) is None

@@ -8,6 +8,7 @@ import pytest
 
 from alignment.errors import StageError
 from alignment.pipeline import execute, keys, status
+from alignment.pipeline.run import summary
 from tests import small
 
 
@@ -34,6 +35,17 @@ def test_changed_source_rows_re_run_what_reads_them(tmp_path: Path) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("red", "crimson"), encoding="utf-8")
     after = keys(_same_run(tmp_path))
     assert {name for name in before if before[name].key != after[name].key} == {"data", "sft", "dpo"}
+
+
+def test_rows_beyond_take_are_not_told_as_left_out(tmp_path: Path) -> None:
+    made = execute(small.run(tmp_path, small.train("sft"), {
+        "name": "rs", "kind": "sample", "model": "sft", "prompts": ["data/train"], "take": 2, "n": 2,
+        "sampling": {"max_new_tokens": 4}, "score": {"function": "brevity"}})).artifacts["rs"]
+    dropped = made.manifest.rows.dropped
+    beyond, others = dropped["not taken"], sum(dropped.values()) - dropped["not taken"]
+    assert beyond > 2
+    assert f", {beyond} not taken" in summary(made)
+    assert (f", {others} left out" in summary(made)) is (others > 0)
 
 
 def _same_run(tmp_path: Path):

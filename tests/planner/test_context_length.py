@@ -159,6 +159,25 @@ def test_no_stage_may_give_a_model_more_than_it_takes(
     assert said == found
 
 
+@pytest.mark.parametrize(("stage", "hint"), [
+    (small.train("s"), "max_length: 64; "),
+    ({"name": "e", "kind": "evaluate", "models": ["base"], "rows": "data/test", "sampling": {"max_new_tokens": 24}},
+     "max_prompt_tokens: 40; "),
+    ({"name": "e", "kind": "evaluate", "models": ["base"], "rows": "data/test", "sampling": {"max_new_tokens": 64}},
+     "lower max_new_tokens; "),
+])
+def test_the_hint_is_a_value_that_fits(tmp_path: Path, stage: dict[str, Any], hint: str) -> None:
+    run = run_of(tmp_path, stage)
+    [(place, error)] = too_long(run.stages[-1], lambda name: of_stage(run, name))
+    assert (error.hint or "").startswith(hint)
+    if ":" in hint:
+        key, _, value = hint.rstrip("; ").partition(": ")
+        assert place == (key,)
+        (tmp_path / "fits").mkdir()
+        fits = run_of(tmp_path / "fits", {**stage, key: int(value)})
+        assert not list(too_long(fits.stages[-1], lambda name: of_stage(fits, name)))
+
+
 def test_a_model_in_a_package_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = tmp_path / "carrier"
     package.mkdir()

@@ -231,6 +231,20 @@ def test_any_bytes_are_rows_or_a_data_error(folder: Path, content: bytes) -> Non
 # tables
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+@pytest.mark.parametrize("content", ["prompt,completion\nIs it?,Yes.\n", "prompt\n1\n2\n"])
+def test_a_table_is_left_to_format_columns(name: str, content: str, tmp_path: Path) -> None:
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    with pytest.raises(DataError, match="a table is read by format columns"):
+        read_rows(str(tmp_path / name), "t")
+
+
+def test_json_lines_that_are_called_csv_are_read_as_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('{"a": 1}\nbroken\n')
+    assert len(read_rows(str(tmp_path / "t.csv"), "t")) == 2
+
+
 def table(folder: Path, content: bytes | str, name: str = "t.csv") -> tuple[list[Row | BadRow], list[str]]:
     return read_table(written(folder, content, name), "s")
 

@@ -152,6 +152,13 @@ def test_the_commands_are_those_that_the_user_typed(finished: tuple[Run, dict[st
     assert "kubealign submit RUN.yaml --profile PROFILE" in text_of(render(*finished, None, NOW)), "in a pod"
 
 
+def test_the_last_policy_is_loaded_asked_and_served(finished: tuple[Run, dict[str, Artifact]]) -> None:
+    text = text_of(render(*finished, "run qa.yaml", NOW))
+    assert "AutoModelForCausalLM.from_pretrained(" in text
+    assert "apply_chat_template" in text
+    assert "vllm serve merged" in text
+
+
 def test_work_and_waits_are_told_apart(page: str) -> None:
     text = text_of(page)
     assert "10 min 00 s with all waits; 8 min 00 s of work in finished stages" in text

@@ -328,3 +328,15 @@ def test_a_precomputed_reference_is_kept_beside_the_checkpoints_and_read_again(
     batch = batch_of(two)
     assert (batch["ref_chosen_logps"], batch["ref_rejected_logps"]) == ([-1.5, -2.5], [-3.5, -4.5])
     assert two.train_dataset["chosen_ids"] == [row["chosen_ids"] for row in made.rows]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 32])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8, 9, 21])
+def test_every_row_of_kto_is_compared_with_another_ones_answer(count: int, size: int) -> None:
+    from alignment.training.methods.kto import _neighbours
+
+    answers = [[index] for index in range(count)]
+    theirs = _neighbours(answers, size)
+    assert all(own != other for own, other in zip(answers, theirs, strict=True)), "also where the last one is alone"
+    for start in range(0, count - count % size, size):
+        assert sorted(theirs[start:start + size]) == answers[start:start + size], "of one forward pass"

@@ -76,11 +76,16 @@ class Outside(NamedTuple):
 
 
 class MostTokens(NamedTuple):
-    """The most tokens that a stage gives a model at once: the key to lower, the number, and how the config says it."""
+    """The most tokens that a stage gives a model at once: the key to lower, the number, and how the config says it.
+
+    Attributes:
+        beside: tokens of it that other keys ask for.
+    """
 
     place: Place
     tokens: int
     text: str
+    beside: int = 0
 
 
 class Stage(Strict):

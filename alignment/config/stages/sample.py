@@ -52,7 +52,8 @@ class Sampling(Strict):
 
 def prompt_and_answer(prompt: int, answer: int) -> MostTokens:
     """The longest sequence of a stage that has prompts answered."""
-    return MostTokens(("max_prompt_tokens",), prompt + answer, f"max_prompt_tokens {prompt} + max_new_tokens {answer}")
+    return MostTokens(("max_prompt_tokens",), prompt + answer, f"max_prompt_tokens {prompt} + max_new_tokens {answer}",
+                      beside=answer)
 
 
 class Scorer(Strict):

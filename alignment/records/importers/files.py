@@ -31,9 +31,15 @@ def read_rows(path: str, source: str) -> list[Row | BadRow]:
     """Rows of a JSON-lines file, a JSON list or a Parquet file, told apart by their content.
 
     Raises:
-        DataError: unreadable, empty, or one JSON document that is not a list.
+        DataError: unreadable, empty, a CSV, or one JSON document that is not a list.
     """
-    return _rows(load(path)[0], path, source)
+    data, name = load(path)
+    rows = _rows(data, path, source)
+    if name.endswith((".csv", ".tsv")) and not any(
+            isinstance(row, Row) and isinstance(row.value, dict) for row in rows):
+        raise DataError("a table is read by format columns", where=path, found=f"a CSV, from {name}",
+                        expected="format: columns, with columns: {prompt: NAME OF A COLUMN, ...}")
+    return rows
 
 
 def _rows(data: bytes, path: str, source: str) -> list[Row | BadRow]:

@@ -31,16 +31,21 @@ class GuardedKto(KeptReference, Guarded, KTOTrainer):  # type: ignore[misc]
         if dataset_name == "train":
             dataset = dataset.shuffle(seed=args.seed)
         # Each answer under its neighbour's prompt, within what one forward pass holds: as TRL does for text.
-        return dataset.map(_neighbours, batched=True, batch_size=args.per_device_train_batch_size)
+        answers = _neighbours(list(dataset["completion_ids"]), args.per_device_train_batch_size)
+        return dataset.add_column("KL_completion_ids", answers)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # Which neighbours a row has depends on the rows of a forward pass, and so on the number of workers.
         return super()._precompute_ref_logps(dataset, f"{name}-by-{self.args.per_device_train_batch_size}", batch_size)
 
 
-def _neighbours(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    answers = rows["completion_ids"]
-    return {"KL_completion_ids": [answers[-1], *answers[:-1]]}
+def _neighbours(answers: list[list[int]], size: int) -> list[list[int]]:
+    """For each row another one's answer; a row that the last forward pass has alone gets that of the row before."""
+    made: list[list[int]] = []
+    for start in range(0, len(answers), size):
+        own = answers[start:start + size]
+        made += [own[-1] if len(own) > 1 else answers[start - 1], *own[:-1]]
+    return made
 
 
 def columns(record: Record, tokenizer: Any, stage: Kto, prepared: Prepared) -> list[Columns] | str:
