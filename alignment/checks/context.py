@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, Run
-from alignment.config.stages.fields import Place
-from alignment.errors import ConfigError, KubeAlignError
-from alignment.planner.context_length import of_stage, too_long
+from alignment.errors import KubeAlignError
+from alignment.planner.context_length import fitted, of_stage, shortened, too_long
 
 
-def beyond_context(run: Run, stage: AnyStage) -> Iterator[tuple[Place, ConfigError]]:
+def beyond_context(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
     """See `too_long`. A model that cannot be read at all is another check's to say."""
     def limit(name: str) -> int | None:
         try:
@@ -18,4 +16,7 @@ def beyond_context(run: Run, stage: AnyStage) -> Iterator[tuple[Place, ConfigErr
         except KubeAlignError:
             return None
 
-    yield from too_long(stage, limit)
+    obeyed = fitted(stage, limit)
+    if (said := shortened(stage, obeyed)) is not None:
+        sight.note(stage.name, said)
+    yield from too_long(obeyed, limit)

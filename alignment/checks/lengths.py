@@ -42,11 +42,11 @@ def trainable(run: Run, sight: Sight, stage: TrainBase) -> Wrong:
     records = [record for records in sets for record in records or ()]
     pairs, cut = stage.sequences > 1, stage.too_long == "truncate-prompt"
     least = [_answer(record, pairs) + (1 if cut else around + _prompt(record)) for record in records]
-    over = [length for length in least if length > stage.max_length]
+    over = [length for length in least if length > stage.longest]
     if over and (len(over) == len(least) or (stage.too_long == "error" and stage.take is None)):
         yield ("max_length",), ConfigError(
             f"{len(over)} of {len(least)} rows are longer than max_length, whatever the tokenizer",
-            found=f"{stage.max_length}, the shortest row has {min(least)} tokens or more",
+            found=f"{stage.longest}, the shortest row has {min(least)} tokens or more",
             expected="room for prompt, answer and the chat template around them")
         return
     if over:
@@ -73,10 +73,10 @@ def _steps(sight: Sight, stage: TrainBase, rows: int) -> None:
 def askable_within(sight: Sight, stage: Sample | Evaluate, prompts: Sequence[Record]) -> Wrong:
     """Prompts that are all longer than max_prompt_tokens."""
     least = [_prompt(record) for record in prompts]
-    if least and min(least) > stage.max_prompt_tokens:
+    if least and min(least) > stage.longest_prompt:
         yield ("max_prompt_tokens",), ConfigError(
             "every prompt is longer than max_prompt_tokens, whatever the tokenizer",
-            found=f"{stage.max_prompt_tokens}, the shortest has {min(least)} tokens or more",
+            found=f"{stage.longest_prompt}, the shortest has {min(least)} tokens or more",
             expected="room for the prompts")
 
 

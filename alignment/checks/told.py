@@ -14,7 +14,7 @@ from pathlib import Path
 from alignment import templates
 from alignment.artifacts import Artifact
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import AnyStage, FolderModel, ImportModel, Sft, TinyModel, TrainBase
+from alignment.config import AnyStage, FolderModel, ImportModel, TinyModel, TrainBase
 from alignment.config.stages.fields import on_this_machine
 from alignment.errors import ConfigError
 from alignment.records import Record
@@ -62,9 +62,9 @@ def tellable(sight: Sight, stage: TrainBase) -> Wrong:
     sight.templates[stage.name] = text
     if stage.model in sight.settled:
         sight.settled.add(stage.name)
-        if isinstance(stage, Sft) and stage.loss != "completion" and not templates.has_generation_markers(text):
+        if stage.marked_loss is not None and not templates.has_generation_markers(text):
             yield ("loss",), ConfigError(
-                f"the chat template of {stage.model} does not mark what the assistant says", found=stage.loss,
+                f"the chat template of {stage.model} does not mark what the assistant says", found=stage.marked_loss,
                 expected="completion, which needs no marks",
                 hint="or set `template: NAME` on the import stage (`kubealign templates` lists them)")
     records = [record for ref in stage.rows for record in sight.rows.get(ref, ())]

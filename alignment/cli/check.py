@@ -124,7 +124,7 @@ def mistakes(
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
         artifact = (finished or {}).get(stage.name)
-        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage),
+        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight),
                   *(wrong_here(stage) if here else ())] if artifact is None else []
         if artifact is not None:
             made(stage, artifact, sight)

@@ -57,7 +57,7 @@ def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) 
         raise DataError("every prompt is over max_prompt_tokens", where=f"stage {stage.name}",
                         found=f"{len(long)} prompts of {min(long.values())} tokens or more, {len(refused)} that a "
                               "template refuses",
-                        expected=f"at most {stage.max_prompt_tokens} tokens", hint="raise max_prompt_tokens")
+                        expected=f"at most {stage.longest_prompt} tokens", hint="raise max_prompt_tokens")
     chosen = choose(fitting, context.run.scaled(stage.take), context.run.seed)
     left = [(record, f"seen before ({reason})", seen_id) for record, seen_id, reason in held_out.dropped]
     left += [(q.record, refused[q.id].problem, str(refused[q.id].found)) for q in questions if q.id in refused]
@@ -91,4 +91,4 @@ def _lengths(
                     refused.setdefault(question.id, error)
                 else:
                     longest[question.id] = max(tokens, longest.get(question.id, 0))
-    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.max_prompt_tokens}, refused
+    return {id_: tokens for id_, tokens in longest.items() if tokens > stage.longest_prompt}, refused

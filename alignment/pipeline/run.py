@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -29,7 +29,7 @@ from alignment.context import Outcome, StageContext
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
 from alignment.pipeline.keys import Key, content_of, keys
 from alignment.pipeline.stage_log import StageLog, attempt
-from alignment.planner.context_length import too_long
+from alignment.planner.context_length import fitted, shortened, too_long
 from alignment.progress import console
 from alignment.report.summary import not_taken
 
@@ -137,10 +137,8 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
             return found
         with nullcontext(log) if log else StageLog(store, run.name, f"{stage.name}-{attempt()}") as kept:
             inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
-            for place, error in too_long(stage, lambda name: inputs[name].manifest.facts.get("context_length")):
-                raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
-                                  expected=error.expected, hint=error.hint)
             console.print(f"[cyan]>[/] {label} {describe(stage)}")
+            stage = _within_context(stage, inputs)
             context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
                                    store.workdir(key.key), {name: one.key for name, one in known.items()})
             started, clock = time.time(), time.monotonic()
@@ -158,6 +156,22 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
             store.clear_work(key.key)
             console.print(f"[green]+[/] {label} {summary(artifact)}")
     return artifact
+
+
+def _within_context(stage: AnyStage, inputs: Mapping[str, Artifact]) -> AnyStage:
+    """The stage with lengths that its models take, by what their imports recorded; raises ConfigError where it asks for
+    more."""
+    def limit(name: str) -> int | None:
+        found: int | None = inputs[name].manifest.facts.get("context_length")
+        return found
+
+    obeyed = fitted(stage, limit)
+    if (said := shortened(stage, obeyed)) is not None:
+        console.print(f"  {stage.name}: {said}")
+    for place, error in too_long(obeyed, limit):
+        raise ConfigError(error.problem, where=f"stage {stage.name}, {place[0]}", found=error.found,
+                          expected=error.expected, hint=error.hint)
+    return obeyed
 
 
 def verdicts(run: Run, artifacts: dict[str, Artifact | None]) -> list[Verdict]:

@@ -87,6 +87,27 @@ def of_stage(run: Run, name: str) -> int | None:
     return SOURCES[type(source)](stage.name, source) if type(source) in SOURCES else None
 
 
+def fitted(stage: AnyStage, limit: Callable[[str], int | None]) -> AnyStage:
+    """The stage with a length that its config leaves open: the default, or what its models can take where that is less.
+
+    Args:
+        limit: name of a stage that makes a model -> its context length, None where that is unknown.
+    """
+    asked = stage.most_tokens()
+    known = [] if asked is None else [most for ref in stage.model_refs() if (most := limit(ref.stage)) is not None]
+    if asked is None or asked.said or not known or asked.tokens <= min(known) or min(known) <= asked.beside:
+        return stage
+    return stage.model_copy(update={str(asked.place[0]): min(known) - asked.beside})
+
+
+def shortened(stage: AnyStage, obeyed: AnyStage) -> str | None:
+    """What `fitted` changed, in words; None where it left the stage alone."""
+    asked = obeyed.most_tokens()
+    if obeyed is stage or asked is None:
+        return None
+    return f"{asked.text}, as its model takes no more"
+
+
 def too_long(stage: AnyStage, limit: Callable[[str], int | None]) -> Iterator[tuple[Place, ConfigError]]:
     """Models that the stage would give more tokens than they can take, each with the key to change.
 

@@ -33,6 +33,7 @@ from alignment.config.hardware import device_here
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
 from alignment.planner import estimate, rows
+from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.rows import RowSet
 from alignment.planner.sizes import ModelSize, size_from_config, size_of_folder, size_of_gguf, size_of_tiny
@@ -91,7 +92,7 @@ def plan(run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates) -> li
     state = _State(run, artifacts, rates)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
-    return [_stage(state, stage) for stage in run.stages]
+    return [_stage(state, fitted(stage, lambda name: of_stage(run, name))) for stage in run.stages]
 
 
 def _stage(state: _State, stage: AnyStage) -> StagePlan:
@@ -151,7 +152,7 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         return base
     checkpointing = bool(stage.trl.get("gradient_checkpointing", device_here(state.compute) == "cuda"))
     sequences = stage.sequences
-    length = min(read.longest, stage.max_length)
+    length = min(read.longest, stage.longest)
     frozen_copy = stage.reference_mode == "adapter"
     memory = estimate.train_memory(
         size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
@@ -177,9 +178,9 @@ def _value_bytes(stage: AnyStage) -> int:
 
 def _row_tokens(stage: TrainBase, read: RowSet) -> float:
     """Mean tokens computed for a row: its answer after its prompt, and for pairs the rejected one after it again."""
-    answer = min(read.prompt + read.answer, stage.max_length)
+    answer = min(read.prompt + read.answer, stage.longest)
     return answer if stage.sequences == 1 else answer + min(
-        read.prompt + (read.rejected or read.answer), stage.max_length)
+        read.prompt + (read.rejected or read.answer), stage.longest)
 
 
 def _sample(state: _State, stage: Sample) -> StagePlan:
@@ -207,13 +208,13 @@ def _generation(
     models: int, *, perplexity: bool = False,
 ) -> StagePlan:
     new = stage.sampling.max_new_tokens
-    prompt = min(prompts.prompt, stage.max_prompt_tokens)
+    prompt = min(prompts.prompt, stage.longest_prompt)
     tokens = models * asked * answers * (prompt + new)
     base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
     if size is None:
         return base
     value = _value_bytes(stage)
-    longest = round(min(prompts.longest, stage.max_prompt_tokens) + new)
+    longest = round(min(prompts.longest, stage.longest_prompt) + new)
     scorer = stage.score is not None and stage.score.model is not None
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,
                                       scorer=scorer)

@@ -112,7 +112,7 @@ class SampleBatch:
             except Exception as error:
                 bad.append(bad_row(record, _said(error)))
                 continue
-            if length > self.stage.max_prompt_tokens:
+            if length > self.stage.longest_prompt:
                 bad.append(bad_row(record, "prompt longer than max_prompt_tokens"))
             else:
                 fit.append(record)

@@ -90,7 +90,7 @@ def prepare(
             if stage.too_long == "error":
                 raise DataError(
                     "a row is longer than max_length", where=f"{where}, row {record.id}", found=str(error),
-                    expected=f"at most {stage.max_length} tokens",
+                    expected=f"at most {stage.longest} tokens",
                     hint="raise max_length, or set too_long: drop or truncate-prompt",
                 ) from None
             made = error.reason
@@ -132,12 +132,12 @@ def cut_prompt(prompt: list[int], longest: int, stage: TrainBase, prepared: Prep
     Raises:
         TooLong: it does not allow, or the answer alone is too long.
     """
-    over = len(prompt) + longest - stage.max_length
+    over = len(prompt) + longest - stage.longest
     if over <= 0:
         return prompt
     if stage.too_long != "truncate-prompt":
         raise TooLong(len(prompt) + longest)
-    if longest >= stage.max_length:
+    if longest >= stage.longest:
         raise TooLong(len(prompt) + longest, _alone(longest, stage))
     prepared.changed["prompt truncated at the left"] += 1
     return prompt[over:]
@@ -154,7 +154,7 @@ def cut_turns(mask: list[int], stage: TrainBase, prepared: Prepared) -> int:
     Raises:
         TooLong: it may not be cut, or its last answer does not fit.
     """
-    over = len(mask) - stage.max_length
+    over = len(mask) - stage.longest
     if over <= 0:
         return 0
     if stage.too_long != "truncate-prompt":
@@ -172,7 +172,7 @@ def cut_turns(mask: list[int], stage: TrainBase, prepared: Prepared) -> int:
 
 
 def _alone(answer: int, stage: TrainBase) -> str:
-    if answer > stage.max_length:
+    if answer > stage.longest:
         return "answer alone longer than max_length"
     return "answer leaves no room for a prompt within max_length"
 

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoConfig, LlamaConfig
 
 from alignment.config import GgufModel, Run, parse_run
-from alignment.planner.context_length import context_length, of_gguf, of_stage, too_long
+from alignment.planner.context_length import context_length, fitted, of_gguf, of_stage, shortened, too_long
 from tests import small
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 4096}
@@ -176,6 +176,50 @@ def test_the_hint_is_a_value_that_fits(tmp_path: Path, stage: dict[str, Any], hi
         (tmp_path / "fits").mkdir()
         fits = run_of(tmp_path / "fits", {**stage, key: int(value)})
         assert not list(too_long(fits.stages[-1], lambda name: of_stage(fits, name)))
+
+
+@pytest.mark.parametrize(("stage", "said"), [
+    (small.train("s"), "max_length 64, as its model takes no more"),
+    (small.train("s", model="tiny"), None),
+    (small.train("s", max_length=1024), None),
+    ({"name": "e", "kind": "evaluate", "models": ["tiny", "base"], "rows": "data/test", "sampling": SHORT},
+     "max_prompt_tokens 40 + max_new_tokens 24, as its model takes no more"),
+    ({"name": "e", "kind": "evaluate", "models": ["base"], "rows": "data/test", "sampling": {"max_new_tokens": 64}},
+     None),
+    ({"name": "r", "kind": "sample", "model": "base", "prompts": ["data/dev"], "score": SCORE, "sampling": SHORT,
+      "first": {"max_new_tokens": 30}}, "max_prompt_tokens 34 + max_new_tokens 30, as its model takes no more"),
+])
+def test_a_length_that_is_left_open_gives_way_to_the_model(
+    tmp_path: Path, stage: dict[str, Any], said: str | None
+) -> None:
+    run = run_of(tmp_path, stage)
+    last = run.stages[-1]
+
+    def limit(name: str) -> int | None:
+        return of_stage(run, name)
+
+    obeyed = fitted(last, limit)
+    assert shortened(last, obeyed) == said
+    assert fitted(obeyed, limit) == obeyed
+    if said is not None:
+        assert not list(too_long(obeyed, limit))
+
+
+def test_a_stage_without_a_length_learns_within_a_short_models_context(tmp_path: Path) -> None:
+    """The longest rows are dropped, and the others are learned."""
+    from alignment.pipeline import execute
+
+    (tmp_path / "long").mkdir()
+    longest = execute(small.run(tmp_path / "long", small.train("sft"))).artifacts["sft"].manifest.facts["max_length"]
+    run = small.run(tmp_path, small.train("sft"))
+    base = execute(run, only="base").artifacts["base"]
+    facts = base.manifest.facts | {"context_length": longest - 1}
+    manifest = base.manifest.model_copy(update={"facts": facts})
+    (base.path() / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    made = execute(run).artifacts["sft"].manifest
+    assert made.config["max_length"] == longest - 1
+    assert made.facts["max_length"] < longest
+    assert made.rows.dropped["longer than max_length"] > 0
 
 
 def test_a_model_in_a_package_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

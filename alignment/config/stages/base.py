@@ -80,12 +80,14 @@ class MostTokens(NamedTuple):
 
     Attributes:
         beside: tokens of it that other keys ask for.
+        said: whether the config says that key; a default gives way to what the model can take.
     """
 
     place: Place
     tokens: int
     text: str
     beside: int = 0
+    said: bool = True
 
 
 class Stage(Strict):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
-from alignment.config.stages.fields import FORMS, Dtype, Name, Positive, RowsRef
+from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Positive, RowsRef
 from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
 
 REFERENCE = "reference"
@@ -65,8 +65,9 @@ class Evaluate(Stage):
     time."""
     batch_size: Positive = 32
     """Rows answered at once: as many as memory allows. Lower it when the GPU runs out."""
-    max_prompt_tokens: Positive = 1024
-    """A row whose prompt is longer, for any of the models, is left out for all of them and counted."""
+    max_prompt_tokens: Positive | None = None
+    """A row whose prompt is longer, for any of the models, is left out for all of them and counted. Default: 1024, or
+    what the models' context lengths leave beside max_new_tokens, where that is less."""
     dtype: Dtype | None = None
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
@@ -84,6 +85,11 @@ class Evaluate(Stage):
 
     def most_tokens(self) -> MostTokens:
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most."""
+        return self.max_prompt_tokens or LENGTH
 
     def findings(self) -> Iterator[Finding]:
         if REFERENCE in self.models:

@@ -16,6 +16,8 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
+LENGTH = 1024
+"""Tokens of a prompt, or of prompt and answer, where a config says none and the model takes as many."""
 STORE = r"\S"
 StoreUrl = Annotated[str, Field(pattern=STORE)]
 FORMS = {

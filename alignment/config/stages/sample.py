@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
-from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
+from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
@@ -50,10 +50,11 @@ class Sampling(Strict):
         return self
 
 
-def prompt_and_answer(prompt: int, answer: int) -> MostTokens:
-    """The longest sequence of a stage that has prompts answered."""
-    return MostTokens(("max_prompt_tokens",), prompt + answer, f"max_prompt_tokens {prompt} + max_new_tokens {answer}",
-                      beside=answer)
+def prompt_and_answer(prompt: int | None, answer: int) -> MostTokens:
+    """The longest sequence of a stage that has prompts answered; `prompt` is its max_prompt_tokens."""
+    most = prompt or LENGTH
+    return MostTokens(("max_prompt_tokens",), most + answer, f"max_prompt_tokens {most} + max_new_tokens {answer}",
+                      beside=answer, said=prompt is not None)
 
 
 class Scorer(Strict):
@@ -123,8 +124,9 @@ class Sample(Stage):
     """An answer is a good example (a best-of-N row, the chosen side of a pair) only with at least this score."""
     batch_size: Positive = 32
     """Prompts in one generation batch (times n sequences)."""
-    max_prompt_tokens: Positive = 1024
-    """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl."""
+    max_prompt_tokens: Positive | None = None
+    """A prompt longer than this many tokens is not asked; it is counted and kept in bad.jsonl. Default: 1024, or what
+    the models' context lengths leave beside max_new_tokens, where that is less."""
     dtype: Dtype | None = None
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
@@ -156,6 +158,11 @@ class Sample(Stage):
     def most_tokens(self) -> MostTokens:
         answers = [given.max_new_tokens for given in (self.sampling, self.first) if given is not None]
         return prompt_and_answer(self.max_prompt_tokens, max(answers))
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most."""
+        return self.max_prompt_tokens or LENGTH
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS

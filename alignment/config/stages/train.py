@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage
-from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef, Strict
+from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
 from alignment.config.stages.strategies import Lora, Strategy
 from alignment.config.trl_keys import trl_findings
 from alignment.config.trl_values import late_findings
@@ -91,8 +91,8 @@ class TrainBase(Stage):
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, dpo and kto 1e-6); with lora ten
     times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
-    max_length: Positive = 1024
-    """Tokens of prompt and answer together."""
+    max_length: Positive | None = None
+    """Tokens of prompt and answer together. Default: 1024, or the model's context length where that is less."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
     """A row over max_length: dropped and counted, its prompt cut at the left and counted, or an error. No answer is
     cut: where every turn of a conversation is learned (sft's loss: assistant or all), what is cut off ends before an
@@ -125,7 +125,7 @@ class TrainBase(Stage):
             yield RowsPlace(("eval_rows",), self.eval_rows)
 
     def most_tokens(self) -> MostTokens:
-        return MostTokens(("max_length",), self.max_length, f"max_length {self.max_length}")
+        return MostTokens(("max_length",), self.longest, f"max_length {self.longest}", said=self.max_length is not None)
 
     def findings(self) -> Iterator[Finding]:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
@@ -192,6 +192,16 @@ class TrainBase(Stage):
         return usual[0] if usual else 0
 
     @property
+    def marked_loss(self) -> str | None:
+        """The `loss` that is taken where the chat template marks the assistant's turns; None where no marks count."""
+        return None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return self.max_length or LENGTH
+
+    @property
     def rate(self) -> float:
         """The learning rate: the stage's own, or the default of its method and strategy."""
         return self.learning_rate or self.rates[self.adapter is not None]
@@ -225,6 +235,10 @@ class Sft(TrainBase):
     """Which tokens are learned: the last answer, every assistant turn, or everything."""
     packing: bool = False
     """Several rows in one sequence of max_length, without attention across rows."""
+
+    @property
+    def marked_loss(self) -> str | None:
+        return None if self.loss == "completion" else self.loss
 
     def mended(self) -> dict[str, int]:
         # Whole conversations over max_length were dropped.

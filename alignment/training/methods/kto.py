@@ -64,7 +64,7 @@ def columns(record: Record, tokenizer: Any, stage: Kto, prepared: Prepared) -> l
 
 def arguments(stage: Kto) -> dict[str, Any]:
     """Rows come cut; max_length is for the answers of neighbours, which may be longer than the row's own."""
-    return {"max_length": stage.max_length, "precompute_ref_log_probs": stage.reference_mode == "precomputed"}
+    return {"max_length": stage.longest, "precompute_ref_log_probs": stage.reference_mode == "precomputed"}
 
 
 METHOD = Method(GuardedKto, KTOConfig, columns, arguments,

@@ -59,7 +59,7 @@ def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> C
 def arguments(stage: Sft) -> dict[str, Any]:
     """Rows come tokenized and cut, so TRL is told to do neither."""
     if stage.packing:
-        return {"packing": True, "packing_strategy": "bfd", "max_length": stage.max_length, "eval_packing": False}
+        return {"packing": True, "packing_strategy": "bfd", "max_length": stage.longest, "eval_packing": False}
     return {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 
