@@ -97,8 +97,7 @@ def _convert(node: Json, definitions: Json) -> Json:
         made = some[0]
         for member in some[1:]:
             made = _merged(made, member)
-        nullable = {"nullable": True} if len(some) < len(members) else {}
-        return _described({**made, **nullable}, node)
+        return _described(_nullable(made) if len(some) < len(members) else made, node)
     if "type" not in node and "const" not in node and "enum" not in node:
         return _described(dict(OPEN), node)
     made = {key: node[key] for key in _BOUNDS if key in node}
@@ -158,8 +157,13 @@ def _merged(one: Json, other: Json) -> Json:
         required = [key for key in one.get("required", ()) if key in other.get("required", ())]
         made.pop("required", None)
         made |= {"required": required} if required else {}
-    nullable = one.get("nullable") or other.get("nullable")
-    return {**made, "nullable": True} if nullable else made
+    return _nullable(made) if one.get("nullable") or other.get("nullable") else made
+
+
+def _nullable(made: Json) -> Json:
+    """An enum has to name null as well: the API server refuses it otherwise, nullable or not."""
+    known = {"enum": list(dict.fromkeys([*made["enum"], None]))} if "enum" in made else {}
+    return {**made, "nullable": True, **known}
 
 
 def _described(made: Json, node: Json) -> Json:

@@ -61,8 +61,10 @@ def broken(node: Any, place: str = "") -> Iterator[str]:
     for name in node.get("required", ()):
         if name not in node["properties"]:
             yield f"{place}: requires {name}, which it does not have"
+    if node.get("nullable") and None not in node.get("enum", [None]):
+        yield f"{place}: null is allowed, and not among its enum"
     for value in node.get("enum", ()):
-        if not isinstance(value, TYPES[node["type"]]):
+        if not isinstance(value, TYPES[node["type"]]) and not (value is None and node.get("nullable")):
             yield f"{place}: enum holds {value!r}"
     if node.get("x-kubernetes-list-type") == "map":
         for key in node["x-kubernetes-list-map-keys"]:
@@ -101,6 +103,7 @@ def test_the_definition_is_valid_and_structural() -> None:
     lambda s: s["properties"]["spec"].update(additionalProperties=False),
     lambda s: s["properties"]["status"]["properties"].update(x={"$ref": "#/x"}),
     lambda s: s["properties"]["status"]["properties"].update(x={"type": "object"}),
+    lambda s: s["properties"]["spec"]["properties"].update(x={"type": "string", "nullable": True, "enum": ["a"]}),
 ])
 def test_a_schema_that_is_not_structural_is_noticed(spoil: Any) -> None:
     spoiled = schema()
