@@ -64,6 +64,7 @@ english = st.lists(st.sampled_from([
 @given(english, english)
 @example("a", "the")
 @example("", "cat")
+@example("1990–1995", "1990–1995 … x²")
 def test_english_has_the_numbers_of_squad(one: str, other: str) -> None:
     said, wanted = squad(one), squad(other)
     assert both(one, other) == (float(said == wanted), pytest.approx(f1(said, wanted)))

@@ -10,6 +10,7 @@ left to the models, too: a stored object must not keep those of the version that
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -75,12 +76,12 @@ def schema() -> Json:
     spec["properties"]["digests"]["maxProperties"] = STAGES
     for rows, key in (("stages", "name"), ("conditions", "type")):
         status["properties"][rows] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-    return {
+    return _without_null_enums({
         "type": "object", "description": "A run from import to evaluation; its stages are made one RayJob at a time.",
         "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
                        "spec": spec, "status": status},
         "required": ["spec"], "x-kubernetes-validations": [_rule(*rule) for rule in _RULES],
-    }
+    })
 
 
 def structural(schema: Json) -> Json:
@@ -97,7 +98,8 @@ def _convert(node: Json, definitions: Json) -> Json:
         made = some[0]
         for member in some[1:]:
             made = _merged(made, member)
-        return _described(_nullable(made) if len(some) < len(members) else made, node)
+        nullable = {"nullable": True} if len(some) < len(members) else {}
+        return _described({**made, **nullable}, node)
     if "type" not in node and "const" not in node and "enum" not in node:
         return _described(dict(OPEN), node)
     made = {key: node[key] for key in _BOUNDS if key in node}
@@ -157,13 +159,19 @@ def _merged(one: Json, other: Json) -> Json:
         required = [key for key in one.get("required", ()) if key in other.get("required", ())]
         made.pop("required", None)
         made |= {"required": required} if required else {}
-    return _nullable(made) if one.get("nullable") or other.get("nullable") else made
+    nullable = one.get("nullable") or other.get("nullable")
+    return {**made, "nullable": True} if nullable else made
 
 
-def _nullable(made: Json) -> Json:
-    """An enum has to name null as well: the API server refuses it otherwise, nullable or not."""
-    known = {"enum": list(dict.fromkeys([*made["enum"], None]))} if "enum" in made else {}
-    return {**made, "nullable": True, **known}
+def _without_null_enums(node: Json) -> Json:
+    """A pattern in place of an enum that may be null: the API server refuses null there, named or not, as its validator
+    leaves out what has no type (go-openapi/validate, basicCommonValidator)."""
+    made = {key: {name: _without_null_enums(value) for name, value in value.items()} if key == "properties" else
+            _without_null_enums(value) if key in ("items", "additionalProperties") and isinstance(value, dict) else value
+            for key, value in node.items()}
+    if made.get("nullable") and "enum" in made:
+        made["pattern"] = f"^({'|'.join(map(re.escape, made.pop('enum')))})$"
+    return made
 
 
 def _described(made: Json, node: Json) -> Json:

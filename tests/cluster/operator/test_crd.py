@@ -61,10 +61,10 @@ def broken(node: Any, place: str = "") -> Iterator[str]:
     for name in node.get("required", ()):
         if name not in node["properties"]:
             yield f"{place}: requires {name}, which it does not have"
-    if node.get("nullable") and None not in node.get("enum", [None]):
-        yield f"{place}: null is allowed, and not among its enum"
+    if node.get("nullable") and "enum" in node:
+        yield f"{place}: null is allowed, and no enum of the API server's has it"
     for value in node.get("enum", ()):
-        if not isinstance(value, TYPES[node["type"]]) and not (value is None and node.get("nullable")):
+        if not isinstance(value, TYPES[node["type"]]):
             yield f"{place}: enum holds {value!r}"
     if node.get("x-kubernetes-list-type") == "map":
         for key in node["x-kubernetes-list-map-keys"]:
