@@ -164,12 +164,15 @@ def _merged(one: Json, other: Json) -> Json:
 
 
 def _without_null_enums(node: Json) -> Json:
-    """A pattern in place of an enum that may be null: the API server refuses null there, named or not, as its validator
-    leaves out what has no type (go-openapi/validate, basicCommonValidator)."""
-    made = {key: {name: _without_null_enums(value) for name, value in value.items()} if key == "properties" else
-            _without_null_enums(value) if key in ("items", "additionalProperties") and isinstance(value, dict) else value
-            for key, value in node.items()}
-    if made.get("nullable") and "enum" in made:
+    """A pattern in place of an enum of texts that may be null: the API server refuses null there, named or not, as its
+    validator leaves out what has no type (go-openapi/validate, basicCommonValidator)."""
+    made = dict(node)
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            made[key] = _without_null_enums(node[key])
+    if "properties" in node:
+        made["properties"] = {name: _without_null_enums(value) for name, value in node["properties"].items()}
+    if node.get("nullable") and node.get("type") == "string" and "enum" in node:
         made["pattern"] = f"^({'|'.join(map(re.escape, made.pop('enum')))})$"
     return made
 

@@ -61,7 +61,7 @@ def broken(node: Any, place: str = "") -> Iterator[str]:
     for name in node.get("required", ()):
         if name not in node["properties"]:
             yield f"{place}: requires {name}, which it does not have"
-    if node.get("nullable") and "enum" in node:
+    if node.get("nullable") and node.get("type") == "string" and "enum" in node:
         yield f"{place}: null is allowed, and no enum of the API server's has it"
     for value in node.get("enum", ()):
         if not isinstance(value, TYPES[node["type"]]):
