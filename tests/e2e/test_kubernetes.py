@@ -32,7 +32,7 @@ EPOCHS = "sft.epochs=40"
 """Long enough to be disturbed in the middle."""
 LONG = ("--set", EPOCHS)
 STAGES = ["base", "seed", "sft", "rm", "rs", "sft2", "dpo", "eval"]
-STEPS = re.compile(r"sft: (\d+)/\d+ steps")
+STEPS = re.compile(r"sft: (\d+) of \d+ steps")
 GPU = "nvidia.com/gpu"
 
 
