@@ -129,5 +129,5 @@ def test_many_runs_converge(client: Client, tmp_path: Path) -> None:
     assert {status_of(body).finished for body in ended} == {f"{len(known)}/{len(known)}"}
     assert {row.tries for body in ended for row in status_of(body).stages} == {1}
     assert figures["errors"] == 0
-    assert figures["resident_mib"] < 400, "the chart gives it 512 MiB"
+    assert figures["resident_mib"] < 400, "the chart gives it 1 GiB, processes that read for it included"
     assert figures["api_calls_per_run"] < 20 * len(known)
