@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from alignment import progress
 from alignment.artifacts.faults import explained
 from alignment.errors import ArtifactError
 from alignment.interrupt import before_end
 
-SAID_EVERY = 15.0
-"""Seconds between sentences while a lease is waited for."""
 _LONGEST = 200
 """Characters of what a lease says of its holder that are repeated."""
 
@@ -78,7 +77,8 @@ class Lease:
         by: who this is, for those who wait.
         gives_way: do not wait for a holder that is seen alive, by a beat that changes: raise MadeElsewhere.
         ttl: seconds without renewal after which a lease is anyone's.
-        waiting: called with a sentence about the holder when another one holds it, and every SAID_EVERY seconds again.
+        waiting: called with a sentence about the holder when another one holds it, and every
+            progress.PLAIN_EVERY seconds again.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Lease:
                 else:
                     taken = False
                     now = time.monotonic()
-                    if now - said >= SAID_EVERY:
+                    if now - said >= progress.PLAIN_EVERY:
                         so_far = f" ({now - began:.0f} s so far)" if math.isfinite(said) else ""
                         goal = "a sign that it is alive" if self.gives_way else "its result"
                         self.waiting(f"{_words(holder)}, works on it; waiting for {goal}{so_far}")

@@ -28,9 +28,14 @@ _USER, _ANSWER = {"role": "user", "content": "u"}, {"role": "assistant", "conten
 
 def remember_template(sight: Sight, stage: ImportModel) -> None:
     """Keep how many tokens the stage's template has at least around a prompt and its answer."""
-    name = stage.template or ("chatml" if stage.model.source == "tiny" else None)
-    if name in templates.names():
+    if (name := shipped_template(stage)) is not None:
         sight.marks[stage.name] = marks(name)
+
+
+def shipped_template(stage: ImportModel) -> str | None:
+    """Name of the shipped template that a stage's model gets; None where it keeps its own, or the name is unknown."""
+    name = stage.template or ("chatml" if stage.model.source == "tiny" else None)
+    return name if name in templates.names() else None
 
 
 def trainable(run: Run, sight: Sight, stage: TrainBase) -> Wrong:

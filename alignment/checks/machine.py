@@ -29,8 +29,6 @@ _DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/k
 
 def trackers(stage: TrainBase) -> Wrong:
     """Trackers of `log_to` that are not installed."""
-    if known_keys(stage.trl_config) is None:  # a machine that trains nothing
-        return
     for index, tool in enumerate(stage.log_to):
         if lacks_tracker(tool):
             yield ("log_to", index), ConfigError(f"{tool} is not installed", found=tool,
@@ -40,8 +38,6 @@ def trackers(stage: TrainBase) -> Wrong:
 
 def packages(stage: TrainBase) -> Wrong:
     """Packages that an option of `trl` needs and that are not installed."""
-    if known_keys(stage.trl_config) is None:
-        return
     optimizer = str(stage.trl.get("optim", ""))
     needed = [("optim", package) for part, package in _OPTIMIZERS.items() if part in optimizer][:1]
     if stage.trl.get("use_liger_kernel") is True:
@@ -55,6 +51,8 @@ def packages(stage: TrainBase) -> Wrong:
 
 def train(stage: TrainBase) -> Wrong:
     """Everything that a train stage needs to be installed."""
+    if known_keys(stage.trl_config) is None:  # a machine that trains nothing
+        return
     yield from trackers(stage)
     yield from packages(stage)
 

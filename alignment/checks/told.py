@@ -13,8 +13,9 @@ from pathlib import Path
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.lengths import shipped_template
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import AnyStage, FolderModel, ImportModel, TinyModel, TrainBase
+from alignment.config import AnyStage, FolderModel, ImportModel, TrainBase
 from alignment.config.stages.fields import on_this_machine
 from alignment.errors import ConfigError
 from alignment.records import Record
@@ -26,12 +27,10 @@ _WHOLE = re.compile(r"\btojson\b|\bitems\b|\{\{-?\s*(m|msg|message|messages|turn
 
 def remember_text(sight: Sight, stage: ImportModel) -> None:
     """Keep the text of the template that a stage's model will have; import may add marks to it, and changes no more."""
-    if stage.template in templates.names():
-        sight.templates[stage.name] = templates.source(stage.template)
+    if (name := shipped_template(stage)) is not None:
+        sight.templates[stage.name] = templates.source(name)
     elif stage.base is not None and stage.base in sight.templates:
         sight.templates[stage.name] = sight.templates[stage.base]
-    elif stage.template is None and isinstance(stage.model, TinyModel):
-        sight.templates[stage.name] = templates.source("chatml")
     elif stage.template is None and isinstance(stage.model, FolderModel):
         _keep(sight, stage.name, on_this_machine(stage.model.path))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment import progress
 from alignment.artifacts import Store
-from alignment.artifacts import lease as lease_module
 from alignment.artifacts.lease import Lease, MadeElsewhere
 from alignment.errors import ArtifactError
 from tests.artifacts.built import publish
@@ -212,7 +212,7 @@ def test_a_half_written_lease_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_who_waits_is_told_again_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "SAID_EVERY", 0.2)
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.2)
     store, said = Store(str(tmp_path)), list[str]()
     with store.lease(KEY):
         second = threading.Thread(target=lambda: store.lease(KEY, poll=0.05, waiting=said.append).__enter__())
