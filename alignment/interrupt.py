@@ -11,6 +11,7 @@ Does not end other processes: those of a private Ray cluster die with this one.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ def guard() -> None:
     os.set_blocking(tells, False)
     signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(hears,), name="interrupts", daemon=True).start()
+    atexit.register(_too_late)  # the first that is registered is the last that is called
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _in_main)
@@ -133,6 +135,12 @@ def _do_actions() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
+
+
+def _too_late() -> None:
+    """All is done, and Python takes itself apart without its handlers: a signal would kill, unsaid, what succeeded."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _in_child() -> None:

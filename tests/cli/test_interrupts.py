@@ -86,6 +86,16 @@ def test_every_command_ends_at_once(arguments: list[str], run_file: str) -> None
         assert ended == 0 or (ended == 130 and is_one_line(err, "interrupted")), (ended, err)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_has_succeeded_is_not_killed_while_python_takes_itself_apart(run_file: str, number: int) -> None:
+    late = ("import os\nclass Late:\n"
+            f"    def __del__(self, kill=os.kill, own=os.getpid(), write=os.write): write(2, b'late'); kill(own, {number:d})\n"
+            "late = Late()")
+    command = Command("explain", before=late)
+    _, err = command.process.communicate(timeout=30)
+    assert (command.process.returncode, err) == (0, "late")
+
+
 def test_code_that_never_comes_back_to_python_is_no_hindrance(run_file: str) -> None:
     native = ("import ctypes, alignment.pipeline as p\n"
               "p.status = lambda run: ctypes.CDLL(None).sleep(60)")  # without Python's lock, as a forward pass
