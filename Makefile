@@ -26,6 +26,8 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 
 # Importing TRL without bytecode takes 40 s instead of 10 s; some machines switch bytecode off for all.
 unexport PYTHONDONTWRITEBYTECODE
+# DeepSpeed comes as source: what it would compile is compiled where it is first used.
+export DS_BUILD_OPS := 0
 export UV_LINK_MODE ?= hardlink
 
 help:  ## show this
