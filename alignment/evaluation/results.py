@@ -33,6 +33,8 @@ SHARES = ("exact_match", "f1", "rouge_l", "finished")
 REFERENCE_MEANS = ("reward", "style", "words")
 COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
 """What win rates are counted by, and the metric's name."""
+GAINED = ("exact_match", "f1", "style")
+"""Of what the difference of two models is taken, row by row."""
 Measures = dict[str, float]
 """One answer's numbers by name: MEANS and `score`; NaN where there is none."""
 
@@ -160,7 +162,7 @@ class Table:
 
     def _differences(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
-            for metric in filter(self._asked, ("exact_match", "f1", "style")):
+            for metric in filter(self._asked, GAINED):
                 first, second = self.column(challenger, metric), self.column(baseline, metric)
                 interval = difference_ci(first, second, share=self._share(metric), **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "metric": metric, **interval._asdict()}
@@ -173,7 +175,7 @@ class Table:
         ids = [q.id for q in self.questions if kind_of(q.record) == kind]
         line = {
             metric: finite_mean([self.measures[model][id_][metric] for id_ in ids])
-            for metric in filter(self._asked, ("exact_match", "f1", "style"))
+            for metric in filter(self._asked, GAINED)
         }
         return {**line, "n": len(ids)}
 
@@ -189,9 +191,17 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
     named = {f"{model}.{metric}": cell["value"] for model, line in results["models"].items()
              for metric, cell in line.items()}
     for pair in results["compare"]:
-        named[f"{pair['challenger']}_vs_{pair['baseline']}.{COMPARED[pair['by']]}"] = pair["rate"]
+        named |= _bounded(pair, COMPARED[pair["by"]], "rate")
+    for pair in results["differences"]:
+        named |= _bounded(pair, f"{pair['metric']}_gain", "value")
     return ({name: value for name, value in named.items() if value is not None},
             [name for name, value in named.items() if value is None])
+
+
+def _bounded(pair: dict[str, Any], name: str, value: str) -> dict[str, float | None]:
+    """A comparison's value and the lower end of its interval: an aim on that asks for more than chance gives."""
+    name = f"{pair['challenger']}_vs_{pair['baseline']}.{name}"
+    return {name: pair[value], f"{name}_low": pair["low"]}
 
 
 def without_nan(value: Any) -> Any:

@@ -65,6 +65,7 @@ class Curve:
 
 
 SHARE, ANY, COUNT, POSITIVE = "0 to 1", "any number", "whole number, 0 or more", "0 or more"
+DIFFERENCE = "-1 to 1"
 _ENTROPY = Curve("entropy", "Mean entropy of the predicted next token, in nats; falling fast, answers get uniform.",
                  POSITIVE)
 _TOKENS = "Share of the learned tokens that the model would have chosen itself."
@@ -136,6 +137,16 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 
+
+
+def _compared(name: str, text: str, span: str, when: str, draw: str) -> tuple[Metric, Metric]:
+    """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
+    name = f"CHALLENGER_vs_BASELINE.{name}"
+    return (Metric(name, text, span, "higher", when),
+            Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
+                   span, "higher", when))
+
+
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
@@ -189,12 +200,14 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("MODEL.perplexity", "exp of the mean negative log-probability per token of the reference answers. "
                                    "Comparable between models with one tokenizer and template only.", "1 or more",
                "lower", _PERPLEXITY),
-        Metric("CHALLENGER_vs_BASELINE.win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties "
-                                                  "counted half; 0.5 is a draw.", SHARE, "higher", _SCORED),
-        Metric("CHALLENGER_vs_BASELINE.reward_win_rate", "The same by the reward model alone.", SHARE, "higher",
-               _SCORED_BY_MODEL),
-        Metric("CHALLENGER_vs_BASELINE.style_win_rate", "The same by the scoring function alone.", SHARE, "higher",
-               _SCORED_BY_FUNCTION),
+        *_compared("win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties counted half; 0.5 is "
+                               "a draw.", SHARE, _SCORED, "0.5"),
+        *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
+        *_compared("style_win_rate", "The same by the scoring function alone.", SHARE, _SCORED_BY_FUNCTION, "0.5"),
+        *_compared("exact_match_gain", "CHALLENGER's exact_match less BASELINE's, over the same rows.", DIFFERENCE,
+                   "rows have references", "0"),
+        *_compared("f1_gain", "The same of f1.", DIFFERENCE, "rows have references", "0"),
+        *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
     ),
 }
 

@@ -88,9 +88,8 @@ def test_every_command_ends_at_once(arguments: list[str], run_file: str) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_has_succeeded_is_not_killed_while_python_takes_itself_apart(run_file: str, number: int) -> None:
-    late = ("import os\nclass Late:\n"
-            f"    def __del__(self, kill=os.kill, own=os.getpid(), write=os.write): write(2, b'late'); kill(own, {number:d})\n"
-            "late = Late()")
+    late = ("import os\nclass Late:\n    def __del__(self, kill=os.kill, own=os.getpid(), write=os.write):\n"
+            f"        write(2, b'late')\n        kill(own, {number:d})\nlate = Late()")
     command = Command("explain", before=late)
     _, err = command.process.communicate(timeout=30)
     assert (command.process.returncode, err) == (0, "late")

@@ -113,6 +113,10 @@ def test_flat_names_of_pairs() -> None:
     flat, _ = flat_metrics(table(stage(score=BOTH)).results())
     for name in ("win_rate", "reward_win_rate", "style_win_rate"):
         assert 0 <= flat[f"dpo_vs_base.{name}"] <= 1
+        assert flat[f"dpo_vs_base.{name}_low"] <= flat[f"dpo_vs_base.{name}"]
+    for name in ("exact_match", "f1", "style"):
+        assert flat[f"dpo_vs_base.{name}_gain"] == pytest.approx(flat[f"dpo.{name}"] - flat[f"base.{name}"])
+        assert flat[f"dpo_vs_base.{name}_gain_low"] <= flat[f"dpo_vs_base.{name}_gain"]
     plain, _ = flat_metrics(table(stage()).results())
     assert not any("win_rate" in name or "reward" in name or "style" in name for name in plain)
 

@@ -85,8 +85,8 @@ def within(span: str, value: float) -> bool:
     """Whether a value is one that the table's words allow."""
     if span.startswith("whole number"):
         return value >= 0 and value == int(value)
-    low, high = {"0 to 1": (0, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf"))}.get(
-        span, (-float("inf"), float("inf")))
+    spans = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf"))}
+    low, high = spans.get(span, (-float("inf"), float("inf")))
     return low <= value <= high
 
 
@@ -106,7 +106,8 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, MEANS
+    from alignment.evaluation.results import COMPARED, GAINED, MEANS
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
-    assert named == {*MEANS, *COMPARED.values(), "perplexity"}
+    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in GAINED)]
+    assert named == {*MEANS, *pairs, *(f"{name}_low" for name in pairs), "perplexity"}
