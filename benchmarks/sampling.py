@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(options, options.model or base_model(Path(folder)))
@@ -132,7 +133,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     console.print(table)
     console.print(f"generate / ours: median {result['median_ratio']:.2f}, rounds "
                   + ", ".join(f"{ratio:.2f}" for ratio in ratios))
-    out = OUT / f"sampling-{options.dtype}.json"
+    out = options.out / f"sampling-{options.dtype}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
