@@ -217,6 +217,10 @@ def _continues(own: Adapter, start: AnyStage) -> Wrong:
         made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")
     except KubeAlignError:
         return  # said of the stage that imports it
+    if own.quantised is not None:
+        yield ("strategy", "kind"), ConfigError(
+            f"continues the adapter of stage {start.name}, which stands on weights that are not quantised",
+            found=own.kind, expected="lora, or full, which merges it")
     for key, name in (("r", "r"), ("alpha", "lora_alpha")):
         if getattr(own, key) != made[name]:
             yield ("strategy", key), ConfigError(

@@ -8,6 +8,7 @@ float32, which is the model that was trained and evaluated. Does not train or sa
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +54,8 @@ def build(
         model = _full(stage, start, pad_token_id)
         if (rounded := quantisation_of(start)) is not None:
             facts = {"merged": {"adapter": start.key, "base": base_key(start), "quantisation": rounded}}
-            console.print(f"  {stage.name}: the adapter of {start.key} is merged, in float32, into the weights that it "
-                          f"was trained over: those of {base_key(start)} rounded to {rounded}")
+            _say(f"  {stage.name}: the adapter of {start.key} is merged, in float32, into the weights that it was "
+                 f"trained over: those of {base_key(start)} rounded to {rounded}")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model, {"trainable_parameters": trainable, "parameters": count(model), **facts}
 
@@ -129,6 +130,9 @@ def _with_adapter(
     facts: dict[str, Any] = {}
     if lora.quantised is not None:
         facts = in_four_bits(model, dtype, device, where)
+        share = facts["quantised_parameters"] / facts["base_parameters"]
+        _say(f"  {stage.name}: {share:.0%} of the base's {facts['base_parameters']:,} weights in four bits "
+             f"({facts['quantisation']}), the others in {str(dtype).removeprefix('torch.')}")
         model.is_loaded_in_4bit = True  # asked by PEFT, for layers that know bitsandbytes's
     if continued and not reward:
         adapted = with_adapter(model, folder, is_trainable=True)
@@ -157,6 +161,11 @@ def _with_adapter(
     elif continued and wanted.whole:  # what is kept whole was rounded where it was read into `dtype`
         set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
     return adapted, facts
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        console.print(line)
 
 
 def _said(quantisation: str | None) -> str:
