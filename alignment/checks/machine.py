@@ -38,6 +38,12 @@ def trackers(stage: TrainBase) -> Wrong:
 
 def packages(stage: TrainBase) -> Wrong:
     """Packages that an option of `trl` needs and that are not installed."""
+    if (stage.adapter is not None and stage.adapter.quantised is not None
+            and importlib.util.find_spec("bitsandbytes") is None):
+        yield ("strategy", "kind"), ConfigError(
+            "bitsandbytes is not installed, which a base in four bits needs", found=stage.adapter.kind,
+            expected="lora, or full", hint="install bitsandbytes")
+        return
     optimizer = str(stage.trl.get("optim", ""))
     needed = [("optim", package) for part, package in _OPTIMIZERS.items() if part in optimizer][:1]
     if stage.trl.get("use_liger_kernel") is True:

@@ -28,6 +28,7 @@ def write_info(
     base: str | None,
     tokenizer: PreTrainedTokenizerBase,
     template_name: str | None = None,
+    quantisation: str | None = None,
 ) -> dict[str, Any]:
     """Write kubealign.json beside the weights and return what it says.
 
@@ -35,11 +36,12 @@ def write_info(
         role: policy or reward.
         form: full or adapter.
         base: key of the artifact whose full weights an adapter stands on.
+        quantisation: what those weights were rounded to when the adapter was trained; None: nothing.
         template_name: default: the shipped template with this text, else "own".
     """
     text = str(tokenizer.get_chat_template())
     info = {
-        "role": role, "form": form, "base": base,
+        "role": role, "form": form, "base": base, "quantisation": quantisation,
         "template": {"name": template_name or templates.name_of(text), "hash": templates.template_hash(text)},
         **templates.Convention.of(tokenizer).to_json(),
     }
@@ -60,8 +62,19 @@ def read_info(model_dir: Path) -> dict[str, Any]:
 
 
 def model_info(artifact: Artifact) -> dict[str, Any]:
-    """{"role", "form", "base", "template": {"name", "hash"}} of an artifact's model."""
+    """{"role", "form", "base", "quantisation", "template": {"name", "hash"}} of an artifact's model."""
     return read_info(artifact.path() / "model")
+
+
+def quantisation_of(artifact: Artifact) -> str | None:
+    """What the full weights below an artifact's adapter are rounded to, `nf4-double` or nothing: part of what the
+    adapter was trained over, so of what it is computed over. Older artifacts say nothing, and were over no such."""
+    found = model_info(artifact).get("quantisation")
+    if found not in (None, "nf4-double"):
+        raise ModelError("the adapter stands on weights of a form that this version does not know",
+                         where=artifact.url, found=found, expected="nf4-double or null",
+                         hint="a newer version made it")
+    return found
 
 
 def template_of(artifact: Artifact) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Model folders of artifacts -> models ready to compute: policies, reward models and tokenizers.
 
-An adapter is joined with the full weights it stands on, found in the same store by key. Nothing here is quantised,
-so merging is exact up to rounding; it is done in float32. Does not train, generate or write weights.
+An adapter is joined with the full weights it stands on, found in the same store by key, and rounded to four bits where
+it was trained over four bits (nf4.py). They are in full precision again then, so merging is exact up to rounding; it is
+done in float32. Does not train, generate or write weights.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from transformers.utils.logging import disable_progress_bar
 from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
+from alignment.inference import nf4
 from alignment.inference.adapters import merged, with_adapter
-from alignment.inference.info import INFO, base_folder, check_template, model_info, read_info
+from alignment.inference.info import INFO, base_folder, check_template, model_info, quantisation_of, read_info
 from alignment.progress import console
 from alignment.templates import Convention
 
@@ -92,7 +94,7 @@ def load_policy(
     """
     info, folder = _checked(artifact, "policy")
     adapter = info["form"] == "adapter"
-    model = weights_of(AutoModelForCausalLM, base_folder(artifact), torch.float32 if adapter and merge else dtype)
+    model = _base(AutoModelForCausalLM, artifact, torch.float32 if adapter and merge else dtype, device)
     if adapter:
         model = _adapted(model, folder, merge)
     return _ready(model, dtype, device, cast=adapter and merge)
@@ -108,8 +110,8 @@ def load_reward(artifact: Artifact, *, dtype: torch.dtype, device: str) -> PreTr
     """
     info, folder = _checked(artifact, "reward")
     adapter = info["form"] == "adapter"
-    model = weights_of(AutoModelForSequenceClassification, base_folder(artifact),
-                     torch.float32 if adapter else dtype, {"score.weight"} if adapter else set(), num_labels=1)
+    model = _base(AutoModelForSequenceClassification, artifact, torch.float32 if adapter else dtype, device,
+                  {"score.weight"} if adapter else set(), num_labels=1)
     if adapter:
         model = _adapted(model, folder, merge=True)
     _check_head(model, folder)
@@ -145,14 +147,34 @@ def _checked(artifact: Artifact, role: Role) -> tuple[dict[str, Any], Path]:
     return info, folder
 
 
+def _base(auto: Any, artifact: Artifact, dtype: torch.dtype, device: str, may_miss: set[str] | None = None,
+          **config: Any) -> PreTrainedModel:
+    """The full weights that an artifact stands on, rounded as they were when its adapter was trained."""
+    if quantisation_of(artifact) is None:
+        return weights_of(auto, base_folder(artifact), dtype, may_miss, **config)
+    model = weights_of(auto, base_folder(artifact), "auto", may_miss, **config)
+    nf4.round_weights(nf4.quantised_layers(model), dtype, device)
+    return in_dtype(model, dtype)
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in `dtype`; not those that are packed, nor buffers, which transformers computes with
+    in a type of their own (the frequencies of rotary positions)."""
+    for tensor in model.parameters():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
+
+
 def weights_of(
-    auto: Any, folder: Path, dtype: torch.dtype, may_miss: set[str] | None = None, **config: Any
+    auto: Any, folder: Path, dtype: torch.dtype | Literal["auto"], may_miss: set[str] | None = None, **config: Any
 ) -> PreTrainedModel:
     """`auto.from_pretrained` that refuses what transformers only warns about: weights that are made up at random.
 
     Args:
         auto: AutoModelForCausalLM or AutoModelForSequenceClassification.
         folder: a model folder with full weights in safetensors.
+        dtype: of the weights; `auto`: as they are stored.
         may_miss: names of weights that may be absent.
         config: changes to the model's config, and other arguments of from_pretrained.
     """
@@ -184,8 +206,7 @@ def _adapted(model: Any, folder: Path, merge: bool) -> Any:
 
 
 def _ready(model: Any, dtype: torch.dtype, device: str, *, cast: bool) -> Any:
-    model = model.to(device=device, dtype=dtype) if cast else model.to(device)
-    return model.eval()
+    return (in_dtype(model, dtype) if cast else model).to(device).eval()
 
 
 def _saved_head(folder: Path) -> torch.Tensor | None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from alignment.planner.sizes import ModelSize
 
 FLOAT32, BFLOAT16 = 4, 2
+NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight: four bits, a scale of eight bits for 64 of them, a scale's scale for 256 of those."""
 LOGIT_TILE = 32_768
 """Columns of the output head that TRL's fused log-probabilities compute at once."""
 
@@ -69,6 +71,7 @@ def train_memory(
     head: bool = True,
     checkpointing: bool = False,
     reference: bool = False,
+    quantised: bool = False,
 ) -> Memory:
     """Memory of training with Adam in float32.
 
@@ -80,6 +83,7 @@ def train_memory(
         head: False for a reward model, which has no logits over the vocabulary.
         checkpointing: activations are kept at layer borders only and computed again in the backward pass.
         reference: a frozen second adapter beside the trained one (DPO).
+        quantised: the frozen linear layers are in NF4 with double quantisation (arXiv:2305.14314, 3).
 
     Weights, gradients and Adam's two moments are 4 + 4 + 8 bytes per trained weight (ZeRO, arXiv:1910.02054, 3.1, in
     float32). Activations of a layer are those of arXiv:2205.05198, 4.1, attention scores not stored: 2 H for the
@@ -89,6 +93,8 @@ def train_memory(
     """
     trained = size.parameters if lora_rank is None else size.lora_parameters(lora_rank)
     weights = trained * FLOAT32 if lora_rank is None else size.parameters * frozen_bytes + trained * FLOAT32
+    if quantised:
+        weights -= round(size.linear_parameters * (frozen_bytes - NF4_DOUBLE))
     if reference:
         weights += trained * FLOAT32
     value = FLOAT32 if lora_rank is None else frozen_bytes

@@ -38,6 +38,12 @@ class ModelSize:
     intermediate: int
     vocab: int
 
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of every linear layer but the head."""
+        inner, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return self.layers * self.hidden * (2 * inner + 2 * kv + 3 * self.intermediate)
+
     def lora_parameters(self, rank: int) -> int:
         """Weights of adapters on every linear layer but the head: r (in + out) each (arXiv:2106.09685, 4.1)."""
         inner, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim

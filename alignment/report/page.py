@@ -153,6 +153,13 @@ def _stage(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     }
 
 
+def _apart(difference: Mapping[str, Any]) -> str:
+    """How far a model is from the same adapter over its base as it is stored."""
+    nats = difference.get("nats_per_token")
+    what = f"{difference['score']:.2g} of score" if nats is None else f"{nats:.2g} nats a token"
+    return f"over it as stored, {what} apart"
+
+
 def _model(stage: AnyStage, artifact: Artifact) -> dict[str, str]:
     """Facts a reader asks of every model; a fact that the manifest does not have is shown as absent."""
     facts = artifact.manifest.facts
@@ -160,10 +167,13 @@ def _model(stage: AnyStage, artifact: Artifact) -> dict[str, str]:
     named = template if isinstance(template, Mapping) else {"name": template}
     reference = facts.get("reference")
     reference = ", ".join(map(str, reference.values())) if isinstance(reference, Mapping) else reference
+    start = str(facts.get("start") or texts.NONE)
+    if (base := facts.get("quantisation")) is not None:
+        start += f", over {base}" + (f" ({_apart(apart)})" if (apart := facts.get("base_difference")) else "")
     return {
         "name": stage.name, "kind": stage.title(),
         "parameters": texts.number(facts.get("parameters", artifact.manifest.metrics.get("parameters"))),
         "trainable": texts.number(facts.get("trainable_parameters")),
         "template": str(named.get("name") or texts.NONE), "hash": str(named.get("hash") or "")[:12],
-        "reference": str(reference or texts.NONE), "start": str(facts.get("start") or texts.NONE),
+        "reference": str(reference or texts.NONE), "start": start,
     }

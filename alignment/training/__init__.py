@@ -3,3 +3,5 @@
 The only room that imports trl. It knows no Ray: `fit` is called once in every worker process, with or without a
 process group, and can be called without Ray at all.
 """
+
+import alignment.inference  # noqa: F401 - before peft, which warns as it is imported: see there

@@ -33,7 +33,7 @@ from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.adapters import save_adapter
 from alignment.inference.draws import choose
-from alignment.inference.info import base_key, template_of, write_info
+from alignment.inference.info import base_folder, base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
 from alignment.training.checkpoints import Checkpoints, barrier, over_all
@@ -42,6 +42,7 @@ from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
 from alignment.training.proof import prove_loss
+from alignment.training.quantised import base_difference
 from alignment.training.room import room_for
 
 
@@ -69,7 +70,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     prepared.not_taken = len(everything) - len(records)
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
-    model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
+    model, facts = build(stage, start, dtype, tokenizer.pad_token_id, device)
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
     trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
@@ -103,6 +104,9 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
             "micro_batch_size": arguments.per_device_train_batch_size, "learning_rate": stage.rate,
         }
+        if stage.adapter is not None and stage.adapter.quantised is not None:
+            outcome.facts["base_difference"] = base_difference(
+                stage.makes, base_folder(start), context.out / "model", prepared.rows, device, tokenizer.pad_token_id)
         outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
         write_outcome(context, outcome)
     barrier()
@@ -188,7 +192,7 @@ def _arguments(
     given: dict[str, Any] = {
         "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and a third more compute is not
         "dataloader_pin_memory": on_gpu,
-        **method.arguments(stage), **steps, **stage.trl,
+        **method.arguments(stage), **steps, **stage.by_strategy, **stage.trl,
     }
     if workers > 1 and not on_gpu:
         given["ddp_backend"] = "gloo"
@@ -243,7 +247,8 @@ def _save(model: Any, folder: Path, stage: TrainBase, start: Any, tokenizer: Any
     tokenizer.save_pretrained(folder)
     form, base = ("adapter", base_key(start)) if adapter else ("full", None)
     write_info(folder, role=stage.makes, form=form, base=base, tokenizer=tokenizer,
-               template_name=template_of(start)["name"])
+               template_name=template_of(start)["name"],
+               quantisation=stage.adapter.quantised if stage.adapter is not None else None)
 
 
 def _outcome(

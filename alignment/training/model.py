@@ -1,15 +1,17 @@
 """The model a train stage starts from: full weights or a low-rank adapter, policy or reward.
 
-Continues the adapter of the start stage where there is one; never merges into anything quantised (there is
-nothing quantised here). Does not train or save.
+Continues the adapter of the start stage where there is one, over the base that it was trained over; never merges into
+what is packed in four bits: strategy full merges an adapter of qlora into the weights that those bits stand for, in
+float32, which is the model that was trained and evaluated. Does not train or save.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -18,32 +20,44 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment.artifacts import Artifact
-from alignment.config import Lora, TrainBase
+from alignment.config import Adapter, TrainBase
 from alignment.data.adapter_config import CONFIG, WEIGHTS
 from alignment.errors import ModelError
 from alignment.inference.adapters import with_adapter
-from alignment.inference.info import base_folder, model_info
+from alignment.inference.info import base_folder, base_key, model_info, quantisation_of
 from alignment.inference.loading import load_policy, score_in_float32, weights_of
+from alignment.progress import console
+from alignment.training.quantised import count, in_four_bits
 from alignment.training.targets import adapted_names, check_adapted, last, named, targets_of
 
 
-def build(stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> tuple[Any, dict[str, Any]]:
-    """The trainable model and facts about it (trainable and total parameters, adapted modules).
+def build(
+    stage: TrainBase, start: Artifact, dtype: torch.dtype, pad_token_id: int, device: str = "cpu"
+) -> tuple[Any, dict[str, Any]]:
+    """The trainable model and facts about it (trainable and total parameters, adapted modules, what is quantised).
 
-    Frozen weights are in `dtype`; everything trained is float32 (bfloat16 loses small updates).
+    Frozen weights are in `dtype`, or in four bits and computed with in `dtype`; everything trained is float32
+    (bfloat16 loses small updates).
+
+    Args:
+        device: where weights are quantised; the model lies on the CPU.
     """
     lora = stage.adapter
     if stage.makes == "reward":
         _check_scores(start, f"stage {stage.name}")
     facts: dict[str, Any] = {}
     if lora is not None:
-        model = _with_adapter(stage, lora, start, dtype, pad_token_id)
+        model, facts = _with_adapter(stage, lora, start, dtype, pad_token_id, device)
         adapted = adapted_names(model)
-        facts = {"adapted_modules": len(adapted), "adapted_names": last(adapted)}
+        facts |= {"adapted_modules": len(adapted), "adapted_names": last(adapted)}
     else:
         model = _full(stage, start, pad_token_id)
+        if (rounded := quantisation_of(start)) is not None:
+            facts = {"merged": {"adapter": start.key, "base": base_key(start), "quantisation": rounded}}
+            _say(f"  {stage.name}: the adapter of {start.key} is merged, in float32, into the weights that it was "
+                 f"trained over: those of {base_key(start)} rounded to {rounded}")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return model, {"trainable_parameters": trainable, "parameters": sum(p.numel() for p in model.parameters()), **facts}
+    return model, {"trainable_parameters": trainable, "parameters": count(model), **facts}
 
 
 def _check_scores(start: Artifact, where: str) -> None:
@@ -54,7 +68,7 @@ def _check_scores(start: Artifact, where: str) -> None:
                          hint="score answers with a function, or train the reward model on another base")
 
 
-def settle_adapter(model: PeftModel, lora: Lora) -> dict[str, Any]:
+def settle_adapter(model: PeftModel, lora: Adapter) -> dict[str, Any]:
     """Give the trained adapter the stage's dropout, whatever its start or TRL made of it; what it is now, as facts.
 
     TRL turns off every dropout of a model with a reference or a score. So it must be for the reference, which is often
@@ -91,20 +105,35 @@ def _full(stage: TrainBase, start: Artifact, pad_token_id: int) -> Any:
     return model
 
 
-def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
+def _with_adapter(
+    stage: TrainBase, lora: Adapter, start: Artifact, dtype: torch.dtype, pad_token_id: int, device: str
+) -> tuple[PeftModel, dict[str, Any]]:
     reward, info, folder = stage.makes == "reward", model_info(start), start.path() / "model"
     base, where = base_folder(start), f"stage {stage.name}"
     continued = info["form"] == "adapter"
+    if continued and quantisation_of(start) != lora.quantised:
+        raise ModelError("the adapter that is continued was trained over another base", where=f"{where}, strategy.kind",
+                         found=f"{lora.kind}, and an adapter over {_said(quantisation_of(start))}",
+                         expected=f"an adapter over {_said(lora.quantised)}, or strategy full, which merges it")
+    # Rounded to `dtype` before it is quantised, it would be another base.
+    stored: torch.dtype | Literal["auto"] = dtype if lora.quantised is None else "auto"
     if reward:  # the head is fresh
-        model = weights_of(AutoModelForSequenceClassification, base, dtype, {"score.weight"}, num_labels=1,
+        model = weights_of(AutoModelForSequenceClassification, base, stored, {"score.weight"}, num_labels=1,
                            pad_token_id=pad_token_id)
     else:
-        model = weights_of(AutoModelForCausalLM, base, dtype)
+        model = weights_of(AutoModelForCausalLM, base, stored)
     if reward and continued:  # whatever stands on the policy's output head has no place here
         lora = lora.model_copy(update={"modules_to_save": _of_backbone(lora.modules_to_save, model)})
     wanted = targets_of(lora, model, where)
     if continued:
         _check_same(lora, folder, where)
+    facts: dict[str, Any] = {}
+    if lora.quantised is not None:
+        facts = in_four_bits(model, dtype, device, where)
+        share = facts["quantised_parameters"] / facts["base_parameters"]
+        _say(f"  {stage.name}: {share:.0%} of the base's {facts['base_parameters']:,} weights in four bits "
+             f"({facts['quantisation']}), the others in {str(dtype).removeprefix('torch.')}")
+        model.is_loaded_in_4bit = True  # asked by PEFT, for layers that know bitsandbytes's
     if continued and not reward:
         adapted = with_adapter(model, folder, is_trainable=True)
         # Published adapters name their base for others; checkpoints want the place where it lies here.
@@ -121,6 +150,8 @@ def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dt
             config.task_type, config.ensure_weight_tying = TaskType.SEQ_CLS, False
             config.modules_to_save = list(_of_backbone(config.modules_to_save, model) or ()) or None
         adapted = get_peft_model(model, config)
+    # TRL would round the adapters of a model that says so to bfloat16, whose steps are larger than most updates.
+    vars(model).pop("is_loaded_in_4bit", None)
     check_adapted(adapted, wanted, where)
     if reward:
         score_in_float32(adapted)
@@ -129,10 +160,19 @@ def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dt
         _carry_over(adapted, folder)
     elif continued and wanted.whole:  # what is kept whole was rounded where it was read into `dtype`
         set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
-    return adapted
+    return adapted, facts
 
 
-def _check_same(lora: Lora, folder: Path, where: str) -> None:
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        console.print(line)
+
+
+def _said(quantisation: str | None) -> str:
+    return quantisation or "weights that are not quantised"
+
+
+def _check_same(lora: Adapter, folder: Path, where: str) -> None:
     """A continued adapter has the rank and scale that it was made with."""
     made = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for key, name in (("r", "r"), ("alpha", "lora_alpha")):

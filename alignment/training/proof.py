@@ -6,6 +6,7 @@ it knows. A model with one that it does not know would be trained on another los
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,12 @@ NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Mean difference of log-probabilities that rounding explains, in nats. A head without its scale or cap is far off."""
 
 
+def tokens_of(row: Mapping[str, Any]) -> list[int]:
+    """Prompt and answer of a row of token columns, whatever its method."""
+    given = row.get("input_ids") or row.get("chosen_ids") or row["completion_ids"]
+    return [*row.get("prompt_ids", ()), *given]
+
+
 def prove_loss(trainer: Any, dtype: torch.dtype, where: str) -> None:
     """Compare TRL's log-probabilities of the first row with those of the model's own logits.
 
@@ -27,10 +34,8 @@ def prove_loss(trainer: Any, dtype: torch.dtype, where: str) -> None:
     Raises:
         ModelError: they differ: TRL does not know how this architecture gets from hidden states to logits.
     """
-    row = trainer.train_dataset[0]
-    given = row.get("input_ids") or [*row["prompt_ids"], *(row.get("chosen_ids") or row["completion_ids"])]
     model, was_training = trainer.model, trainer.model.training
-    ids = torch.tensor([given[:TOKENS]], device=next(model.parameters()).device)
+    ids = torch.tensor([tokens_of(trainer.train_dataset[0])[:TOKENS]], device=next(model.parameters()).device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():

@@ -65,4 +65,6 @@ def reference_facts(stage: TrainBase, trainer: Any, start: Artifact) -> dict[str
     else:
         copied = "ref" in getattr(trainer.model, "peft_config", {})
         how = "frozen copy of the start adapter" if copied else "adapter off"
+    if stage.adapter is not None and stage.adapter.quantised is not None:
+        how += f", over {stage.adapter.quantised}"
     return {"reference": {"artifact": start.key, "how": how}}

@@ -38,8 +38,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     from alignment.pipeline.run import execute
 
     lora = {"kind": "lora", "r": 4, "alpha": 8, "modules_to_save": ["embed_tokens", "lm_head"]}
-    run = small.run(tmp_path_factory.mktemp("made"), small.train("sft", strategy=lora),
-                    small.train("full", strategy={"kind": "full"}), small.train("rm", "reward"), count=16)
+    qlora = {"kind": "qlora", "r": 4, "alpha": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(small.BASE["model"], "hidden_size", 64)  # a block of NF4
+        run = small.run(tmp_path_factory.mktemp("made"), small.train("sft", strategy=lora),
+                        small.train("full", strategy={"kind": "full"}), small.train("rm", "reward"),
+                        small.train("four-bits", strategy=qlora), count=16)
     return dict(execute(run).artifacts)
 
 
@@ -94,8 +98,25 @@ def test_an_adapter_after_its_store_was_moved(
     wanted = logits(made["sft"])
     assert json.loads(run_there(load + SAY, model_of(moved, made["sft"]))) == pytest.approx(wanted, abs=1e-4)
     again = "\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('merged')\n"
-    assert json.loads(run_there(load + merge + again + SAY, model_of(moved, made["sft"]))) == pytest.approx(
-        wanted, abs=1e-4)
+    said = run_there(load + merge + again + SAY, model_of(moved, made["sft"])).splitlines()[-1]  # DeepSpeed greets
+    assert json.loads(said) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_an_adapter_over_four_bits(
+    made: dict[str, Artifact], moved: Path, run_there: Callable[[str, str], str]
+) -> None:
+    (code,) = blocks("An adapter over four bits")
+    (plain, _) = blocks("An adapter")
+    wanted, folder = logits(made["four-bits"]), model_of(moved, made["four-bits"])
+    assert json.loads(run_there(code + SAY, folder)) == pytest.approx(wanted, abs=1e-4)
+    stored, packed = (json.loads(run_there(other + SAY, folder)) for other in (
+        plain, code.replace(".dequantize()", "")))
+    assert _apart(stored, wanted) > 1e-2, "over the base as it is stored it is another model"
+    assert _apart(packed, wanted) < _apart(stored, wanted) / 3, "where kernels compute in bfloat16; else it is equal"
+
+
+def _apart(one: list[float], other: list[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
 
 @pytest.mark.parametrize("short", [

@@ -49,6 +49,18 @@ def test_a_method_and_its_kind_are_raised_apart(tmp_path: Path, monkeypatch: pyt
     assert Dpo.revisions() == {"dpo": 2, "train": 2}
 
 
+def test_what_computed_in_bfloat16_is_made_again_and_nothing_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions of merged adapters."""
+    sample = {"kind": "sample", "model": "base", "prompts": ["data/dev"], "score": {"function": "brevity"}}
+    run = small.run(tmp_path, {"name": "one", **sample, "dtype": "bfloat16"},
+                    {"name": "two", **sample, "dtype": "float32"})
+    now = keys(run)
+    monkeypatch.setattr(Sample, "mended", Stage.mended)
+    assert {name for name, before in keys(run).items() if before.digest != now[name].digest} == {"one"}
+
+
 @pytest.mark.parametrize(("more", "changed"), [
     ({}, False), ({"strategy": {"kind": "full"}}, False),
     ({"strategy": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}, True),

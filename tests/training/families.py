@@ -16,6 +16,13 @@ from tests.models import imported, published
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
 _GATED = {**_SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
 _EXPERTS = {**_GATED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+WIDE: dict[str, dict[str, Any]] = {
+    "llama-tied": {"hidden_size": 64, "intermediate_size": 128},
+    "gpt2": {"n_embd": 64},
+    "gemma2": {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "query_pre_attn_scalar": 16},
+    "qwen3_moe": {"hidden_size": 64, "head_dim": 16, "moe_intermediate_size": 64},
+}
+"""What is changed of a family where a base is quantised: no layer is narrower than a block of NF4."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": _GATED,
     "llama-tied": {**_GATED, "tie_word_embeddings": True},
@@ -51,8 +58,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Name -> what of its config is made small; the name up to the first `-` is transformers' model_type."""
 
 
-def family(name: str, store: Store, work: Path) -> Artifact:
-    """The family's base in the store, with the tiny tokenizer."""
+def family(name: str, store: Store, work: Path, **changes: Any) -> Artifact:
+    """The family's base in the store, with the tiny tokenizer.
+
+    Args:
+        changes: to the family's config.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -63,7 +74,7 @@ def family(name: str, store: Store, work: Path) -> Artifact:
     tokenizer.chat_template = source("chatml")
     config = AutoConfig.for_model(
         name.partition("-")[0], vocab_size=384, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, **FAMILIES[name])
+        pad_token_id=tokenizer.pad_token_id, **{**FAMILIES[name], **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -114,6 +114,10 @@ class Evaluate(Stage):
         first, *later = self.models
         return self.compare or tuple((model, first) for model in later)
 
+    def mended(self) -> dict[str, int]:
+        # Adapters were merged into models whose rotary positions were then in bfloat16 as well.
+        return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
+
     def title(self) -> str:
         return f"evaluate · {plural(len(self.models), 'model')}"
 

@@ -180,5 +180,9 @@ class Sample(Stage):
             yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
                           "a weight other than 0")
 
+    def mended(self) -> dict[str, int]:
+        # Adapters were merged into models whose rotary positions were then in bfloat16 as well.
+        return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
+
     def title(self) -> str:
         return f"sample · {plural(self.n, 'answer')}"
