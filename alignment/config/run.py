@@ -114,7 +114,7 @@ def _check_model(
         yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
         return
     start, own = earlier[ref.stage].adapter, stage.adapter
-    if start is not None and own is not None and start.shape != own.shape:
+    if ref.place == ("model",) and start is not None and own is not None and start.shape != own.shape:
         other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(
             ("strategy",), f"continues the adapter of stage {ref.stage}, so {', '.join(start.shape)} must be the same",
