@@ -21,8 +21,8 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
-from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary
+from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
     AnyStage,
     Evaluate,
