@@ -108,14 +108,25 @@ def expand(tree: yaml.MappingNode) -> None:
 
 
 def once(findings: list[ConfigError]) -> list[ConfigError]:
-    """What is wrong alike in several rounds is said once, without naming a round."""
-    told: dict[tuple[str, ...], list[ConfigError]] = {}
-    for finding in findings:
-        where = _ROUND.sub(")", finding.where or "")
-        told.setdefault((where, finding.problem, re.sub(r"-\d+\b", "", str(finding.found))), []).append(finding)
-    return [same[0] if len(same) == 1 else ConfigError(same[0].problem, where=where, found=same[0].found,
-                                                       expected=same[0].expected, hint=same[0].hint)
-            for (where, *_), same in told.items()]
+    """What is wrong alike in several rounds is said once, without naming a round; all else stays as it is."""
+    made: dict[object, tuple[str, ConfigError]] = {}
+    """What a finding is apart from its round -> the first round that has it, and what is said."""
+    for index, one in enumerate(findings):
+        match = _ROUND.search(one.where or "")
+        if match is None:
+            made[index] = "", one
+            continue
+        where = _ROUND.sub(")", one.where or "")
+        same = (where, one.problem, re.sub(r"-\d+\b", "", str(one.found)))
+        if same not in made:
+            made[same] = match[0], one
+        elif made[same][0] == match[0]:
+            made[index] = match[0], one
+        else:
+            first = made[same][1]
+            made[same] = made[same][0], ConfigError(first.problem, where=where, found=first.found,
+                                                    expected=first.expected, hint=first.hint)
+    return [one for _, one in made.values()]
 
 
 class _Group:
