@@ -14,6 +14,8 @@ BASE: dict[str, Any] = {
     "name": "base", "kind": "import", "dtype": "float32",
     "model": {"source": "tiny", "hidden_size": 32, "layers": 2, "heads": 4, "vocab_size": 384},
 }
+OTHER: dict[str, Any] = {**BASE, "name": "other", "model": {**BASE["model"], "hidden_size": 16, "layers": 1}}
+"""Another model with the tokenizer and template of BASE; in runs whose stages ask for it."""
 COLOURS = ["red", "blue", "green", "black", "white", "brown", "grey", "pink"]
 THINGS = ["boat", "rope", "lamp", "net", "gate", "sail", "hut", "flag"]
 
@@ -47,15 +49,17 @@ def train(name: str, method: str = "sft", model: str = "base", **more: Any) -> d
     return {
         "name": name, "kind": "train", "method": method, "model": model, "rows": ["data/train"],
         "strategy": {"kind": "lora", "r": 4, "alpha": 8}, "batch_size": 8, "micro_batch_size": 8,
-        "learning_rate": 5e-3, "checkpoints": {"every": 2}, **more,
+        "learning_rate": 5e-3, "checkpoints": {"every": 2}, **({"teacher": "other"} if method == "distill" else {}),
+        **more,
     }
 
 
 def run(folder: Path, *stages: dict[str, Any], count: int = 40, **top: Any) -> Run:
     """A Run with the base model, the data and `stages`, in a store below `folder`."""
+    others = [OTHER] if any("other" in (stage.get("teacher"), stage.get("reference_model")) for stage in stages) else []
     tree = {
         "name": "small", "seed": 3, "store": str(folder / "store"), "compute": {"dtype": "float32", "device": "cpu"},
-        "stages": [BASE, data(folder, count), *stages], **top,
+        "stages": [BASE, *others, data(folder, count), *stages], **top,
     }
     return parse_run(yaml.safe_dump(tree, sort_keys=False))
 

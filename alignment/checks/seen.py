@@ -30,6 +30,7 @@ class Sight:
         marks: stage that makes a model -> tokens that its template has at least around a prompt and an answer.
         templates: stage that makes a model -> text of its chat template, where that is known.
         settled: those of them whose text is what the stages get, marks and all.
+        vocabularies: stage that imports a model -> its tokens and their ids, where they are known.
         notes: stage -> a few words on what was seen.
         warnings: what does not fail, but is hardly meant.
     """
@@ -40,6 +41,7 @@ class Sight:
     marks: dict[str, int] = field(default_factory=dict)
     templates: dict[str, str] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
+    vocabularies: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

@@ -21,6 +21,7 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
+from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary
 from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
     Adapter,
@@ -70,6 +71,7 @@ def made(stage: AnyStage, artifact: Artifact, sight: Sight) -> None:
     if stage.makes == "policy":
         remember_made(sight, stage, artifact)
         remember_made_text(sight, stage, artifact)
+        remember_made_vocabulary(sight, stage, artifact)
 
 
 def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
@@ -86,6 +88,7 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
     remember(sight, stage)
     remember_template(sight, stage)
     remember_text(sight, stage)
+    remember_vocabulary(sight, stage)
 
 
 def _check_gguf(stage: str, model: GgufModel) -> None:
@@ -198,6 +201,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     yield from adaptable(sight, stage)
     yield from learnable(sight, stage)
     yield from tellable(sight, stage)
+    yield from comparable(run, sight, stage)
     yield from trainable(run, sight, stage)
 
 

@@ -15,6 +15,7 @@ from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, place_of
 from alignment.config.arithmetic import settled_here
+from alignment.config.rounds import once
 from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
 from alignment.errors import ConfigError, ConfigErrors, KubeAlignError
@@ -130,6 +131,7 @@ def mistakes(
             made(stage, artifact, sight)
         if only in (None, stage.name):
             found += [_finding(file, ("stages", index, *place), error) for place, error in wrongs]
+    found = once(found)
     if profile is None or profile.cluster is None:
         executed = run if profile is None else profile.applied(run)
         for key, error in devices(executed.compute):

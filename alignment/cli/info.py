@@ -10,6 +10,8 @@ import typer
 
 from alignment.cli.show import say, table
 from alignment.config import Run
+from alignment.config.rounds import Group
+from alignment.config.stages.fields import NAME, ROWS
 from alignment.errors import ConfigError
 
 
@@ -21,7 +23,32 @@ def run_schema() -> dict[str, Any]:
         # Our models default `kind` to their own, but a stage of a run file is told apart by it.
         if "const" in properties.get("kind", {}) and "kind" not in definition.get("required", []):
             definition["required"] = ["kind", *definition.get("required", [])]
+    _with_groups(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KubeAlign run"}
+
+
+def _with_groups(schema: dict[str, Any]) -> None:
+    """Put groups beside the stages: with stages of their own, which may also name those of the round before."""
+    definitions, items = schema["$defs"], schema["properties"]["stages"]["items"]
+    within = {name: _in_group(definition) for name, definition in definitions.items()}
+    group = Group.model_json_schema()
+    group["properties"]["stages"]["items"] = _in_group(items)
+    definitions |= {f"{name}InGroup": definition for name, definition in within.items()} | {"Group": group}
+    items["oneOf"].append({"$ref": "#/$defs/Group"})
+
+
+def _in_group(node: Any) -> Any:
+    """A part of the schema as it is within a group: where a stage is named, `previous.` may stand before it."""
+    if isinstance(node, list):
+        return [_in_group(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: value if key == "name" else _in_group(value) for key, value in node.items()}
+    if made.get("pattern") in (NAME, ROWS):
+        made["pattern"] = r"^(previous\.)?" + made["pattern"].removeprefix("^")
+    if "$ref" in made:
+        made["$ref"] += "InGroup"
+    return made
 
 
 def schema(

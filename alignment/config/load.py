@@ -12,12 +12,16 @@ from pathlib import Path
 
 import yaml
 
+from alignment.config.rounds import expand, groups_of, names_in, once
 from alignment.config.run import Run
 from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
 from alignment.config.yaml_nodes import Loc, child, place, written
 from alignment.errors import ConfigError, ConfigErrors, Written
 
 _PARAM = re.compile(r"\$\{([a-z][a-z0-9_]*)\}")
+
+_set: dict[str, tuple[str, ...]] = {}
+"""Run file -> the overrides that it was last loaded with: they may change what its groups are expanded to."""
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
@@ -26,41 +30,66 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
     Args:
         path: the YAML file.
         overrides: `key=value` strings; the key is a dotted path whose first part is a top-level key or a
-            stage's name (`sft.epochs=2`, `compute.workers=2`, `params.data=/data`); values are YAML.
+            stage's name (`sft.epochs=2`, `compute.workers=2`, `params.data=/data`), or a group's, a stage's of it in
+            all rounds, or in one (`dpo-2.epochs=2`); values are YAML.
 
     Raises:
         ConfigErrors: with one `ConfigError` (file, line, key, found, expected) per finding.
     """
+    _set[str(path)] = overrides = tuple(overrides)
     return parse_run(read_text(Path(path), "run"), str(path), overrides)
 
 
 def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> Run:
     """Like `load_run`, from the YAML text; `file` names it in errors."""
-    _, node = parse_tree(text, file, "run", "name: ..., stages: [...]")
-    for override in overrides:
-        _override(node, override)
-    _substitute(node)
-    return validated(Run, node)
+    node = _tree(text, file, overrides)
+    try:
+        return validated(Run, node)
+    except ConfigErrors as errors:
+        raise ConfigErrors(once(errors.findings)) from errors
 
 
 def place_of(file: str | Path, loc: Loc) -> str:
-    """`FILE:LINE (dotted.key)` of a place in a run file that loaded, for findings made after loading."""
-    return place(parse_tree(read_text(Path(file), "run"), str(file), "run", "")[1], loc)
+    """`FILE:LINE (dotted.key)` of a place in a run that `load_run` loaded, for findings made after loading.
+
+    Args:
+        loc: from the run's own keys on, groups expanded.
+    """
+    return place(_tree(read_text(Path(file), "run"), str(file), _set.get(str(file), ())), loc)
 
 
-def _override(tree: yaml.Node, override: str) -> None:
+def _tree(text: str, file: str, overrides: Iterable[str]) -> yaml.MappingNode:
+    """The nodes of a run file with overrides, parameters and groups settled. What is set of a group counts before what
+    is set of one of its rounds."""
+    _, node = parse_tree(text, file, "run", "name: ..., stages: [...]")
+    rounds = [override for override in overrides if not _override(node, override)]
+    _substitute(node)
+    expand(node)
+    for override in rounds:
+        _override(node, override)
+    _substitute(node)
+    return node
+
+
+def _override(tree: yaml.Node, override: str) -> bool:
+    """Apply it; False where its stage may yet come of a group."""
     parts, value = parse_override(override)
-    where, stages = f"--set {override}", child(tree, "stages")
+    where, stages, groups = f"--set {override}", child(tree, "stages"), groups_of(tree)
     by_name = {name.value: stage for stage in stages.value if isinstance(name := child(stage, "name"), yaml.ScalarNode)
                } if isinstance(stages, yaml.SequenceNode) else {}
+    for _, group in groups:
+        by_name |= names_in(group)
     # A stage may well be called `seed`: seed=3 is the run's, seed.max_bad=0.2 the stage's.
     if len(parts) > 1 and parts[0] in by_name and parts[0] not in ("compute", "params", "stages"):
         tree, parts = by_name[parts[0]], parts[1:]
+    elif parts[0] not in Run.model_fields and groups:
+        return False
     elif parts[0] not in Run.model_fields:
         raise ConfigErrors([ConfigError(
             "names neither a top-level key nor a stage's key", where=where, found=".".join(parts),
             expected="one of " + ", ".join([*Run.model_fields, *(f"{name}.KEY" for name in by_name)]))])
     set_value(tree, parts, value, where)
+    return True
 
 
 class _Filled(yaml.ScalarNode):

@@ -21,6 +21,15 @@ from alignment.config.stages.fields import Name, StoreUrl, Strict
 from alignment.errors import Written
 
 
+class Rounds(Strict):
+    """What a group of a run file was expanded to."""
+
+    name: Name
+    """The group's name."""
+    rounds: tuple[tuple[Name, ...], ...] = Field(min_length=1)
+    """The stages of each round, by name, in order."""
+
+
 class Run(Strict):
     """A whole run. Frozen: what was loaded is what is executed and recorded."""
 
@@ -44,6 +53,9 @@ class Run(Strict):
     stages: tuple[AnyStage, ...] = Field(min_length=1)
     """The steps, in order; each names the earlier ones that it reads. `kind` (and `method` of a train stage) says
     what a stage is."""
+    groups: tuple[Rounds, ...] | None = None
+    """Written when a group of `stages` is expanded, for the report: which of them are whose rounds. It changes nothing
+    that is made."""
     aims: tuple[str, ...] = ()
     """What the run is meant to reach: `METRIC OP NUMBER` or `METRIC OP METRIC`, METRIC being STAGE.NAME."""
 
@@ -75,6 +87,9 @@ def _findings(run: Run) -> Iterator[Finding]:
         for finding in _stage_findings(stage, earlier, names):
             yield finding.below("stages", index)
         earlier[stage.name] = stage
+    for index, group in enumerate(run.groups or ()):
+        for name in (name for one in group.rounds for name in one if name not in earlier):
+            yield Finding(("groups", index, "rounds"), "names an unknown stage", name, _choices(earlier))
     for index, text in enumerate(run.aims):
         try:
             aim = parse_aim(text)
@@ -114,7 +129,7 @@ def _check_model(
         yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
         return
     start, own = earlier[ref.stage].adapter, stage.adapter
-    if start is not None and own is not None and start.shape != own.shape:
+    if ref.place == ("model",) and start is not None and own is not None and start.shape != own.shape:
         other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(
             ("strategy",), f"continues the adapter of stage {ref.stage}, so {', '.join(start.shape)} must be the same",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from alignment.config.messages import close_to
@@ -22,24 +23,29 @@ BOUNDS = {
     "beta": "more than 0", "warmup_steps": _NOT_NEGATIVE, "weight_decay": _NOT_NEGATIVE, "max_grad_norm": _NOT_NEGATIVE,
     "adam_beta1": _SHARE, "adam_beta2": _SHARE, "adam_epsilon": "more than 0", "label_smoothing": _SHARE,
     "label_smoothing_factor": _SHARE, "desirable_weight": "more than 0", "undesirable_weight": "more than 0",
-    "neftune_noise_alpha": "more than 0", "dataloader_num_workers": _NOT_NEGATIVE,
+    "neftune_noise_alpha": "more than 0", "dataloader_num_workers": _NOT_NEGATIVE, "ld_alpha": "0 to 1",
+    "discopop_tau": "more than 0", "precompute_ref_batch_size": "1 or more", "router_aux_loss_coef": _NOT_NEGATIVE,
 }
 """Key -> the numbers that mean something."""
-_HOLDS = {"more than 0": lambda n: n > 0, _NOT_NEGATIVE: lambda n: n >= 0, _SHARE: lambda n: 0 <= n < 1}
+_HOLDS = {"more than 0": lambda n: n > 0, _NOT_NEGATIVE: lambda n: n >= 0, _SHARE: lambda n: 0 <= n < 1,
+          "0 to 1": lambda n: 0 <= n <= 1, "1 or more": lambda n: n >= 1}
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the loss on held-out rows."""
 _GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 """Arguments of a schedule that the trainer fills in."""
 
 
-def late_findings(given: Mapping[str, Any], config: str, *, evaluates: bool) -> Found:
+def late_findings(
+    given: Mapping[str, Any], config: str, *, evaluates: bool, bounds: Mapping[str, str] = MappingProxyType({}),
+) -> Found:
     """Everything that is known to fail, or to do nothing, of values whose type is right.
 
     Args:
         config: FILE:CLASS of the method's TRL config.
         evaluates: whether the stage has eval_rows.
+        bounds: the method's own, before BOUNDS.
     """
-    for key, bound in BOUNDS.items():
+    for key, bound in {**BOUNDS, **bounds}.items():
         value = given.get(key)
         if isinstance(value, int | float) and not _HOLDS[bound](value):
             yield key, "not a number that this key takes", value, bound

@@ -81,7 +81,7 @@ def set_value(tree: yaml.Node, parts: list[str], value: yaml.Node, where: str) -
 def validated(model: type[Model], node: yaml.Node) -> Model:
     """The nodes' values as a `model`. Raises ConfigErrors with one finding for everything that is wrong."""
     try:
-        return model.model_validate(_frozen(value_of(node)))
+        return model.model_validate(frozen(value_of(node)))
     except ValidationError as error:
         raise ConfigErrors(told(error, model, node)) from error
 
@@ -107,8 +107,8 @@ def _index(items: list[Any], part: str, where: str) -> int:
     return int(part)
 
 
-def _frozen(value: Any) -> Any:
-    """Lists become tuples: the models are frozen and strict."""
+def frozen(value: Any) -> Any:
+    """A value of a file as models take it: lists become tuples, as the models are frozen and strict."""
     if isinstance(value, dict):
-        return {name: _frozen(item) for name, item in value.items()}
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+        return {name: frozen(item) for name, item in value.items()}
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value

@@ -40,17 +40,23 @@ def written(node: yaml.Node) -> Written:
 
 
 def place(node: yaml.Node, loc: Loc) -> str:
-    """`FILE:LINE (dotted.key)`, the line being that of the deepest part of `loc` that the file has."""
+    """`FILE:LINE (dotted.key)`, the line being that of the deepest part of `loc` that the file has.
+
+    A node that was made of another (a round's stage of its group's) has that one's place as `origin`, and `round`.
+    """
     mark, here = node.start_mark, node
-    for part in loc:
+    shown, of_round = getattr(node, "origin", ()), getattr(node, "round", "")
+    for index, part in enumerate(loc):
         inner = child(here, part)
         if inner is None:
+            shown = (*shown, *loc[index:])
             break
+        shown, of_round = getattr(inner, "origin", (*shown, part)), getattr(inner, "round", of_round)
         mark = inner.start_mark
         if isinstance(here, yaml.MappingNode):
             mark = next(key.start_mark for key, _ in here.value if key.value == part)
         here = inner
-    return f"{spot(mark)} ({dotted(loc)})" if loc else spot(mark)
+    return f"{spot(mark)} ({dotted(shown)}{of_round})" if loc else spot(mark)
 
 
 def child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:

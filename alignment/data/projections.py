@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alignment.config import Stage
-from alignment.config.stages.train import Dpo, Kto, Reward, Sft
+from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 from alignment.records import Message, Record
 from alignment.records.importers.checks import same
 
@@ -54,5 +54,6 @@ def to_unpaired(record: Record) -> list[tuple[list[Message], str, bool]] | str:
 
 PROJECTIONS: dict[type[Stage], Callable[[Record], object]] = {
     Sft: to_sft, Reward: to_preference, Dpo: to_preference, Kto: to_unpaired,
+    Orpo: to_preference, Distill: to_sft,
 }
 """Training method -> what it takes of a record: the projection, or the reason (text) why the record cannot serve."""

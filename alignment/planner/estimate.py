@@ -72,6 +72,8 @@ def train_memory(
     checkpointing: bool = False,
     reference: bool = False,
     quantised: bool = False,
+    whole_logits: bool = False,
+    beside: int = 0,
 ) -> Memory:
     """Memory of training with Adam in float32.
 
@@ -84,6 +86,8 @@ def train_memory(
         checkpointing: activations are kept at layer borders only and computed again in the backward pass.
         reference: a frozen second adapter beside the trained one (DPO).
         quantised: the frozen linear layers are in NF4 with double quantisation (arXiv:2305.14314, 3).
+        whole_logits: the loss takes the logits of all tokens over the vocabulary at once (ORPO), and no tiles.
+        beside: bytes of a second, frozen model: a teacher, or a reference of another stage.
 
     Weights, gradients and Adam's two moments are 4 + 4 + 8 bytes per trained weight (ZeRO, arXiv:1910.02054, 3.1, in
     float32). Activations of a layer are those of arXiv:2205.05198, 4.1, attention scores not stored: 2 H for the
@@ -97,6 +101,7 @@ def train_memory(
         weights -= round(size.linear_parameters * (frozen_bytes - NF4_DOUBLE))
     if reference:
         weights += trained * FLOAT32
+    weights += beside
     value = FLOAT32 if lora_rank is None else frozen_bytes
     tokens = sequences * length
     layer = tokens * (9 * size.hidden + 3 * size.intermediate) * value
@@ -104,7 +109,8 @@ def train_memory(
     activations = size.layers * border + layer if checkpointing else size.layers * layer
     return Memory(
         weights=weights, gradients=trained * FLOAT32, optimizer=trained * 2 * FLOAT32, activations=activations,
-        logits=2 * tokens * min(size.vocab, LOGIT_TILE) * FLOAT32 if head else 0,
+        # Whole logits: themselves, their log-probabilities over chosen and over all, and a gradient.
+        logits=(4 * size.vocab if whole_logits else 2 * min(size.vocab, LOGIT_TILE)) * tokens * FLOAT32 if head else 0,
     )
 
 

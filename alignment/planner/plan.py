@@ -154,16 +154,23 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
     sequences = stage.sequences
     length = min(read.longest, stage.longest)
     frozen_copy = stage.reference_mode == "adapter"
+    beside = None if stage.frozen is None else state.sizes[stage.frozen.stage]
+    if stage.frozen is not None and beside is None:
+        return base
     memory = estimate.train_memory(
         size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
         sequences=max(1, stage.micro_batch(state.compute.workers)) * sequences, length=round(length),
         head=stage.makes == "policy", checkpointing=checkpointing, reference=frozen_copy,
         quantised=lora is not None and lora.quantised is not None,
+        whole_logits=stage.whole_logits, beside=0 if beside is None else beside.parameters * (
+            estimate.FLOAT32 if stage.frozen_in_float32 else _value_bytes(stage)),
     )
     mean = row_tokens / sequences
     flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)
     if stage.reference_mode is not None:  # the reference sees every row once, or in every epoch where it is not kept
-        flops += estimate.forward_flops(size, tokens if frozen_copy else read.rows * row_tokens, mean)
+        flops += estimate.forward_flops(beside or size, tokens if frozen_copy else read.rows * row_tokens, mean)
+    elif beside is not None:  # a teacher reads every batch
+        flops += estimate.forward_flops(beside, tokens, mean)
     if stage.eval_rows is not None:
         held = state.sets[stage.eval_rows]
         times = passes / stage.batch_size // stage.checkpoints.every

@@ -51,7 +51,8 @@ def groups() -> list[tuple[str, Rows]]:
             stages.append(("train", "Keys that every training method has."))
         stages.append((kind.tag, first_sentence(doc(kind))))
     return [
-        ("Keys of files", (("run", "A run file, from the top."), ("profile", "A profile: where a run is computed."))),
+        ("Keys of files", (("run", "A run file, from the top."), ("group", "Rounds over a few stages of a run."),
+                           ("profile", "A profile: where a run is computed."))),
         ("Stages of a run", tuple(stages)),
         ("What they read and give", (
             ("format.NAME", ", ".join(NAMES["format"]())), ("reward.NAME", ", ".join(NAMES["reward"]())),
@@ -108,7 +109,7 @@ NAMES: dict[str, Callable[[], list[str]]] = {
 }
 """Groups that are a list -> its names, which are had sooner than the topics."""
 GROUPS: dict[str, Callable[[], Topics]] = {
-    "run": of_keys.run, "profile": of_keys.profile, "train": of_keys.train,
+    "run": of_keys.run, "group": of_keys.group, "profile": of_keys.profile, "train": of_keys.train,
     **{kind.tag: _maker(kind) for kind in KINDS},
     "format": of_lists.formats, "metric": of_lists.metrics, "aim": of_lists.aims,
     "template": of_lists.chat_templates, "event": of_lists.events,

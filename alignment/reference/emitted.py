@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
-from alignment.config.stages.train import Dpo, Kto, Reward, Sft
+from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -86,7 +86,8 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
         Curve("max_reward", "Highest score.", ANY),
     ),
     Dpo: (
-        Curve("loss", "-log sigmoid(rewards/margins) per pair; the start model has 0.693.", POSITIVE, "lower", True),
+        Curve("loss", "Per pair, by trl.loss_type: sigmoid is -log sigmoid(rewards/margins), 0.693 where policy and "
+                      "reference are one; some others can be negative.", ANY, "lower", True),
         Curve("rewards/accuracies", "Share of pairs whose chosen answer gained more than the rejected one; "
                                     "chance is 0.5.", SHARE, "higher", True),
         Curve("rewards/margins", "rewards/chosen minus rewards/rejected.", ANY, "higher", True),
@@ -115,6 +116,30 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
         Curve("logits/chosen", "Mean logit over wanted answers; for spotting drift.", ANY),
         Curve("logits/rejected", "Mean logit over unwanted answers.", ANY),
         _ENTROPY,
+    ),
+    Orpo: (
+        Curve("loss", "nll_loss minus beta times log_odds_ratio, per pair.", POSITIVE, "lower", True),
+        Curve("nll_loss", "Cross entropy per token of prompt and chosen answer, in nats; TRL learns the prompt too.",
+              POSITIVE, "lower", True),
+        Curve("log_odds_ratio", "Log-sigmoid of log_odds_chosen, before beta; -0.693 where both are as likely.",
+              "0 or less", "higher", True),
+        Curve("log_odds_chosen", "Log of the chosen answer's odds over the rejected one's, both by the geometric mean "
+                                 "of their tokens.", ANY, "higher"),
+        Curve("rewards/accuracies", "Share of pairs whose chosen answer is likelier per token; chance is 0.5.", SHARE,
+              "higher", True),
+        Curve("rewards/margins", "rewards/chosen minus rewards/rejected.", ANY, "higher", True),
+        Curve("rewards/chosen", "beta times the chosen answer's mean log-probability per token.", "0 or less"),
+        Curve("rewards/rejected", "The same for the rejected answer.", "0 or less"),
+        Curve("logps/chosen", "Mean log-probability per token of the chosen answer, in nats.", "0 or less"),
+        Curve("logps/rejected", "The same for the rejected answer.", "0 or less"),
+        Curve("logits/chosen", "Mean logit over prompt, chosen answer and padding; for spotting drift.", ANY),
+        Curve("logits/rejected", "The same with the rejected answer.", ANY),
+    ),
+    Distill: (
+        Curve("loss", "Divergence from the teacher per token of the answers, in nats, by beta and temperature; 0 where "
+                      "both models say the same.", POSITIVE, "lower", True),
+        Curve("entropy", "Mean entropy of the student's next token, in nats, at that temperature.", POSITIVE,
+              final=True),
     ),
 }
 """What each method logs, the loss first. What TRL adds under options of `trl` is written as it comes."""

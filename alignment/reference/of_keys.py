@@ -8,6 +8,7 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from alignment.config import KINDS, METHODS, Profile, Run, Stage, TrainBase
+from alignment.config.rounds import Group
 from alignment.reference import emitted
 from alignment.reference.keys import Key, keys_of, one_line, told_by
 from alignment.reference.topics import Part, Rows, Topic, doc, first_sentence, paragraphs
@@ -21,6 +22,10 @@ MAKES = {"rows": "row sets", "policy": "a language model", "reward": "a reward m
 def run() -> Topics:
     stages = tuple((kind.tag, told_of(kind)) for kind in KINDS)
     return _of_model("run", Run, doc(Run), parts=(Part("stages, told apart by", stages),))
+
+
+def group() -> Topics:
+    return _of_model("group", Group, doc(Group))
 
 
 def profile() -> Topics:

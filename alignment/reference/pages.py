@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from alignment.artifacts import Manifest
 from alignment.config import KINDS, METHODS, Profile, Run, TrainBase
+from alignment.config.rounds import Group
 from alignment.records import Record
 from alignment.reference import emitted
 from alignment.reference.chat_templates import templates
@@ -54,6 +55,8 @@ def _run() -> list[str]:
             (f"[{kind.tag}](#{kind.tag})", f"`{told_of(kind)}`", MAKES[kind.makes],
              "on `compute.workers`" if kind.on_workers else "in one process") for kind in KINDS)),
         *_stages(),
+        f"## Groups\n{paragraphs(doc(Group))} A group stands among `stages` and has these keys:",
+        *_mapping(Group, seen={}),
     ]
 
 

@@ -64,6 +64,15 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Margin, wanted − unwanted", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
         *_STEPS,
     ),
+    "orpo": (
+        _LOSS,
+        Panel("Pairs ranked right", (("train", "rewards/accuracies", "s1"),), bounds=(0, 1), reference=0.5),
+        Panel("Its two terms", (("cross entropy", "nll_loss", "s2"), ("log of the odds ratio's sigmoid",
+                                                                      "log_odds_ratio", "s4"))),
+        Panel("Margin, chosen − rejected", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
+        *_STEPS,
+    ),
+    "distill": (_LOSS, Panel("Entropy, nats per token", (("train", "entropy", "s1"),)), *_STEPS),
 }
 
 

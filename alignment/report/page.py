@@ -26,6 +26,7 @@ from alignment.report.charts import bars
 from alignment.report.commands import commands, made_by
 from alignment.report.reading import measured_by, results_of, verdicts_of
 from alignment.report.results import colours_of
+from alignment.report.rounds import rounds_of
 from alignment.report.sections import sections
 from alignment.report.summary import NOT_TAKEN, headline, not_taken, stage_text, tiles, total_seconds
 
@@ -53,7 +54,7 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], typed: str | None
         headline=headline(run, found, results, verdicts), tiles=tiles(run, found, results, verdicts),
         aims=[_aim(verdict) for verdict in verdicts],
         chain=chain(run, {stage.name: stage_text(stage, found[stage.name]) for stage in run.stages}, _colours(run)),
-        **sections(run, found, results),
+        groups=rounds_of(run, found, results), **sections(run, found, results),
         rows=[_rows(stage, found[stage.name]) for stage in run.stages if stage.splits() or any(stage.row_refs())],
         times=_times(run, found), versions=_versions(found),
         stages=[_stage(stage, found[stage.name]) for stage in run.stages],

@@ -37,11 +37,11 @@ from alignment.inference.info import base_folder, base_key, template_of, write_i
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
 from alignment.training.checkpoints import Checkpoints, barrier, over_all
+from alignment.training.frozen import load_frozen
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
-from alignment.training.proof import prove_loss
 from alignment.training.quantised import base_difference
 from alignment.training.room import room_for
 
@@ -71,13 +71,16 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id, device)
-    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
+    frozen = None if stage.frozen is None else context.inputs[stage.frozen.stage]
+    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), frozen)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
+    # Named nowhere else: a trainer that needs it no longer lets it go.
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held,
+                       {} if frozen is None else {method.frozen_as: load_frozen(stage, start, frozen, dtype)})
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     if stage.makes == "policy":
-        prove_loss(trainer, dtype if stage.adapter is not None else torch.float32, where)
+        method.prove(trainer, dtype if stage.adapter is not None else torch.float32, where)
     trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
@@ -99,6 +102,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     if first:
         trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
         outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
+        outcome.facts |= method.facts(stage, trainer, frozen or start)
         outcome.facts |= {
             "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
                        "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
@@ -127,13 +131,14 @@ def read_outcome(context: StageContext) -> Outcome:
 
 
 def _trainer(
-    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None
+    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None,
+    frozen: dict[str, Any],
 ) -> Any:
     """TRL's trainer under our guards, silent; a reference may be computed here."""
     with _no_bars():
         trainer = method.trainer(
             model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
-            eval_dataset=Dataset.from_list(held.rows) if held else None,
+            eval_dataset=Dataset.from_list(held.rows) if held else None, **frozen,
         )
     trainer.row_ids = prepared.ids
     trainer.data_collator = Rows(trainer.data_collator)
@@ -283,5 +288,4 @@ def _outcome(
         "mean_length": sum(prepared.lengths) / len(prepared.lengths),
         "max_length": max(prepared.lengths), "dropped_rows": [*prepared.dropped, *(held.dropped if held else [])][:200],
     }
-    facts |= method.facts(stage, trainer, start)
     return Outcome(rows, {k: float(v) for k, v in metrics.items()}, facts)

@@ -27,6 +27,12 @@ class KeptReference:
     accelerator: Any
     data_collator: Any
     model: Any
+    ref_model: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if kwargs.get("ref_model") is not None:
+            self.ref_model = None  # it has said all that it is asked: free its memory before training
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # TRL caches by the data set's fingerprint in a temporary folder that a killed pod loses; the work folder
@@ -48,7 +54,8 @@ class KeptReference:
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator))
         parts = []
         for batch in loader:
-            values = self.compute_ref_log_probs(self.model, batch)  # one is None for KTO's losses without a KL term
+            # Of the stage's reference_model, where it has one. One is None for KTO's losses without a KL term.
+            values = self.compute_ref_log_probs(self.ref_model or self.model, batch)
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
         return Dataset.from_dict({column: torch.cat(values).tolist() for column, values in columns})
@@ -58,13 +65,17 @@ class KeptReference:
         return super().compute_ref_log_probs(model, apart(inputs)[0])  # type: ignore[misc]
 
 
-def reference_facts(stage: TrainBase, trainer: Any, start: Artifact) -> dict[str, Any]:
-    """Which reference, and how its log-probabilities were had."""
+def reference_facts(stage: TrainBase, trainer: Any, reference: Artifact) -> dict[str, Any]:
+    """Which reference, and how its log-probabilities were had.
+
+    Args:
+        reference: artifact of the start model, or of the stage's reference_model.
+    """
     if stage.reference_mode == "precomputed":
         how = "log-probabilities computed once before training"
     else:
         copied = "ref" in getattr(trainer.model, "peft_config", {})
         how = "frozen copy of the start adapter" if copied else "adapter off"
-    if stage.adapter is not None and stage.adapter.quantised is not None:
+    if stage.frozen is None and stage.adapter is not None and stage.adapter.quantised is not None:
         how += f", over {stage.adapter.quantised}"
-    return {"reference": {"artifact": start.key, "how": how}}
+    return {"reference": {"artifact": reference.key, "how": how}}

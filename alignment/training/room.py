@@ -22,15 +22,18 @@ SHARE = 0.8
 
 
 def room_for(
-    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int
+    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int, frozen: Artifact | None = None
 ) -> Callable[[int], bool]:
     """Whether so many rows fit on every rank; to be asked on all of them alike, with the weights in memory.
 
     Args:
         length: of the longest row, in tokens.
+        frozen: of a second model, which is not in memory yet.
     """
     size, adapter = size_of_folder(base_folder(start)), stage.adapter
     on_gpu = device != "cpu"
+    second = None if frozen is None else size_of_folder(base_folder(frozen))
+    beside = 0 if second is None else second.parameters * (4 if stage.frozen_in_float32 else dtype.itemsize)
 
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
@@ -39,9 +42,9 @@ def room_for(
             size, lora_rank=adapter.r if adapter else None, frozen_bytes=dtype.itemsize,
             sequences=rows * stage.sequences, length=length, head=stage.makes == "policy",
             checkpointing=bool(stage.trl.get("gradient_checkpointing", on_gpu)),
-            reference=stage.reference_mode == "adapter")
+            reference=stage.reference_mode == "adapter", whole_logits=stage.whole_logits)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
-        return everywhere(needed.total - needed.weights <= SHARE * free)
+        return everywhere(needed.total - needed.weights + beside <= SHARE * free)
 
     return fits
 

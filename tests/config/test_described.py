@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from alignment.config import Profile, Run
+from alignment.config.rounds import Group
 from alignment.config.stages.fields import Strict
 
 
@@ -31,7 +32,7 @@ def _below(*waiting: type[BaseModel]) -> list[type[BaseModel]]:
     return list(found)
 
 
-MODELS = _below(Run, Profile)
+MODELS = _below(Run, Profile, Group)
 
 
 def test_the_walk_finds_what_hides_in_unions_lists_and_mappings() -> None:

@@ -177,9 +177,10 @@ def test_learning_rates_default_by_method_and_strategy_and_count_in_the_key(
 
 
 def test_default_rates_of_all_weights_are_those_of_the_installed_library() -> None:
-    import trl
+    import importlib
 
     for method in METHODS:
-        config = getattr(trl, method.trl_config.partition(":")[2])
+        file, _, name = method.trl_config.partition(":")
+        config = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
         assert method.rates[0] == config.__dataclass_fields__["learning_rate"].default
         assert method.rates[1] == pytest.approx(10 * method.rates[0])

@@ -84,3 +84,15 @@ def test_what_only_the_user_can_mend_is_not_tried_again(
         execute(small.run(tmp_path, stage("sft"), compute=TWO))
     assert len(tries.read_text()) <= 2, "once for each worker at most"
     assert "starts its workers again" not in capsys.readouterr().err
+
+
+def test_two_workers_equal_one_where_a_second_model_or_a_count_of_tokens_is_shared(tmp_path: Path) -> None:
+    """A teacher and a reference on every worker; losses over the tokens of all (distill) or of each one's pass (orpo)."""
+    stages = [small.train("sft"), small.train("distill", "distill"), small.train("orpo", "orpo", learning_rate=1e-3),
+              small.train("dpo", "dpo", reference_model="sft")]
+    stages = [stage | {"micro_batch_size": 4, "trl": {"lr_scheduler_type": "constant"}} for stage in stages]
+    two = execute(small.run(tmp_path / "two", *stages, compute=TWO)).artifacts
+    one = execute(small.run(tmp_path / "one", *stages)).artifacts
+    for name, close in (("distill", 1e-3), ("orpo", 1e-2), ("dpo", 1e-3)):
+        assert two[name].manifest.compute["workers"] == 2
+        assert small.losses(two[name]) == pytest.approx(small.losses(one[name]), rel=close), name

@@ -68,4 +68,4 @@ def context(
                     compute=compute or {"dtype": "float32", "device": "cpu"})
     key = f"{folder.name}-000000000000"
     return StageContext(run=run, stage=run.stages[-1], store=store, key=key, digest="0" * 64,
-                        inputs={"base": start, "data": rows}, work=store.workdir(key))
+                        inputs={"base": start, "data": rows, "other": start}, work=store.workdir(key))

@@ -34,12 +34,14 @@ def method_for(tag: str) -> Any:
 
 
 def trainer_for(
-    of: TrainBase, start: Artifact, tokenizer: Any, folder: Path, records: list[Record] = PAIRS
+    of: TrainBase, start: Artifact, tokenizer: Any, folder: Path, records: list[Record] = PAIRS,
+    frozen: Artifact | None = None,
 ) -> tuple[Any, Any]:
-    """The method's trainer over the records, and the prepared rows."""
+    """The method's trainer over the records, and the prepared rows; `frozen` is its reference_model or teacher."""
     import torch
     from datasets import Dataset
 
+    from alignment.training.frozen import load_frozen
     from alignment.training.guards import Rows
     from alignment.training.methods import method_of
     from alignment.training.model import build
@@ -52,7 +54,8 @@ def trainer_for(
         train_sampling_strategy="sequential", dataloader_pin_memory=False, **method.arguments(of),
         **of.trl)
     trainer = method.trainer(model=build(of, start, torch.float32, tokenizer.pad_token_id)[0], args=args,
-                             processing_class=tokenizer, train_dataset=Dataset.from_list(made.rows))
+                             processing_class=tokenizer, train_dataset=Dataset.from_list(made.rows),
+                             **({method.frozen_as: load_frozen(of, start, frozen, torch.float32)} if frozen else {}))
     trainer.data_collator = Rows(trainer.data_collator)
     return trainer, made
 

@@ -73,6 +73,10 @@ def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any]
     _check_size(body.get("spec", {}), config_map)
     try:
         spec = spec_of(body)
+        if grouped := [index for index, stage in enumerate(spec.run.get("stages") or ())
+                       if isinstance(stage, dict) and "group" in stage]:
+            raise Refused("InvalidRun", f"spec.run.stages[{grouped[0]}] is a group of rounds, and an AlignmentRun has "
+                                        "plain stages: `kubealign submit RUN.yaml --target run` writes groups out")
         profile = Profile.model_validate_json(json.dumps(spec.profile))
         run = profile.applied(parse_run(dump(spec.run), "spec.run"))
     except ValidationError as error:

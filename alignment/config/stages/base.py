@@ -151,6 +151,11 @@ class Stage(Strict):
         """Every row set that the stage reads."""
         return iter(())
 
+    def names(self) -> Iterator[Place]:
+        """Every place of the config that names another stage, alone or before a split."""
+        yield from (ref.place for ref in self.model_refs())
+        yield from (ref.place for ref in self.row_refs())
+
     def inputs(self) -> tuple[str, ...]:
         """Names of the stages that this one reads, each once, in order."""
         names = [ref.stage for ref in self.model_refs()] + [ref.stage for ref in self.row_refs()]

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
-from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Positive, RowsRef
+from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
 from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
 
 REFERENCE = "reference"
@@ -79,6 +79,10 @@ class Evaluate(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
+
+    def names(self) -> Iterator[Place]:
+        yield from super().names()
+        yield from (("compare", index, side) for index in range(len(self.compare)) for side in (0, 1))
 
     def held_out(self) -> Iterator[RowsPlace]:
         yield from self.row_refs()

@@ -6,7 +6,7 @@ A new method is a class here and a file of alignment/training/methods/; docs/ext
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,6 +15,15 @@ from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlac
 from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
 from alignment.config.stages.strategies import Adapter, Lora, Strategy
 from alignment.config.trl_keys import trl_findings
+from alignment.config.trl_methods import (
+    UNUSED_BY_DISTILL,
+    UNUSED_BY_DPO,
+    UNUSED_BY_ORPO,
+    WITHOUT_SYNC,
+    dpo_findings,
+    dpo_losses,
+    rows_of_a_pass_count,
+)
 from alignment.config.trl_values import late_findings
 
 
@@ -59,6 +68,12 @@ class TrainBase(Stage):
     """Token sequences that one row becomes."""
     least_micro_batch: ClassVar[int] = 1
     """Rows that one forward pass must have at least."""
+    whole_logits: ClassVar[bool] = False
+    """Whether its loss takes the logits over the whole vocabulary at once, and no tiles of them."""
+    bounds: ClassVar[Mapping[str, str]] = {}
+    """Numbers under `trl` that mean something to this method, where they are other ones than trl_values.BOUNDS has."""
+    not_passed: ClassVar[Mapping[str, str]] = {}
+    """Keys of the method's TRL config that would do nothing here, or cannot be honoured -> what to do instead."""
     reads: ClassVar[str]
     """Rows that the method can use, in words."""
     rates: ClassVar[tuple[float, float]]
@@ -90,8 +105,8 @@ class TrainBase(Stage):
     the most that share a worker's part of batch_size evenly, up to 8, and fit its memory by the planner's estimate;
     the stage says which."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, dpo and kto 1e-6); with an
-    adapter ten times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
+    """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, others 1e-6); with an adapter ten
+    times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
     max_length: Positive | None = None
     """Tokens of prompt and answer together. Default: 1024, or the model's context length where that is less."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
@@ -133,9 +148,9 @@ class TrainBase(Stage):
             yield Finding(("batch_size",), "is no multiple of micro_batch_size", self.batch_size,
                           f"a multiple of {self.micro_batch_size}; or leave micro_batch_size out")
         key = "batch_size" if self.micro_batch_size is None else "micro_batch_size"
-        if getattr(self, key) < self.least_micro_batch:
+        if getattr(self, key) < self.least_pass:
             yield Finding((key,), f"method {self.method} compares rows of one forward pass", getattr(self, key),
-                          f"{self.least_micro_batch} or more")
+                          f"{self.least_pass} or more")
         if self.checkpoints.final == "best" and self.eval_rows is None:
             yield Finding(("checkpoints",), "final: best needs eval_rows", "best", "eval_rows: STAGE/SPLIT")
         if self.adapter is not None and len(set(self.adapter.targets)) != len(self.adapter.targets) and isinstance(
@@ -152,10 +167,13 @@ class TrainBase(Stage):
                 ("checkpoints", "every"),
                 "is no multiple of log_every, so a resumed run would log other averages than an uninterrupted one",
                 self.checkpoints.every, f"a multiple of {self.log_every}")
+        yield from (Finding(("trl", key), "does nothing here, or nothing that can be held to", key, instead)
+                    for key, instead in self.not_passed.items() if key in self.trl)
         yield from (Finding(("trl", key), problem, found, expected)
                     for key, problem, found, expected in (
                         *trl_findings(self.trl, self.trl_config),
-                        *late_findings(self.trl, self.trl_config, evaluates=self.eval_rows is not None)))
+                        *late_findings(self.trl, self.trl_config, evaluates=self.eval_rows is not None,
+                                       bounds=self.bounds)))
 
     def mended(self) -> dict[str, int]:
         # Dropout counted for fresh adapters of sft alone; a continued one kept that of its start.
@@ -186,12 +204,22 @@ class TrainBase(Stage):
             return 0
         if self.micro_batch_size is not None:
             rows = math.gcd(share, self.micro_batch_size)
-            return rows if rows >= self.least_micro_batch else 0
-        sizes = [rows for rows in range(self.least_micro_batch, share + 1) if share % rows == 0]
+            return rows if rows >= self.least_pass else 0
+        sizes = [rows for rows in range(self.least_pass, share + 1) if share % rows == 0]
         usual = [rows for rows in reversed(sizes) if rows <= MOST_ROWS] or sizes[:1]
-        if self.least_micro_batch == 1:
+        if not self.pass_counts:
             return next(filter(fits, usual), 1)
         return usual[0] if usual else 0
+
+    @property
+    def least_pass(self) -> int:
+        """Rows that one forward pass must have at least."""
+        return self.least_micro_batch
+
+    @property
+    def pass_counts(self) -> bool:
+        """Whether how many rows one forward pass has is part of what is learned, so that no memory may decide it."""
+        return self.least_pass > 1
 
     @property
     def marked_loss(self) -> str | None:
@@ -225,6 +253,17 @@ class TrainBase(Stage):
     def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
         """How the log-probabilities of a frozen reference are had; None for methods without one."""
         return None
+
+    @property
+    def frozen(self) -> ModelRef | None:
+        """A second model, loaded beside the one that is trained and never changed; None for most."""
+        return None
+
+    @property
+    def frozen_in_float32(self) -> bool:
+        """Whether that second model computes in float32 whatever `dtype` says: a reference does so as the policy does,
+        a teacher costs no more than it must."""
+        return self.adapter is None and self.reference_mode is not None
 
 
 class Sft(TrainBase):
@@ -274,11 +313,16 @@ class Reward(TrainBase):
 
 
 class WithReference(TrainBase):
-    """Methods that are held to a frozen reference: the start model."""
+    """Methods that are held to a frozen reference: the start model, or that of `reference_model`."""
+
+    not_passed = WITHOUT_SYNC
 
     reference: Literal["auto", "adapter", "precomputed"] = "auto"
     """How the reference's log-probabilities are had: a frozen copy of the start adapter, or computed once
-    before training and cached by digest. auto: precomputed for full, else adapter."""
+    before training and cached by digest. auto: precomputed for full and for a reference_model, else adapter."""
+    reference_model: Name | None = None
+    """The stage whose model is the frozen reference, with the start's tokenizer and chat template. Left out: the start
+    model itself, `model`."""
 
     @model_validator(mode="after")
     def _reference(self) -> Self:
@@ -286,15 +330,34 @@ class WithReference(TrainBase):
             raise ValueError("reference: adapter needs strategy lora or qlora; with strategy full use precomputed")
         return self
 
+    def model_refs(self) -> Iterator[ModelRef]:
+        yield from super().model_refs()
+        if self.frozen is not None:
+            yield self.frozen
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        if self.reference == "adapter" and self.reference_model is not None:
+            yield Finding(("reference",), "a frozen copy of the start adapter is no other stage's model", "adapter",
+                          "precomputed, or no reference_model")
+        if self.reference_mode == "adapter" and "precompute_ref_batch_size" in self.trl:
+            yield Finding(("trl", "precompute_ref_batch_size"), "nothing is computed before training",
+                          self.trl["precompute_ref_batch_size"], "reference: precomputed, or without this key")
+
     @property
     def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
         if self.reference == "auto":
-            return "precomputed" if self.strategy.kind == "full" else "adapter"
+            return "precomputed" if self.strategy.kind == "full" or self.reference_model is not None else "adapter"
         return self.reference
+
+    @property
+    def frozen(self) -> ModelRef | None:
+        return None if self.reference_model is None else ModelRef(("reference_model",), self.reference_model, "policy")
 
 
 class Dpo(WithReference):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is `model`."""
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) with any of TRL's losses; the reference
+    is `model`, or `reference_model`."""
 
     tag: ClassVar[str] = "dpo"
     makes = "policy"
@@ -302,14 +365,34 @@ class Dpo(WithReference):
     sequences = 2
     reads = "preference rows"
     rates = (1e-6, 1e-5)
+    not_passed = UNUSED_BY_DPO
 
     method: Literal["dpo"]
-    """`dpo`: to prefer the better answer of each pair, without a reward model. Its beta: `trl: {beta: 0.1}`."""
+    """`dpo`: to prefer the better answer of each pair, without a reward model. Its beta: `trl: {beta: 0.1}`; its loss,
+    or several: `trl: {loss_type: ipo}`, `trl: {loss_type: [sigmoid, sft], loss_weights: [1.0, 0.2]}`."""
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        yield from (Finding(("trl", key), problem, found, expected)
+                    for key, problem, found, expected in dpo_findings(self.trl))
+
+    @property
+    def least_pass(self) -> int:
+        return 2 if rows_of_a_pass_count(self.trl) == "sorted" else 1
+
+    @property
+    def pass_counts(self) -> bool:
+        return rows_of_a_pass_count(self.trl) is not None
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the loss depends on the reference; what is logged as rewards does in any case."""
+        return set(dpo_losses(self.trl)) != {"sft"}
 
 
 class Kto(WithReference):
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are wanted or not, without
-    pairs; the reference is `model`. A preference counts as one wanted and one unwanted answer."""
+    pairs; the reference is `model`, or `reference_model`. A preference counts as one wanted and one unwanted answer."""
 
     tag: ClassVar[str] = "kto"
     makes = "policy"
@@ -323,5 +406,60 @@ class Kto(WithReference):
     """`kto`: to prefer wanted answers over unwanted ones, without pairs. Its beta: `trl: {beta: 0.1}`."""
 
 
-METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo, Kto)
+class Orpo(TrainBase):
+    """Odds ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): learns the chosen answers and pushes the
+    rejected ones away, without a reference. TRL calls its trainer experimental: it may change in any release."""
+
+    tag: ClassVar[str] = "orpo"
+    makes = "policy"
+    trl_config = "trl/experimental/orpo/orpo_config.py:ORPOConfig"
+    sequences = 2
+    whole_logits = True
+    reads = "preference rows"
+    rates = (1e-6, 1e-5)
+    not_passed = UNUSED_BY_ORPO
+
+    method: Literal["orpo"]
+    """`orpo`: to learn chosen answers and avoid rejected ones at once, without a reference. Experimental in TRL. Weight
+    of the odds ratio: `trl: {beta: 0.1}`."""
+
+    @property
+    def pass_counts(self) -> bool:
+        return True  # its likelihood term is a mean over the tokens of one forward pass
+
+
+class Distill(TrainBase):
+    """Distillation (Hinton et al. 2015, arXiv:1503.02531; generalised Jensen-Shannon divergence of Agarwal et al. 2023,
+    arXiv:2306.13649): the rows' answers, each token as likely as the teacher finds it. Off-policy."""
+
+    tag: ClassVar[str] = "distill"
+    makes = "policy"
+    trl_config = "trl/trainer/distillation_config.py:DistillationConfig"
+    reads = "rows with an answer, within max_length"
+    rates = (1e-6, 1e-5)
+    bounds: ClassVar[Mapping[str, str]] = {"beta": "0 to 1", "temperature": "more than 0"}
+    not_passed = UNUSED_BY_DISTILL
+
+    method: Literal["distill"]
+    """`distill`: to give each token of the rows' answers the probability that the teacher gives it. Its divergence:
+    `trl: {beta: 0.0}` forward KL, 0.5 Jensen-Shannon, 1.0 (TRL's default) reverse KL; `temperature` of both."""
+    teacher: Name
+    """The stage whose model is the teacher: frozen, with the same tokenizer and chat template as `model`."""
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        yield from super().model_refs()
+        yield self.frozen
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        if self.teacher == self.model:
+            yield Finding(("teacher",), "is the model that is trained, so there is nothing to learn of it",
+                          self.teacher, "another stage")
+
+    @property
+    def frozen(self) -> ModelRef:
+        return ModelRef(("teacher",), self.teacher, "policy")
+
+
+METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo, Kto, Orpo, Distill)
 """Every method, in the order in which errors and documents list them."""

@@ -15,6 +15,7 @@ from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.records import Record
 from alignment.training.prepare import Columns, Prepared
+from alignment.training.proof import prove_loss
 
 
 def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
@@ -32,8 +33,12 @@ class Method:
         columns: (record, tokenizer, stage, prepared) -> token columns of a row or of several, or why the record
             cannot serve; counts supervised tokens and lengths in `prepared`.
         arguments: stage -> TRL arguments that follow from the stage's own keys.
-        facts: (stage, trainer, start) -> what else the manifest should say, after training.
+        facts: (stage, trainer, start, or the artifact of the stage's `frozen` model) -> what else the manifest should
+            say, after training.
         final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
+        frozen_as: the trainer's argument for the stage's `frozen` model.
+        prove: (trainer, dtype of the frozen weights, where) raises where what is learned from is not the model's own;
+            of policies, before the first step.
     """
 
     trainer: type[Any]
@@ -42,6 +47,8 @@ class Method:
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
+    frozen_as: str = "ref_model"
+    prove: Callable[[Any, Any, str], None] = prove_loss
 
 
 def method_of(stage: TrainBase) -> Method:

@@ -1,4 +1,5 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is the start model."""
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); the reference is the start model or another.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
+from alignment.artifacts import Artifact
 from alignment.config.stages.train import Dpo
 from alignment.records import Record
 from alignment.training.guards import Guarded
@@ -31,5 +33,12 @@ def arguments(stage: Dpo) -> dict[str, Any]:
     return {"max_length": None, "precompute_ref_log_probs": stage.reference_mode == "precomputed"}
 
 
-METHOD = Method(GuardedDpo, DPOConfig, columns, arguments, ("loss", "rewards/accuracies", "rewards/margins"),
-                reference_facts)
+def facts(stage: Dpo, trainer: Any, reference: Artifact) -> dict[str, Any]:
+    """The reference, and whether the loss looks at it."""
+    made = reference_facts(stage, trainer, reference)
+    if not stage.reads_reference:
+        made["reference"]["how"] += "; only the logged rewards read it, as the loss is sft alone"
+    return made
+
+
+METHOD = Method(GuardedDpo, DPOConfig, columns, arguments, ("loss", "rewards/accuracies", "rewards/margins"), facts)

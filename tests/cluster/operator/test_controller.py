@@ -113,6 +113,8 @@ def test_a_second_run_finds_everything_and_makes_nothing(world: World, tmp_path:
      "spec.run:5"),
     ({"run": {"name": "other", "stages": [{"name": "a", "kind": "import", "model": {"source": "tiny"}}]}},
      "InvalidRun", "give both the same name"),
+    ({"run": {"name": "chain", "stages": [{"group": "g", "rounds": 2, "stages": [{"name": "a"}]}]}},
+     "InvalidRun", "spec.run.stages[0] is a group of rounds"),
     ({"profile": {"name": "local"}}, "InvalidProfile", "has no `cluster`"),
     ({"profile": {"name": "x", "cluster": {}}}, "InvalidProfile", "spec.profile.cluster.storage"),
     ({"gates": [{"after": "sft", "metric": "eval.f1 > 0.5"}]}, "InvalidGate", "not known by then"),
