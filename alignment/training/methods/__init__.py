@@ -13,12 +13,18 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
+from alignment.context import StageContext
 from alignment.records import Record
 from alignment.training.prepare import Columns, Prepared
 
 
 def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
     """Nothing beyond what every method has."""
+    return {}
+
+
+def no_extras(context: StageContext) -> dict[str, Any]:
+    """Nothing beyond what every trainer gets."""
     return {}
 
 
@@ -34,6 +40,8 @@ class Method:
         arguments: stage -> TRL arguments that follow from the stage's own keys.
         facts: (stage, trainer, start) -> what else the manifest should say, after training.
         final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
+        extras: context -> what its trainer is made with beyond what every trainer gets.
+        best: of an evaluation the key that `checkpoints.final: best` goes by, and whether more of it is better.
     """
 
     trainer: type[Any]
@@ -42,6 +50,8 @@ class Method:
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
+    extras: Callable[[StageContext], dict[str, Any]] = no_extras
+    best: tuple[str, bool] = ("loss", False)
 
 
 def method_of(stage: TrainBase) -> Method:
