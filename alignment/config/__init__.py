@@ -17,7 +17,7 @@ from alignment.config.profile import (
 )
 from alignment.config.profile_file import load_profile
 from alignment.config.run import Run
-from alignment.config.stages import KINDS, AnyStage
+from alignment.config.stages import KINDS, METHODS, AnyStage
 from alignment.config.stages.base import Outside, Stage, row_of
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.imports import (
@@ -32,14 +32,16 @@ from alignment.config.stages.imports import (
     Source,
     TinyModel,
 )
+from alignment.config.stages.rewards import RewardPart, Rewards
 from alignment.config.stages.sample import Sample, Sampling, Scorer
 from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
-from alignment.config.stages.train import METHODS, Dpo, Reward, Sft, TrainBase
+from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase
 
 __all__ = [
     "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit",
     "FolderModel", "Full", "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod",
-    "Profile", "QLora", "RatioSplit", "Reward", "Run", "Sample", "Sampling", "Scorer", "Sft", "ShippedTemplate",
-    "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "bytes_of",
-    "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "Profile", "QLora", "RatioSplit", "Reward", "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Sft",
+    "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase",
+    "Verdict", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json",
+    "row_of",
 ]

@@ -139,6 +139,8 @@ def _loss_types(config: str) -> tuple[str, ...]:
             case ast.Compare(left=ast.Name(id="loss_type") | ast.Attribute(attr="loss_type"), ops=[ast.Eq()],
                              comparators=[ast.Constant(value=str(name))]):
                 found.append(name)
+            case ast.Compare(left=ast.Attribute(attr="loss_type"), ops=[ast.In()], comparators=[ast.List(elts=names)]):
+                found += [str(name.value) for name in names if isinstance(name, ast.Constant)]
     return tuple(dict.fromkeys(found))
 
 

@@ -74,9 +74,11 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     frozen = None if stage.frozen is None else context.inputs[stage.frozen.stage]
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), frozen)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    # Named nowhere else: a trainer that needs it no longer lets it go.
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held,
-                       {} if frozen is None else {method.frozen_as: load_frozen(stage, start, frozen, dtype)})
+    extras = method.extras(context)
+    if frozen is not None:
+        extras |= {method.frozen_as: load_frozen(stage, start, frozen, dtype)}
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, extras)
+    extras.clear()  # a trainer that needs its frozen model no longer lets it go
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     if stage.makes == "policy":
@@ -86,7 +88,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         trainer.last_dir = context.out / "last"
     _check_world(workers, trainer.args.world_size)
     first = trainer.is_world_process_zero()
-    total = _steps(arguments, trainer, len(trainer.train_dataset))
+    total = _steps(arguments, trainer, trainer.rows_of_epoch())
     with context.track(stage.name, total, "steps") if first else nullcontext() as tracker:
         checkpoints = Checkpoints(context)
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
@@ -132,13 +134,13 @@ def read_outcome(context: StageContext) -> Outcome:
 
 def _trainer(
     method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None,
-    frozen: dict[str, Any],
+    extras: dict[str, Any],
 ) -> Any:
     """TRL's trainer under our guards, silent; a reference may be computed here."""
     with _no_bars():
         trainer = method.trainer(
             model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
-            eval_dataset=Dataset.from_list(held.rows) if held else None, **frozen,
+            eval_dataset=Dataset.from_list(held.rows) if held else None, **extras,
         )
     trainer.row_ids = prepared.ids
     trainer.data_collator = Rows(trainer.data_collator)
@@ -192,7 +194,7 @@ def _arguments(
         best = stage.checkpoints.final == "best"
         steps |= {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
         if best:
-            steps |= {"metric_for_best_model": "loss", "greater_is_better": False}
+            steps |= {"metric_for_best_model": method.best[0], "greater_is_better": method.best[1]}
     on_gpu = device != "cpu"
     given: dict[str, Any] = {
         "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and a third more compute is not
@@ -274,7 +276,7 @@ def _outcome(
     history = trainer.state.log_history
     metrics = {"steps": float(trainer.state.global_step), "supervised_tokens": float(prepared.supervised)}
     names = method.final_metrics
-    train, evaluated = [e for e in history if "loss" in e], [e for e in history if "eval_loss" in e]
+    train, evaluated = [e for e in history if "loss" in e], [e for e in history if f"eval_{method.best[0]}" in e]
     if stage.checkpoints.final == "best" and trainer.state.best_global_step:
         metrics["best_step"] = float(trainer.state.best_global_step)
         evaluated = [e for e in evaluated if e["step"] == trainer.state.best_global_step] or evaluated

@@ -21,7 +21,7 @@ NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 def tokens_of(row: Mapping[str, Any]) -> list[int]:
     """Prompt and answer of a row of token columns, whatever its method."""
-    given = row.get("input_ids") or row.get("chosen_ids") or row["completion_ids"]
+    given = row.get("input_ids") or row.get("chosen_ids") or row.get("prompt") or row["completion_ids"]
     return [*row.get("prompt_ids", ()), *given]
 
 
@@ -40,7 +40,8 @@ def prove_loss(trainer: Any, dtype: torch.dtype, where: str) -> None:
     model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
         learned = model(**inputs, labels=ids, fused_lm_head=True).log_probs.float()
-        said = model(**inputs).logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        logits = model(**inputs).logits[:, :-1].float() / getattr(trainer, "temperature", 1.0)
+        said = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     model.train(was_training)
     apart = float((learned - said).abs().mean())
     if not apart <= NEAR[dtype]:

@@ -1,7 +1,7 @@
 """The stage kinds of a run: `KINDS`, the explicit list, and the union that a run file is read with.
 
 One file each; what they have in common is base.py's `Stage`. A new kind is one more member of KINDS, a new training
-method one more of train.METHODS; docs/extending.md has the whole list.
+method one more of METHODS; docs/extending.md has the whole list.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from pydantic import Discriminator, Tag
 from alignment.config.stages.base import Stage
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.imports import ImportData, ImportModel
+from alignment.config.stages.online import Grpo, Rloo
 from alignment.config.stages.sample import Sample
-from alignment.config.stages.train import METHODS
+from alignment.config.stages.train import METHODS as OFFLINE
+from alignment.config.stages.train import TrainBase
 
+METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo)
+"""Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (ImportModel, ImportData, *METHODS, Sample, Evaluate)
 """Every stage class, in the order in which a run usually has them."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
+from alignment.context import StageContext
 from alignment.records import Record
 from alignment.training.prepare import Columns, Prepared
 from alignment.training.proof import prove_loss
@@ -20,6 +21,11 @@ from alignment.training.proof import prove_loss
 
 def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
     """Nothing beyond what every method has."""
+    return {}
+
+
+def no_extras(context: StageContext) -> dict[str, Any]:
+    """Nothing beyond what every trainer gets."""
     return {}
 
 
@@ -39,6 +45,8 @@ class Method:
         frozen_as: the trainer's argument for the stage's `frozen` model.
         prove: (trainer, dtype of the frozen weights, where) raises where what is learned from is not the model's own;
             of policies, before the first step.
+        extras: context -> what its trainer is made with beyond what every trainer gets.
+        best: of an evaluation the key that `checkpoints.final: best` goes by, and whether more of it is better.
     """
 
     trainer: type[Any]
@@ -49,6 +57,8 @@ class Method:
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
     frozen_as: str = "ref_model"
     prove: Callable[[Any, Any, str], None] = prove_loss
+    extras: Callable[[StageContext], dict[str, Any]] = no_extras
+    best: tuple[str, bool] = ("loss", False)
 
 
 def method_of(stage: TrainBase) -> Method:
