@@ -29,6 +29,9 @@ NEAR = {True: 1e-4, False: 0.05}
 KNOWN = {"full_attention", "sliding_attention"}
 BY_LENGTH = {"dynamic", "longrope"}
 """Rotary embeddings that depend on how long a batch is padded."""
+DRAWN = ("dropout", "pdrop", "layerdrop", "jitter_noise")
+"""What rates of something random are called in transformers' layers."""
+ALIKE = ("model_type", "sliding_window", "layer_types", "_attn_implementation")
 INPUTS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "past_key_values")
 
 
@@ -88,11 +91,15 @@ class OneSequence:
             if isinstance(one, LaidOut):
                 return one
         made = self.data_collator = LaidOut(self.data_collator, type(self).laid)
-        for model in filter(None, (self.model, getattr(self, "ref_model", None))):
-            backbone = backbone_of(self.accelerator.unwrap_model(model))
+        for backbone in self._backbones():
             backbone.register_forward_pre_hook(self._before, with_kwargs=True)
             backbone.register_forward_hook(self._after)
         return made
+
+    def _backbones(self) -> list[Any]:
+        """Of the policy, and of a reference that is a model by itself."""
+        models = (self.model, getattr(self, "ref_model", None))
+        return [backbone_of(self.accelerator.unwrap_model(model)) for model in models if model is not None]
 
     @contextmanager
     def _as_laid_out(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -134,18 +141,17 @@ class OneSequence:
         was_training = self.model.training
         self.model.eval()
         try:
-            return self._compared(groups)
+            found = (self._compared(backbone, groups) for backbone in self._backbones())
+            return next(filter(None, found), None)
         finally:
             self.model.train(was_training)
-            self.layout = None
 
-    def _compared(self, groups: list[list[Ids]]) -> str | None:
+    def _compared(self, backbone: Any, groups: list[list[Ids]]) -> str | None:
         device = next(self.model.parameters()).device
         room = sum(len(ids) for group in groups for ids in group)
         laid = lay_out(groups, [[0] * len(group) for group in groups], 0, room)
         layout = Layout(*(getattr(laid, name).to(device) for name in NAMES))
         sequences = [group[side] for side in range(len(groups[0])) for group in groups]
-        backbone = backbone_of(self.accelerator.unwrap_model(self.model))
         with torch.no_grad(), self.accelerator.autocast():
             alone = [_states(backbone, torch.tensor([ids], device=device))[0] for ids in sequences]
             self.layout = layout
@@ -153,6 +159,8 @@ class OneSequence:
                 together = _states(backbone, layout.ids)
             except Exception as error:  # whatever a model says to a mask of another shape; the rows alone it took
                 return f"the model takes no mask of its own: {type(error).__name__}"
+            finally:
+                self.layout = None
         exact = alone[0].dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
         both = [(own.float(), there[: len(own)].float()) for own, there in zip(alone, together, strict=True)]
         worst = float(torch.cat([(own - there).norm(dim=-1) / own.norm(dim=-1) for own, there in both]).max())
@@ -169,16 +177,21 @@ def structural(trainer: Any) -> str | None:
     model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
     config, collator = model.config.get_text_config(), trainer._collates().collator
     if any(getattr(collator, name, None) for name in ("max_length", "pad_to_multiple_of", "padding_free",
-                                                      "return_position_ids")) or getattr(args, "packing", False):
-        return "trl has the batch laid out in a way of its own"
+                                                      "return_position_ids")) or getattr(args, "packing", False) or (
+            args.include_num_input_tokens_seen not in ("no", False)):
+        return "trl has the batch laid out or counted in a way of its own"
     if getattr(trainer, "aux_loss_enabled", False):
         return "the loss has a term over the experts of every token"
     if args.torch_compile or trainer.is_fsdp_enabled or trainer.accelerator.parallelism_config is not None:
         return "the model is compiled, or shared out over machines by token or by weight"
     if trainer.is_deepspeed_enabled and args.deepspeed_plugin.zero_stage == 3:
         return "its weights are partitioned, so that nothing can be proved before the first step"
-    if (name := _dropout(model)) is not None:
-        return f"dropout falls otherwise on what is shared: {name}"
+    if (name := "neftune" if args.neftune_noise_alpha else _drawn(model)) is not None:
+        return f"dropout or noise falls otherwise on what is shared: {name}"
+    if (reference := getattr(trainer, "ref_model", None)) is not None:
+        other = trainer.accelerator.unwrap_model(reference).config.get_text_config()
+        if any(getattr(other, name, None) != getattr(config, name, None) for name in ALIKE):
+            return f"the reference is shaped otherwise: {other.model_type}"
     if config._attn_implementation not in ("sdpa", "eager", "flex_attention"):
         return f"attention by {config._attn_implementation}"
     others = sorted(set(getattr(config, "layer_types", None) or KNOWN) - KNOWN)
@@ -232,12 +245,12 @@ def _all(trainer: Any) -> Iterator[dict[str, Any]]:
         yield from rows
 
 
-def _dropout(model: Any) -> str | None:
-    """The first place where something is dropped in training: torch's layers, and rates that attention keeps."""
+def _drawn(model: Any) -> str | None:
+    """The first place where something is drawn in training: torch's layers, and rates that layers keep by a name."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and module.p > 0:
             return name or type(module).__name__
         for key, value in vars(module).items():
-            if key.endswith(("dropout", "pdrop")) and isinstance(value, float) and value > 0:
+            if key.endswith(DRAWN) and isinstance(value, float) and value > 0:
                 return f"{name}.{key}"
     return None

@@ -140,6 +140,38 @@ def test_a_reward_loss_with_a_term_of_its_own_is_that_of_trls_layout(
     same(trainer)
 
 
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_reference_that_is_a_model_by_itself_is_asked_in_the_same_layout_if_it_is_shaped_alike(
+    window: int | None, base: Artifact, tokenizer: Any, tmp_path: Path
+) -> None:
+    import torch
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from alignment.inference.loading import load_policy
+    from alignment.training.guards import Rows
+    from alignment.training.methods.dpo import METHOD, columns
+    from alignment.training.model import build
+    from alignment.training.prepare import Prepared, prepare
+
+    of = stage("dpo")
+    reference = load_policy(base, dtype=torch.float32, device="cpu")
+    reference.config.sliding_window = window
+    with torch.no_grad():
+        reference.lm_head.weight.add_(0.1)
+    rows: Prepared = prepare(PAIRS, tokenizer, of, "", columns)
+    trainer = METHOD.trainer(
+        model=build(of, base, torch.float32, tokenizer.pad_token_id)[0], ref_model=reference,
+        args=DPOConfig(output_dir=str(tmp_path / "made"), report_to="none", use_cpu=True, bf16=False, max_length=None,
+                       dataloader_pin_memory=False, gradient_checkpointing=False),
+        processing_class=tokenizer, train_dataset=Dataset.from_list(rows.rows))
+    trainer.data_collator = Rows(trainer.data_collator)
+    trainer.settle_layout()
+    assert trainer.why_not == (None if window is None else "the reference is shaped otherwise: llama")
+    if window is None:
+        same(trainer)
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "gemma2"])
 def test_eager_attention_takes_the_mask_as_numbers(
     name: str, bases: Callable[[str], Artifact], tokenizer: Any, tmp_path: Path
@@ -188,6 +220,8 @@ def test_families_that_it_is_not_exact_for_keep_trls_layout(
     ("dpo", {"trl": {"pad_to_multiple_of": 8}}, "a way of its own"),
     ("sft", {"packing": True, "max_length": 256}, "a way of its own"),
     ("sft", {"trl": {"torch_compile": True}}, "compiled"),
+    ("sft", {"trl": {"include_num_input_tokens_seen": "all"}}, "counted in a way of its own"),
+    ("sft", {"trl": {"neftune_noise_alpha": 5.0}}, "noise falls otherwise on what is shared: neftune"),
 ])
 def test_what_trl_does_with_the_batch_itself_keeps_its_layout(
     method: str, keys: dict[str, Any], why: str, base: Artifact, tokenizer: Any, tmp_path: Path
@@ -198,7 +232,8 @@ def test_what_trl_does_with_the_batch_itself_keeps_its_layout(
 
 
 @pytest.mark.parametrize(("key", "value", "why"), [
-    ("attention_dropout", 0.1, "dropout"), ("rope_parameters", {"rope_type": "dynamic"}, "how long the batch is"),
+    ("attention_dropout", 0.1, "dropout"), ("router_jitter_noise", 0.1, "self_attn.router_jitter_noise"),
+    ("rope_parameters", {"rope_type": "dynamic"}, "how long the batch is"),
     ("layer_types", ["full_attention", "linear_attention"], "mix tokens otherwise: linear_attention"),
     ("attention_chunk_size", 8, "mix tokens otherwise"), ("_attn_implementation", "flash_attention_2", "flash"),
 ])
@@ -206,8 +241,8 @@ def test_what_a_model_says_of_itself_can_forbid_it(
     key: str, value: Any, why: str, base: Artifact, tokenizer: Any, tmp_path: Path
 ) -> None:
     trainer = trainer_of(base, tokenizer, tmp_path, "sft")
-    if key == "attention_dropout":
-        trainer.model.get_base_model().model.layers[0].self_attn.attention_dropout = value
+    if key.endswith(("dropout", "noise")):
+        setattr(trainer.model.get_base_model().model.layers[0].self_attn, key, value)
     else:
         object.__setattr__(trainer.model.config, "_attn_implementation_internal" if key.startswith("_") else key, value)
     trainer.settle_layout()
@@ -291,7 +326,7 @@ def test_a_stage_with_dropout_keeps_trls_layout_and_says_so(
     made = context(store, tmp_path / "dropped", base, rows, "dpo", batch_size=4, micro_batch_size=2,
                    strategy={**LORA, "dropout": 0.1}, reference="precomputed", trl={"max_steps": 1})
     fit(made)
-    assert "(dropout falls otherwise on what is shared" in " ".join(capsys.readouterr().err.split())
+    assert "(dropout or noise falls otherwise on what is shared" in " ".join(capsys.readouterr().err.split())
     assert json.loads((made.out / "training.json").read_text(encoding="utf-8"))["facts"]["shared_prefix"] is False
 
 
