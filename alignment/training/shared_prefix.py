@@ -24,8 +24,9 @@ from alignment.training.layout import NAMES, Ids, Laid, LaidOut, Layout, lay_out
 
 BEFORE, AFTER = 48, 16
 """Tokens of what a group shares, and of each sequence beyond it, that are compared before the first step."""
-NEAR = {True: 1e-4, False: 0.05}
-"""Relative difference of a hidden state that rounding explains: in float32, and below. A leak is far more."""
+NEAR = {True: (1e-4, 1e-5), False: (0.15, 0.01)}
+"""Relative difference of hidden states that rounding explains, of one token and on average: in float32, and below.
+Measured on SmolLM2-135M: 1e-6 and 7e-8; 0.02 and 0.001 in bfloat16. Answers that see each other: 0.5 and 0.06."""
 KNOWN = {"full_attention", "sliding_attention"}
 BY_LENGTH = {"dynamic", "longrope"}
 """Rotary embeddings that depend on how long a batch is padded."""
@@ -163,8 +164,9 @@ class OneSequence:
                 self.layout = None
         exact = alone[0].dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
         both = [(own.float(), there[: len(own)].float()) for own, there in zip(alone, together, strict=True)]
-        worst = float(torch.cat([(own - there).norm(dim=-1) / own.norm(dim=-1) for own, there in both]).max())
-        return None if worst <= NEAR[exact] else f"the two layouts differ by {worst:.1g}"
+        off = torch.cat([(own - there).norm(dim=-1) / own.norm(dim=-1) for own, there in both])
+        near = all(float(found) <= most for found, most in zip((off.max(), off.mean()), NEAR[exact], strict=True))
+        return None if near else f"the two layouts differ by {float(off.max()):.1g}"
 
 
 def backbone_of(model: Any) -> Any:
