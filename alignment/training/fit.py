@@ -44,6 +44,7 @@ from alignment.training.model import build, settle_adapter
 from alignment.training.prepare import Prepared, prepare
 from alignment.training.quantised import base_difference
 from alignment.training.room import room_for
+from alignment.training.shared_prefix import OneSequence
 
 
 def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCallback, ...] = ()) -> None:
@@ -83,6 +84,9 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     if stage.makes == "policy":
         method.prove(trainer, dtype if stage.adapter is not None else torch.float32, where)
+    if isinstance(trainer, OneSequence):
+        trainer.settle_layout(stage.name)
+        facts |= trainer.layout_facts()
     trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"

@@ -50,15 +50,22 @@ class KeptReference:
         return concatenate_datasets([dataset, made], axis=1)
 
     def _reference(self, dataset: Any, batch_size: int) -> Dataset:
-        """The columns, by all ranks together: TRL's own way ends in a temporary file that only the first rank has."""
-        loader = self.accelerator.prepare(DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator))
+        """The columns, by all ranks together: TRL's own way ends in a temporary file that only the first rank has.
+
+        Rows of one length go through the model together, the longest first; the columns have the rows' own order.
+        """
+        sizes = [sum(len(ids) for ids in row.values() if isinstance(ids, list)) for row in dataset]
+        order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        loader = self.accelerator.prepare(
+            DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator))
         parts = []
         for batch in loader:
             # Of the stage's reference_model, where it has one. One is None for KTO's losses without a KL term.
             values = self.compute_ref_log_probs(self.ref_model or self.model, batch)
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
-        return Dataset.from_dict({column: torch.cat(values).tolist() for column, values in columns})
+        return Dataset.from_dict({column: torch.cat(values).cpu()[back].tolist() for column, values in columns})
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """TRL asks for it before training, when its own collator makes the batches, and in evaluations."""

@@ -102,7 +102,7 @@ def test_what_only_the_user_can_mend_is_not_tried_again(
 
 
 def test_two_workers_equal_one_where_a_second_model_or_a_count_of_tokens_is_shared(tmp_path: Path) -> None:
-    """A teacher and a reference on every worker; losses over the tokens of all (distill) or of each one's pass (orpo)."""
+    """A teacher and a reference on every worker; losses over the tokens of all (distill) or of each one's (orpo)."""
     stages = [small.train("sft"), small.train("distill", "distill"), small.train("orpo", "orpo", learning_rate=1e-3),
               small.train("dpo", "dpo", reference_model="sft")]
     stages = [stage | {"micro_batch_size": 4, "trl": {"lr_scheduler_type": "constant"}} for stage in stages]

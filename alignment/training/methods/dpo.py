@@ -11,14 +11,23 @@ from alignment.artifacts import Artifact
 from alignment.config.stages.train import Dpo
 from alignment.records import Record
 from alignment.training.guards import Guarded
+from alignment.training.layout import Ids
 from alignment.training.methods import Method
 from alignment.training.prepare import Columns, Prepared, pair
 from alignment.training.reference import KeptReference, reference_facts
+from alignment.training.shared_prefix import OneSequence
 
 
-class GuardedDpo(KeptReference, Guarded, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPO trainer."""
+def laid(row: dict[str, Any], pad: int) -> tuple[list[Ids], list[int]]:
+    """Both answers after their prompt, read from the prompt's last token on, which predicts the first of an answer."""
+    prompt = row["prompt_ids"]
+    return [prompt + row["chosen_ids"], prompt + row["rejected_ids"]], [max(0, len(prompt) - 1)] * 2
 
+
+class GuardedDpo(OneSequence, KeptReference, Guarded, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPO trainer; a pair goes through the model with its prompt once."""
+
+    laid, fact = staticmethod(laid), "shared_prefix"
     reference_columns = ("ref_chosen_logps", "ref_rejected_logps")
 
 

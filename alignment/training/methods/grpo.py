@@ -19,4 +19,4 @@ class GuardedGrpo(OnlineTrainer, GRPOTrainer):  # type: ignore[misc]
         return self._answers(prompt_ids), None
 
 
-METHOD = Method(GuardedGrpo, GRPOConfig, columns, arguments, FINAL, facts, extras, ("reward", True))
+METHOD = Method(GuardedGrpo, GRPOConfig, columns, arguments, FINAL, facts, extras=extras, best=("reward", True))

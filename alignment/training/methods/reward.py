@@ -9,12 +9,22 @@ from trl import RewardConfig, RewardTrainer
 from alignment.config.stages.train import Reward
 from alignment.records import Record
 from alignment.training.guards import Guarded
+from alignment.training.layout import Ids
 from alignment.training.methods import Method
 from alignment.training.prepare import Columns, Prepared, pair
+from alignment.training.shared_prefix import OneSequence
 
 
-class GuardedReward(Guarded, RewardTrainer):  # type: ignore[misc]
-    """TRL's reward trainer."""
+def laid(row: dict[str, Any], pad: int) -> tuple[list[Ids], list[int]]:
+    """Both sides, read at the last token that is no padding, as transformers' classifiers do."""
+    sides = [row["chosen_ids"], row["rejected_ids"]]
+    return sides, [max((at for at, token in enumerate(ids) if token != pad), default=0) for ids in sides]
+
+
+class GuardedReward(OneSequence, Guarded, RewardTrainer):  # type: ignore[misc]
+    """TRL's reward trainer; a pair goes through the model with its prompt once."""
+
+    laid, fact = staticmethod(laid), "shared_prefix"
 
 
 def columns(record: Record, tokenizer: Any, stage: Reward, prepared: Prepared) -> Columns | str:

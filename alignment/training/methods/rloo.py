@@ -18,4 +18,4 @@ class GuardedRloo(OnlineTrainer, RLOOTrainer):  # type: ignore[misc]
         return self._answers(prompt_ids)
 
 
-METHOD = Method(GuardedRloo, RLOOConfig, columns, arguments, FINAL, facts, extras, ("reward", True))
+METHOD = Method(GuardedRloo, RLOOConfig, columns, arguments, FINAL, facts, extras=extras, best=("reward", True))

@@ -12,12 +12,22 @@ from alignment.config.stages.train import Sft
 from alignment.data.projections import to_sft
 from alignment.records import Record
 from alignment.training.guards import Guarded
+from alignment.training.layout import Ids
 from alignment.training.methods import Method
 from alignment.training.prepare import IGNORED, Columns, Prepared, cut_prompt, cut_turns
+from alignment.training.shared_prefix import OneSequence
 
 
-class GuardedSft(Guarded, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFT trainer: token-sum loss over the global batch, fused output head."""
+def laid(row: dict[str, Any], pad: int) -> tuple[list[Ids], list[int]]:
+    """The row, read from the token on that predicts the first that is learned."""
+    first = next((at for at, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"]))
+    return [row["input_ids"]], [max(0, first - 1)]
+
+
+class GuardedSft(OneSequence, Guarded, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer: token-sum loss over the global batch, fused output head; short rows share a sequence."""
+
+    laid, fact = staticmethod(laid), "shared_sequences"
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Asked for where rows are packed. TRL drops our column then, so it packs numbers as it packs tokens."""
