@@ -58,27 +58,28 @@ def _layer(
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Params4bit
 
-    (linear4bit, quant_state), device = classes, weight.packed.device
+    (linear4bit, quant_state), device, place = classes, weight.packed.device, module.weight.device
     scales = quant_state(absmax=weight.groups, blocksize=nf4.GROUP, code=nf4.scale_levels().to(device),
-                        dtype=torch.float32)
+                         dtype=torch.float32)
     state = quant_state(absmax=weight.scales, shape=weight.shape, dtype=torch.float32, blocksize=nf4.BLOCK,
-                       code=torch.tensor(nf4.LEVELS, device=device), quant_type="nf4", offset=weight.offset,
-                       state2=scales)
+                        code=torch.tensor(nf4.LEVELS, device=device), quant_type="nf4", offset=weight.offset,
+                        state2=scales)
     if not torch.allclose(dequantize_4bit(weight.packed, state), nf4.dequantise(weight), rtol=1e-6, atol=1e-9):
         # Seen of 0.50.2 on CPUs with AVX512 where a row is a multiple of 16 weights and none of 64.
         raise ModelError("bitsandbytes gives other weights back than were quantised, on this machine", where=where,
                          found=f"layer {name} of {' x '.join(map(str, weight.shape))}",
                          expected=f"layers whose inputs are a multiple of {nf4.BLOCK}", hint="strategy lora")
     state.dtype = dtype
+    state.to(place)  # before it is a parameter's, which PyTorch may move without it
     layer = linear4bit(weight.shape[1], weight.shape[0], module.bias is not None, dtype, quant_type="nf4",
                        device="meta")
-    layer.weight = Params4bit(weight.packed, requires_grad=False, quant_state=state, blocksize=nf4.BLOCK,
+    layer.weight = Params4bit(weight.packed.to(place), requires_grad=False, quant_state=state, blocksize=nf4.BLOCK,
                               quant_type="nf4", bnb_quantized=True, module=layer)
     layer.quant_state, layer.bias = state, module.bias
-    # In evaluations on some CPUs it would compute in bfloat16 whatever its type, and from then on in training too.
+    # On some CPUs it would compute evaluations in bfloat16 whatever its type, and training after them has no gradients.
     layer.support_avx512bf16_for_cpu = False
     layer.compute_type_is_set = True
-    return layer.to(module.weight.device)
+    return layer
 
 
 def base_difference(

@@ -192,6 +192,8 @@ def test_check_knows_what_a_stage_cannot_continue(theirs: Maker) -> None:
     assert (error.found, error.expected) == (16, "4")
     (error,) = found(folder, {"kind": "lora", "r": 4, "alpha": 32, **q_and_v})
     assert (error.found, error.expected) == (32, "8")
+    (error,) = found(folder, {"kind": "qlora", "r": 4, "alpha": 8, **q_and_v})
+    assert (error.found, error.expected) == ("qlora", "lora, or full, which merges it")
     assert found(folder, {"kind": "full"}) == []
 
 

@@ -95,6 +95,19 @@ def test_merging_rounds_once(base: Artifact, store: Store, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("adapter", [False, True])
+def test_positions_are_not_rounded_with_the_weights(
+    base: Artifact, store: Store, tmp_path: Path, adapter: bool
+) -> None:
+    """As training has them: rounded to bfloat16, the frequencies of token 500's position would be those of 498."""
+    trained(base, tmp_path / "a", "policy", adapter=adapter)
+    made = published(store, "sft-000000000000", tmp_path / "a")
+    exact, rounded = (dict(load_policy(made, dtype=dtype, device="cpu").named_buffers())
+                      for dtype in (torch.float32, torch.bfloat16))
+    assert "model.rotary_emb.inv_freq" in exact
+    assert all(torch.equal(rounded[name], exact[name]) for name in exact)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_reward_model_keeps_its_head(
     base: Artifact, store: Store, tmp_path: Path, adapter: bool, dtype: torch.dtype
