@@ -127,12 +127,13 @@ def prove(trainer: Any, dtype: torch.dtype, where: str) -> None:
         logits = [one(**inputs).logits[0, len(prompt) - 1:-1] for one in (model, trainer.teacher_model)]
         said = float(divergence(logits[0], logits[1], trainer.beta, trainer.temperature))
     model.train(was_training)
-    if not abs(learned - said) <= NEAR[dtype] * max(1.0, said):
+    near = NEAR[torch.bfloat16 if trainer.args.bf16 else dtype] * max(1.0, said)  # by autocast, of float32 weights too
+    if not abs(learned - said) <= near:
         raise ModelError(
             "the loss that would be learned from is not that of the models' own logits: TRL does not know how one of "
             "these architectures gets from its last hidden states to logits", where=where,
             found=f"a divergence of {learned:.4g}, and {said:.4g} by their logits",
-            expected=f"at most {NEAR[dtype]:g} apart", hint="other base models")
+            expected=f"at most {near:g} apart", hint="other base models")
 
 
 METHOD = Method(GuardedDistill, DistillationConfig, columns, arguments, ("loss", "entropy"), facts, "teacher_model",
