@@ -142,7 +142,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:
-            line = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
+            line: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
             said = next((key for key in ("reward", "loss") if line.get(key) is not None), None)
             self.tracker.advance(1, note="" if said is None else f"{said} {line[said]:.3f}")
 
