@@ -71,11 +71,11 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     prepared.not_taken = len(everything) - len(records)
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
+    extras = method.extras(context)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id, device)
     frozen = None if stage.frozen is None else context.inputs[stage.frozen.stage]
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), frozen)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    extras = method.extras(context)
     if frozen is not None:
         extras |= {method.frozen_as: load_frozen(stage, start, frozen, dtype)}
     trainer = _trainer(method, model, arguments, tokenizer, prepared, held, extras)
