@@ -89,7 +89,7 @@ def test_the_rows_are_those_of_the_batch_whose_loss_was_not_finite(
     real = trainer.compute_loss
 
     def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        given.append(tokenizer.decode(inputs["input_ids"].flatten()))
+        given.append(tokenizer.decode(inputs.get("laid_ids", inputs["input_ids"]).flatten()))
         return real(self, model, inputs, *args, **kwargs) * (float("nan") if len(given) == at else 1.0)
 
     monkeypatch.setattr(trainer, "compute_loss", compute_loss)
