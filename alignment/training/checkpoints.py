@@ -24,6 +24,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from alignment.config.sharding import zero_stage
 from alignment.context import StageContext
 from alignment.errors import ArtifactError, StageError
 from alignment.progress import console
@@ -83,6 +84,9 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             note_workers(folder, self.sharding, _world())
             (folder / COMPLETE).write_text("", encoding="utf-8")
+        if self.disks > 1 and zero_stage(self.sharding) and state.best_global_step:
+            # The trainer looks for the folder before other disks than the first have it; all ranks load the best.
+            state.best_model_checkpoint = str(self.folder / f"checkpoint-{state.best_global_step}")
         if self.disks > 1:  # the trainer throws old ones away on the first rank's disk alone
             kept_there = _from_first([path.name for path in self.folder.glob("checkpoint-*")])
             for old in self.folder.glob("checkpoint-*") if self.leads and self.disk else ():
