@@ -113,7 +113,7 @@ def mistakes(
         only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.context import beyond_context
-    from alignment.checks.machine import devices
+    from alignment.checks.machine import devices, sharding
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
@@ -134,7 +134,7 @@ def mistakes(
     found = once(found)
     if profile is None or profile.cluster is None:
         executed = run if profile is None else profile.applied(run)
-        for key, error in devices(executed.compute):
+        for key, error in (*devices(executed.compute), *sharding(executed.compute)):
             where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"
             found.append(ConfigError(error.problem, where=where, found=error.found, expected=error.expected))
         return found + [_finding(file, ("store",), error) for error in store(executed.store)]

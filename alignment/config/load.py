@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from alignment.config.deepspeed_file import spell_out
 from alignment.config.rounds import expand, groups_of, names_in, once
 from alignment.config.run import Run
 from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
@@ -37,12 +38,18 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
         ConfigErrors: with one `ConfigError` (file, line, key, found, expected) per finding.
     """
     _set[str(path)] = overrides = tuple(overrides)
-    return parse_run(read_text(Path(path), "run"), str(path), overrides)
+    node = _tree(read_text(Path(path), "run"), str(path), overrides)
+    spell_out(node)
+    return _validated(node)
 
 
 def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> Run:
-    """Like `load_run`, from the YAML text; `file` names it in errors."""
-    node = _tree(text, file, overrides)
+    """Like `load_run`, from the YAML text, which may come from anyone: it names no file that is read here. `file` names
+    it in errors."""
+    return _validated(_tree(text, file, overrides))
+
+
+def _validated(node: yaml.MappingNode) -> Run:
     try:
         return validated(Run, node)
     except ConfigErrors as errors:

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alignment.config import TrainBase
+from alignment.config.sharding import unfit
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.distributed.room import needed, wait_for_room
-from alignment.errors import KubeAlignError, StageError
+from alignment.errors import ConfigError, KubeAlignError, StageError
 from alignment.progress import console
 
 MAX_RESTARTS = 3
+ANSWER_WITHIN = 1800
+"""Seconds after which a rank that waits for another in a collective gives up. Nothing of ours takes longer between two:
+columns are waited for outside of one; the first rank's saving of a very large model is what it must hold."""
 
 
 def train_stage(context: StageContext) -> Outcome:
@@ -32,6 +36,9 @@ def train_stage(context: StageContext) -> Outcome:
         StageError: the training itself failed.
     """
     compute = context.run.compute
+    for finding in unfit(compute.sharding, compute.deepspeed, compute.workers, context.stage_as(TrainBase)):
+        raise ConfigError(finding.problem, where=f"stage {context.stage.name}", found=finding.found,
+                          expected=finding.expected)
     if compute.workers:
         ensure_ray(compute)  # before ray.train is imported, which reads its switches then
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -90,7 +97,7 @@ def _trainer(context: StageContext) -> Any:
     return TorchTrainer(
         _worker,
         train_loop_config={"context": context},
-        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo", timeout_s=ANSWER_WITHIN),
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpus_per_worker > 0,
@@ -115,9 +122,12 @@ def _storage(context: StageContext) -> dict[str, Any]:
 
 def _worker(config: dict[str, Any]) -> None:
     """Runs in every worker process (or in this one, without workers)."""
-    from alignment.training.fit import fit
+    from alignment.training import ranks
 
     context: StageContext = config["context"]
+    ranks.begin(context.key)  # before what takes long to import
+    from alignment.training.fit import fit
+
     store, workers = context.store, context.run.compute.workers
     if not workers:
         fit(context, workers=1, callbacks=())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment.errors import ModelError
@@ -83,7 +84,7 @@ def _layer(
 
 
 def base_difference(
-    makes: str, base: Path, adapter: Path, rows: list[dict[str, Any]], device: str, pad_token_id: int
+    makes: str, base: Path, adapter: Path, rows: Dataset, device: str, pad_token_id: int
 ) -> dict[str, float]:
     """How far an adapter's model is from the same adapter over the base as it is stored: what nothing would say where
     somebody loads it over that.
@@ -109,7 +110,7 @@ def base_difference(
     adapted = with_adapter(model, adapter).eval()
     if makes == "reward":
         score_in_float32(adapted)
-    ids = [torch.tensor([tokens_of(row)[:TOKENS]]) for row in rows[:ROWS]]
+    ids = [torch.tensor([tokens_of(row)[:TOKENS]]) for row in rows.take(min(ROWS, len(rows)))]
     stored = [_said(adapted, makes, one) for one in ids]
     nf4.round_weights(layers, model.dtype, device)
     apart = torch.cat([(_said(adapted, makes, one) - before).abs() for one, before in zip(ids, stored, strict=True)])

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
+from trl.models import prepare_deepspeed
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.training.checkpoints import everywhere
 from alignment.training.guards import apart
+from alignment.training.sharding import is_shared_out
 
 
 class KeptReference:
     """Mixin before a TRL trainer: the precomputed reference lies beside the checkpoints."""
 
+    _put_off: dict[str, int] = {}  # noqa: RUF012 - never changed, but replaced
     reference_columns: tuple[str, ...]
     """Columns that TRL's loss reads, in the order in which it computes them."""
     args: Any
@@ -34,9 +37,19 @@ class KeptReference:
         if kwargs.get("ref_model") is not None:
             self.ref_model = None  # it has said all that it is asked: free its memory before training
 
+    def settled(self) -> None:
+        """Compute what was put off: DeepSpeed shares the model out for it, so nothing may need it whole after that."""
+        super().settled()  # type: ignore[misc]
+        for name, size in self._put_off.items():
+            key = f"{name.partition('-')[0]}_dataset"
+            setattr(self, key, KeptReference._precompute_ref_logps(self, getattr(self, key), name, size))
+
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # TRL caches by the data set's fingerprint in a temporary folder that a killed pod loses; the work folder
         # is addressed by the digest of the reference, the data and the config, and survives.
+        if is_shared_out(self) and name not in self._put_off:
+            self._put_off = {**self._put_off, name: batch_size}
+            return dataset
         folder = Path(self.args.output_dir).parent / "reference"
         file = folder / f"{name}.parquet"
         # Computing gathers over all ranks, so they decide together: a machine that came in later has no file.
@@ -59,11 +72,14 @@ class KeptReference:
         back = sorted(range(len(order)), key=order.__getitem__)
         loader = self.accelerator.prepare(
             DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator))
+        # Of the stage's reference_model, where it has one; that of a model that is shared out is the start.
+        model = prepare_deepspeed(self.model, self.accelerator) if is_shared_out(self) else self.ref_model or self.model
         parts = []
         for batch in loader:
-            # Of the stage's reference_model, where it has one. One is None for KTO's losses without a KL term.
-            values = self.compute_ref_log_probs(self.ref_model or self.model, batch)
+            values = self.compute_ref_log_probs(model, batch)  # one is None for KTO's losses without a KL term
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
+        if is_shared_out(self):
+            model.destroy()  # with its hooks, which would be asked beside those of the engine that trains
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
         return Dataset.from_dict({column: torch.cat(values).cpu()[back].tolist() for column, values in columns})
 

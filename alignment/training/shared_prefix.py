@@ -187,7 +187,7 @@ def structural(trainer: Any) -> str | None:
     if args.torch_compile or trainer.is_fsdp_enabled or trainer.accelerator.parallelism_config is not None:
         return "the model is compiled, or shared out over machines by token or by weight"
     if trainer.is_deepspeed_enabled and args.deepspeed_plugin.zero_stage == 3:
-        return "its weights are partitioned, so that nothing can be proved before the first step"
+        return "its weights are partitioned over the workers"
     if (name := "neftune" if args.neftune_noise_alpha else _drawn(model)) is not None:
         return f"dropout or noise falls otherwise on what is shared: {name}"
     if (reference := getattr(trainer, "ref_model", None)) is not None:

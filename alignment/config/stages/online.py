@@ -60,6 +60,7 @@ class Online(TrainBase):
     # A stage that a gate stopped goes on from its checkpoint under other gates.
     not_learned = TrainBase.not_learned | {"gates"}
     reads = "rows with a prompt that ends with a user's or a tool's turn"
+    can_share_out = False
     bounds: ClassVar[Mapping[str, str]] = {"beta": "0 or more", "num_iterations": "more than 0"}
 
     reward: Rewards
