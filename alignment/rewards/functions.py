@@ -1,9 +1,11 @@
 """Reward functions: a number for an answer to a record's prompt, without a model.
 
     RewardFunction = (record, answer) -> float
+    BatchFunction = (records, answers) -> list[float]
 
-`resolve` finds one by name: a built-in, or package.module:function of the user's own. The functions see the record
-as it was imported: `completion` is the reference answer, `meta` what the importer kept (passage, question, ...).
+`resolve` finds one by name: a built-in, or package.module:function of the user's own; `resolve_batch` one that judges
+many answers at once. Which of the two is meant says the run file's key. The functions see the record as it was
+imported: `completion` is the reference answer, `meta` what the importer kept (passage, question, ...).
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from alignment.config import Scorer
 from alignment.errors import ConfigError, DataError
@@ -21,6 +23,7 @@ from alignment.rewards import answers
 from alignment.words import pieces
 
 RewardFunction = Callable[[Record, str], float]
+BatchFunction = Callable[[Sequence[Record], Sequence[str]], Sequence[float]]
 
 REFUSAL = "The passage does not say."
 _EVIDENCE = re.compile(r'(?P<short>[^\[\]]+?)\s*\["(?P<quote>[^\[\]]+)"\]')
@@ -139,29 +142,45 @@ def lacking(name: str, record: Record) -> list[str]:
     return [need for need in FACTS[name].needs if not given[need]] if name in FACTS else []
 
 
-def resolve(name: str) -> RewardFunction:
+def resolve(name: str, where: str = "score.function") -> RewardFunction:
     """The reward function called `name`: a built-in, or package.module:function.
+
+    Args:
+        where: the key that names it, for errors.
 
     Raises:
         ConfigError: no such built-in, module or function, or it is not callable.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
+    return _imported(name, where, named(built_in=True))  # type: ignore[no-any-return]
+
+
+def resolve_batch(name: str, where: str) -> BatchFunction:
+    """The function of many answers called `name`, package.module:function. Raises as `resolve`."""
+    return _imported(name, where, named(built_in=False))  # type: ignore[no-any-return]
+
+
+def named(*, built_in: bool) -> str:
+    """What a function may be called, in words."""
+    return (f"one of {', '.join(BUILT_IN)}, or " if built_in else "") + "package.module:function"
+
+
+def _imported(name: str, where: str, expected: str) -> Any:
     module_name, colon, attribute = name.partition(":")
-    expected = f"one of {', '.join(BUILT_IN)}, or package.module:function"
     if not (colon and module_name and attribute):
-        raise ConfigError("not a reward function", where="score.function", found=name, expected=expected)
+        raise ConfigError("not a reward function", where=where, found=name, expected=expected)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"the reward function's module cannot be imported: {error}", where="score.function",
+        raise ConfigError(f"the reward function's module cannot be imported: {error}", where=where,
                           found=name, expected=expected,
                           hint="the module must be importable here and on every worker") from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ConfigError(f"module {module_name} has no function {attribute}", where="score.function", found=name,
+        raise ConfigError(f"module {module_name} has no function {attribute}", where=where, found=name,
                           expected=expected)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def combine(scorer: Scorer, function: float | None, model: float | None) -> float:
