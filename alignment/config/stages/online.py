@@ -1,0 +1,130 @@
+"""Online methods: the policy answers prompts while it trains, and a reward says which answers were good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.config.stages.base import Finding, ModelRef
+from alignment.config.stages.fields import Positive, RowsRef, Strict
+from alignment.config.stages.rewards import Rewards
+from alignment.config.stages.train import TrainBase
+
+Least = Annotated[float, Field(ge=0)]
+Most = Annotated[float, Field(gt=0)]
+
+
+class Gates(Strict):
+    """Limits that stop a training which collapses, each over three log lines in a row. Whatever they say, a stage stops
+    whose policy is not its reference before the first step, or one of whose values is no number."""
+
+    kl: Most | None = None
+    """Most KL to the reference, in nats per token. Default: 10, which no policy reaches that still speaks; 0.1 to 1 is
+    usual."""
+    mismatch: Most | None = None
+    """Most difference between the log-probabilities of drawn tokens when they were drawn and when they are learned, in
+    nats per token. Default: 0.2; float32 has under 0.001. More means that something else is learned than was said."""
+    entropy: Least | None = None
+    """Least entropy, in nats per token: at 0 every answer is the same. Default: none."""
+    reward: float | None = None
+    """Least mean reward. Default: none."""
+    length: Least | None = None
+    """Least mean length of answers, in tokens, the end token included. Default: none."""
+
+
+class Online(TrainBase):
+    """What every online method has: prompts, a reward, gates."""
+
+    makes = "policy"
+    # A stage that a gate stopped goes on from its checkpoint under other gates.
+    not_learned = TrainBase.not_learned | {"gates"}
+    reads = "rows with a prompt that ends with a user's or a tool's turn"
+
+    reward: Rewards
+    """What an answer earns: the weighted sum of named parts (reward models, functions, endpoints)."""
+    batch_size: Positive = 64
+    """Answers per optimizer step over all workers: batch_size / num_generations prompts, each answered
+    num_generations times."""
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    """Answers to each prompt, which are compared with each other. 4 to 16 are usual; answers that all earn the same
+    teach nothing."""
+    max_new_tokens: Positive = 128
+    """Longest answer, in tokens. A prompt has max_length less these."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Answers are drawn at this temperature from the whole distribution, and learned under the same. Evaluations on
+    eval_rows are greedy."""
+    gates: Gates = Gates()
+    """Limits that stop a collapse with a clear word."""
+    eval_rows: RowsRef | None = None
+    """STAGE/SPLIT of held-out prompts: at every checkpoint each is answered once, greedily, and the mean reward is
+    logged with its 95% interval; needed for final: best. Never the split that evaluate asks."""
+
+    def model_refs(self) -> Iterator[ModelRef]:
+        yield from super().model_refs()
+        yield from self.reward.model_refs()
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        yield from self.reward.findings()
+        if self.batch_size % self.num_generations:
+            yield Finding(("batch_size",), "is no multiple of num_generations: a prompt gets all its answers in one "
+                          "step", self.batch_size, f"a multiple of {self.num_generations}")
+        if self.max_new_tokens >= self.longest:
+            yield Finding(("max_new_tokens",), "leaves no room for a prompt within max_length", self.max_new_tokens,
+                          f"less than {self.longest}")
+        if self.adapter is not None and self.adapter.dropout > 0:
+            yield Finding(("strategy", "dropout"), "is not for online methods: the policy that learns would not be the "
+                          "one that answered", self.adapter.dropout, "0")
+        if self.gates.kl is not None and not self.beta:
+            yield Finding(("gates", "kl"), "is not measured without a reference", self.gates.kl,
+                          "trl: {beta: 0.04} or another weight of the KL above 0")
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return super().learned(scaled) | {"reward": self.reward.judged()}
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL to the reference; without one, there is no reference."""
+        return float(self.trl.get("beta", self.default_beta))
+
+    default_beta: ClassVar[float] = 0.0
+    """TRL's own of the method."""
+
+
+class _Groups(Online):
+    """Methods of TRL that compare a prompt's answers with each other."""
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        repeats = self.trl.get("num_iterations", 1)
+        if isinstance(repeats, int) and repeats > 1 and self.checkpoints.every % repeats:
+            yield Finding(("checkpoints", "every"), "falls between two steps on the same answers, which a resumed run "
+                          "would draw anew", self.checkpoints.every,
+                          f"a multiple of trl.num_iterations, which is {repeats}")
+
+
+class Grpo(_Groups):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300): an answer's advantage is its reward less
+    the mean of its prompt's other answers, in units of their spread."""
+
+    tag: ClassVar[str] = "grpo"
+    trl_config = "trl/trainer/grpo_config.py:GRPOConfig"
+    rates = (1e-6, 1e-5)
+
+    method: Literal["grpo"]
+    """`grpo`: to answer as a reward asks for, no value model needed. A KL to the start model: `trl: {beta: 0.04}`."""
+
+
+class Rloo(_Groups):
+    """REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024, arXiv:2402.14740): an answer's advantage is its
+    reward, less beta times its KL, less the mean of its prompt's other answers."""
+
+    tag: ClassVar[str] = "rloo"
+    trl_config = "trl/trainer/rloo_config.py:RLOOConfig"
+    rates = (1e-6, 1e-5)
+    default_beta = 0.05
+
+    method: Literal["rloo"]
+    """`rloo`: to answer as a reward asks for, with the KL to the start model in the reward: `trl: {beta: 0.05}`."""
