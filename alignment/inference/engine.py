@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import DataError
 from alignment.inference.cache import grouped_attention, roomy_cache
-from alignment.inference.next_token import RowParameters, sample
+from alignment.inference.next_token import RowParameters, log_probs_of, sample
 from alignment.inference.requests import Completion, Draw, Request
 from alignment.templates import decode_answer, encode_prompt, stop_ids
 
@@ -30,6 +30,8 @@ class _Row:
 
     draw: Draw
     ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    stop: int | None = None
     finished: bool = False
     ended: bool = False
 
@@ -38,7 +40,7 @@ class _Row:
         if self.ended:
             return False
         if token in stops:
-            self.finished = True
+            self.finished, self.stop = True, token
         else:
             self.ids.append(token)
         self.ended = self.finished or len(self.ids) >= self.draw.max_new_tokens
@@ -74,17 +76,31 @@ class Engine:
             if not ids or not request.draws:
                 raise DataError("a request needs a prompt and at least one draw", where=f"row {request.id}",
                                 found={"tokens": len(ids), "draws": len(request.draws)})
-        rows = [[_Row(draw) for draw in request.draws] for request in requests]
+        return self.continued(prompts, [request.draws for request in requests], on_progress)
+
+    def continued(
+        self, prompts: list[list[int]], draws: Sequence[Sequence[Draw]],
+        on_progress: Callable[[int], None] | None = None, *, log_probs: bool = False,
+    ) -> list[list[Completion]]:
+        """Answers to prompts that are ids already, none of them empty, each with its draws; as `generate`.
+
+        Args:
+            log_probs: whether completions say how likely each of their tokens was.
+        """
+        rows = [[_Row(draw) for draw in own] for own in draws]
         if rows:
             with torch.inference_mode(), grouped_attention(self.model):
-                self._decode(prompts, rows, on_progress or (lambda ended: None))
+                self._decode(prompts, rows, on_progress or (lambda ended: None), log_probs)
         return [
-            [Completion(decode_answer(self.tokenizer, row.ids, finished=row.finished), row.ids, row.finished)
+            [Completion(decode_answer(self.tokenizer, row.ids, finished=row.finished), row.ids, row.finished, row.stop,
+                        tuple(row.log_probs) if log_probs else None)
              for row in own]
             for own in rows
         ]
 
-    def _decode(self, prompts: list[list[int]], rows: list[list[_Row]], on_progress: Callable[[int], None]) -> None:
+    def _decode(
+        self, prompts: list[list[int]], rows: list[list[_Row]], on_progress: Callable[[int], None], log_probs: bool
+    ) -> None:
         device = self.model.device
         active = [row for own in rows for row in own]
         steps = max(row.draw.max_new_tokens for row in active)
@@ -106,6 +122,10 @@ class Engine:
         parameters = RowParameters.of([row.draw for row in active], device, logits.shape[-1])
         for step in range(steps):
             tokens = sample(logits, history[:, : width + step], parameters, step)
+            if log_probs:
+                for row, value in zip(active, log_probs_of(logits, tokens, parameters).tolist(), strict=True):
+                    if not row.ended:
+                        row.log_probs.append(value)
             on_progress(sum([row.take(token, self.stops) for row, token in zip(active, tokens.tolist(), strict=True)]))
             live = [index for index, row in enumerate(active) if not row.ended]
             if not live:

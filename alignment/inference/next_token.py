@@ -96,6 +96,13 @@ def sample(logits: Tensor, history: Tensor, rows: RowParameters, step: int) -> T
     return torch.where(greedy, best, tokens)
 
 
+def log_probs_of(logits: Tensor, tokens: Tensor, rows: RowParameters) -> Tensor:
+    """How likely each token was at its row's temperature (1 where that is 0), nothing filtered: [rows, vocabulary],
+    [rows] -> [rows], in nats."""
+    scaled = logits.float() / torch.where(rows.temperature == 0, 1.0, rows.temperature)[:, None]
+    return scaled.gather(1, tokens[:, None]).squeeze(1) - scaled.logsumexp(-1)
+
+
 def _inverse_cdf(
     top: Tensor, ids: Tensor, norm: Tensor, rows: RowParameters, uniforms: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:

@@ -41,11 +41,18 @@ class Completion:
     """An answer. `ids` are as generated, without the stop token; `finished` is False when max_new_tokens cut it.
 
     `text` is without what the chat template itself puts around an answer (an empty block of reasoning).
+
+    Attributes:
+        stop: the stop token that ended it, where one did.
+        log_probs: of `ids` and `stop` at the temperature they were drawn at (1 where that is 0), in nats, as the engine
+            had them; where asked for.
     """
 
     text: str
     ids: list[int]
     finished: bool
+    stop: int | None = None
+    log_probs: tuple[float, ...] | None = None
 
 
 class Asked(Protocol):
