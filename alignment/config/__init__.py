@@ -17,7 +17,7 @@ from alignment.config.profile import (
 )
 from alignment.config.profile_file import load_profile
 from alignment.config.run import Run
-from alignment.config.stages import KINDS, AnyStage
+from alignment.config.stages import KINDS, METHODS, AnyStage
 from alignment.config.stages.base import Outside, Stage, row_of
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.imports import (
@@ -35,7 +35,7 @@ from alignment.config.stages.imports import (
 from alignment.config.stages.rewards import RewardPart, Rewards
 from alignment.config.stages.sample import Sample, Sampling, Scorer
 from alignment.config.stages.strategies import Full, Lora
-from alignment.config.stages.train import METHODS, Dpo, Reward, Sft, TrainBase
+from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase
 
 __all__ = [
     "KINDS", "METHODS", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit", "FolderModel",

@@ -72,10 +72,10 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, method.extras(context, prepared, held))
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
-    if stage.makes == "policy":
+    if stage.makes == "policy" and method.fused:
         prove_loss(trainer, dtype if stage.adapter is not None else torch.float32, where)
     trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
     if stage.checkpoints.final == "best":
@@ -123,13 +123,14 @@ def read_outcome(context: StageContext) -> Outcome:
 
 
 def _trainer(
-    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None
+    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None,
+    extras: dict[str, Any],
 ) -> Any:
     """TRL's trainer under our guards, silent; a reference may be computed here."""
     with _no_bars():
         trainer = method.trainer(
             model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
-            eval_dataset=Dataset.from_list(held.rows) if held else None,
+            eval_dataset=Dataset.from_list(held.rows) if held else None, **extras,
         )
     trainer.row_ids = prepared.ids
     trainer.data_collator = Rows(trainer.data_collator)

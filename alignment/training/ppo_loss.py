@@ -31,8 +31,7 @@ def token_log_probs(logits: Tensor, tokens: Tensor, temperature: float) -> Tenso
         temperature: that answers were drawn at; the policy that PPO improves is the one that acts.
     """
     scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, tokens[..., None]).squeeze(-1)
-    return chosen - scaled.logsumexp(-1)
+    return scaled.gather(-1, tokens[..., None]).squeeze(-1) - scaled.logsumexp(-1)
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
@@ -97,7 +96,7 @@ def whiten(
     total, count = over_all(torch.stack([(values * mask).sum(), mask.sum()]))
     mean = total / count
     squares = over_all((((values - mean) ** 2) * mask).sum())
-    scaled = (values - mean) * torch.rsqrt(squares / (count - 1).clamp(min=1) + 1e-8)
+    scaled: Tensor = (values - mean) * torch.rsqrt(squares / (count - 1).clamp(min=1) + 1e-8)
     return (scaled if shift_mean else scaled + mean) * mask
 
 

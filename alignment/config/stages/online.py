@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef
-from alignment.config.stages.fields import Positive, RowsRef, Strict
+from alignment.config.stages.fields import Fraction, Positive, RowsRef, Strict
 from alignment.config.stages.rewards import Rewards
 from alignment.config.stages.train import TrainBase
 
@@ -128,3 +128,54 @@ class Rloo(_Groups):
 
     method: Literal["rloo"]
     """`rloo`: to answer as a reward asks for, with the KL to the start model in the reward: `trl: {beta: 0.05}`."""
+
+
+class Ppo(Online):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) as in Ouyang et al. 2022
+    (arXiv:2203.02155): a value head tells what was to be expected, and a step may move the policy only so far."""
+
+    tag: ClassVar[str] = "ppo"
+    trl_config = "trl/trainer/base_config.py:_BaseConfig"  # what all of TRL's trainers take; PPO itself is ours
+    rates = (3e-6, 3e-5)
+
+    method: Literal["ppo"]
+    """`ppo`: to answer as a reward asks for, token by token. Defaults are TRL 1.12's, the last that had it."""
+    num_generations: Literal[1] = 1
+    """One answer to each prompt: it is compared with the value head's estimate, not with other answers."""
+    ppo_epochs: Positive = 4
+    """Passes over a step's answers before new ones are drawn. Ouyang et al.: 1."""
+    minibatches: Positive = 1
+    """Updates of one pass. Ouyang et al.: 8, of 64 answers each."""
+    kl_coef: Least = 0.05
+    """What each token pays for its KL to the start model, which is the reference. Ouyang et al.: 0.02."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """How that KL is estimated: k1 is log p - log q of the drawn token, k3 (q/p) - 1 - log (q/p), which varies less and
+    is never negative (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    cliprange: Most = 0.2
+    """How far the probability of a token may move from what it was when drawn, as a share, before it earns no more."""
+    cliprange_value: Most = 0.2
+    """How far a value may move from what it was before it is judged as if it had moved so far."""
+    vf_coef: Most = 0.1
+    """Weight of the value loss beside the policy's. The head's gradients end at the head."""
+    value_learning_rate: Most = 2e-3
+    """Highest learning rate of the value head, under the policy's schedule. Ours: one layer on normalised states, of
+    which one rate fits models of all sizes."""
+    gamma: Fraction = 1.0
+    """Discount of what is earned later; 1 as in Ouyang et al."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Lambda of generalised advantage estimation: 1 trusts what was earned, 0 the value head."""
+    whiten_rewards: bool = False
+    """Scale what tokens earn to variance 1 over a step. Advantages always are, to mean 0 too."""
+    missing_eos_penalty: Most | None = None
+    """What an answer loses that max_new_tokens cut. Default: nothing."""
+
+    def findings(self) -> Iterator[Finding]:
+        # The KL is measured whatever it weighs.
+        yield from (finding for finding in super().findings() if finding.place != ("gates", "kl"))
+        if self.batch_size % self.minibatches:
+            yield Finding(("batch_size",), "is no multiple of minibatches", self.batch_size,
+                          f"a multiple of {self.minibatches}")
+
+    @property
+    def beta(self) -> float:
+        return self.kl_coef

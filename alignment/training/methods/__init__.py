@@ -13,12 +13,18 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
+from alignment.context import StageContext
 from alignment.records import Record
 from alignment.training.prepare import Columns, Prepared
 
 
 def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
     """Nothing beyond what every method has."""
+    return {}
+
+
+def no_extras(context: StageContext, prepared: Prepared, held: Prepared | None) -> dict[str, Any]:
+    """Nothing beyond what every trainer gets."""
     return {}
 
 
@@ -33,6 +39,8 @@ class Method:
             cannot serve; counts supervised tokens and lengths in `prepared`.
         arguments: stage -> TRL arguments that follow from the stage's own keys.
         facts: (stage, trainer, start) -> what else the manifest should say, after training.
+        extras: (context, rows, held-out rows) -> further arguments of the trainer.
+        fused: whether TRL multiplies the output head itself, so that its log-probabilities have to be proved.
         final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
     """
 
@@ -42,6 +50,8 @@ class Method:
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
+    extras: Callable[[StageContext, Prepared, Prepared | None], dict[str, Any]] = no_extras
+    fused: bool = True
 
 
 def method_of(stage: TrainBase) -> Method:
