@@ -23,7 +23,8 @@ NOISY = 24
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: (label, log key, colour) lines; the key's eval_ twin joins by itself."""
+    """One chart: (label, log key, colour) lines; the key's eval_ twin joins by itself. A key with * stands for every
+    key that fits, each with the text at * as its label and a colour of its own."""
 
     title: str
     keys: tuple[tuple[str, str, str], ...]
@@ -64,6 +65,24 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Margin, wanted − unwanted", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
         *_STEPS,
     ),
+    "ppo": (
+        Panel("Reward", (("train", "reward", "s1"),)),
+        Panel("Parts of the reward", (("*", "rewards/*/mean", "s1"),)),
+        Panel("KL to the reference, nats per token", (("train", "kl", "s1"),), reference=0.0),
+        Panel("Entropy, nats per token", (("train", "entropy", "s1"),)),
+        Panel("Value loss", (("train", "value_loss", "s1"),)),
+        Panel("Clipped tokens", (("policy", "clip_fraction", "s1"), ("values", "value_clip_fraction", "s2")),
+              bounds=(0, 1)),
+        Panel("Answers, mean tokens", (("train", "completions/mean_length", "s1"),)),
+        Panel("Gain over the start on held-out prompts, 95 % interval",
+              (("gain", "gain", "s3"), ("from", "gain_low", "s0"), ("to", "gain_high", "s0")), reference=0.0),
+        Panel("Answers cut by max_new_tokens", (("train", "completions/clipped_ratio", "s1"),), bounds=(0, 1),
+              minor=True),
+        Panel("Change of an update (approximate KL)", (("train", "approx_kl", "s1"),), minor=True),
+        Panel("Drawn against learned log-probability, nats per token", (("train", "sampling/logp_difference", "s1"),),
+              minor=True),
+        *_STEPS,
+    ),
 }
 
 
@@ -75,13 +94,26 @@ def charts_of(stage: TrainBase, events: Sequence[dict[str, Any]]) -> tuple[Chart
     """The charts of a train stage: those to look at first, and the minor ones."""
     groups: tuple[Charts, Charts] = ([], [])
     for panel in PANELS[stage.method]:
-        series = [line for label, key, colour in panel.keys for line in lines_of(events, label, key, colour)]
+        series = [line for label, key, colour in _spelled(panel, events)
+                  for line in lines_of(events, label, key, colour)]
         if panel.minor and not any(len(line.points) > 1 for line in series):
             continue
         if series:
             chart = line_chart(f"{stage.name}: {panel.title}", series, bounds=panel.bounds, reference=panel.reference)
             groups[panel.minor].append((panel.title, chart))
     return groups
+
+
+def _spelled(panel: Panel, events: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """The panel's keys, those with * as the names that were logged."""
+    found = []
+    for label, key, colour in panel.keys:
+        before, star, after = key.partition("*")
+        names = sorted({name[len(before):len(name) - len(after)] for line in events for name in line
+                        if star and name.startswith(before) and name.endswith(after)})
+        found += [(name, f"{before}{name}{after}", f"s{1 + index % 4}") for index, name in enumerate(names)]
+        found += [] if star else [(label, key, colour)]
+    return found
 
 
 def lines_of(events: Sequence[dict[str, Any]], label: str, key: str, colour: str) -> list[Series]:
