@@ -46,7 +46,8 @@ def trainable(run: Run, sight: Sight, stage: TrainBase) -> Wrong:
         return
     records = [record for records in sets for record in records or ()]
     pairs, cut = stage.sequences > 1, stage.too_long == "truncate-prompt"
-    least = [_answer(record, pairs) + (1 if cut else around + _prompt(record)) for record in records]
+    least = [(_answer(record, pairs) if stage.drawn is None else stage.drawn)
+             + (1 if cut else around + _prompt(record)) for record in records]
     over = [length for length in least if length > stage.longest]
     if over and (len(over) == len(least) or (stage.too_long == "error" and stage.take is None)):
         yield ("max_length",), ConfigError(
@@ -60,19 +61,25 @@ def trainable(run: Run, sight: Sight, stage: TrainBase) -> Wrong:
     if 0 < rows < run.compute.workers:
         yield ("rows",), ConfigError("fewer rows than workers", found=f"{rows} rows, {run.compute.workers} workers",
                                      expected="at least one row for each worker")
-    _steps(sight, stage, rows)
+    if stage.drawn is not None and 0 < rows < stage.rows_per_step:
+        yield ("batch_size",), ConfigError(
+            "there are fewer prompts than one step asks", found=f"{rows} rows, {stage.rows_per_step} prompts a step",
+            expected=f"{stage.rows_per_step} rows or more",
+            hint="lower batch_size, which counts answers, or raise num_generations")
+    else:
+        _steps(sight, stage, rows)
 
 
 def _steps(sight: Sight, stage: TrainBase, rows: int) -> None:
     steps = stage.trl.get("max_steps", -1)
     if not isinstance(steps, int) or steps < 1:
-        steps = math.ceil(math.ceil(rows / stage.batch_size) * stage.epochs)
+        steps = math.ceil(math.ceil(rows / stage.rows_per_step) * stage.epochs)
     warmup = stage.trl.get("warmup_steps", 0)
     if isinstance(warmup, int | float) and warmup >= max(1, steps):
         sight.warn(stage.name, f"the warm-up of {warmup:g} steps is as long as the training ({steps} steps or fewer), "
                                "so the learning rate is never reached")
-    if rows < stage.batch_size:
-        sight.warn(stage.name, f"a batch of {stage.batch_size} is more than the {rows} rows: one step per epoch")
+    if rows < stage.rows_per_step:
+        sight.warn(stage.name, f"a batch of {stage.rows_per_step} is more than the {rows} rows: one step per epoch")
 
 
 def askable_within(sight: Sight, stage: Sample | Evaluate, prompts: Sequence[Record]) -> Wrong:

@@ -39,14 +39,15 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.messages import close_to
-from alignment.config.stages.fields import on_this_machine
+from alignment.config.stages.fields import Place, on_this_machine
+from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import gguf_path
 from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
-from alignment.rewards import BUILT_IN
+from alignment.rewards import BUILT_IN, named
 
 
 def wrong(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
@@ -201,13 +202,23 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     yield from trainable(run, sight, stage)
 
 
+def _online(run: Run, stage: Online, sight: Sight) -> Wrong:
+    for name, part in stage.reward.parts.items():
+        place = ("reward", "parts", name)
+        if part.function is not None:
+            yield from _function((*place, "function"), part.function, built_in=True)
+        if part.batch_function is not None:
+            yield from _function((*place, "batch_function"), part.batch_function, built_in=False)
+    yield from _train(run, stage, sight)
+
+
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
-    yield from _function(stage)
+    yield from _scoring(stage)
     yield from askable(sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
-    yield from _function(stage)
+    yield from _scoring(stage)
     yield from measurable(run, sight, stage)
 
 
@@ -224,14 +235,17 @@ def _continues(own: Lora, start: AnyStage) -> Wrong:
                 expected=str(made[name]), hint="or strategy full, which merges it")
 
 
-def _function(stage: Sample | Evaluate) -> Wrong:
+def _scoring(stage: Sample | Evaluate) -> Wrong:
+    if stage.score is not None and stage.score.function is not None:
+        yield from _function(("score", "function"), stage.score.function, built_in=True)
+
+
+def _function(place: Place, name: str, *, built_in: bool) -> Wrong:
     """A scoring function that cannot be found. It is located, not imported: a user's module may take minutes, or a
     GPU."""
-    name = stage.score.function if stage.score is not None else None
-    if name is None or name in BUILT_IN:
+    if built_in and name in BUILT_IN:
         return
-    place, (module, colon, function) = ("score", "function"), name.partition(":")
-    expected = f"one of {', '.join(BUILT_IN)}, or package.module:function"
+    (module, colon, function), expected = name.partition(":"), named(built_in=built_in)
     if not (colon and module and function):
         yield place, ConfigError("not a reward function", found=name, expected=expected)
         return
@@ -281,7 +295,8 @@ def _nothing(stage: AnyStage) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _sample, Evaluate: _evaluate,
+    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
+    Evaluate: _evaluate,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {

@@ -25,6 +25,9 @@ BOUNDS = {
     "neftune_noise_alpha": "more than 0", "dataloader_num_workers": _NOT_NEGATIVE,
 }
 """Key -> the numbers that mean something."""
+_ONLINE = {"beta": _NOT_NEGATIVE, "num_iterations": "more than 0"}
+_OF_CONFIG = {"GRPOConfig": _ONLINE, "RLOOConfig": _ONLINE}
+"""Class of a method's TRL config -> where it differs: 0 is without a reference."""
 _HOLDS = {"more than 0": lambda n: n > 0, _NOT_NEGATIVE: lambda n: n >= 0, _SHARE: lambda n: 0 <= n < 1}
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow the loss on held-out rows."""
@@ -39,7 +42,7 @@ def late_findings(given: Mapping[str, Any], config: str, *, evaluates: bool) -> 
         config: FILE:CLASS of the method's TRL config.
         evaluates: whether the stage has eval_rows.
     """
-    for key, bound in BOUNDS.items():
+    for key, bound in (BOUNDS | _OF_CONFIG.get(config.partition(":")[2], {})).items():
         value = given.get(key)
         if isinstance(value, int | float) and not _HOLDS[bound](value):
             yield key, "not a number that this key takes", value, bound
@@ -133,6 +136,8 @@ def _loss_types(config: str) -> tuple[str, ...]:
             case ast.Compare(left=ast.Name(id="loss_type") | ast.Attribute(attr="loss_type"), ops=[ast.Eq()],
                              comparators=[ast.Constant(value=str(name))]):
                 found.append(name)
+            case ast.Compare(left=ast.Attribute(attr="loss_type"), ops=[ast.In()], comparators=[ast.List(elts=names)]):
+                found += [str(name.value) for name in names if isinstance(name, ast.Constant)]
     return tuple(dict.fromkeys(found))
 
 

@@ -3,7 +3,7 @@
     to_sft         messages, prompt-completion, preference (the chosen side), unpaired with label true
     to_preference  preference
     to_unpaired    unpaired, preference (two answers)
-    to_prompt      whatever has a prompt that waits for an answer
+    to_prompt      whatever ends with a question, or did before its answer
 
 Each gives the projection, or, for a row that cannot serve, the reason as text.
 """
@@ -11,9 +11,10 @@ Each gives the projection, or, for a row that cannot serve, the reason as text.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from alignment.config import Stage
-from alignment.config.stages.online import Ppo
+from alignment.config.stages.online import Online
 from alignment.config.stages.train import Dpo, Kto, Reward, Sft
 from alignment.records import Message, Record
 from alignment.records.importers.checks import same
@@ -54,16 +55,21 @@ def to_unpaired(record: Record) -> list[tuple[list[Message], str, bool]] | str:
     return [(list(record.prompt), record.completion, record.label)]
 
 
-def to_prompt(record: Record) -> list[Message] | str:
-    """The prompt, for methods that answer it themselves; or why not."""
-    if not record.prompt:
-        return f"{record.type} has no prompt"
-    if record.prompt[-1]["role"] not in ("user", "tool"):
-        return "the prompt does not end with a user's or a tool's turn"
-    return list(record.prompt)
+def to_prompt(record: Record) -> Record | str:
+    """The record with a prompt to answer and, where it has one, its reference as `completion`; or why it has no prompt.
+
+    A conversation is asked again at its last question. An answer that is unwanted, or a call, is no reference.
+    """
+    prompt = record.prompt
+    if record.type == "messages":
+        answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
+        prompt = record.messages[:-1] if answered else record.messages
+    if not prompt or prompt[-1]["role"] not in ("user", "tool"):
+        return f"{record.type} has no prompt that ends with a question"
+    return replace(record, prompt=prompt, completion=record.reference())
 
 
 PROJECTIONS: dict[type[Stage], Callable[[Record], object]] = {
-    Sft: to_sft, Reward: to_preference, Dpo: to_preference, Kto: to_unpaired, Ppo: to_prompt,
+    Sft: to_sft, Reward: to_preference, Dpo: to_preference, Kto: to_unpaired, Online: to_prompt,
 }
 """Training method -> what it takes of a record: the projection, or the reason (text) why the record cannot serve."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config.stages.online import Online
 from alignment.config.stages.train import Dpo, Kto, Reward, Sft
 
 Better = Literal["higher", "lower", "neither"]
@@ -55,6 +56,8 @@ class Curve:
 
     Attributes:
         final: also in the manifest, as train_NAME (mean over the last fifth of the lines) and eval_NAME.
+        only: the one event that has it, where not both have.
+        when: what it takes for it to be there, where it is not always.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Curve:
     span: str
     better: Better = "neither"
     final: bool = False
+    only: Literal["train", "eval"] | None = None
+    when: str | None = None
 
 
 SHARE, ANY, COUNT, POSITIVE = "0 to 1", "any number", "whole number, 0 or more", "0 or more"
@@ -69,6 +74,49 @@ _ENTROPY = Curve("entropy", "Mean entropy of the predicted next token, in nats; 
                  POSITIVE)
 _TOKENS = "Share of the learned tokens that the model would have chosen itself."
 
+_HAS_BETA = "trl.beta is above 0"
+
+
+def _drawn(name: str, text: str, span: str, *, final: bool = False, when: str | None = None) -> Curve:
+    return Curve(name, text, span, final=final, only="train", when=when)
+
+
+def _gain(end: str) -> str:
+    return f"{end} end of its 95% interval (normal, over prompts)."
+
+
+_ONLINE = (
+    _drawn("loss", "What is minimised; its value says little: it starts at 0 whatever is learned.", ANY, final=True),
+    Curve("reward", "Mean reward of answers: the weighted sum of the parts.", ANY, "higher", True),
+    *(Curve(f"reward_{end.lower()}", f"Of reward: {_gain(end)}", ANY, "higher", True, "eval")
+      for end in ("Low", "High")),
+    Curve("reward_gain", "Mean of what each prompt's reward gained over the start's answer to it.", ANY, "higher", True,
+          "eval"),
+    *(Curve(f"reward_gain_{end.lower()}", f"Of reward_gain: {_gain(end)}", ANY, "higher", True, "eval")
+      for end in ("Low", "High")),
+    Curve("rewards/PART/mean", "Mean of one part of the reward, before its weight.", ANY, "higher"),
+    _drawn("rewards/PART/std", "Its standard deviation.", POSITIVE),
+    _drawn("reward_std", "Standard deviation of the reward.", POSITIVE),
+    _drawn("frac_reward_zero_std", "Share of prompts whose answers all earn the same, and teach nothing.", SHARE),
+    _drawn("kl", "KL to the reference, the start model, in nats per token (grpo: the estimate that is never negative, "
+                 "arXiv:2402.03300 eq. 4; rloo: the mean log-ratio).", ANY, final=True, when=_HAS_BETA),
+    _drawn("entropy", "Mean entropy of the next token of an answer, in nats; falling fast, answers get uniform.",
+           POSITIVE, final=True),
+    _drawn("sampling/logp_difference", "Mean difference between a token's log-probability when it was drawn and when "
+                                       "it is learned, in nats.", POSITIVE),
+    Curve("completions/mean_length", "Mean length of an answer, in tokens, the end token included.", "1 or more",
+          final=True),
+    Curve("completions/clipped_ratio", "Share of answers that max_new_tokens cut.", SHARE, "lower"),
+    *(_drawn(f"completions/{which}", text, POSITIVE) for which, text in (
+        ("min_length", "Shortest answer."), ("max_length", "Longest answer."),
+        ("mean_terminated_length", "Mean length of the answers that ended by themselves; 0 without any."),
+        ("min_terminated_length", "The shortest of them."), ("max_terminated_length", "The longest of them."))),
+    *(_drawn(f"clip_ratio/{which}", text, SHARE) for which, text in (
+        ("low_mean", "Share that the loss clips since the policy moved away from a bad answer far enough."),
+        ("low_min", "The least such share."),
+        ("high_mean", "Share that the loss clips since the policy moved towards a good answer far enough."),
+        ("high_max", "The greatest such share."), ("region_mean", "Both together."))),
+)
 CURVES: dict[type[Stage], tuple[Curve, ...]] = {
     Sft: (
         Curve("loss", "Cross entropy per learned token, in nats; exp(loss) is the perplexity.", POSITIVE, "lower",
@@ -115,6 +163,7 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
         Curve("logits/rejected", "Mean logit over unwanted answers.", ANY),
         _ENTROPY,
     ),
+    Online: _ONLINE,
 }
 """What each method logs, the loss first. What TRL adds under options of `trl` is written as it comes."""
 
@@ -133,6 +182,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _PERPLEXITY: lambda stage: stage.perplexity,
+    _HAS_BETA: lambda stage: stage.beta > 0,
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 
@@ -250,17 +300,20 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
 def metrics(kind: type[Stage]) -> tuple[Metric, ...]:
     """What a stage class's manifest may hold, and aims may name."""
     final = [curve for curve in _curves(kind) if curve.final]
-    trained = [Metric(f"train_{c.name}", c.text + " Mean over the last fifth of the logged steps.", c.span, c.better)
-               for c in final]
+    trained = [Metric(f"train_{c.name}", c.text + " Mean over the last fifth of the logged steps.", c.span, c.better,
+                      c.when)
+               for c in final if c.only != "eval"]
     held = [Metric(f"eval_{c.name}", c.text + " On eval_rows, at the last evaluation (final: best: at the best).",
-                   c.span, c.better, _HAS_EVAL) for c in final]
+                   c.span, c.better, _HAS_EVAL) for c in final if c.only != "train"]
     return (*row_of(_METRICS, kind), *trained, *held)
 
 
 def events(kind: type[Stage]) -> tuple[Event, ...]:
     """What a stage class writes to events.jsonl."""
     where = {"step": "Optimizer steps made so far.", "epoch": "Passes over the rows so far, as a fraction."}
-    logged = {curve.name: curve.text for curve in _curves(kind)}
+    logged = {curve.name: curve.text + (f" Where {curve.when}." if curve.when else "")
+              for curve in _curves(kind) if curve.only != "eval"}
+    held = {f"eval_{curve.name}": curve.text for curve in _curves(kind) if curve.only != "train"}
     if not logged:
         return row_of(_EVENTS, kind)
     return (
@@ -269,9 +322,9 @@ def events(kind: type[Stage]) -> tuple[Event, ...]:
               where | {"learning_rate": "Of the last step.",
                        "grad_norm": "Norm of the gradient before clipping."} | logged),
         Event("eval", "Every checkpoints.every steps: means over eval_rows.",
-              where | {f"eval_{name}": text for name, text in logged.items()}, _HAS_EVAL),
+              where | held, _HAS_EVAL),
     )
 
 
 def _curves(kind: type[Stage]) -> tuple[Curve, ...]:
-    return CURVES.get(kind, ())
+    return next((CURVES[base] for base in kind.__mro__ if base in CURVES), ())

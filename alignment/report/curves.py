@@ -1,13 +1,14 @@
 """Training curves: which of the logged values of a train stage are worth a chart, and their points.
 
 Train and evaluation stand in one chart; a noisy train curve is drawn faint behind its running mean. The names are
-TRL's log keys (SFTTrainer, RewardTrainer, DPOTrainer); keys that a stage did not log make no chart.
+TRL's log keys (SFTTrainer, RewardTrainer, DPOTrainer, ...); keys that a stage did not log make no chart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from markupsafe import Markup
@@ -23,8 +24,8 @@ NOISY = 24
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: (label, log key, colour) lines; the key's eval_ twin joins by itself. A key with * stands for every
-    key that fits, each with the text at * as its label and a colour of its own."""
+    """One chart: (label, log key, colour) lines; the key's eval_ twin joins by itself. A key with a * is a chart for
+    each that was logged, and its name joins the title."""
 
     title: str
     keys: tuple[tuple[str, str, str], ...]
@@ -36,12 +37,34 @@ class Panel:
 
 _LOSS = Panel("Loss", (("train", "loss", "s1"),))
 _TOKENS = Panel("Token accuracy", (("train", "mean_token_accuracy", "s1"),), bounds=(0, 1))
+_ENTROPY = Panel("Entropy, nats per token", (("train", "entropy", "s1"),))
 _STEPS = (
     Panel("Learning rate", (("train", "learning_rate", "s0"),), minor=True),
     Panel("Gradient norm", (("train", "grad_norm", "s0"),), minor=True),
 )
+_ONLINE = (
+    Panel("Reward", (("train", "reward", "s1"),)),
+    Panel("Part of the reward", (("train", "rewards/*/mean", "s1"),)),
+    Panel("KL to the reference, nats per token", (("train", "kl", "s1"),), reference=0.0),
+    _ENTROPY,
+    Panel("Length of an answer, tokens", (("train", "completions/mean_length", "s1"),)),
+    Panel("Answers cut at max_new_tokens", (("train", "completions/clipped_ratio", "s1"),), bounds=(0, 1), minor=True),
+    Panel("Prompts whose answers all earn the same", (("train", "frac_reward_zero_std", "s0"),), bounds=(0, 1),
+          minor=True),
+    Panel("Drawn against learned log-probabilities, nats per token", (("train", "sampling/logp_difference", "s0"),),
+          minor=True),
+    Panel("Loss", (("train", "loss", "s0"),), minor=True),
+    *_STEPS,
+)
+_PPO = (
+    Panel("Value loss", (("train", "value_loss", "s1"),)),
+    Panel("Clipped tokens", (("of the policy's loss", "clip_fraction", "s1"),
+                             ("of the value loss", "value_clip_fraction", "s2")), bounds=(0, 1)),
+    Panel("Change of an update, approximate KL", (("train", "approx_kl", "s0"),), minor=True),
+)
 PANELS: dict[str, tuple[Panel, ...]] = {
-    "sft": (_LOSS, _TOKENS, Panel("Entropy, nats per token", (("train", "entropy", "s1"),)), *_STEPS),
+    "grpo": _ONLINE, "rloo": _ONLINE, "ppo": (*_ONLINE, *_PPO),
+    "sft": (_LOSS, _TOKENS, _ENTROPY, *_STEPS),
     "reward": (
         _LOSS,
         Panel("Pairs ranked right", (("train", "accuracy", "s1"),), bounds=(0, 1), reference=0.5),
@@ -65,24 +88,6 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Margin, wanted − unwanted", (("train", "rewards/margins", "s1"),), reference=0.0, minor=True),
         *_STEPS,
     ),
-    "ppo": (
-        Panel("Reward", (("train", "reward", "s1"),)),
-        Panel("Parts of the reward", (("*", "rewards/*/mean", "s1"),)),
-        Panel("KL to the reference, nats per token", (("train", "kl", "s1"),), reference=0.0),
-        Panel("Entropy, nats per token", (("train", "entropy", "s1"),)),
-        Panel("Value loss", (("train", "value_loss", "s1"),)),
-        Panel("Clipped tokens", (("policy", "clip_fraction", "s1"), ("values", "value_clip_fraction", "s2")),
-              bounds=(0, 1)),
-        Panel("Answers, mean tokens", (("train", "completions/mean_length", "s1"),)),
-        Panel("Gain over the start on held-out prompts, 95 % interval",
-              (("gain", "gain", "s3"), ("from", "gain_low", "s0"), ("to", "gain_high", "s0")), reference=0.0),
-        Panel("Answers cut by max_new_tokens", (("train", "completions/clipped_ratio", "s1"),), bounds=(0, 1),
-              minor=True),
-        Panel("Change of an update (approximate KL)", (("train", "approx_kl", "s1"),), minor=True),
-        Panel("Drawn against learned log-probability, nats per token", (("train", "sampling/logp_difference", "s1"),),
-              minor=True),
-        *_STEPS,
-    ),
 }
 
 
@@ -93,9 +98,8 @@ Charts = list[tuple[str, Markup]]
 def charts_of(stage: TrainBase, events: Sequence[dict[str, Any]]) -> tuple[Charts, Charts]:
     """The charts of a train stage: those to look at first, and the minor ones."""
     groups: tuple[Charts, Charts] = ([], [])
-    for panel in PANELS[stage.method]:
-        series = [line for label, key, colour in _spelled(panel, events)
-                  for line in lines_of(events, label, key, colour)]
+    for panel in (one for pattern in PANELS[stage.method] for one in _each(pattern, events)):
+        series = [line for label, key, colour in panel.keys for line in lines_of(events, label, key, colour)]
         if panel.minor and not any(len(line.points) > 1 for line in series):
             continue
         if series:
@@ -104,16 +108,16 @@ def charts_of(stage: TrainBase, events: Sequence[dict[str, Any]]) -> tuple[Chart
     return groups
 
 
-def _spelled(panel: Panel, events: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """The panel's keys, those with * as the names that were logged."""
-    found = []
-    for label, key, colour in panel.keys:
-        before, star, after = key.partition("*")
-        names = sorted({name[len(before):len(name) - len(after)] for line in events for name in line
-                        if star and name.startswith(before) and name.endswith(after)})
-        found += [(name, f"{before}{name}{after}", f"s{1 + index % 4}") for index, name in enumerate(names)]
-        found += [] if star else [(label, key, colour)]
-    return found
+def _each(panel: Panel, events: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """The panel, or one for each logged key that its pattern meets."""
+    (label, pattern, colour), *_ = panel.keys
+    if "*" not in pattern:
+        yield panel
+        return
+    for key in sorted({key for line in events for key in line if fnmatchcase(key, pattern)}):
+        before, _, after = pattern.partition("*")
+        name = key.removeprefix(before).removesuffix(after)
+        yield replace(panel, title=f"{panel.title}: {name}", keys=((label, key, colour),))
 
 
 def lines_of(events: Sequence[dict[str, Any]], label: str, key: str, colour: str) -> list[Series]:

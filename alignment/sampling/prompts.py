@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from alignment.data.projections import to_prompt
 from alignment.records import Record
 
 
@@ -12,9 +11,5 @@ def as_prompt(record: Record) -> Record | None:
 
     A conversation is asked again at its last question. An answer that is unwanted, or a call, is no reference.
     """
-    prompt = record.prompt
-    if record.type == "messages":
-        answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
-        prompt = record.messages[:-1] if answered else record.messages
-    record = replace(record, prompt=prompt, completion=record.reference())
-    return record if record.prompt and record.prompt[-1]["role"] in ("user", "tool") else None
+    made = to_prompt(record)
+    return None if isinstance(made, str) else made

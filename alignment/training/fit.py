@@ -72,7 +72,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, method.extras(context, prepared, held))
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, method.extras(context))
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     if stage.makes == "policy" and method.fused:
@@ -82,7 +82,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         trainer.last_dir = context.out / "last"
     _check_world(workers, trainer.args.world_size)
     first = trainer.is_world_process_zero()
-    total = _steps(arguments, trainer, len(trainer.train_dataset))
+    total = _steps(arguments, trainer, trainer.rows_of_epoch())
     with context.track(stage.name, total, "steps") if first else nullcontext() as tracker:
         checkpoints = Checkpoints(context)
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
@@ -184,7 +184,7 @@ def _arguments(
         best = stage.checkpoints.final == "best"
         steps |= {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": best}
         if best:
-            steps |= {"metric_for_best_model": "loss", "greater_is_better": False}
+            steps |= {"metric_for_best_model": method.best[0], "greater_is_better": method.best[1]}
     on_gpu = device != "cpu"
     given: dict[str, Any] = {
         "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and a third more compute is not
@@ -265,7 +265,7 @@ def _outcome(
     history = trainer.state.log_history
     metrics = {"steps": float(trainer.state.global_step), "supervised_tokens": float(prepared.supervised)}
     names = method.final_metrics
-    train, evaluated = [e for e in history if "loss" in e], [e for e in history if "eval_loss" in e]
+    train, evaluated = [e for e in history if "loss" in e], [e for e in history if f"eval_{method.best[0]}" in e]
     if stage.checkpoints.final == "best" and trainer.state.best_global_step:
         metrics["best_step"] = float(trainer.state.best_global_step)
         evaluated = [e for e in evaluated if e["step"] == trainer.state.best_global_step] or evaluated

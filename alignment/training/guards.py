@@ -19,7 +19,7 @@ from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker, console
 
-_TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
+_TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens", "step_time"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
 _NONE = -1
 """Fills up the row numbers of a batch."""
@@ -49,8 +49,16 @@ class Guarded:
                 where=f"step {self.state.global_step + 1}, rows {rows}",  # type: ignore[attr-defined]
                 hint="lower the learning rate, or look at these rows",
             )
-        self.tokens_here += int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum())
+        self.tokens_here += self.tokens_of(inputs)
         return loss
+
+    def tokens_of(self, inputs: dict[str, Any]) -> int:
+        """Tokens of a batch, without padding."""
+        return int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum())
+
+    def rows_of_epoch(self) -> int:
+        """Rows that one pass goes through."""
+        return len(self.train_dataset)  # type: ignore[attr-defined]
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         # What is learned of a mixture of experts has a term that spreads tokens over them; what is measured has not.
@@ -95,6 +103,8 @@ class Rows:
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        if self.collator(examples) is examples:  # online methods take rows as they are, with their numbers
+            return examples
         batch = self.collator([{k: v for k, v in example.items() if k != "row"} for example in examples])
         # A number, or several where rows are packed. A tensor, since accelerate shares out nothing else.
         rows = [example["row"] if isinstance(example["row"], list) else [example["row"]] for example in examples]
@@ -103,8 +113,10 @@ class Rows:
         return batch
 
 
-def apart(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+def apart(batch: Any) -> tuple[Any, torch.Tensor]:
     """A batch of `Rows` as the model knows it, and the numbers of its rows."""
+    if isinstance(batch, list):
+        return batch, torch.tensor([example["row"] for example in batch])
     return {key: value for key, value in batch.items() if key != "row"}, batch.get("row", torch.tensor([]))
 
 

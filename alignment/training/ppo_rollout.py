@@ -1,7 +1,6 @@
-"""What PPO looks at: answers of the policy to prompts, and what a model says of each of their tokens.
+"""What PPO looks at: answers as tensors, and what a model and the value head say of each of their tokens.
 
-Answers are drawn by the decode loop that sampling uses, from the row's id and the step alone, so they depend neither on
-the batch nor on the number of workers, and a resumed stage draws the same. Knows no rewards and no losses.
+Draws no answers; knows no rewards and no losses.
 
 Shapes: B answers, P tokens of the longest prompt, T of the longest answer (its stop token included), H hidden, V
 vocabulary.
@@ -9,7 +8,6 @@ vocabulary.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alignment.inference.engine import Engine, left_padded, positions
-from alignment.inference.requests import Completion, Draw
+from alignment.inference.engine import left_padded, positions
+from alignment.inference.requests import Completion
 from alignment.training.ppo_loss import entropy, token_log_probs
 
 
@@ -58,14 +56,14 @@ class Answers:
     """Prompts with one answer each.
 
     Attributes:
-        rows: numbers of the rows that they answer.
+        ids: of the rows that they answer.
         tokens: [B, T] ids of the answers, stop tokens included, 0 where they have ended.
         mask: [B, T], 1 where an answer has a token.
         finished: [B], whether it ended by a stop token.
         sampled: [B, T] log-probabilities as they were when drawn.
     """
 
-    rows: list[int]
+    ids: list[str]
     prompts: list[list[int]]
     completions: list[Completion]
     tokens: Tensor
@@ -73,9 +71,20 @@ class Answers:
     finished: Tensor
     sampled: Tensor
 
-    @property
-    def texts(self) -> list[str]:
-        return [completion.text for completion in self.completions]
+    @classmethod
+    def of(
+        cls, ids: list[str], prompts: list[list[int]], completions: list[Completion], device: torch.device
+    ) -> Answers:
+        """Completions, which say how likely their tokens were, as tensors."""
+        width = max(len(one.tokens) for one in completions)
+
+        def padded(rows: list[list[Any]], filled: float) -> Tensor:
+            return torch.tensor([row + [filled] * (width - len(row)) for row in rows], device=device)
+
+        return cls(ids, prompts, completions, tokens=padded([one.tokens for one in completions], 0),
+                   mask=padded([[1.0] * len(one.tokens) for one in completions], 0.0),
+                   finished=torch.tensor([one.finished for one in completions], device=device),
+                   sampled=padded([list(one.log_probs or ()) for one in completions], 0.0))
 
     def width(self, chosen: list[int]) -> int:
         """Tokens of the longest of some answers."""
@@ -88,39 +97,6 @@ class Answers:
         attention = torch.cat([attention, self.mask[chosen, :width].long()], 1)
         return {"input_ids": torch.cat([ids, self.tokens[chosen, :width]], 1), "attention_mask": attention,
                 "position_ids": positions(attention)}
-
-
-def answered(
-    model: Any, tokenizer: Any, rows: list[int], prompts: list[list[int]], draws: list[Draw]
-) -> Answers:
-    """The model's answers, one to each prompt.
-
-    Args:
-        model: without wrappers, in eval mode; an adapter stands on it as it is.
-        prompts: token ids of each.
-
-    Raises:
-        ModelError: it gives logits that are not finite.
-    """
-    made = Engine(model, tokenizer).continued(prompts, [(draw,) for draw in draws], log_probs=True)
-    completions = [one for (one,) in made]
-    device = model.device
-    said = [[*one.ids, *([one.stop] if one.stop is not None else [])] for one in completions]
-    width = max(map(len, said))
-    return Answers(
-        rows, prompts, completions,
-        tokens=torch.tensor([ids + [0] * (width - len(ids)) for ids in said], device=device),
-        mask=torch.tensor([[1.0] * len(ids) + [0.0] * (width - len(ids)) for ids in said], device=device),
-        finished=torch.tensor([one.finished for one in completions], device=device),
-        sampled=torch.tensor([[*(one.log_probs or ()), *[0.0] * (width - len(ids))]
-                              for one, ids in zip(completions, said, strict=True)], device=device),
-    )
-
-
-def draw(seed: int, when: str, row: str, temperature: float, max_new_tokens: int) -> Draw:
-    """How the answer to one row is drawn, from the run's seed, the occasion and the row's id."""
-    return Draw(temperature=temperature, max_new_tokens=max_new_tokens,
-                seed=random.Random(f"{seed}/ppo/{when}/{row}").getrandbits(62))
 
 
 def said_by(model: Any, bare: Any, head: ValueHead, inputs: dict[str, Tensor], width: int, temperature: float) -> Said:

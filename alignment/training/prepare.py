@@ -35,7 +35,6 @@ class Prepared:
     Attributes:
         rows: one dict per row; always with `row` (index into `ids`).
         ids: the record that each row is made from, for messages about a batch.
-        records: the same, whole, for methods that need more of it than token columns.
         read: records seen; a method may make several rows of one.
         not_taken: records that `take` left out, unseen.
         dropped: (record id, reason) of every row that is not in `rows`.
@@ -46,7 +45,6 @@ class Prepared:
 
     rows: list[Columns] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
     read: int = 0
     not_taken: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
@@ -107,7 +105,6 @@ def prepare(
         for row in made if isinstance(made, list) else [made]:
             prepared.rows.append({"row": len(prepared.ids), **row})
             prepared.ids.append(record.id)
-            prepared.records.append(record)
     if not prepared.rows and prepared.read and sum(isinstance(error, ModelError) for error in odd) == prepared.read:
         raise odd[0]  # then it is the model, and no row
     if not prepared.rows:

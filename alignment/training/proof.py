@@ -28,14 +28,16 @@ def prove_loss(trainer: Any, dtype: torch.dtype, where: str) -> None:
         ModelError: they differ: TRL does not know how this architecture gets from hidden states to logits.
     """
     row = trainer.train_dataset[0]
-    given = row.get("input_ids") or [*row["prompt_ids"], *(row.get("chosen_ids") or row["completion_ids"])]
+    given = row.get("input_ids") or row.get("prompt") or [
+        *row["prompt_ids"], *(row.get("chosen_ids") or row["completion_ids"])]
     model, was_training = trainer.model, trainer.model.training
     ids = torch.tensor([given[:TOKENS]], device=next(model.parameters()).device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
         learned = model(**inputs, labels=ids, fused_lm_head=True).log_probs.float()
-        said = model(**inputs).logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        logits = model(**inputs).logits[:, :-1].float() / getattr(trainer, "temperature", 1.0)
+        said = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     model.train(was_training)
     apart = float((learned - said).abs().mean())
     if not apart <= NEAR[dtype]:

@@ -12,6 +12,25 @@ from alignment.config.stages.fields import Fraction, Positive, RowsRef, Strict
 from alignment.config.stages.rewards import Rewards
 from alignment.config.stages.train import TrainBase
 
+OURS = {
+    "use_vllm": "nothing yet: answers are drawn by the engine that sample stages use",
+    "num_generations": "num_generations", "num_generations_eval": "nothing: held-out prompts are answered greedily",
+    "max_completion_length": "max_new_tokens", "temperature": "temperature", "reward_weights": "weight of a part",
+    "eval_on_start": "eval_rows: the start is always measured",
+    **dict.fromkeys(("generation_batch_size", "steps_per_generation"), "batch_size: each step has answers of its own"),
+    **dict.fromkeys(("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation",
+                     "use_transformers_continuous_batching", "transformers_continuous_batching_config",
+                     "use_transformers_paged"),
+                    "nothing: answers are drawn from the whole distribution, since that is what is learned"),
+    "chat_template_kwargs": "template of the import stage",
+    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+                    "nothing: the reference is the start model, and recorded as that"),
+    **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts",
+                     "log_completions_hub_repo"), "nothing: a sample stage keeps answers"),
+    "max_tool_calling_iterations": "nothing: answers call no tools",
+    "use_adaptive_entropy": "nothing: a fixed `trl: {entropy_coef: ...}` adds entropy to what is learned",
+}
+"""TRL's keys of online methods whose value our own config already holds, or that are not to be had; and vllm_*."""
 Least = Annotated[float, Field(ge=0)]
 Most = Annotated[float, Field(gt=0)]
 
@@ -77,12 +96,25 @@ class Online(TrainBase):
         if self.adapter is not None and self.adapter.dropout > 0:
             yield Finding(("strategy", "dropout"), "is not for online methods: the policy that learns would not be the "
                           "one that answered", self.adapter.dropout, "0")
+        yield from (Finding(("trl", key), "is set elsewhere, not under trl", key, OURS.get(key, OURS["use_vllm"]))
+                    for key in self.trl if key in OURS or key.startswith("vllm_"))
+        if self.trl.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
+            yield Finding(("trl", "lr_scheduler_type"), "follows a loss on eval_rows, which online methods have not",
+                          self.trl["lr_scheduler_type"], "linear, cosine, constant, ...")
         if self.gates.kl is not None and not self.beta:
             yield Finding(("gates", "kl"), "is not measured without a reference", self.gates.kl,
                           "trl: {beta: 0.04} or another weight of the KL above 0")
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         return super().learned(scaled) | {"reward": self.reward.judged()}
+
+    @property
+    def drawn(self) -> int:
+        return self.max_new_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        return max(1, self.batch_size // self.num_generations)
 
     @property
     def beta(self) -> float:

@@ -202,6 +202,16 @@ class TrainBase(Stage):
         return self.max_length or LENGTH
 
     @property
+    def drawn(self) -> int | None:
+        """Tokens of the answers that the stage draws itself, at most; None where its rows bring them."""
+        return None
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that an optimizer step goes through, over all workers."""
+        return self.batch_size
+
+    @property
     def rate(self) -> float:
         """The learning rate: the stage's own, or the default of its method and strategy."""
         return self.learning_rate or self.rates[self.adapter is not None]

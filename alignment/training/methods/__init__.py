@@ -23,7 +23,7 @@ def no_facts(stage: Any, trainer: Any, start: Artifact) -> dict[str, Any]:
     return {}
 
 
-def no_extras(context: StageContext, prepared: Prepared, held: Prepared | None) -> dict[str, Any]:
+def no_extras(context: StageContext) -> dict[str, Any]:
     """Nothing beyond what every trainer gets."""
     return {}
 
@@ -39,9 +39,10 @@ class Method:
             cannot serve; counts supervised tokens and lengths in `prepared`.
         arguments: stage -> TRL arguments that follow from the stage's own keys.
         facts: (stage, trainer, start) -> what else the manifest should say, after training.
-        extras: (context, rows, held-out rows) -> further arguments of the trainer.
-        fused: whether TRL multiplies the output head itself, so that its log-probabilities have to be proved.
         final_metrics: keys of the last evaluation (and training log) that go into the manifest's metrics.
+        extras: context -> what its trainer is made with beyond what every trainer gets.
+        fused: whether TRL multiplies the output head itself, so that its log-probabilities have to be proved.
+        best: of an evaluation the key that `checkpoints.final: best` goes by, and whether more of it is better.
     """
 
     trainer: type[Any]
@@ -50,7 +51,8 @@ class Method:
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts
-    extras: Callable[[StageContext, Prepared, Prepared | None], dict[str, Any]] = no_extras
+    extras: Callable[[StageContext], dict[str, Any]] = no_extras
+    best: tuple[str, bool] = ("loss", False)
     fused: bool = True
 
 
