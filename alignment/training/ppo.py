@@ -169,7 +169,7 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
 
     def _check(self, loss: Tensor, rows: list[str]) -> None:
         if not bool(loss.isfinite()):
-            raise StageError("the loss is not finite", found=float(loss),
+            raise StageError("the loss is not finite", found=float(loss.detach()),
                              where=f"step {self.state.global_step + 1}, rows {rows}",
                              hint="lower the learning rate, or look at these rows")
 
@@ -213,7 +213,7 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
                 width = answers.width(chosen)
                 said = said_by(bare, bare, self.head, inputs, width, self.stage.temperature)
                 for whole, part in zip(made, said, strict=True):
-                    whole[chosen, :width] = part
+                    whole[chosen, :width] = part.masked_fill(answers.mask[chosen, :width] == 0, 0.0)
         return Said(*made)
 
     def _reference(self, bare: Any, answers: Answers) -> Tensor:
