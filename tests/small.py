@@ -42,8 +42,14 @@ def data(folder: Path, count: int = 40) -> dict[str, Any]:
     }
 
 
+ONLINE: dict[str, Any] = {"reward": {"parts": {"brief": {"function": "brevity"}}}, "num_generations": 2,
+                          "max_new_tokens": 4}
+"""What a stage of an online method has beside."""
+
+
 def train(name: str, method: str = "sft", model: str = "base", **more: Any) -> dict[str, Any]:
     """A train stage with small defaults; keyword arguments replace them."""
+    more = (ONLINE if method in ("grpo", "rloo") else {}) | more
     return {
         "name": name, "kind": "train", "method": method, "model": model, "rows": ["data/train"],
         "strategy": {"kind": "lora", "r": 4, "alpha": 8}, "batch_size": 8, "micro_batch_size": 8,

@@ -50,7 +50,11 @@ def learnable(sight: Sight, stage: TrainBase) -> Wrong:
 
 def _refused(stage: TrainBase, records: Iterable[Record]) -> Iterator[str]:
     project = row_of(PROJECTIONS, type(stage))
-    return (made for record in records if isinstance(made := project(record), str))
+    for record in records:
+        if isinstance(made := project(record), str):
+            yield made
+        elif lacks := [lack for name in stage.functions for lack in lacking(name, record)]:
+            yield f"no {', '.join(dict.fromkeys(lacks))}"
 
 
 def _useless(stage: TrainBase, records: Sequence[Record], reasons: list[str]) -> ConfigError:

@@ -31,6 +31,7 @@ from alignment.config import (
 from alignment.config.arithmetic import settled_here
 from alignment.config.hardware import device_here
 from alignment.config.stages.fields import on_this_machine
+from alignment.config.stages.online import Online
 from alignment.data.fingerprint import gguf_path
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
@@ -171,6 +172,51 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
     return replace(base, memory=memory, seconds=seconds)
 
 
+def _online(state: _State, stage: Online) -> StagePlan:
+    """Generation and training one after the other; answers of full length, a reward model as large as the policy.
+
+    Memory is an upper bound: what training holds, and the cache of keys and values of one step's answers.
+    """
+    size = state.sizes[stage.name] = state.sizes[stage.model]
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    if (take := state.run.scaled(stage.take)) is not None:
+        read = replace(read, rows=min(read.rows, take))
+    new, times, workers = stage.max_new_tokens, stage.num_generations, max(1, state.compute.workers)
+    prompt = min(read.prompt, stage.longest - new)
+    steps_asked = int(stage.trl.get("max_steps", -1))
+    prompts = read.rows * stage.epochs if steps_asked <= 0 else float(steps_asked * stage.rows_per_step)
+    tokens = prompts * times * (prompt + new)
+    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known)
+    if size is None:
+        return base
+    lora, value = stage.adapter, _value_bytes(stage)
+    checkpointing = bool(stage.trl.get("gradient_checkpointing", device_here(state.compute) == "cuda"))
+    longest = round(min(read.longest, stage.longest - new)) + new
+    memory = estimate.train_memory(
+        size, lora_rank=lora.r if lora else None, frozen_bytes=value, sequences=max(1, stage.micro_batch(workers)),
+        length=longest, checkpointing=checkpointing, reference=stage.reference_mode == "adapter")
+    drawing = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size // workers, length=longest)
+    models = sum(part.model is not None for part in stage.reward.parts.values())
+    copies = models * size.parameters * value
+    if stage.beta and lora is None:
+        copies += size.parameters * estimate.FLOAT32
+    passes = models + bool(stage.beta) + 1  # the last: log-probabilities of what was drawn, as far as they are kept
+    flops = (estimate.train_flops(size, tokens, prompt + new, lora=lora is not None, checkpointing=checkpointing)
+             + passes * estimate.forward_flops(size, tokens, prompt + new))
+    seconds = flops / state.rates.flops / workers + _drawn_in(state, stage, size, prompts, times, prompt) / workers
+    if stage.eval_rows is not None:
+        held = state.sets[stage.eval_rows]
+        evaluations = 1 + prompts / stage.rows_per_step // stage.checkpoints.every
+        seconds += _drawn_in(state, stage, size, evaluations * held.rows, 1, held.prompt) / workers
+    return replace(base, memory=replace(memory, weights=memory.weights + copies, cache=drawing.cache), seconds=seconds)
+
+
+def _drawn_in(state: _State, stage: Online, size: ModelSize, prompts: float, answers: int, prompt: float) -> float:
+    return estimate.generate_seconds(
+        size, state.rates, prompts=prompts, batch=stage.rows_per_step if answers > 1 else stage.batch_size,
+        answers=answers, prompt_tokens=prompt, new_tokens=stage.max_new_tokens, weight_bytes=_value_bytes(stage))
+
+
 def _value_bytes(stage: AnyStage) -> int:
     """Bytes of one frozen weight."""
     return estimate.FLOAT32 if stage.arithmetic == "float32" else estimate.BFLOAT16
@@ -228,7 +274,8 @@ def _generation(
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Sample: _sample, Evaluate: _evaluate,
+    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
+    Evaluate: _evaluate,
 }
 """Stage class -> what one of its stages will need."""
 SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {

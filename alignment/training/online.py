@@ -48,9 +48,9 @@ def columns(record: Record, tokenizer: Any, stage: Online, prepared: Prepared) -
     asked = to_prompt(record)
     if isinstance(asked, str):
         return asked
-    for part in stage.reward.parts.values():
-        if part.function is not None and (lacks := lacking(part.function, asked)):
-            return f"no {', '.join(lacks)}, which {part.function} needs"
+    for function in stage.functions:
+        if lacks := lacking(function, asked):
+            return f"no {', '.join(lacks)}, which {function} needs"
     prompt = cut_prompt(templates.encode_prompt(tokenizer, asked.prompt), stage.max_new_tokens, stage, prepared)
     if len(prompt) < 2:
         return "a prompt of less than two tokens"
@@ -118,13 +118,13 @@ class OnlineTrainer(HeldOut, Guarded):
 
     def __init__(self, *, model: Any, args: Any, reward: RewardSum, gate: Gate, seed: int, **given: Any) -> None:
         self.reward, self.gate, self.seed, beta = reward, gate, seed, args.beta
-        frozen = None if isinstance(model, PeftModel) or not beta else copy.deepcopy(model)
+        frozen = None if isinstance(model, PeftModel) or not beta else _frozen(model)
         if frozen is not None:
             args.beta = 0.0  # TRL would load a reference of its own
         super().__init__(model=model, args=args, reward_funcs=list(self._functions()), **given)  # type: ignore[call-arg]
         if frozen is not None:
             self.beta = args.beta = beta
-            add_fused_lm_head(frozen.eval().requires_grad_(False), temperature=args.temperature)
+            add_fused_lm_head(frozen, temperature=args.temperature)
             self.ref_model = self.accelerator.prepare_model(frozen, evaluation_mode=True)
         self.tokenizer = given["processing_class"]
         self.eos_token_ids = templates.stop_ids(self.tokenizer)
@@ -253,3 +253,8 @@ class _Prompts(RepeatSampler):  # type: ignore[misc]
         if self.shuffle:
             self.generator.manual_seed(self.seed + 1_000_003 * self.epoch())
         yield from super().__iter__()
+
+
+def _frozen(model: Any) -> Any:
+    """A copy of full weights that nothing trains."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

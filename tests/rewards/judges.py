@@ -63,3 +63,23 @@ def hangs(records: Sequence[Record], answers: Sequence[str]) -> list[float]:
 def es(records: Sequence[Record], answers: Sequence[str]) -> list[float]:
     """Learnable by a model that knows nothing: the share of one letter."""
     return [answer.count("e") / max(1, len(answer)) for answer in answers]
+
+
+SEEN: list[tuple[Record, str]] = []
+FAILS_AT: list[int] = []
+"""Calls from which `fragile` raises; empty: never."""
+_CALLS = [0]
+
+
+def remembers(records: Sequence[Record], answers: Sequence[str]) -> list[float]:
+    """`es`, and what was judged is kept in SEEN."""
+    SEEN.extend(zip(records, answers, strict=True))
+    return es(records, answers)
+
+
+def fragile(records: Sequence[Record], answers: Sequence[str]) -> list[float]:
+    """`es`, until it breaks."""
+    _CALLS[0] += 1
+    if FAILS_AT and _CALLS[0] >= FAILS_AT[0]:
+        raise ConnectionError("the judge has gone")
+    return es(records, answers)

@@ -14,6 +14,7 @@ import pytest
 
 from alignment.artifacts import Artifact
 from alignment.config import METHODS, TrainBase
+from alignment.config.stages.online import OURS as ONLINE
 from alignment.config.trl_keys import OURS, known_keys
 from alignment.context import StageContext
 from alignment.records import Record
@@ -23,7 +24,7 @@ TAGS = [method.tag for method in METHODS]
 PAIRS = [preferred("long", "Who are you?", "Me, of course.", "No."), preferred("short", "Who?", "I.", "You!")]
 ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}), ("sft", {"packing": True}), ("reward", {}), ("dpo", {}), ("dpo", {"strategy": FULL}),
-    ("dpo", {"reference": "precomputed"}),
+    ("dpo", {"reference": "precomputed"}), ("grpo", {}), ("rloo", {}),
 ]
 
 
@@ -98,7 +99,7 @@ def test_arguments_are_known_to_trl_and_are_ours_alone_or_the_users_to_change(ta
     given = method.arguments(of)
     accepted = {field.name for field in dataclasses.fields(method.config)}
     assert given.keys() <= accepted
-    free = given.keys() - OURS.keys()
+    free = given.keys() - OURS.keys() - ONLINE.keys()
     assert free == ({"packing_strategy", "eval_packing"} if more.get("packing") else set())
 
 
@@ -191,14 +192,15 @@ def test_final_metrics_are_keys_that_the_trainer_logs(fitted: Callable[[str], St
     made = fitted(tag)
     names = method_for(tag).final_metrics
     lines = [json.loads(line) for line in made.events.read_text(encoding="utf-8").splitlines()]
-    trained, (evaluated,) = [[line for line in lines if line["event"] == kind] for kind in ("train", "eval")]
+    trained, (*_, evaluated) = [[line for line in lines if line["event"] == kind] for kind in ("train", "eval")]
     assert [line["step"] for line in trained] == [1, 2]
     metrics = json.loads((made.out / "training.json").read_text(encoding="utf-8"))["metrics"]
-    assert {key for key in metrics if key.startswith(("train_", "eval_"))} == {
-        f"{kind}_{name}" for kind in ("train", "eval") for name in names}
-    for name in names:
-        assert metrics[f"train_{name}"] == trained[-1][name]
-        assert metrics[f"eval_{name}"] == evaluated[f"eval_{name}"]
+    logged = {f"train_{name}": trained[-1].get(name) for name in names} | {
+        f"eval_{name}": evaluated.get(f"eval_{name}") for name in names}
+    assert {key: value for key, value in metrics.items() if key.startswith(("train_", "eval_"))} == {
+        key: value for key, value in logged.items() if value is not None}
+    assert {key.partition("_")[2] for key, value in logged.items() if value is not None} >= {*names} - {"kl"}
+    assert tag in ("grpo", "rloo") or None not in logged.values()
     assert names[0] == "loss", "aims and reports ask every method for it"
 
 
@@ -281,7 +283,7 @@ def test_what_fit_tells_trl_is_ours_alone(
             made = context(Store(str(tmp_path / "store")), tmp_path, base, rows, method.tag, **more)
             of = dataclasses.replace(method_for(method.tag), config=lambda **all: given.update(all))
             _arguments(made, made.stage_as(TrainBase), of, "cpu", torch.float32, 2)
-    assert given - OURS.keys() == {"gradient_checkpointing", "dataloader_pin_memory"}
+    assert given - OURS.keys() - ONLINE.keys() == {"gradient_checkpointing", "dataloader_pin_memory"}
     known = frozenset.union(*(known_keys(method.trl_config) or frozenset() for method in METHODS))
     for key in sorted(given & known & OURS.keys()):
         with pytest.raises(ConfigErrors, match="not under trl"):

@@ -113,13 +113,22 @@ class Online(TrainBase):
         return self.max_new_tokens
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        return tuple(part.function for part in self.reward.parts.values() if part.function is not None)
+
+    @property
+    def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
+        return "adapter" if self.beta and self.adapter is not None else None
+
+    @property
     def rows_per_step(self) -> int:
         return max(1, self.batch_size // self.num_generations)
 
     @property
     def beta(self) -> float:
         """Weight of the KL to the reference; without one, there is no reference."""
-        return float(self.trl.get("beta", self.default_beta))
+        given = self.trl.get("beta", self.default_beta)
+        return float(given) if isinstance(given, int | float) else self.default_beta  # the type is told of elsewhere
 
     default_beta: ClassVar[float] = 0.0
     """TRL's own of the method."""

@@ -207,6 +207,11 @@ class TrainBase(Stage):
         return None
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        """Reward functions of one answer that judge what is said to its rows."""
+        return ()
+
+    @property
     def rows_per_step(self) -> int:
         """Rows that an optimizer step goes through, over all workers."""
         return self.batch_size
