@@ -199,7 +199,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _PERPLEXITY: lambda stage: stage.perplexity,
-    _HAS_BETA: lambda stage: stage.beta > 0,
+    _HAS_BETA: lambda stage: stage.has_reference,
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 

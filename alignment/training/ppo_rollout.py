@@ -44,7 +44,8 @@ class ValueHead(torch.nn.Module):
 
 
 class Said(NamedTuple):
-    """What a model says of answers: log-probabilities, values and (without a gradient) entropies, each [B, T]."""
+    """What a model says of answers: log-probabilities, values and entropies (0 where a gradient is asked for), each
+    [B, T]."""
 
     log_probs: Tensor
     values: Tensor
@@ -109,8 +110,8 @@ def said_by(model: Any, bare: Any, head: ValueHead, inputs: dict[str, Tensor], w
     with _hidden(bare) as seen:
         logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, -width - 1:-1]
     log_probs = token_log_probs(logits, inputs["input_ids"][:, -width:], temperature)
-    with torch.no_grad():
-        spread = entropy(logits, temperature)
+    # Four times the logits are held either way: here, or with what a gradient needs.
+    spread = torch.zeros_like(log_probs) if torch.is_grad_enabled() else entropy(logits, temperature)
     return Said(log_probs, head(seen[0][:, -width - 1:-1]), spread)
 
 

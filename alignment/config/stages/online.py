@@ -101,7 +101,7 @@ class Online(TrainBase):
         if self.trl.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
             yield Finding(("trl", "lr_scheduler_type"), "follows a loss on eval_rows, which online methods have not",
                           self.trl["lr_scheduler_type"], "linear, cosine, constant, ...")
-        if self.gates.kl is not None and not self.beta:
+        if self.gates.kl is not None and not self.has_reference:
             yield Finding(("gates", "kl"), "is not measured without a reference", self.gates.kl,
                           "trl: {beta: 0.04} or another weight of the KL above 0")
 
@@ -118,7 +118,17 @@ class Online(TrainBase):
 
     @property
     def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
-        return "adapter" if self.beta and self.adapter is not None else None
+        return "adapter" if self.has_reference and self.adapter is not None else None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the KL to a reference is measured."""
+        return bool(self.beta)
+
+    @property
+    def passes(self) -> int:
+        """Times that a step's answers are learned from."""
+        return 1
 
     @property
     def rows_per_step(self) -> int:
@@ -130,6 +140,8 @@ class Online(TrainBase):
         given = self.trl.get("beta", self.default_beta)
         return float(given) if isinstance(given, int | float) else self.default_beta  # the type is told of elsewhere
 
+    whole_logits: ClassVar[bool] = False
+    """Whether an answer's logits are held over the whole vocabulary, all tokens at once."""
     default_beta: ClassVar[float] = 0.0
     """TRL's own of the method."""
 
@@ -178,6 +190,7 @@ class Ppo(Online):
     tag: ClassVar[str] = "ppo"
     trl_config = "trl/trainer/base_config.py:_BaseConfig"  # what all of TRL's trainers take; PPO itself is ours
     rates = (3e-6, 3e-5)
+    whole_logits = True
 
     method: Literal["ppo"]
     """`ppo`: to answer as a reward asks for, token by token. Defaults are TRL 1.12's, the last that had it."""
@@ -211,8 +224,7 @@ class Ppo(Online):
     """What an answer loses that max_new_tokens cut. Default: nothing."""
 
     def findings(self) -> Iterator[Finding]:
-        # The KL is measured whatever it weighs.
-        yield from (finding for finding in super().findings() if finding.place != ("gates", "kl"))
+        yield from super().findings()
         if self.batch_size % self.minibatches:
             yield Finding(("batch_size",), "is no multiple of minibatches", self.batch_size,
                           f"a multiple of {self.minibatches}")
@@ -220,3 +232,11 @@ class Ppo(Online):
     @property
     def beta(self) -> float:
         return self.kl_coef
+
+    @property
+    def has_reference(self) -> bool:
+        return True  # whatever its KL costs
+
+    @property
+    def passes(self) -> int:
+        return self.ppo_epochs
