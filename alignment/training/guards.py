@@ -103,9 +103,10 @@ class Rows:
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
-        if self.collator(examples) is examples:  # online methods take rows as they are, with their numbers
+        plain = [{k: v for k, v in example.items() if k != "row"} for example in examples]
+        batch = self.collator(plain)
+        if batch is plain:  # online methods take rows as they are, with their numbers
             return examples
-        batch = self.collator([{k: v for k, v in example.items() if k != "row"} for example in examples])
         # A number, or several where rows are packed. A tensor, since accelerate shares out nothing else.
         rows = [example["row"] if isinstance(example["row"], list) else [example["row"]] for example in examples]
         most = max(map(len, rows))

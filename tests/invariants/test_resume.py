@@ -36,7 +36,7 @@ def test_resume_equals_uninterrupted(
         strategy = strategy | {"dropout": 0.0}  # which they refuse
     # The start is an adapter for lora, so that DPO's frozen reference copy is in the checkpoints too.
     start = small.train("start", strategy=strategy, epochs=2)
-    more = {"trl": {"beta": 0.1}} if method == "grpo" else {}
+    more = {"trl": {"beta": 0.1, "max_steps": 8}} if method in ("grpo", "rloo") else {}
     stage = small.train("stage", method, "start", strategy=strategy, epochs=3, micro_batch_size=4, **more)
     alone = execute(small.run(tmp_path / "alone", start, stage)).artifacts["stage"]
     run = small.run(tmp_path / "stopped", start, stage)

@@ -36,6 +36,21 @@ def test_two_workers_equal_one(two: Artifact, tmp_path: Path) -> None:
     assert small.losses(two) == pytest.approx(small.losses(one), rel=1e-3)
 
 
+def test_two_workers_draw_and_earn_what_one_does(tmp_path: Path) -> None:
+    """Of a prompt's eight answers each worker draws and judges four."""
+    drawing = small.train("grpo", "grpo", num_generations=8, batch_size=8, micro_batch_size=4, max_new_tokens=6,
+                          eval_rows="data/dev", checkpoints={"every": 4}, trl={"beta": 0.1, "max_steps": 4})
+    two = execute(small.run(tmp_path / "two", drawing, compute=TWO)).artifacts["grpo"]
+    one = execute(small.run(tmp_path / "one", drawing)).artifacts["grpo"]
+    assert two.manifest.compute["workers"] == 2
+    for key in ("reward", "reward_std", "completions/mean_length", "entropy"):
+        assert small.losses(two, key=key) == pytest.approx(small.losses(one, key=key), rel=1e-3), key
+    for key in ("kl", "sampling/logp_difference"):
+        assert small.losses(two, key=key) == pytest.approx(small.losses(one, key=key), abs=1e-4), key
+    for key in ("eval_reward", "eval_reward_low", "eval_reward_gain"):
+        assert small.losses(two, "eval", key) == pytest.approx(small.losses(one, "eval", key), abs=1e-6), key
+
+
 def test_a_killed_worker_changes_nothing(two: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignment.distributed import train as module
 

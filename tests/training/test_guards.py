@@ -269,6 +269,7 @@ def test_the_collator_sends_the_rows_along_and_hands_on_the_rest() -> None:
     assert given == [[{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [3], "labels": [3]}]]
     assert examples[0]["row"] == 4, "what the data set holds is left alone"
     assert collator([{"row": [3, 0, 7]}, {"row": [2]}])["row"].tolist() == [[3, 0, 7], [2, -1, -1]]
+    assert Rows(lambda examples: examples)(examples) is examples, "rows that a trainer collates itself keep theirs"
 
 
 # --- events --------------------------------------------------------------------------------------------------

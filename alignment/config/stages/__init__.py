@@ -1,7 +1,7 @@
 """The stage kinds of a run: `KINDS`, the explicit list, and the union that a run file is read with.
 
 One file each; what they have in common is base.py's `Stage`. A new kind is one more member of KINDS, a new training
-method one more of train.METHODS; docs/extending.md has the whole list.
+method one more of METHODS; docs/extending.md has the whole list.
 """
 
 from __future__ import annotations
