@@ -36,7 +36,8 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "kl": Rule(10.0, True, "the policy has left its reference: lower the learning rate, or raise trl.beta"),
+    "kl": Rule(10.0, True, "the policy has left its reference: lower the learning rate, or raise the KL's weight "
+                           "(trl.beta; kl_coef of ppo)"),
     "mismatch": Rule(0.2, True, "other tokens' log-probabilities are learned than were drawn: a fault of the model's "
                                 "code or its arithmetic; try compute.dtype float32"),
     "entropy": Rule(None, False, "answers to a prompt are nearly all the same, so nothing is left to learn from: lower "

@@ -194,6 +194,9 @@ class Ppo(Online):
 
     method: Literal["ppo"]
     """`ppo`: to answer as a reward asks for, token by token. Defaults are TRL 1.12's, the last that had it."""
+    batch_size: Positive = 64
+    """Answers of one step over all workers, one to each prompt; the step makes ppo_epochs times minibatches updates
+    from them. Log, schedule and checkpoints count such steps. Ouyang et al.: 512."""
     num_generations: Literal[1] = 1
     """One answer to each prompt: it is compared with the value head's estimate, not with other answers."""
     ppo_epochs: Positive = 4
