@@ -79,9 +79,12 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         self.max_new_tokens, self.answers_at_once = stage.max_new_tokens, args.per_device_train_batch_size
         _without_dropout(model)
         self.ref_model = _frozen_copy(model)
-        self.head = ValueHead(model.config.get_text_config().hidden_size)
+        self.head = ValueHead(model.get_output_embeddings().weight.shape[-1])
         self._metrics: dict[str, list[float]] = defaultdict(list)
         super().__init__(model=model, args=args, data_collator=_as_they_are, **given)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise StageError("ppo trains whole models side by side, and has no sharded training", where=gate.where,
+                             expected="workers without DeepSpeed or FSDP", hint="or grpo, which needs no value head")
         self.head.to(self.accelerator.device)
         if self.ref_model is not None:
             self.ref_model.to(self.accelerator.device)
@@ -199,9 +202,12 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()
-        with self.accelerator.autocast():
-            yield Engine(policy.get_base_model() if isinstance(policy, PeftModel) else policy, self.processing_class)
-        policy.train(training)
+        try:
+            with self.accelerator.autocast():
+                yield Engine(policy.get_base_model() if isinstance(policy, PeftModel) else policy,
+                             self.processing_class)
+        finally:
+            policy.train(training)
 
     def _said(self, bare: Any, answers: Answers) -> Said:
         """What a model says of answers, a few rows at a time, without gradients; [B, T] each."""
@@ -238,8 +244,9 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         }
         every = self.accelerator.gather(rewards)
         self._log_later({**means, "reward_std": every.std(correction=min(1, len(every) - 1))})
-        if self.state.global_step == 0:
-            prove_start(self._metrics["kl"][-1], f"{self.gate.where}, step 0", NO_KL)
+        if self.state.global_step == 0:  # by size: what differs both ways must not cancel out
+            apart = self.accelerator.reduce(ppo_loss.masked_mean(kl.abs(), mask), "mean")
+            prove_start(float(apart), f"{self.gate.where}, step 0", NO_KL)
 
     def _log_later(self, means: dict[str, Tensor]) -> None:
         shared = self.accelerator.reduce(torch.stack([value.float() for value in means.values()]), "mean")

@@ -112,6 +112,17 @@ def test_the_reference_is_the_start_model_also_where_that_is_an_adapter(
     assert (trainer._said(trainer.model, rollout.answers).log_probs - found).abs().max() > 0.01
 
 
+def test_a_module_that_is_trained_whole_has_a_frozen_twin_in_the_reference(asked: Callable[..., StageContext]) -> None:
+    trainer = trainer_of(asked(strategy={**LORA, "modules_to_save": ["embed_tokens"]}))
+    rollout = rollout_of(trainer)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "embed_tokens" in name and parameter.requires_grad:
+                parameter.mul_(1.5)
+    torch.testing.assert_close(trainer._reference(trainer.model, rollout.answers), rollout.old, atol=1e-5, rtol=0)
+    assert (trainer._said(trainer.model, rollout.answers).log_probs - rollout.old).abs().max() > 0.01
+
+
 def test_a_policy_that_is_not_its_reference_stops_before_it_learns(asked: Callable[..., StageContext]) -> None:
     trainer = trainer_of(asked(strategy=FULL))
     with torch.no_grad():
@@ -199,6 +210,17 @@ def test_gradients_do_not_depend_on_how_answers_are_batched(asked: Callable[...,
             torch.testing.assert_close(one, wanted, atol=1e-6, rtol=1e-3)
 
 
+def test_gradient_checkpointing_changes_no_loss(asked: Callable[..., StageContext]) -> None:
+    from alignment.training.fit import fit
+
+    found = []
+    for name, checkpointing in (("plain", False), ("checkpointed", True)):
+        made = asked(name, trl={"gradient_checkpointing": checkpointing, "max_steps": 2}, learning_rate=5e-3)
+        fit(made)
+        found.append([line[key] for line in events(made, "train") for key in ("loss", "value_loss", "kl", "grad_norm")])
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_the_value_head_reaches_no_weight_of_the_policy(asked: Callable[..., StageContext]) -> None:
     from alignment.training.ppo_rollout import ValueHead
 
@@ -282,7 +304,8 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_value_head_and_gain_include
 @pytest.mark.parametrize(("more", "said"), [
     ({"strategy": {**LORA, "dropout": 0.1}}, "dropout"), ({"minibatches": 3}, "minibatches"),
     ({"num_generations": 4}, "num_generations"), ({"max_new_tokens": 2000}, "max_new_tokens"),
-    ({"trl": {"beta": 0.1}}, "no such key"), ({"reward": {"parts": {}}}, "parts"), ({"gamma": 1.5}, "gamma"),
+    ({"trl": {"beta": 0.1}}, "no such key"), ({"trl": {"neftune_noise_alpha": 5.0}}, "the one that answered"),
+    ({"reward": {"parts": {}}}, "parts"), ({"gamma": 1.5}, "gamma"),
 ])
 def test_what_cannot_be_is_refused_before_launch(tmp_path: Path, more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigErrors, match=said):

@@ -28,6 +28,8 @@ OURS = {
     **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts",
                      "log_completions_hub_repo"), "nothing: a sample stage keeps answers"),
     "max_tool_calling_iterations": "nothing: answers call no tools",
+    "neftune_noise_alpha": "nothing: the policy that learns would not be the one that answered",
+    "label_smoothing_factor": "nothing: answers are no labels",
     "use_adaptive_entropy": "nothing: a fixed `trl: {entropy_coef: ...}` adds entropy to what is learned",
 }
 """TRL's keys of online methods whose value our own config already holds, or that are not to be had; and vllm_*."""
