@@ -214,7 +214,8 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
     TrainBase: (
         Metric("steps", "Optimizer steps made.", COUNT),
-        Metric("supervised_tokens", "Tokens that a loss is taken over, in one epoch.", COUNT),
+        Metric("supervised_tokens", "Tokens that a loss is taken over, in one epoch; of answers still to be drawn, the "
+                                    "most that there can be.", COUNT),
         Metric("best_step", "Step of the published weights.", COUNT, when=_HELD_OUT),
     ),
     Sample: (

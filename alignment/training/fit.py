@@ -69,10 +69,11 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     prepared.not_taken = len(everything) - len(records)
     held = None if stage.eval_rows is None else prepare(
         context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
+    extras = method.extras(context)
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, method.extras(context))
+    trainer = _trainer(method, model, arguments, tokenizer, prepared, held, extras)
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
     if stage.makes == "policy" and method.fused:

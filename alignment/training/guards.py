@@ -142,8 +142,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:
-            loss = next((e["loss"] for e in reversed(state.log_history) if "loss" in e), None)
-            self.tracker.advance(1, note="" if loss is None else f"loss {loss:.3f}")
+            line: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
+            said = next((key for key in ("reward", "loss") if line.get(key) is not None), None)
+            self.tracker.advance(1, note="" if said is None else f"{said} {line[said]:.3f}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and state.log_history:
