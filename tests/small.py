@@ -51,7 +51,8 @@ ONLINE: dict[str, Any] = {"reward": {"parts": {"brief": {"function": "brevity"}}
 
 def train(name: str, method: str = "sft", model: str = "base", **more: Any) -> dict[str, Any]:
     """A train stage with small defaults; keyword arguments replace them."""
-    more = (ONLINE if method in ("grpo", "rloo") else {}) | more
+    if method in ("grpo", "rloo", "ppo"):
+        more = {key: value for key, value in ONLINE.items() if (method, key) != ("ppo", "num_generations")} | more
     return {
         "name": name, "kind": "train", "method": method, "model": model, "rows": ["data/train"],
         "strategy": {"kind": "lora", "r": 4, "alpha": 8}, "batch_size": 8, "micro_batch_size": 8,

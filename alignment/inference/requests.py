@@ -54,6 +54,11 @@ class Completion:
     stop: int | None = None
     log_probs: tuple[float, ...] | None = None
 
+    @property
+    def tokens(self) -> list[int]:
+        """`ids`, and the stop token where there is one."""
+        return self.ids if self.stop is None else [*self.ids, self.stop]
+
 
 class Asked(Protocol):
     """Anything with a row id and a prompt: a record, a question, a request."""

@@ -206,11 +206,15 @@ def _online(state: _State, stage: Online) -> StagePlan:
     drawing = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size // workers, length=longest)
     models = sum(part.model is not None for part in stage.reward.parts.values())
     copies = models * size.parameters * value
-    if stage.beta and lora is None:
+    if stage.has_reference and lora is None:
         copies += size.parameters * estimate.FLOAT32
-    passes = models + bool(stage.beta) + 1  # the last: log-probabilities of what was drawn, as far as they are kept
-    flops = (estimate.train_flops(size, tokens, prompt + new, lora=lora is not None, checkpointing=checkpointing)
-             + passes * estimate.forward_flops(size, tokens, prompt + new))
+    looks = models + stage.has_reference + 1  # the last: log-probabilities of what was drawn, as far as they are kept
+    if stage.whole_logits:  # themselves, by the temperature, and the gradients of both
+        held_at_once = max(1, stage.micro_batch(workers)) * new * size.vocab * estimate.FLOAT32
+        memory = replace(memory, logits=4 * held_at_once)
+    flops = (stage.passes * estimate.train_flops(size, tokens, prompt + new, lora=lora is not None,
+                                                 checkpointing=checkpointing)
+             + looks * estimate.forward_flops(size, tokens, prompt + new))
     seconds = flops / state.rates.flops / workers + _drawn_in(state, stage, size, prompts, times, prompt) / workers
     if stage.eval_rows is not None:
         held = state.sets[stage.eval_rows]

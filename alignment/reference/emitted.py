@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
-from alignment.config.stages.online import Online
+from alignment.config.stages.online import Online, Ppo
 from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 
 Better = Literal["higher", "lower", "neither"]
@@ -118,6 +118,22 @@ _ONLINE = (
         ("high_mean", "Share that the loss clips since the policy moved towards a good answer far enough."),
         ("high_max", "The greatest such share."), ("region_mean", "Both together."))),
 )
+_AS_ONLINE = ("reward", "reward_low", "reward_high", "reward_gain", "reward_gain_low", "reward_gain_high",
+              "rewards/PART/mean", "reward_std", "entropy", "sampling/logp_difference", "completions/mean_length",
+              "completions/clipped_ratio")
+_PPO = (
+    _drawn("loss", "policy_loss plus vf_coef times value_loss, mean over a step's updates; it says little alone.", ANY,
+           final=True),
+    *(curve for curve in _ONLINE if curve.name in _AS_ONLINE),
+    _drawn("kl", "KL to the reference, the start model, in nats per token, as kl_estimator has it.", ANY, final=True),
+    _drawn("policy_loss", "The clipped surrogate, per token.", ANY),
+    _drawn("value_loss", "Half the squared error of the value head, per token; falling, advantages get less noisy.",
+           POSITIVE, final=True),
+    _drawn("clip_fraction", "Share of tokens whose probability moved past cliprange, so that they taught no more.",
+           SHARE),
+    _drawn("value_clip_fraction", "Share of tokens whose value moved past cliprange_value.", SHARE),
+    _drawn("approx_kl", "How far updates moved the policy from the one that answered, in nats per token.", POSITIVE),
+)
 CURVES: dict[type[Stage], tuple[Curve, ...]] = {
     Sft: (
         Curve("loss", "Cross entropy per learned token, in nats; exp(loss) is the perplexity.", POSITIVE, "lower",
@@ -190,6 +206,7 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
               final=True),
     ),
     Online: _ONLINE,
+    Ppo: _PPO,
 }
 """What each method logs, the loss first. What TRL adds under options of `trl` is written as it comes."""
 
@@ -208,7 +225,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _PERPLEXITY: lambda stage: stage.perplexity,
-    _HAS_BETA: lambda stage: stage.beta > 0,
+    _HAS_BETA: lambda stage: stage.has_reference,
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 

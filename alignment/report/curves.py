@@ -56,8 +56,14 @@ _ONLINE = (
     Panel("Loss", (("train", "loss", "s0"),), minor=True),
     *_STEPS,
 )
+_PPO = (
+    Panel("Value loss", (("train", "value_loss", "s1"),)),
+    Panel("Clipped tokens", (("of the policy's loss", "clip_fraction", "s1"),
+                             ("of the value loss", "value_clip_fraction", "s2")), bounds=(0, 1)),
+    Panel("Change of an update, approximate KL", (("train", "approx_kl", "s0"),), minor=True),
+)
 PANELS: dict[str, tuple[Panel, ...]] = {
-    "grpo": _ONLINE, "rloo": _ONLINE,
+    "grpo": _ONLINE, "rloo": _ONLINE, "ppo": (*_ONLINE, *_PPO),
     "sft": (_LOSS, _TOKENS, _ENTROPY, *_STEPS),
     "reward": (
         _LOSS,

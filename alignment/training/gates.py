@@ -36,7 +36,8 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "kl": Rule(10.0, True, "the policy has left its reference: lower the learning rate, or raise trl.beta"),
+    "kl": Rule(10.0, True, "the policy has left its reference: lower the learning rate, or raise the KL's weight "
+                           "(trl.beta; kl_coef of ppo)"),
     "mismatch": Rule(0.2, True, "other tokens' log-probabilities are learned than were drawn: a fault of the model's "
                                 "code or its arithmetic; try compute.dtype float32"),
     "entropy": Rule(None, False, "answers to a prompt are nearly all the same, so nothing is left to learn from: lower "
@@ -101,16 +102,17 @@ def _values(entry: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(entry[key]) for name, key in LOGGED.items() if entry.get(key) is not None}
 
 
-def prove_start(kl: float, where: str) -> None:
+def prove_start(kl: float, where: str, same: float = SAME) -> None:
     """Hold the KL before the first step to zero.
 
     Args:
         kl: to the reference, nats per token, of answers of the policy as it starts.
+        same: how far from 0 it may be.
 
     Raises:
         StageError: the policy is not its reference, so every later KL would be to something else than is said.
     """
-    if not abs(kl) <= SAME:
+    if not abs(kl) <= same:
         raise StageError("the policy is not its reference before the first step", where=where, found=round(kl, 6),
-                         expected=f"a KL of 0 nats per token, within {SAME:g}",
+                         expected=f"a KL of 0 nats per token, within {same:g}",
                          hint="a fault of the model's code, or of how its reference is made")

@@ -10,14 +10,12 @@ names: the base, where the start was merged from an adapter.) Does not place mod
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from peft import PeftModel
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
@@ -32,19 +30,17 @@ from alignment.errors import DataError
 from alignment.inference.draws import draws
 from alignment.inference.engine import Engine
 from alignment.inference.generator import Scorer, open_scorer
-from alignment.inference.requests import Completion, Draw
+from alignment.inference.requests import Draw
 from alignment.records import Record
-from alignment.rewards import Judge, Judged, RewardSum, lacking
+from alignment.rewards import Judge, RewardSum, lacking
 from alignment.training.gates import LOGGED, Gate, prove_start
 from alignment.training.guards import Guarded
+from alignment.training.held_out import HeldOut
 from alignment.training.prepare import Columns, Prepared, cut_prompt
 
 FINAL = ("loss", "reward", "reward_low", "reward_high", "reward_gain", "reward_gain_low", "reward_gain_high", "kl",
          "entropy", "completions/mean_length")
 """Keys that go into the manifest."""
-HELD_OUT = "held_out"
-"""Key of the line of a trainer's history with the rewards of the start on eval_rows; it travels in checkpoints."""
-_NORMAL = 1.96
 
 
 def columns(record: Record, tokenizer: Any, stage: Online, prepared: Prepared) -> Columns | str:
@@ -103,7 +99,7 @@ def facts(stage: Online, trainer: Any, start: Artifact) -> dict[str, Any]:
     return {"reference": {"artifact": start.key, "how": how}, "beta": stage.beta}
 
 
-class OnlineTrainer(Guarded):
+class OnlineTrainer(HeldOut, Guarded):
     """Mixin before TRL's GRPO and RLOO trainers.
 
     Args:
@@ -132,6 +128,8 @@ class OnlineTrainer(Guarded):
             self.ref_model = self.accelerator.prepare_model(frozen, evaluation_mode=True)
         self.tokenizer = given["processing_class"]
         self.eos_token_ids = templates.stop_ids(self.tokenizer)
+        self.max_new_tokens: int = args.max_completion_length
+        self.answers_at_once = max(1, args.generation_batch_size // self.accelerator.num_processes)
         self.prompts_per_step: int = args.generation_batch_size // args.num_generations
         if len(given["train_dataset"]) < self.prompts_per_step:
             raise DataError("there are fewer prompts than one step asks", where=gate.where,
@@ -186,7 +184,7 @@ class OnlineTrainer(Guarded):
         with self._engine() as engine:
             said = [one for own in engine.continued(asked, wanted, log_probs=True) for one in own]
         self._drawn = [one.log_probs or () for one in said]
-        ids = [_ids(one) for one in said]
+        ids = [one.tokens for one in said]
         self.tokens_here += sum(map(len, prompts)) + sum(map(len, ids))
         return ids
 
@@ -238,57 +236,6 @@ class OnlineTrainer(Guarded):
             prove_start(self._metrics["train"]["kl"][-1], f"{self.gate.where}, step 0")
         return loss
 
-    # --- held-out prompts ---
-
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
-        if skip_scheduler and self.state.global_step:  # before the first step, and not again after a resume
-            return {}
-        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)  # type: ignore[misc]
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Every held-out prompt answered once, greedily, and judged.
-
-        Returns:
-            eval_reward with its 95% interval (normal, over prompts), its gain over the start (paired by prompt), and
-            the means of parts, lengths and cut answers.
-        """
-        rows: Any = self.eval_dataset  # type: ignore[attr-defined]
-        own = list(range(self.accelerator.process_index, len(rows), self.accelerator.num_processes))
-        found = [rows[index] for index in own]
-        records = [Record.from_json(row["record"]) for row in found]
-        greedy = Draw(temperature=0.0, max_new_tokens=self.args.max_completion_length)
-        said: list[Completion] = []
-        size = max(1, self.args.generation_batch_size // self.accelerator.num_processes)
-        with self._engine() as engine:
-            for start in range(0, len(found), size):
-                prompts = [row["prompt"] for row in found[start:start + size]]
-                said += [one for (one,) in engine.continued(prompts, [(greedy,)] * len(prompts))]
-        judged = self.reward.judge(records, [one.text for one in said])
-        metrics = self._held_out(gather_object(list(_lines(own, said, judged))))
-        training = self.model.training
-        self.model.eval()  # TRL reads from it what the line is about
-        self.log(dict(metrics))  # type: ignore[attr-defined]
-        self.model.train(training)
-        self.control = self.callback_handler.on_evaluate(  # type: ignore[attr-defined]
-            self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _held_out(self, lines: list[tuple[int, float, dict[str, float], int, bool]]) -> dict[str, float]:
-        lines.sort(key=lambda line: line[0])
-        rewards = [reward for _, reward, *_ in lines]
-        at_start = next((entry[HELD_OUT] for entry in self.state.log_history if HELD_OUT in entry), None)
-        if at_start is None:
-            self.state.log_history.append({"step": self.state.global_step, HELD_OUT: rewards})
-            at_start = rewards
-        return {
-            **_interval("eval_reward", rewards),
-            **_interval("eval_reward_gain", [now - then for now, then in zip(rewards, at_start, strict=True)]),
-            **{f"eval_rewards/{name}/mean": _mean([parts[name] for _, _, parts, *_ in lines])
-               for name in self.reward.weights},
-            "eval_completions/mean_length": _mean([float(length) for *_, length, _ in lines]),
-            "eval_completions/clipped_ratio": _mean([float(not finished) for *_, finished in lines]),
-        }
-
 
 class _Prompts(RepeatSampler):  # type: ignore[misc]
     """TRL's order of prompts, drawn from seed and epoch: its own goes on from a generator that a resumed run begins
@@ -311,27 +258,3 @@ class _Prompts(RepeatSampler):  # type: ignore[misc]
 def _frozen(model: Any) -> Any:
     """A copy of full weights that nothing trains."""
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def _ids(said: Completion) -> list[int]:
-    return said.ids if said.stop is None else [*said.ids, said.stop]
-
-
-def _lines(own: Sequence[int], said: Sequence[Completion], judged: Judged) -> Iterator[
-        tuple[int, float, dict[str, float], int, bool]]:
-    """(row, reward, its parts, tokens, whether it ended) of each answer."""
-    for place, (row, one) in enumerate(zip(own, said, strict=True)):
-        parts: Mapping[str, list[float]] = judged.parts
-        yield (row, judged.total[place], {name: values[place] for name, values in parts.items()}, len(_ids(one)),
-               one.finished)
-
-
-def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean and the ends of its 95% interval."""
-    mean = _mean(values)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
-    return {name: mean, f"{name}_low": mean - _NORMAL * spread, f"{name}_high": mean + _NORMAL * spread}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

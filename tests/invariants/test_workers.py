@@ -82,6 +82,17 @@ def test_a_killed_worker_changes_nothing(two: Artifact, tmp_path: Path, monkeypa
     assert killed.manifest.files[name].sha256 == two.manifest.files[name].sha256
 
 
+def test_two_workers_learn_by_ppo_what_one_does(tmp_path: Path) -> None:
+    ppo = small.train("ppo", "ppo", batch_size=8, micro_batch_size=2, eval_rows="data/dev",
+                      trl={"lr_scheduler_type": "constant"})
+    one, both = (execute(small.run(tmp_path / name, ppo, **more)).artifacts["ppo"]
+                 for name, more in (("one", {}), ("two", {"compute": TWO})))
+    assert both.manifest.compute["workers"] == 2
+    for key in ("loss", "reward", "kl", "value_loss", "entropy"):
+        assert small.losses(both, key=key) == pytest.approx(small.losses(one, key=key), rel=1e-3, abs=1e-5), key
+    assert small.losses(both, "eval", "eval_reward") == pytest.approx(small.losses(one, "eval", "eval_reward"))
+
+
 def test_what_only_the_user_can_mend_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

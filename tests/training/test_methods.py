@@ -24,7 +24,7 @@ TAGS = [method.tag for method in METHODS]
 PAIRS = [preferred("long", "Who are you?", "Me, of course.", "No."), preferred("short", "Who?", "I.", "You!")]
 ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}), ("sft", {"packing": True}), ("reward", {}), ("dpo", {}), ("dpo", {"strategy": FULL}),
-    ("dpo", {"reference": "precomputed"}), ("grpo", {}), ("rloo", {}),
+    ("dpo", {"reference": "precomputed"}), ("grpo", {}), ("rloo", {}), ("ppo", {}),
 ]
 
 
@@ -203,7 +203,7 @@ def test_final_metrics_are_keys_that_the_trainer_logs(fitted: Callable[[str], St
     assert {key: value for key, value in metrics.items() if key.startswith(("train_", "eval_"))} == {
         key: value for key, value in logged.items() if value is not None}
     assert {key.partition("_")[2] for key, value in logged.items() if value is not None} >= {*names} - {"kl"}
-    assert tag in ("grpo", "rloo") or None not in logged.values()
+    assert tag in ("grpo", "rloo", "ppo") or None not in logged.values()
     assert names[0] == "loss", "aims and reports ask every method for it"
 
 

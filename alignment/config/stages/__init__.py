@@ -13,12 +13,12 @@ from pydantic import Discriminator, Tag
 from alignment.config.stages.base import Stage
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.imports import ImportData, ImportModel
-from alignment.config.stages.online import Grpo, Rloo
+from alignment.config.stages.online import Grpo, Ppo, Rloo
 from alignment.config.stages.sample import Sample
 from alignment.config.stages.train import METHODS as OFFLINE
 from alignment.config.stages.train import TrainBase
 
-METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo)
+METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (ImportModel, ImportData, *METHODS, Sample, Evaluate)
 """Every stage class, in the order in which a run usually has them."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef
-from alignment.config.stages.fields import Positive, RowsRef, Strict
+from alignment.config.stages.fields import Fraction, Positive, RowsRef, Strict
 from alignment.config.stages.rewards import Rewards
 from alignment.config.stages.train import TrainBase
 
@@ -28,6 +28,8 @@ OURS = {
     **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts",
                      "log_completions_hub_repo"), "nothing: a sample stage keeps answers"),
     "max_tool_calling_iterations": "nothing: answers call no tools",
+    "neftune_noise_alpha": "nothing: the policy that learns would not be the one that answered",
+    "label_smoothing_factor": "nothing: answers are no labels",
     "use_adaptive_entropy": "nothing: a fixed `trl: {entropy_coef: ...}` adds entropy to what is learned",
 }
 """TRL's keys of online methods whose value our own config already holds, or that are not to be had; and vllm_*."""
@@ -103,7 +105,7 @@ class Online(TrainBase):
         if self.trl.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
             yield Finding(("trl", "lr_scheduler_type"), "follows a loss on eval_rows, which online methods have not",
                           self.trl["lr_scheduler_type"], "linear, cosine, constant, ...")
-        if self.gates.kl is not None and not self.beta:
+        if self.gates.kl is not None and not self.has_reference:
             yield Finding(("gates", "kl"), "is not measured without a reference", self.gates.kl,
                           "trl: {beta: 0.04} or another weight of the KL above 0")
 
@@ -120,7 +122,17 @@ class Online(TrainBase):
 
     @property
     def reference_mode(self) -> Literal["adapter", "precomputed"] | None:
-        return "adapter" if self.beta and self.adapter is not None else None
+        return "adapter" if self.has_reference and self.adapter is not None else None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the KL to a reference is measured."""
+        return bool(self.beta)
+
+    @property
+    def passes(self) -> int:
+        """Times that a step's answers are learned from."""
+        return 1
 
     @property
     def rows_per_step(self) -> int:
@@ -132,6 +144,8 @@ class Online(TrainBase):
         given = self.trl.get("beta", self.default_beta)
         return float(given) if isinstance(given, int | float) else self.default_beta  # the type is told of elsewhere
 
+    whole_logits: ClassVar[bool] = False
+    """Whether an answer's logits are held over the whole vocabulary, all tokens at once."""
     default_beta: ClassVar[float] = 0.0
     """TRL's own of the method."""
 
@@ -171,3 +185,65 @@ class Rloo(_Groups):
 
     method: Literal["rloo"]
     """`rloo`: to answer as a reward asks for, with the KL to the start model in the reward: `trl: {beta: 0.05}`."""
+
+
+class Ppo(Online):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) as in Ouyang et al. 2022
+    (arXiv:2203.02155): a value head tells what was to be expected, and a step may move the policy only so far."""
+
+    tag: ClassVar[str] = "ppo"
+    trl_config = "trl/trainer/base_config.py:_BaseConfig"  # what all of TRL's trainers take; PPO itself is ours
+    rates = (3e-6, 3e-5)
+    whole_logits = True
+
+    method: Literal["ppo"]
+    """`ppo`: to answer as a reward asks for, token by token. Defaults are TRL 1.12's, the last that had it."""
+    batch_size: Positive = 64
+    """Answers of one step over all workers, one to each prompt; the step makes ppo_epochs times minibatches updates
+    from them. Log, schedule and checkpoints count such steps. Ouyang et al.: 512."""
+    num_generations: Literal[1] = 1
+    """One answer to each prompt: it is compared with the value head's estimate, not with other answers."""
+    ppo_epochs: Positive = 4
+    """Passes over a step's answers before new ones are drawn. Ouyang et al.: 1."""
+    minibatches: Positive = 1
+    """Updates of one pass. Ouyang et al.: 8, of 64 answers each."""
+    kl_coef: Least = 0.05
+    """What each token pays for its KL to the start model, which is the reference. Ouyang et al.: 0.02."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """How that KL is estimated: k1 is log p - log q of the drawn token, k3 (q/p) - 1 - log (q/p), which varies less and
+    is never negative (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    cliprange: Most = 0.2
+    """How far the probability of a token may move from what it was when drawn, as a share, before it earns no more."""
+    cliprange_value: Most = 0.2
+    """How far a value may move from what it was before it is judged as if it had moved so far."""
+    vf_coef: Most = 0.1
+    """Weight of the value loss beside the policy's. The head's gradients end at the head."""
+    value_learning_rate: Most = 2e-3
+    """Highest learning rate of the value head, under the policy's schedule. Ours: one layer on normalised states, of
+    which one rate fits models of all sizes."""
+    gamma: Fraction = 1.0
+    """Discount of what is earned later; 1 as in Ouyang et al."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Lambda of generalised advantage estimation: 1 trusts what was earned, 0 the value head."""
+    whiten_rewards: bool = False
+    """Scale what tokens earn to variance 1 over a step. Advantages always are, to mean 0 too."""
+    missing_eos_penalty: Most | None = None
+    """What an answer loses that max_new_tokens cut. Default: nothing."""
+
+    def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
+        if self.batch_size % self.minibatches:
+            yield Finding(("batch_size",), "is no multiple of minibatches", self.batch_size,
+                          f"a multiple of {self.minibatches}")
+
+    @property
+    def beta(self) -> float:
+        return self.kl_coef
+
+    @property
+    def has_reference(self) -> bool:
+        return True  # whatever its KL costs
+
+    @property
+    def passes(self) -> int:
+        return self.ppo_epochs

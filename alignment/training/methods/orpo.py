@@ -16,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from alignment.config.stages.train import Orpo
 from alignment.records import Record
 from alignment.training.guards import Guarded
-from alignment.training.methods import Method
+from alignment.training.methods import Method, own_logits
 from alignment.training.prepare import Columns, Prepared, pair
 
 with warnings.catch_warnings():  # the notice is ours to give: the reference and `explain` have it
@@ -64,9 +64,5 @@ def arguments(stage: Orpo) -> dict[str, Any]:
     return {"max_length": stage.longest, "remove_unused_columns": False}
 
 
-def prove(trainer: Any, dtype: Any, where: str) -> None:
-    """Nothing: TRL takes this loss from the model's own logits."""
-
-
 METHOD = Method(GuardedOrpo, ORPOConfig, columns, arguments,
-                ("loss", "nll_loss", "log_odds_ratio", "rewards/accuracies", "rewards/margins"), prove=prove)
+                ("loss", "nll_loss", "log_odds_ratio", "rewards/accuracies", "rewards/margins"), prove=own_logits)
