@@ -1,20 +1,28 @@
 """Memory and time of a stage from numbers alone: pure formulae, each with its source.
 
 Notation: N parameters, L layers, H hidden, A heads, V vocabulary, B sequences at once, T tokens of a sequence.
-All memory is bytes on one worker; all times are seconds on one worker. These are estimates: real programs add a
-runtime (about 0.5 GB of Python and libraries) and fragmentation, and reach less than a matrix product's rate.
+All memory is bytes on one worker; all times are seconds on one worker. A training's memory is that of its highest
+moment, counted in tensors; what a process has beside tensors is overhead.py's.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from alignment.planner.activations import LOGIT_TILE, Arithmetic, Pass
 from alignment.planner.sizes import ModelSize
 
 FLOAT32, BFLOAT16 = 4, 2
-LOGIT_TILE = 32_768
-"""Columns of the output head that TRL's fused log-probabilities compute at once."""
+NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in NF4 with double quantisation (arXiv:2305.14314, 3): four bits, a scale of eight bits for 64 of
+them, a scale's scale for 256 of those."""
+ADAM, ADAM_8BIT = 2 * FLOAT32, 2 * (1 + FLOAT32 / 256)
+"""Bytes of an optimizer's states for a trained weight: two moments in float32; in eight bits with a scale for 256
+(arXiv:2110.02861, 2.2; bitsandbytes' block of 256)."""
+
+__all__ = ["ADAM", "ADAM_8BIT", "BFLOAT16", "FLOAT32", "LOGIT_TILE", "Memory", "Rates", "forward_flops",
+           "generate_memory", "generate_seconds", "measure_rates", "train_flops", "train_memory"]
 
 
 @dataclass(frozen=True)
@@ -69,37 +77,78 @@ def train_memory(
     head: bool = True,
     checkpointing: bool = False,
     reference: bool = False,
+    quantised: bool = False,
+    optimizer: float = ADAM,
+    accumulated: bool = True,
+    workers: int = 1,
+    autocast: bool = True,
+    padded: bool = True,
+    on_gpu: bool = False,
 ) -> Memory:
-    """Memory of training with Adam in float32.
+    """Memory of training with AdamW (fused, which keeps no copies) at its highest moment, without sharding.
 
     Args:
-        lora_rank: None trains every weight.
-        frozen_bytes: bytes of one frozen weight (adapters are always float32).
+        lora_rank: None trains every weight, in float32.
+        frozen_bytes: bytes of a value in the stage's dtype: of a frozen weight, and of what products give.
         sequences: B of one forward pass; a preference row is two sequences.
         length: T, prompt and answer.
-        head: False for a reward model, which has no logits over the vocabulary.
+        head: False for a reward model, whose head is one row in float32.
         checkpointing: activations are kept at layer borders only and computed again in the backward pass.
         reference: a frozen second adapter beside the trained one (DPO).
+        quantised: the frozen linear layers are in NF4 with double quantisation.
+        optimizer: bytes of its states for a trained weight.
+        accumulated: gradients of a forward pass are added to those of others, so they are there from its beginning.
+        workers: more than one, and DistributedDataParallel keeps a second copy of gradients in its buckets.
+        autocast: where the dtype is bfloat16 and an adapter is float32: on GPUs.
+        padded, on_gpu: as in `Pass`.
 
     Weights, gradients and Adam's two moments are 4 + 4 + 8 bytes per trained weight (ZeRO, arXiv:1910.02054, 3.1, in
-    float32). Activations of a layer are those of arXiv:2205.05198, 4.1, attention scores not stored: 2 H for the
-    norms, 3 H for query, key and value, 2 H around the output projection, 2 H for the residual stream, and 3 I in a
-    gated feed-forward layer, for each of B T tokens; with checkpointing one layer's, and H for each layer's border
-    (arXiv:1604.06174). Logits are float32, themselves and their gradient, in TRL's tiles of the vocabulary.
+    float32). The highest moment is the loss, or the backward pass of the last layer or the first one.
     """
-    trained = size.parameters if lora_rank is None else size.lora_parameters(lora_rank)
-    weights = trained * FLOAT32 if lora_rank is None else size.parameters * frozen_bytes + trained * FLOAT32
-    if reference:
-        weights += trained * FLOAT32
-    value = FLOAT32 if lora_rank is None else frozen_bytes
-    tokens = sequences * length
-    layer = tokens * (9 * size.hidden + 3 * size.intermediate) * value
-    border = tokens * size.hidden * value
-    activations = size.layers * border + layer if checkpointing else size.layers * layer
-    return Memory(
-        weights=weights, gradients=trained * FLOAT32, optimizer=trained * 2 * FLOAT32, activations=activations,
-        logits=2 * tokens * min(size.vocab, LOGIT_TILE) * FLOAT32 if head else 0,
-    )
+    one = Pass(size, sequences, length, _arithmetic(lora_rank, frozen_bytes, autocast), lora_rank,
+               padded, quantised, on_gpu)
+    score = 0 if head else size.hidden
+    body = size.parameters - (0 if head else size.head_parameters)
+    trained = (body if lora_rank is None else size.lora_parameters(lora_rank)) + score
+    weights: float = trained * FLOAT32
+    if lora_rank is not None:
+        weights += body * frozen_bytes
+        weights -= size.linear_parameters * (frozen_bytes - NF4_DOUBLE) if quantised else 0
+        weights += (trained - score) * FLOAT32 if reference else 0
+    gradients = trained * FLOAT32
+    buckets = gradients if workers > 1 else 0
+    whole = Memory(weights=round(weights), gradients=gradients + buckets, optimizer=round(trained * optimizer))
+    full = lora_rank is None
+    early = whole if accumulated else replace(whole, gradients=buckets)
+    kept, again = one.saved(checkpointing), one.again(checkpointing)
+    # Autocast keeps its copies of trained weights until the forward pass ends; without checkpointing, autograd does.
+    casts = size.linear_parameters * BFLOAT16 if full and one.arithmetic == "autocast" else 0
+    later = 0 if checkpointing else casts
+    adding = _gradient(size, one) if full else 0
+    embedding = size.vocab * size.hidden * FLOAT32 if full else 0
+    first = embedding if head and not accumulated else 0  # of the head
+    missing = embedding if not accumulated and not (head and size.tied) else 0  # comes last
+    layers = one.saved(checkpointing, ends=not checkpointing)
+    moments = [
+        replace(early, activations=kept + casts, logits=one.head(trained=full, backward=False) if head else 0),
+        replace(early, activations=kept + later, logits=one.head(trained=full, backward=True) if head else 0),
+        replace(early, activations=layers + again + adding + later, gradients=early.gradients + first),
+        replace(whole, activations=one.tokens * one.border + again + adding, gradients=whole.gradients - missing),
+        replace(whole, activations=2 * one.tokens * one.border + embedding - missing),
+    ]
+    return max(moments, key=lambda memory: memory.total)
+
+
+def _arithmetic(lora_rank: int | None, value: int, autocast: bool) -> Arithmetic:
+    if value == FLOAT32:
+        return "float32"
+    return "autocast" if autocast or lora_rank is None else "cast-inputs"
+
+
+def _gradient(size: ModelSize, one: Pass) -> int:
+    """Bytes of the gradient of the largest linear layer on its way to where it is added."""
+    largest = max(width * height for width, height in size.shapes())
+    return largest * (FLOAT32 + (0 if one.arithmetic == "float32" else BFLOAT16))
 
 
 def generate_memory(size: ModelSize, *, weight_bytes: int, sequences: int, length: int, scorer: bool = False) -> Memory:

@@ -29,7 +29,7 @@ class Family:
         qkv_bias: biases of query, key and value; None where `attention_bias` says so, of the output projection too.
         fused: one layer for query, key and value, and one for gate and up (so LoRA has fewer, wider adapters).
         head_dim: None is hidden size over heads.
-        soft_caps: attention scores are capped, which no fused kernel of torch does: they are kept.
+        capped: the last logits go through a tanh.
     """
 
     norms: int = 2
@@ -39,7 +39,7 @@ class Family:
     tied: bool = False
     kv_heads: int | None = None
     head_dim: int | None = None
-    soft_caps: bool = False
+    capped: bool = False
 
 
 FAMILIES = {
@@ -48,7 +48,7 @@ FAMILIES = {
     "qwen2": Family(qkv_bias=True, kv_heads=32),
     "qwen3": Family(head_norms=True, kv_heads=32, head_dim=128),
     "gemma": Family(tied=True, kv_heads=16, head_dim=256),
-    "gemma2": Family(norms=4, tied=True, kv_heads=4, head_dim=256, soft_caps=True),
+    "gemma2": Family(norms=4, tied=True, kv_heads=4, head_dim=256, capped=True),
     "gemma3_text": Family(norms=4, head_norms=True, tied=True, kv_heads=4, head_dim=256),
     "phi3": Family(qkv_bias=False, fused=True),
 }
@@ -66,8 +66,7 @@ class ModelSize:
         intermediate: width of the gated feed-forward layer.
         tied: whether the output head is the embedding.
         fused: query, key and value are one linear layer, gate and up another.
-        norms, head_norms: as in `Family`.
-        soft_caps: attention scores are kept (see `Family`).
+        norms, head_norms, capped: as in `Family`.
         linear, lora: weights of all linear layers but the head, and of their adapters for each rank, where the shape
             does not say them (counted by transformers itself).
     """
@@ -84,7 +83,7 @@ class ModelSize:
     fused: bool = False
     norms: int = 2
     head_norms: bool = False
-    soft_caps: bool = False
+    capped: bool = False
     linear: int | None = None
     lora: int | None = None
 
@@ -136,7 +135,7 @@ def size_from_config(config: Mapping[str, Any]) -> ModelSize | None:
     head_dim = int(config.get("head_dim") or family.head_dim or hidden // heads)
     tied = bool(config.get("tie_word_embeddings", family.tied))
     size = ModelSize(0, layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, tied, family.fused,
-                     family.norms, family.head_norms, family.soft_caps)
+                     family.norms, family.head_norms, family.capped)
     said = bool(config.get("attention_bias")) if family.qkv_bias is None else False
     biases = (size.inner + 2 * size.kv) * (said or family.qkv_bias is True) + hidden * said
     if config.get("model_type") == "llama" and config.get("mlp_bias"):
