@@ -23,6 +23,7 @@ from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
 from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
+    Adapter,
     AnyStage,
     Evaluate,
     FolderModel,
@@ -30,7 +31,6 @@ from alignment.config import (
     HubModel,
     ImportData,
     ImportModel,
-    Lora,
     Run,
     Sample,
     Stage,
@@ -211,7 +211,7 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from measurable(run, sight, stage)
 
 
-def _continues(own: Lora, start: AnyStage) -> Wrong:
+def _continues(own: Adapter, start: AnyStage) -> Wrong:
     """An imported adapter is continued as it is."""
     try:
         made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")

@@ -33,13 +33,13 @@ from alignment.config.stages.imports import (
     TinyModel,
 )
 from alignment.config.stages.sample import Sample, Sampling, Scorer
-from alignment.config.stages.strategies import Full, Lora
+from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import METHODS, Dpo, Reward, Sft, TrainBase
 
 __all__ = [
-    "KINDS", "METHODS", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit", "FolderModel",
-    "Full", "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod",
-    "Profile", "RatioSplit", "Reward", "Run", "Sample", "Sampling", "Scorer", "Sft", "ShippedTemplate", "Source",
-    "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "bytes_of", "judge",
-    "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit",
+    "FolderModel", "Full", "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod",
+    "Profile", "QLora", "RatioSplit", "Reward", "Run", "Sample", "Sampling", "Scorer", "Sft", "ShippedTemplate",
+    "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "bytes_of",
+    "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

@@ -158,6 +158,7 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
         sequences=max(1, stage.micro_batch(state.compute.workers)) * sequences, length=round(length),
         head=stage.makes == "policy", checkpointing=checkpointing, reference=frozen_copy,
+        quantised=lora is not None and lora.quantised is not None,
     )
     mean = row_tokens / sequences
     flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment.artifacts import Artifact
-from alignment.config import Lora, TrainBase
+from alignment.config import Adapter, TrainBase
 from alignment.data.adapter_config import CONFIG, WEIGHTS
 from alignment.errors import ModelError
 from alignment.inference.adapters import with_adapter
@@ -54,7 +54,7 @@ def _check_scores(start: Artifact, where: str) -> None:
                          hint="score answers with a function, or train the reward model on another base")
 
 
-def settle_adapter(model: PeftModel, lora: Lora) -> dict[str, Any]:
+def settle_adapter(model: PeftModel, lora: Adapter) -> dict[str, Any]:
     """Give the trained adapter the stage's dropout, whatever its start or TRL made of it; what it is now, as facts.
 
     TRL turns off every dropout of a model with a reference or a score. So it must be for the reference, which is often
@@ -91,7 +91,7 @@ def _full(stage: TrainBase, start: Artifact, pad_token_id: int) -> Any:
     return model
 
 
-def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
+def _with_adapter(stage: TrainBase, lora: Adapter, start: Artifact, dtype: torch.dtype, pad_token_id: int) -> Any:
     reward, info, folder = stage.makes == "reward", model_info(start), start.path() / "model"
     base, where = base_folder(start), f"stage {stage.name}"
     continued = info["form"] == "adapter"
@@ -132,7 +132,7 @@ def _with_adapter(stage: TrainBase, lora: Lora, start: Artifact, dtype: torch.dt
     return adapted
 
 
-def _check_same(lora: Lora, folder: Path, where: str) -> None:
+def _check_same(lora: Adapter, folder: Path, where: str) -> None:
     """A continued adapter has the rank and scale that it was made with."""
     made = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for key, name in (("r", "r"), ("alpha", "lora_alpha")):

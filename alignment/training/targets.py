@@ -17,7 +17,7 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers.pytorch_utils import Conv1D
 
-from alignment.config import Lora
+from alignment.config import Adapter
 from alignment.errors import ModelError
 
 
@@ -37,7 +37,7 @@ class Targets(NamedTuple):
     tied: bool
 
 
-def targets_of(lora: Lora, model: Any, where: str) -> Targets:
+def targets_of(lora: Adapter, model: Any, where: str) -> Targets:
     """Find what the strategy names in a model without an adapter.
 
     Raises:
@@ -129,7 +129,7 @@ def _wrapped(model: PeftModel) -> list[str]:
     return names
 
 
-def _converted(lora: Lora, model: Any, where: str) -> LoraConfig:
+def _converted(lora: Adapter, model: Any, where: str) -> LoraConfig:
     """The config as PEFT makes it fit a model whose experts are one parameter: names of their layers are taken out of
     the modules and become parameters."""
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha,
@@ -143,8 +143,8 @@ def _converted(lora: Lora, model: Any, where: str) -> LoraConfig:
 
 
 def _check_names(
-    lora: Lora, modules: dict[str, Any], heads: list[Any], layers: set[str], matched: dict[str, set[str]], where: str,
-    experts: set[str],
+    lora: Adapter, modules: dict[str, Any], heads: list[Any], layers: set[str], matched: dict[str, set[str]],
+    where: str, experts: set[str],
 ) -> None:
     """Refuse what a fresh adapter cannot stand on, by name."""
     head = [target for target, names in matched.items() if any(modules[name] in heads for name in names)]
@@ -163,7 +163,7 @@ def _check_names(
 
 
 def _whole(
-    lora: Lora, model: Any, modules: dict[str, Any], layers: set[str], where: str
+    lora: Adapter, model: Any, modules: dict[str, Any], layers: set[str], where: str
 ) -> tuple[tuple[str, ...], bool]:
     """The modules of `modules_to_save`, and whether they are tied."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -51,6 +51,8 @@ CASES = [
      "checkpoints:", "no multiple of log_every", 6, "4"),
     ("adapters of two shapes", "method: dpo\n", "method: dpo\n    strategy: {kind: lora, r: 4}\n", "strategy:",
      "continues the adapter", "r: 4", "r: 16"),
+    ("adapters over two bases", "method: dpo\n", "method: dpo\n    strategy: {kind: qlora}\n", "strategy:",
+     "continues the adapter", 'kind: "qlora"', 'kind: "lora"'),
     ("adapters of two shapes, in lists", "method: dpo\n",
      "method: dpo\n    strategy: {kind: lora, targets: [q_proj], modules_to_save: [lm_head]}\n", "strategy:",
      "continues the adapter", 'targets: ["q_proj"], modules_to_save: ["lm_head"]',

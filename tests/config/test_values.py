@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -112,6 +114,23 @@ def test_reference_mode_follows_the_strategy(run_text: str) -> None:
     assert (lora.reference_mode, full.reference_mode) == ("adapter", "precomputed")
 
 
+def test_the_optimizer_of_a_quantised_base_is_part_of_what_is_learned(run_text: str) -> None:
+    def sft(strategy: str, trl: str = "{}") -> TrainBase:
+        more = (f"  - {{name: more, kind: train, method: sft, model: base, rows: [seed/train], strategy: {strategy}, "
+                f"trl: {trl}}}\naims:")
+        stage = parse_run(run_text.replace("aims:", more)).stage("more")
+        assert isinstance(stage, TrainBase)
+        return stage
+
+    def learned(*given: str) -> dict[str, Any]:
+        return sft(*given).learned(lambda take: take)
+
+    assert sft("{kind: qlora, r: 64, alpha: 16}").title() == "sft · qlora r 64"
+    assert learned("{kind: qlora}") == learned("{kind: qlora}", "{optim: paged_adamw_8bit}")
+    assert learned("{kind: qlora}", "{optim: adamw_torch}")["trl"] == {"optim": "adamw_torch"}
+    assert learned("{kind: lora}")["trl"] == {}, "other strategies keep the digests that they had"
+
+
 def test_config_and_run_survive_a_round_trip(run_text: str) -> None:
     import yaml
 
@@ -138,7 +157,7 @@ def test_a_first_answer_differs_only_where_it_says_so(run_text: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "strategy", "rate"), [
-    ("sft", "lora", 2e-4), ("sft", "full", 2e-5), ("dpo", "lora", 1e-5), ("dpo", "full", 1e-6),
+    ("sft", "lora", 2e-4), ("sft", "qlora", 2e-4), ("sft", "full", 2e-5), ("dpo", "lora", 1e-5), ("dpo", "full", 1e-6),
     ("reward", "lora", 1e-3), ("kto", "full", 1e-6),
 ])
 def test_learning_rates_default_by_method_and_strategy_and_count_in_the_key(

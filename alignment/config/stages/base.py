@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from alignment.config.stages.fields import Dtype, Name, Place, Strict
-from alignment.config.stages.strategies import Lora
+from alignment.config.stages.strategies import Adapter
 
 Role = Literal["policy", "reward"]
 
@@ -206,8 +206,8 @@ class Stage(Strict):
         """What the stage is, in a few words: `dpo · lora r 16`."""
 
     @property
-    def adapter(self) -> Lora | None:
-        """The LoRA that the stage's model carries on top of its base weights; None for full weights and no model."""
+    def adapter(self) -> Adapter | None:
+        """The adapter that the stage's model carries on top of its base weights; None for full weights and no model."""
         return None
 
     @property

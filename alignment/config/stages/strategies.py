@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from alignment.config.stages.fields import Positive, Strict
 
 
-class Lora(Strict):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+class Adapter(Strict):
+    """A low-rank adapter beside frozen weights (Hu et al. 2021, arXiv:2106.09685); the classes below say what those
+    weights are kept in."""
 
-    kind: Literal["lora"]
-    """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
+    quantised: ClassVar[Literal["nf4-double"] | None] = None
+    """What the frozen weights below the adapter are rounded to; None: the stage's dtype alone."""
+    optim: ClassVar[str | None] = None
+    """TRL's `optim` where `trl` has none; None: TRL's own default. It changes what is learned: TrainBase.learned."""
+
+    kind: str
     r: Positive = 16
     """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter has
-    the same r, alpha, targets and modules_to_save."""
+    the same kind, r, alpha, targets and modules_to_save."""
     alpha: Positive = 32
     """The update is scaled by alpha / r; twice r is usual. Change it together with r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -32,7 +37,31 @@ class Lora(Strict):
     @property
     def shape(self) -> dict[str, object]:
         """What an adapter is made with; a stage that continues it cannot change it."""
-        return {"r": self.r, "alpha": self.alpha, "targets": self.targets, "modules_to_save": self.modules_to_save}
+        return {"kind": self.kind, "r": self.r, "alpha": self.alpha, "targets": self.targets,
+                "modules_to_save": self.modules_to_save}
+
+
+class Lora(Adapter):
+    """Low-rank adapters over weights in the stage's dtype (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"]
+    """Small matrices beside the frozen weights are trained: a fraction of the memory, and an adapter of a few MB."""
+
+
+class QLora(Adapter):
+    """Low-rank adapters over a base in four bits (Dettmers et al. 2023, arXiv:2305.14314): NF4, double quantisation.
+
+    Quantised are the weights of the linear layers, in blocks of 64 with a scale each, the scales in turn to eight bits.
+    Output head, embeddings, norms, experts that are one parameter, adapters and a reward model's head are not. The
+    matrix products are in the stage's dtype; what is trained is float32.
+    """
+
+    quantised = "nf4-double"
+    optim = "paged_adamw_8bit"  # on a CPU too: the optimizer is part of what is learned, the machine is not
+
+    kind: Literal["qlora"]
+    """As lora, over a base in four bits (NF4): a quarter of bfloat16's memory. Evaluation and sampling use the same
+    rounded base. Optimizer: 8-bit AdamW, `trl: {optim: ...}` for another."""
 
 
 class Full(Strict):
@@ -42,4 +71,4 @@ class Full(Strict):
     """All weights, in float32: 16 bytes per parameter with Adam."""
 
 
-Strategy = Annotated[Lora | Full, Field(discriminator="kind")]
+Strategy = Annotated[Lora | QLora | Full, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage
 from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
-from alignment.config.stages.strategies import Lora, Strategy
+from alignment.config.stages.strategies import Adapter, Lora, Strategy
 from alignment.config.trl_keys import trl_findings
 from alignment.config.trl_values import late_findings
 
@@ -62,13 +62,13 @@ class TrainBase(Stage):
     reads: ClassVar[str]
     """Rows that the method can use, in words."""
     rates: ClassVar[tuple[float, float]]
-    """Default learning rates of `full` and of `lora`: that of the method's TRL config, and ten times that, as TRL's own
-    scripts have it, since an adapter starts at nothing."""
+    """Default learning rates of `full` and of an adapter: that of the method's TRL config, and ten times that, as TRL's
+    own scripts have it, since an adapter starts at nothing."""
 
     kind: Literal["train"] = "train"
     """`train` with a `method`."""
     model: Name
-    """The stage whose model this one starts from. A LoRA start is continued, or merged by strategy full."""
+    """The stage whose model this one starts from. Its adapter is continued, or merged by strategy full."""
     rows: tuple[RowsRef, ...] = Field(min_length=1)
     """The row sets to learn from, each STAGE/SPLIT (seed/train, rs/best, rs/pairs); several are put together. Rows
     that the method cannot use are dropped and counted."""
@@ -78,7 +78,8 @@ class TrainBase(Stage):
     """STAGE/SPLIT whose loss is measured at every checkpoint and nothing is learned from; needed for final: best.
     Never the split that evaluate asks."""
     strategy: Strategy = Lora(kind="lora")
-    """Which weights are trained: `kind: lora` a small adapter, `kind: full` all of them."""
+    """Which weights are trained: `kind: lora` a small adapter, `kind: qlora` one over a base in four bits, `kind: full`
+    all weights."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed. 1 to 3 for sft, 1 for reward and dpo: more soon learns by
     heart."""
@@ -89,8 +90,8 @@ class TrainBase(Stage):
     the most that share a worker's part of batch_size evenly, up to 8, and fit its memory by the planner's estimate;
     the stage says which."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, dpo and kto 1e-6); with lora ten
-    times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
+    """Highest learning rate. Default: TRL's of the method (sft 2e-5, reward 1e-4, dpo and kto 1e-6); with an
+    adapter ten times that. Schedule, warm-up: `trl: {lr_scheduler_type: cosine, warmup_steps: 10}`."""
     max_length: Positive | None = None
     """Tokens of prompt and answer together. Default: 1024, or the model's context length where that is less."""
     too_long: Literal["drop", "truncate-prompt", "error"] = "drop"
@@ -162,14 +163,15 @@ class TrainBase(Stage):
         return super().mended() | ({"dropout": 2} if dropout else {})
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
-        return super().learned(scaled) | {"learning_rate": self.rate}
+        learned = super().learned(scaled) | {"learning_rate": self.rate}
+        return learned | {"trl": {**self.by_strategy, **learned["trl"]}}
 
     def defaulted(self) -> str | None:
         return None if self.learning_rate is not None else (
             f"learning rate {self.rate:g}, the default of {self.method} with {self.strategy.kind}")
 
     def title(self) -> str:
-        return f"{self.method} · {'all weights' if self.adapter is None else f'lora r {self.adapter.r}'}"
+        return f"{self.method} · {'all weights' if self.adapter is None else f'{self.adapter.kind} r {self.adapter.r}'}"
 
     def micro_batch(self, workers: int, fits: Callable[[int], bool] = lambda rows: True) -> int:
         """Rows per forward pass on each of `workers`: micro_batch_size, or what of it divides a worker's share of
@@ -207,8 +209,13 @@ class TrainBase(Stage):
         return self.learning_rate or self.rates[self.adapter is not None]
 
     @property
-    def adapter(self) -> Lora | None:
-        return self.strategy if isinstance(self.strategy, Lora) else None
+    def by_strategy(self) -> dict[str, Any]:
+        """Keys of TRL that the strategy sets; those in `trl` win."""
+        return {"optim": self.adapter.optim} if self.adapter is not None and self.adapter.optim is not None else {}
+
+    @property
+    def adapter(self) -> Adapter | None:
+        return self.strategy if isinstance(self.strategy, Adapter) else None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -271,12 +278,12 @@ class WithReference(TrainBase):
 
     reference: Literal["auto", "adapter", "precomputed"] = "auto"
     """How the reference's log-probabilities are had: a frozen copy of the start adapter, or computed once
-    before training and cached by digest. auto: adapter for lora, precomputed for full."""
+    before training and cached by digest. auto: precomputed for full, else adapter."""
 
     @model_validator(mode="after")
     def _reference(self) -> Self:
         if self.reference == "adapter" and self.strategy.kind == "full":
-            raise ValueError("reference: adapter needs strategy lora; with strategy full use precomputed")
+            raise ValueError("reference: adapter needs strategy lora or qlora; with strategy full use precomputed")
         return self
 
     @property
