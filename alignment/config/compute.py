@@ -3,10 +3,11 @@ as arithmetic.py settles it for each stage."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignment.config.sharding import Sharding, refused_options
 from alignment.config.stages.fields import Strict
 
 
@@ -29,6 +30,12 @@ class Compute(Strict):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray gives each worker: 1 on a GPU cluster, a fraction to share one in sampling. Needed with workers,
     since a worker that asks for none sees none."""
+    sharding: Sharding = "auto"
+    """What the workers share out in training, by DeepSpeed: zero1 optimizer states, zero2 gradients too, zero3 weights
+    too, zero3-offload all of it in host memory. none: each holds all. auto: none, so far."""
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own options on memory and speed, over ours: `zero_optimization: {reduce_bucket_size: 50000000}`, or
+    the path of a JSON or YAML file with them (configs/deepspeed/), which is read where the run is loaded."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -40,4 +47,7 @@ class Compute(Strict):
             raise ValueError(f"gpus_per_worker: {self.gpus_per_worker:g} with device: cpu sets GPUs aside for nothing")
         if self.device == "cuda" and self.workers and not self.gpus_per_worker:
             raise ValueError("device: cuda with workers needs gpus_per_worker: a worker that asks for none sees none")
+        wrong = list(refused_options(self.sharding, self.deepspeed))
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self

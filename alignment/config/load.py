@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from alignment.config.deepspeed_file import spell_out
 from alignment.config.run import Run
 from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
 from alignment.config.yaml_nodes import Loc, child, place, written
@@ -31,16 +32,23 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
     Raises:
         ConfigErrors: with one `ConfigError` (file, line, key, found, expected) per finding.
     """
-    return parse_run(read_text(Path(path), "run"), str(path), overrides)
+    node = _tree(read_text(Path(path), "run"), str(path), overrides)
+    spell_out(node)
+    return validated(Run, node)
 
 
 def parse_run(text: str, file: str = "<run>", overrides: Iterable[str] = ()) -> Run:
-    """Like `load_run`, from the YAML text; `file` names it in errors."""
+    """Like `load_run`, from the YAML text, which may come from anyone: it names no file that is read here. `file` names
+    it in errors."""
+    return validated(Run, _tree(text, file, overrides))
+
+
+def _tree(text: str, file: str, overrides: Iterable[str]) -> yaml.MappingNode:
     _, node = parse_tree(text, file, "run", "name: ..., stages: [...]")
     for override in overrides:
         _override(node, override)
     _substitute(node)
-    return validated(Run, node)
+    return node
 
 
 def place_of(file: str | Path, loc: Loc) -> str:

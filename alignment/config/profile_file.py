@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from alignment.config.deepspeed_file import spell_out
 from alignment.config.messages import close_to
 from alignment.config.profile import Profile
 from alignment.config.yaml_file import parse_override, parse_tree, read_text, set_value, validated
@@ -36,6 +37,7 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
             raise ConfigErrors([ConfigError("names no key of a profile", where=f"--set {override}",
                                             found=".".join(parts), expected=close_to(parts[0], Profile.model_fields))])
         set_value(node, parts, value, f"--set {override}")
+    spell_out(node)
     return validated(Profile, node)
 
 

@@ -22,6 +22,9 @@ from alignment.errors import KubeAlignError, StageError
 from alignment.progress import console
 
 MAX_RESTARTS = 3
+ANSWER_WITHIN = 1800
+"""Seconds after which a rank that waits for another in a collective gives up. Nothing of ours takes longer between two:
+columns are waited for outside of one; the first rank's saving of a very large model is what it must hold."""
 
 
 def train_stage(context: StageContext) -> Outcome:
@@ -90,7 +93,7 @@ def _trainer(context: StageContext) -> Any:
     return TorchTrainer(
         _worker,
         train_loop_config={"context": context},
-        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo", timeout_s=ANSWER_WITHIN),
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpus_per_worker > 0,
@@ -115,9 +118,12 @@ def _storage(context: StageContext) -> dict[str, Any]:
 
 def _worker(config: dict[str, Any]) -> None:
     """Runs in every worker process (or in this one, without workers)."""
-    from alignment.training.fit import fit
+    from alignment.training import ranks
 
     context: StageContext = config["context"]
+    ranks.begin(context.key)  # before what takes long to import
+    from alignment.training.fit import fit
+
     store, workers = context.store, context.run.compute.workers
     if not workers:
         fit(context, workers=1, callbacks=())

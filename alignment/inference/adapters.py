@@ -71,11 +71,14 @@ def merged(model: PeftModel) -> Any:
         return model.merge_and_unload(safe_merge=True)
 
 
-def save_adapter(model: PeftModel, folder: Path, base: Artifact) -> None:
+def save_adapter(
+    model: PeftModel, folder: Path, base: Artifact, state: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write weights and config of the trained adapter, its base named so that PEFT finds it.
 
     Args:
         base: the artifact that it stands on, or an artifact whose adapter stands on the same.
+        state: the trained weights by their names in the model, where the model itself has only a share of them.
 
     Raises:
         ModelError: not everything that was trained is in the file.
@@ -84,12 +87,14 @@ def save_adapter(model: PeftModel, folder: Path, base: Artifact) -> None:
     here = config.base_model_name_or_path, config.revision
     config.base_model_name_or_path, config.revision = name_of_base(base)
     # Which embeddings are trained is the config's to say; asked to find out, PEFT compares with the base's files.
-    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False,
+                          **({} if state is None else {"state_dict": state}))
     config.base_model_name_or_path, config.revision = here
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     sort_lists(folder / CONFIG)
     saved = load_file(folder / WEIGHTS)
-    trained = {name.replace(".modules_to_save.default", "").replace(".default", ""): parameter.detach().cpu()
+    trained = {name.replace(".modules_to_save.default", "").replace(".default", ""):
+               (parameter if state is None else state[name]).detach().cpu()
                for name, parameter in model.named_parameters() if parameter.requires_grad}
     lost = [name for name, tensor in trained.items() if name not in saved or not torch.equal(saved[name], tensor)]
     if lost:

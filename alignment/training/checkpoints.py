@@ -8,33 +8,42 @@ the trainer does.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from alignment.context import StageContext
-from alignment.errors import ArtifactError
+from alignment.errors import ArtifactError, StageError
 from alignment.progress import console
+from alignment.training.ranks import Disk
+from alignment.training.sharding import check_same_workers, note_workers
 
 COMPLETE = "complete"
 """Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
 _PREFIX = "checkpoints/"
+_FULL = re.compile(r"No space left|os error 28|[Dd]isk quota|PytorchStreamWriter failed|file write failed")
+"""What libraries that lose the number of an error say of a full disk."""
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks and pushes what the trainer saves. On every rank: saving waits for all of them."""
 
-    def __init__(self, context: StageContext) -> None:
+    def __init__(self, context: StageContext, disk: Disk | None = None) -> None:
         self.store, self.key, self.work = context.store, context.key, context.work
-        self.folder = context.work / "checkpoints"
-        self.disk, self.disks, self.leads = _disks(context.work)
+        self.sharding, self.folder = context.run.compute.sharding, context.work / "checkpoints"
+        self.disk, self.disks, self.leads = disk or disk_of(context.work)
         """Number of this rank's disk, how many there are, and whether this rank pushes and pulls for its disk."""
         self._pool = ThreadPoolExecutor(1, "push")
         self._push: Future[None] | None = None
@@ -52,13 +61,33 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
                     raise ArtifactError("a pushed checkpoint is gone or damaged", where=self.store.url_of(
                         f"work/{self.key}/{_PREFIX}{name}"), hint="run again: it resumes from the newest whole one")
         barrier()
+        if names:
+            check_same_workers(self.folder / names[0], self.sharding, _world(), self.store.url_of(f"work/{self.key}"))
         return self.folder / names[0] if names else None
+
+    def bring(self, name: str) -> None:
+        """Have a checkpoint of this attempt whole on every disk: where weights are shared out, each rank's share lies
+        on its own."""
+        if self.disks == 1:
+            return
+        self.finish()
+        barrier()
+        if not everywhere(not self.leads or self._whole(name)):
+            raise ArtifactError("a checkpoint cannot be brought together on every machine",
+                                where=self.store.url_of(f"work/{self.key}/{_PREFIX}{name}"),
+                                hint="run again: it resumes from the newest whole one")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         barrier()  # every rank has written its random state
         folder = self.folder / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
+            note_workers(folder, self.sharding, _world())
             (folder / COMPLETE).write_text("", encoding="utf-8")
+        if self.disks > 1:  # the trainer throws old ones away on the first rank's disk alone
+            kept_there = _from_first([path.name for path in self.folder.glob("checkpoint-*")])
+            for old in self.folder.glob("checkpoint-*") if self.leads and self.disk else ():
+                if old.name not in kept_there:
+                    shutil.rmtree(old, ignore_errors=True)
         if self.leads and not self.store.is_local:
             self.finish()
             # Hard links: the trainer may delete the folder while it is being pushed.
@@ -76,7 +105,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     def clear(self) -> None:
         """Give the disk back: a cache outlives the pod, and the driver clears its own machine alone."""
         if self.leads and not self.store.is_local:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in (self.folder, *self.work.glob("columns-*")):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _send(self, name: str, linked: Path, kept: set[str]) -> None:
         try:
@@ -135,6 +165,22 @@ def latest_complete(folder: Path) -> Path | None:
     return None
 
 
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """What a library says of a disk that is full, with the folder and the room that is left."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error))
+        if not full:
+            raise
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        raise StageError("the disk is full, or a quota is reached", where=str(folder),
+                         found=f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB free; {str(error)[:200]}",
+                         hint="make room, or lower checkpoints.keep; run again to go on from the newest checkpoint",
+                         ) from error
+
+
 def barrier() -> None:
     """Wait for all ranks; nothing without a process group."""
     if _group():
@@ -159,6 +205,10 @@ def _rank() -> int:
     return dist.get_rank() if _group() else 0
 
 
+def _world() -> int:
+    return dist.get_world_size() if _group() else 1
+
+
 def _from_first(value: Any) -> Any:
     values = [value]
     if _group():
@@ -166,10 +216,10 @@ def _from_first(value: Any) -> Any:
     return values[0]
 
 
-def _disks(folder: Path) -> tuple[int, int, bool]:
-    """Number of the disk that `folder` is on, how many the ranks have in all, and whether this rank is its first."""
+def disk_of(folder: Path) -> Disk:
+    """The disk that `folder` is on, found out by looking who else sees a file there."""
     if not _group():
-        return 0, 1, True
+        return Disk(0, 1, True)
     token = _from_first(uuid.uuid4().hex)
     mine = folder / f".{token}-{_rank()}"
     mine.touch()
@@ -177,7 +227,7 @@ def _disks(folder: Path) -> tuple[int, int, bool]:
     first = next(rank for rank in range(dist.get_world_size()) if (folder / f".{token}-{rank}").exists())
     firsts = sorted(set(_of_all(first)))
     mine.unlink()
-    return firsts.index(first), len(firsts), first == _rank()
+    return Disk(firsts.index(first), len(firsts), first == _rank())
 
 
 def _of_all(value: Any) -> list[Any]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from alignment.inference.draws import choose
 from alignment.inference.info import base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
-from alignment.training.checkpoints import Checkpoints, barrier, over_all
+from alignment.training import ranks, sharding
+from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_a_full_disk, over_all
+from alignment.training.columns import made_once
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
@@ -53,60 +56,94 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         callbacks: more transformers callbacks, for example to report to Ray.
     """
     _check_world(workers)
-    stage = context.stage_as(TrainBase)
-    method = method_of(stage)
+    stage, compute = context.stage_as(TrainBase), context.run.compute
+    ranks.begin(context.key)
+    ranks.meet(context.digest)
+    method, where = method_of(stage), f"stage {stage.name}"
     for name in ("transformers", "trl", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    device = resolve_device(context.run.compute)
-    dtype = resolve_dtype(context.run.compute, device)
+    sharding.join(compute)
+    device = resolve_device(compute)
+    dtype = resolve_dtype(compute, device)
     set_seed(context.run.seed)
     start = context.inputs[stage.model]
     tokenizer = load_tokenizer(start.path() / "model", side="right")
-    everything = [record for ref in stage.rows for record in context.rows(ref)]
-    records = choose(everything, context.run.scaled(stage.take), context.run.seed)
-    where = f"stage {stage.name}"
-    prepared = prepare(records, tokenizer, stage, f"{where}, rows {', '.join(stage.rows)}", method.columns)
-    prepared.not_taken = len(everything) - len(records)
-    held = None if stage.eval_rows is None else prepare(
-        context.rows(stage.eval_rows), tokenizer, stage, f"{where}, eval_rows {stage.eval_rows}", method.columns)
+    disk = disk_of(context.work)
+    prepared, rows = made_once(context.work, disk, "train", partial(_train_columns, context, tokenizer, method))
+    held, held_rows = (None, None) if stage.eval_rows is None else made_once(
+        context.work, disk, "eval", partial(_eval_columns, context, tokenizer, method))
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
-    trainer = _trainer(method, model, arguments, tokenizer, prepared, held)
+    trainer = _trainer(method, model, arguments, tokenizer, rows, held_rows, prepared.ids)
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
-    if stage.makes == "policy":
-        prove_loss(trainer, dtype if stage.adapter is not None else torch.float32, where)
-    trainer.save_to = lambda model, folder: _save(model, folder, stage, start, tokenizer)
+    with sharding.still_whole(trainer):
+        if stage.makes == "policy":
+            prove_loss(trainer, dtype if stage.adapter is not None else torch.float32, where)
+    with _no_bars():
+        trainer.settled()
+    trainer.save_to = lambda model, folder, state: _save(model, folder, stage, start, tokenizer, state)
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
     _check_world(workers, trainer.args.world_size)
-    first = trainer.is_world_process_zero()
-    total = _steps(arguments, trainer, len(trainer.train_dataset))
-    with context.track(stage.name, total, "steps") if first else nullcontext() as tracker:
-        checkpoints = Checkpoints(context)
+    ranks.agree("the arguments of the stage", _shared(arguments))
+    timing = _train(context, trainer, Checkpoints(context, disk), callbacks)
+    state = sharding.gathered(trainer)
+    if trainer.is_world_process_zero():
+        with naming_a_full_disk(context.out):
+            trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model", state)
+        outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
+        outcome.facts |= {"timing": timing, "micro_batch_size": arguments.per_device_train_batch_size,
+                          "learning_rate": stage.rate}
+        outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch."),
+                           **({"sharding": compute.sharding} if arguments.deepspeed else {})}
+        write_outcome(context, outcome)
+    barrier()
+    trainer.kept.clear()
+
+
+def _train(
+    context: StageContext, trainer: Any, checkpoints: Checkpoints, callbacks: tuple[TrainerCallback, ...]
+) -> dict[str, Any]:
+    """Resume, train to the end; how long it took, and from where."""
+    total = _steps(trainer.args, trainer, len(trainer.train_dataset))
+    shown = context.track(context.stage.name, total, "steps") if trainer.is_world_process_zero() else nullcontext()
+    with shown as tracker:
+        trainer.kept = checkpoints
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
             trainer.add_callback(callback)
         resume = checkpoints.resume()
         began = time.monotonic()
         try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            with ranks.naming_the_silent():
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
             seconds = time.monotonic() - began
         finally:
             checkpoints.finish()
     tokens = over_all(trainer.tokens_here)
-    if first:
-        trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model")
-        outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
-        outcome.facts |= {
-            "timing": {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-                       "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0},
-            "micro_batch_size": arguments.per_device_train_batch_size, "learning_rate": stage.rate,
-        }
-        outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
-        write_outcome(context, outcome)
-    barrier()
-    checkpoints.clear()
+    return {"train_seconds": round(seconds, 2), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+            "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0}
+
+
+def _train_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
+    stage = context.stage_as(TrainBase)
+    everything = [record for ref in stage.rows for record in context.rows(ref)]
+    records = choose(everything, context.run.scaled(stage.take), context.run.seed)
+    prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}", method.columns, into)
+    into.not_taken = len(everything) - len(records)
+
+
+def _eval_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
+    stage = context.stage_as(TrainBase)
+    prepare(context.rows(stage.eval_rows or ""), tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}",
+            method.columns, into)
+
+
+def _shared(arguments: Any) -> dict[str, Any]:
+    """What the arguments of all ranks have in common: without what is a rank's or a machine's own."""
+    own = {"local_rank", "output_dir", "logging_dir", "deepspeed_plugin", "accelerator_config"}
+    return {key: repr(value) for key, value in arguments.to_dict().items() if key not in own}
 
 
 def write_outcome(context: StageContext, outcome: Outcome) -> None:
@@ -123,15 +160,14 @@ def read_outcome(context: StageContext) -> Outcome:
 
 
 def _trainer(
-    method: Method, model: Any, arguments: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None
+    method: Method, model: Any, arguments: Any, tokenizer: Any, rows: Dataset, held: Dataset | None, ids: list[str]
 ) -> Any:
     """TRL's trainer under our guards, silent; a reference may be computed here."""
     with _no_bars():
-        trainer = method.trainer(
-            model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list(prepared.rows),
-            eval_dataset=Dataset.from_list(held.rows) if held else None,
-        )
-    trainer.row_ids = prepared.ids
+        trainer = method.trainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=rows,
+                                 eval_dataset=held)
+    trainer.row_ids = ids
+    trainer.autocast = torch.bfloat16 if "torch_autocast" in (arguments.deepspeed or {}) else None
     trainer.data_collator = Rows(trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -192,6 +228,11 @@ def _arguments(
     }
     if workers > 1 and not on_gpu:
         given["ddp_backend"] = "gloo"
+    # On a CPU frozen weights are in `dtype` already, and casting what is computed beside them gains nothing.
+    autocast = dtype == torch.bfloat16 and (on_gpu or stage.adapter is None)
+    shares = sharding.options(context.run.compute, dtype if autocast else None)
+    if shares is not None:
+        given["deepspeed"] = shares
     return method.config(
         output_dir=str(context.work / "checkpoints"),
         run_name=f"{context.run.name}-{stage.name}",
@@ -200,8 +241,7 @@ def _arguments(
         gradient_accumulation_steps=stage.batch_size // (micro * workers),
         num_train_epochs=stage.epochs,
         learning_rate=stage.rate,
-        # On a CPU frozen weights are in `dtype` already, and casting what is computed beside them gains nothing.
-        bf16=dtype == torch.bfloat16 and (on_gpu or stage.adapter is None),
+        bf16=autocast and shares is None,
         use_cpu=not on_gpu,
         seed=context.run.seed,
         data_seed=context.run.seed,
@@ -230,16 +270,18 @@ def _steps(arguments: Any, trainer: Any, rows: int) -> int:
     return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
 
 
-def _save(model: Any, folder: Path, stage: TrainBase, start: Any, tokenizer: Any) -> None:
-    """Write weights, tokenizer and kubealign.json."""
+def _save(
+    model: Any, folder: Path, stage: TrainBase, start: Any, tokenizer: Any, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write weights, tokenizer and kubealign.json; `state` has the weights where the model has a share of them."""
     adapter = stage.adapter is not None
     folder.mkdir(parents=True, exist_ok=True)
     if adapter:
         assert isinstance(model, PeftModel)
-        save_adapter(model, folder, start)
+        save_adapter(model, folder, start, state)
     else:
         without_router_logits(model)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
     tokenizer.save_pretrained(folder)
     form, base = ("adapter", base_key(start)) if adapter else ("full", None)
     write_info(folder, role=stage.makes, form=form, base=base, tokenizer=tokenizer,

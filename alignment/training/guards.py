@@ -18,6 +18,9 @@ from transformers import TrainerCallback
 from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker, console
+from alignment.training.checkpoints import Checkpoints, naming_a_full_disk
+from alignment.training.ranks import first_to_fail, pulse
+from alignment.training.sharding import gathered, is_shared_out
 
 _TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
@@ -30,7 +33,10 @@ class Guarded:
 
     row_ids: list[str]
     last_dir: Path | None = None
-    save_to: Callable[[Any, Path], None]
+    save_to: Callable[[Any, Path, dict[str, torch.Tensor] | None], None]
+    kept: Checkpoints
+    autocast: torch.dtype | None = None
+    """Type of matrix products under DeepSpeed, which accelerate leaves to it."""
     tokens_here = 0
     """Tokens of the batches that this process has trained on since it began, without padding."""
 
@@ -44,11 +50,11 @@ class Guarded:
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if not math.isfinite(float(loss)):
             rows = [self.row_ids[row] for row in numbers.flatten().tolist() if row != _NONE]
-            raise StageError(
-                "the loss is not finite", found=float(loss),
-                where=f"step {self.state.global_step + 1}, rows {rows}",  # type: ignore[attr-defined]
+            step = self.state.global_step + 1  # type: ignore[attr-defined]
+            raise first_to_fail(step, StageError(
+                "the loss is not finite", found=float(loss), where=f"step {step}, rows {rows}",
                 hint="lower the learning rate, or look at these rows",
-            )
+            ))
         self.tokens_here += int(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum())
         return loss
 
@@ -69,10 +75,26 @@ class Guarded:
             policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
             policy.set_adapter("default")
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with naming_a_full_disk(Path(self.args.output_dir)):  # type: ignore[attr-defined]
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+
     def _load_best_model(self) -> None:
-        if self.last_dir is not None and self.args.should_save:  # type: ignore[attr-defined]
-            self.save_to(self.model, self.last_dir)  # type: ignore[attr-defined]
+        if self.last_dir is not None:
+            state = gathered(self)
+            if self.args.should_save:  # type: ignore[attr-defined]
+                self.save_to(self.model, self.last_dir, state)  # type: ignore[attr-defined]
+        if is_shared_out(self):
+            self.kept.bring(Path(self.state.best_model_checkpoint).name)  # type: ignore[attr-defined]
         super()._load_best_model()  # type: ignore[misc]
+
+    def compute_loss_context_manager(self) -> Any:
+        if self.autocast is None:
+            return super().compute_loss_context_manager()  # type: ignore[misc]
+        return torch.autocast(self.args.device.type, self.autocast)  # type: ignore[attr-defined]
+
+    def settled(self) -> None:
+        """Called once the model is what is trained, before DeepSpeed takes it over."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # Preference rows come tokenized; TRL's DPO trainer is the one that has no switch to say so.
@@ -109,7 +131,7 @@ def apart(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Events and progress on the first rank; on the others it does nothing."""
+    """Events and progress on the first rank; on the others only where they are, for messages."""
 
     def __init__(self, context: StageContext, tracker: Tracker | None) -> None:
         self.context, self.tracker = context, tracker
@@ -126,6 +148,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 self.tracker.begin_at(state.global_step)
             if state.global_step:
                 console.print(f"  {self.context.stage.name} goes on from step {state.global_step} of {state.max_steps}")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        pulse(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.tracker is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from alignment import templates
 from alignment.config import TrainBase
@@ -26,6 +26,13 @@ IGNORED = -100
 SPELLED = {"as-text": "a special token in its text learned as letters",
            "as-tokens": "a special token in its text learned as that token"}
 """What is counted of rows that spell one, by the model's convention; `refuse` drops them."""
+
+
+class Sink(Protocol):
+    """Where rows go: a list, or a file."""
+
+    def append(self, row: Columns, /) -> None:
+        """Take one more."""
 
 
 @dataclass
@@ -43,7 +50,7 @@ class Prepared:
         lengths: tokens per sequence (per side for preferences).
     """
 
-    rows: list[Columns] = field(default_factory=list)
+    rows: Sink = field(default_factory=lambda: list[Columns]())
     ids: list[str] = field(default_factory=list)
     read: int = 0
     not_taken: int = 0
@@ -68,19 +75,20 @@ class TooLong(Exception):
 
 def prepare(
     records: Iterable[Record], tokenizer: Any, stage: TrainBase, where: str,
-    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str],
+    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str], into: Prepared | None = None,
 ) -> Prepared:
     """Tokenize the records of a train stage.
 
     Args:
         columns: the method's.
         where: names the rows in errors, for example `stage sft, rows seed/train`.
+        into: an empty one to fill, if its rows are to go somewhere else than into a list.
 
     Raises:
         DataError: no row can serve the method, a row is too long under `too_long: error`, or nothing is supervised.
         ModelError: the model's template or tokenizer can serve no row.
     """
-    prepared, types, odd = Prepared(), Counter[str](), list[KubeAlignError]()
+    prepared, types, odd = into or Prepared(), Counter[str](), list[KubeAlignError]()
     for record in records:
         types[record.type] += 1
         prepared.read += 1
@@ -105,9 +113,9 @@ def prepare(
         for row in made if isinstance(made, list) else [made]:
             prepared.rows.append({"row": len(prepared.ids), **row})
             prepared.ids.append(record.id)
-    if not prepared.rows and prepared.read and sum(isinstance(error, ModelError) for error in odd) == prepared.read:
+    if not prepared.ids and prepared.read and sum(isinstance(error, ModelError) for error in odd) == prepared.read:
         raise odd[0]  # then it is the model, and no row
-    if not prepared.rows:
+    if not prepared.ids:
         raise DataError(
             f"no row can be used for method {stage.method}", where=where,
             found=f"{prepared.read} rows of types {dict(types)}, dropped: "

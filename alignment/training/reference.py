@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
+from trl.models import prepare_deepspeed
 
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.training.checkpoints import everywhere
 from alignment.training.guards import apart
+from alignment.training.sharding import is_shared_out
 
 
 class KeptReference:
     """Mixin before a TRL trainer: the precomputed reference lies beside the checkpoints."""
 
+    _put_off: dict[str, int] = {}  # noqa: RUF012 - never changed, but replaced
     reference_columns: tuple[str, ...]
     """Columns that TRL's loss reads, in the order in which it computes them."""
     args: Any
@@ -28,9 +31,19 @@ class KeptReference:
     data_collator: Any
     model: Any
 
+    def settled(self) -> None:
+        """Compute what was put off: DeepSpeed shares the model out for it, so nothing may need it whole after that."""
+        super().settled()  # type: ignore[misc]
+        for name, size in self._put_off.items():
+            key = f"{name.partition('-')[0]}_dataset"
+            setattr(self, key, KeptReference._precompute_ref_logps(self, getattr(self, key), name, size))
+
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # TRL caches by the data set's fingerprint in a temporary folder that a killed pod loses; the work folder
         # is addressed by the digest of the reference, the data and the config, and survives.
+        if is_shared_out(self) and name not in self._put_off:
+            self._put_off = {**self._put_off, name: batch_size}
+            return dataset
         folder = Path(self.args.output_dir).parent / "reference"
         file = folder / f"{name}.parquet"
         # Computing gathers over all ranks, so they decide together: a machine that came in later has no file.
@@ -46,9 +59,10 @@ class KeptReference:
     def _reference(self, dataset: Any, batch_size: int) -> Dataset:
         """The columns, by all ranks together: TRL's own way ends in a temporary file that only the first rank has."""
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator))
+        model = prepare_deepspeed(self.model, self.accelerator) if is_shared_out(self) else self.model
         parts = []
         for batch in loader:
-            values = self.compute_ref_log_probs(self.model, batch)  # one is None for KTO's losses without a KL term
+            values = self.compute_ref_log_probs(model, batch)  # one is None for KTO's losses without a KL term
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
         return Dataset.from_dict({column: torch.cat(values).tolist() for column, values in columns})

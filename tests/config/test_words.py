@@ -32,7 +32,8 @@ VALUES = ["text", "", 7, -1, 0, 1.5, -2.5, True, None, [], ["x"], [1, 2], [[]], 
 EVERYTHING = {
     "name": "all", "description": "d", "seed": 1, "store": "runs", "scale": 1.0, "params": {"a": 1},
     "compute": {"workers": 1, "address": "auto", "device": "cpu", "dtype": "auto", "cpus_per_worker": 1.0,
-                "gpus_per_worker": 0.0},
+                "gpus_per_worker": 0.0, "sharding": "zero2",
+                "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}}},
     "stages": [
         {"name": "hub", "kind": "import", "model": {"source": "hub", "repo": "a/b", "revision": "main",
                                                     "trust_remote_code": False}, "template": "chatml",
