@@ -12,9 +12,12 @@ from importlib import metadata
 from pathlib import Path
 
 from alignment.checks.seen import Wrong
-from alignment.config import Compute, TrainBase
+from alignment.config import Compute, Profile, Run, TrainBase
 from alignment.config.trl_keys import known_keys, lacks_tracker
 from alignment.errors import ConfigError
+from alignment.planner.auto import hardware_of
+from alignment.planner.fits import misfit
+from alignment.planner.model_sizes import of_stage as size_of_stage
 
 _OPTIMIZERS = {
     "torch_4bit": "torchao", "torch_8bit": "torchao", "galore": "galore_torch", "apollo": "apollo_torch",
@@ -55,6 +58,17 @@ def train(stage: TrainBase) -> Wrong:
         return
     yield from trackers(stage)
     yield from packages(stage)
+
+
+def room(run: Run, stage: TrainBase, profile: Profile | None) -> Wrong:
+    """A strategy that cannot fit the GPUs that are named, or that are here, whatever the rows.
+
+    Args:
+        run: as it would be executed.
+    """
+    error = misfit(run, stage, size_of_stage(run, stage), hardware_of(run, profile)(stage))
+    if error is not None:
+        yield ("strategy",), error
 
 
 def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:

@@ -13,7 +13,7 @@ import typer
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
-from alignment.config import Profile, Run, place_of
+from alignment.config import Profile, Run, TrainBase, place_of
 from alignment.config.arithmetic import settled_here
 from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
@@ -112,7 +112,7 @@ def mistakes(
         only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.context import beyond_context
-    from alignment.checks.machine import devices
+    from alignment.checks.machine import devices, room
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
@@ -125,7 +125,8 @@ def mistakes(
         executed = run if profile is None else profile.applied(run, stage)
         artifact = (finished or {}).get(stage.name)
         wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight),
-                  *(wrong_here(stage) if here else ())] if artifact is None else []
+                  *(wrong_here(stage) if here else ()),
+                  *(room(executed, stage, profile) if isinstance(stage, TrainBase) else ())] if artifact is None else []
         if artifact is not None:
             made(stage, artifact, sight)
         if only in (None, stage.name):

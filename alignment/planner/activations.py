@@ -16,9 +16,9 @@ LOGIT_TILE, TOKEN_TILE = 32_768, 4096
 """Columns of the output head, and tokens, that TRL's fused log-probabilities compute at once
 (trl/trainer/utils.py `_CHUNKED_LOGPROB_CHUNK_SIZE`, trl/kernels/chunked_logprob.py `TOKEN_CHUNK_SIZE`)."""
 _FLOAT = 4
-Arithmetic = Literal["float32", "bfloat16", "autocast", "cast-inputs"]
-"""How a pass computes. float32; bfloat16: all weights in it, the trained ones too (DeepSpeed); autocast: trained weights
-float32, products bfloat16; cast-inputs: frozen weights bfloat16, adapters float32 without autocast (on a CPU)."""
+Arithmetic = Literal["float32", "autocast", "cast-inputs"]
+"""How a pass computes. float32; autocast: trained weights float32, products bfloat16; cast-inputs: frozen weights
+bfloat16, adapters float32 without autocast (on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class Pass:
         size, value = self.size, self.value
         inner, kv, full = size.inner, size.kv, self.rank is None
         wide = size.norms * size.hidden + size.head_norms * (inner + kv)
-        norms = _FLOAT * wide * (2 if full and self.arithmetic in ("autocast", "float32") else 1)
-        norms += value * wide if full and self.arithmetic == "bfloat16" else 0
+        norms = _FLOAT * wide * (2 if full else 1)
         inputs = sum(width for width, _ in size.shapes())
         shared = 2 * size.hidden  # one output of a norm for query, key and value, one for gate and up
         if self.arithmetic == "autocast":
@@ -82,7 +81,7 @@ class Pass:
         attention = value * 2 * (inner + (inner if repeated else kv)) + _FLOAT * size.heads
         if size.fused and not repeated:  # the value is a view of what has query and key as well
             attention += value * (inner + kv)
-        if size.fused and self.arithmetic in ("float32", "bfloat16"):  # sdpa gives it in another order
+        if size.fused and self.arithmetic == "float32":  # sdpa gives it in another order
             attention += value * inner
         adapters = (self.rank or 0) * len(size.shapes()) * (_FLOAT if self.arithmetic == "cast-inputs" else value)
         return norms + linear + gated + attention + adapters + _FLOAT * size.norms
@@ -92,8 +91,6 @@ class Pass:
         wide, narrow = self.size.intermediate, self.size.hidden
         if self.arithmetic == "float32":
             return _FLOAT * (2 * wide + narrow)
-        if self.arithmetic == "bfloat16":
-            return self.value * (2 * wide + 3 * narrow) + _FLOAT * narrow
         if self.rank is None:
             return 4 * wide + 4 * narrow
         return 6 * wide + 12 * narrow
@@ -122,8 +119,8 @@ class Pass:
         return max(width * height for width, height in self.size.shapes()) * self.value if self.quantised else 0
 
     def head(self, *, trained: bool, backward: bool) -> int:
-        """Bytes of TRL's fused head, forward or backward: a tile of logits, the hidden states, in the backward pass their
-        gradient and that of the weight where it is trained; a tile of the weight in bfloat16 where it is float32."""
+        """Bytes of TRL's fused head, forward or backward: a tile of logits, the hidden states, in the backward pass
+        their gradient and that of the weight where it is trained; a tile of that in bfloat16 where it is float32."""
         size = self.size
         rows, columns = min(self.tokens, TOKEN_TILE), min(size.vocab, LOGIT_TILE)
         tile = rows * LOGIT_TILE * self.value

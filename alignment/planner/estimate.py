@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from alignment.planner.activations import LOGIT_TILE, Arithmetic, Pass
+from alignment.planner.sharing import BUCKET, held, overhead
 from alignment.planner.sizes import ModelSize
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -22,7 +23,7 @@ ADAM, ADAM_8BIT = 2 * FLOAT32, 2 * (1 + FLOAT32 / 256)
 (arXiv:2110.02861, 2.2; bitsandbytes' block of 256)."""
 
 __all__ = ["ADAM", "ADAM_8BIT", "BFLOAT16", "FLOAT32", "LOGIT_TILE", "Memory", "Rates", "forward_flops",
-           "generate_memory", "generate_seconds", "measure_rates", "train_flops", "train_memory"]
+           "generate_memory", "generate_seconds", "measure_rates", "states", "train_flops", "train_memory"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Memory:
     activations: int = 0
     logits: int = 0
     cache: int = 0
+    buffers: int = 0
+    """Of DistributedDataParallel or DeepSpeed."""
+    overhead: int = 0
+    """What the device holds beside tensors (sharing.py)."""
 
     @property
     def total(self) -> int:
@@ -80,12 +85,14 @@ def train_memory(
     quantised: bool = False,
     optimizer: float = ADAM,
     accumulated: bool = True,
+    sharding: str = "none",
     workers: int = 1,
+    bucket: int = BUCKET,
     autocast: bool = True,
     padded: bool = True,
     on_gpu: bool = False,
 ) -> Memory:
-    """Memory of training with AdamW (fused, which keeps no copies) at its highest moment, without sharding.
+    """Memory of training with AdamW (fused, which keeps no copies) at its highest moment, on one worker.
 
     Args:
         lora_rank: None trains every weight, in float32.
@@ -98,7 +105,7 @@ def train_memory(
         quantised: the frozen linear layers are in NF4 with double quantisation.
         optimizer: bytes of its states for a trained weight.
         accumulated: gradients of a forward pass are added to those of others, so they are there from its beginning.
-        workers: more than one, and DistributedDataParallel keeps a second copy of gradients in its buckets.
+        sharding, workers, bucket: as in `held`.
         autocast: where the dtype is bfloat16 and an adapter is float32: on GPUs.
         padded, on_gpu: as in `Pass`.
 
@@ -107,19 +114,13 @@ def train_memory(
     """
     one = Pass(size, sequences, length, _arithmetic(lora_rank, frozen_bytes, autocast), lora_rank,
                padded, quantised, on_gpu)
-    score = 0 if head else size.hidden
-    body = size.parameters - (0 if head else size.head_parameters)
-    trained = (body if lora_rank is None else size.lora_parameters(lora_rank)) + score
-    weights: float = trained * FLOAT32
-    if lora_rank is not None:
-        weights += body * frozen_bytes
-        weights -= size.linear_parameters * (frozen_bytes - NF4_DOUBLE) if quantised else 0
-        weights += (trained - score) * FLOAT32 if reference else 0
-    gradients = trained * FLOAT32
-    buckets = gradients if workers > 1 else 0
-    whole = Memory(weights=round(weights), gradients=gradients + buckets, optimizer=round(trained * optimizer))
+    trained, frozen = states(size, lora_rank=lora_rank, frozen_bytes=frozen_bytes, head=head, reference=reference,
+                             quantised=quantised)
+    part = held(trained, frozen, optimizer, sharding=sharding, workers=workers, bucket=bucket)
+    whole = Memory(weights=round(part.weights), gradients=round(part.gradients), optimizer=round(part.optimizer),
+                   buffers=round(part.buffers))
     full = lora_rank is None
-    early = whole if accumulated else replace(whole, gradients=buckets)
+    early = whole if accumulated else replace(whole, gradients=0)
     kept, again = one.saved(checkpointing), one.again(checkpointing)
     # Autocast keeps its copies of trained weights until the forward pass ends; without checkpointing, autograd does.
     casts = size.linear_parameters * BFLOAT16 if full and one.arithmetic == "autocast" else 0
@@ -133,10 +134,28 @@ def train_memory(
         replace(early, activations=kept + casts, logits=one.head(trained=full, backward=False) if head else 0),
         replace(early, activations=kept + later, logits=one.head(trained=full, backward=True) if head else 0),
         replace(early, activations=layers + again + adding + later, gradients=early.gradients + first),
-        replace(whole, activations=one.tokens * one.border + again + adding, gradients=whole.gradients - missing),
+        replace(whole, activations=one.tokens * one.border + again + adding,
+                gradients=max(0, whole.gradients - missing)),
         replace(whole, activations=2 * one.tokens * one.border + embedding - missing),
     ]
-    return max(moments, key=lambda memory: memory.total)
+    most = max(moments, key=lambda memory: memory.total)
+    return replace(most, overhead=overhead(most.activations + most.logits + most.gradients, on_gpu=on_gpu,
+                                           workers=workers))
+
+
+def states(
+    size: ModelSize, *, lora_rank: int | None, frozen_bytes: int, head: bool = True, reference: bool = False,
+    quantised: bool = False,
+) -> tuple[int, float]:
+    """Weights that are trained, and bytes of those that are not."""
+    score = 0 if head else size.hidden
+    body = size.parameters - (0 if head else size.head_parameters)
+    if lora_rank is None:
+        return body + score, 0.0
+    adapter = size.lora_parameters(lora_rank)
+    frozen: float = body * frozen_bytes + (adapter * FLOAT32 if reference else 0)
+    frozen -= size.linear_parameters * (frozen_bytes - NF4_DOUBLE) if quantised else 0
+    return adapter + score, frozen
 
 
 def _arithmetic(lora_rank: int | None, value: int, autocast: bool) -> Arithmetic:
@@ -151,20 +170,26 @@ def _gradient(size: ModelSize, one: Pass) -> int:
     return largest * (FLOAT32 + (0 if one.arithmetic == "float32" else BFLOAT16))
 
 
-def generate_memory(size: ModelSize, *, weight_bytes: int, sequences: int, length: int, scorer: bool = False) -> Memory:
+def generate_memory(
+    size: ModelSize, *, weight_bytes: int, sequences: int, length: int, scorer: bool = False, quantised: bool = False,
+    on_gpu: bool = False,
+) -> Memory:
     """Memory of generation: weights (twice with a reward model of the same backbone), the cache of keys and values
-    (2 L B T values per key-value head and dimension; arXiv:1911.02150), and the logits of one step.
+    (2 L B T values per key-value head and dimension; arXiv:1911.02150), the prompts' way through a layer, and the
+    logits of one step: themselves, sorted, their order in 64 bits, and probabilities.
 
     Args:
         sequences: B, prompts in a batch times answers per prompt.
         length: T, prompt and new tokens.
+        quantised: as in `train_memory`; the reward model is not.
     """
     cache = 2 * size.layers * sequences * length * size.kv_heads * size.head_dim * weight_bytes
-    return Memory(
-        weights=size.parameters * weight_bytes * (2 if scorer else 1),
-        activations=sequences * (9 * size.hidden + 3 * size.intermediate) * weight_bytes,
-        logits=sequences * size.vocab * FLOAT32, cache=cache,
-    )
+    whole = size.parameters * weight_bytes
+    weights = whole - (size.linear_parameters * (weight_bytes - NF4_DOUBLE) if quantised else 0)
+    passing = sequences * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * weight_bytes
+    logits = sequences * size.vocab * (3 * FLOAT32 + 8)
+    return Memory(weights=round(weights + (whole if scorer else 0)), activations=passing, logits=logits, cache=cache,
+                  overhead=overhead(passing + logits + cache, on_gpu=on_gpu))
 
 
 def forward_flops(size: ModelSize, tokens: float, length: float) -> float:

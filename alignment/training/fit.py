@@ -73,7 +73,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     held, held_rows = (None, None) if stage.eval_rows is None else made_once(
         context.work, disk, "eval", partial(_eval_columns, context, tokenizer, method))
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id)
-    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0))
+    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), context.run.compute.sharding)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
     trainer = _trainer(method, model, arguments, tokenizer, rows, held_rows, prepared.ids)
     if stage.adapter is not None:

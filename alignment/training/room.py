@@ -13,37 +13,36 @@ import torch
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.inference.info import base_folder
-from alignment.planner import estimate, memory
+from alignment.planner import memory
+from alignment.planner.need import Device, has_room, memory_of
 from alignment.planner.sizes import size_of_folder
 from alignment.training.checkpoints import everywhere
 
-SHARE = 0.8
-"""Of the memory that is free; the rest is for what an estimate does not know."""
-
 
 def room_for(
-    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int
+    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int, sharding: str = "none"
 ) -> Callable[[int], bool]:
     """Whether so many rows fit on every rank; to be asked on all of them alike, with the weights in memory.
 
     Args:
         length: of the longest row, in tokens.
+        sharding: `compute.sharding`.
     """
-    size, adapter = size_of_folder(base_folder(start)), stage.adapter
-    on_gpu = device != "cpu"
+    size, on_gpu = size_of_folder(base_folder(start)), device != "cpu"
+    computed = stage.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
 
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
             return True
-        needed = estimate.train_memory(
-            size, lora_rank=adapter.r if adapter else None, frozen_bytes=dtype.itemsize,
-            sequences=rows * stage.sequences, length=length, head=stage.makes == "policy",
-            checkpointing=bool(stage.trl.get("gradient_checkpointing", on_gpu)),
-            reference=stage.reference_mode == "adapter")
+        needed = memory_of(computed, size, Device(on_gpu, _workers(), sharding), rows=rows, length=length)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
-        return everywhere(needed.total - needed.weights <= SHARE * free)
+        return everywhere(has_room(needed, free))
 
     return fits
+
+
+def _workers() -> int:
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _neighbours() -> int:

@@ -79,7 +79,7 @@ class TrainBase(Stage):
     Never the split that evaluate asks."""
     strategy: Strategy = Lora(kind="lora")
     """Which weights are trained: `kind: lora` a small adapter, `kind: qlora` one over a base in four bits, `kind: full`
-    all weights."""
+    all weights, `kind: auto` what fits."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed. 1 to 3 for sft, 1 for reward and dpo: more soon learns by
     heart."""
@@ -164,11 +164,13 @@ class TrainBase(Stage):
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         learned = super().learned(scaled) | {"learning_rate": self.rate}
+        learned["strategy"].pop("why", None)
         return learned | {"trl": {**self.by_strategy, **learned["trl"]}}
 
     def defaulted(self) -> str | None:
-        return None if self.learning_rate is not None else (
+        rate = None if self.learning_rate is not None or self.strategy.kind == "auto" else (
             f"learning rate {self.rate:g}, the default of {self.method} with {self.strategy.kind}")
+        return "; ".join(filter(None, (self.strategy.why, rate))) or None
 
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'{self.adapter.kind} r {self.adapter.r}'}"
