@@ -131,7 +131,8 @@ def train_memory(
     missing = embedding if not accumulated and not (head and size.tied) else 0  # comes last
     layers = one.saved(checkpointing, ends=not checkpointing)
     moments = [
-        replace(early, activations=kept + casts, logits=one.head(trained=full, backward=False) if head else 0),
+        replace(early, activations=kept + casts + (one.tokens * one.passing() if casts else 0),
+                logits=one.head(trained=full, backward=False) if head else 0),
         replace(early, activations=kept + later, logits=one.head(trained=full, backward=True) if head else 0),
         replace(early, activations=layers + again + adding + later, gradients=early.gradients + first),
         replace(whole, activations=one.tokens * one.border + again + adding,
