@@ -60,6 +60,8 @@ def plan(
         if (said := stage.defaulted()) is not None:
             say(f"{stage.name}: {said}")
     _say_misfits(run, plans, cards)
+    if not elsewhere:
+        _say_probed(run)
     left = [item for item in plans if item.artifact is None]
     unknown = [item.name for item in left if item.size is None and item.needs_model]
     say("\nas if nothing were finished yet; kubealign status says what is" if elsewhere else
@@ -123,6 +125,21 @@ def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> None:
         error = misfit(run, stage, item.size, cards, length=item.length or stage.longest)
         if error is not None:
             prose(f"! {item.name}: {error.problem}: {error.found}; {error.expected}. {error.hint}")
+
+
+def _say_probed(run: Run) -> None:
+    """What probes measured of these very stages."""
+    from alignment.artifacts import Store
+    from alignment.pipeline.keys import keys
+    from alignment.planner.probed import read
+
+    store = Store(run.store)
+    for name, key in keys(run).items():
+        seen = read(store, key.key)
+        if seen is not None:
+            end = f", and {seen.refuted}" if seen.refuted else ""
+            say(f"{name}: probed on {seen.device}: {memory(seen.peak)} measured, {memory(seen.planned)} planned, with "
+                f"{seen.rows} rows of up to {seen.length} tokens{end}")
 
 
 def _row(item: StagePlan) -> list[str]:

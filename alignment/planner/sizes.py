@@ -1,7 +1,7 @@
 """How large a model is, read from config.json, safetensors headers or a GGUF header; no weights are loaded.
 
 Knows the dense decoders of `FAMILIES` to the last weight (tests hold it to transformers' classes). For any other
-architecture the answer is None, never a guess; `counted.py` asks transformers itself where that is installed.
+architecture the answer is None, never a guess.
 """
 
 from __future__ import annotations
@@ -67,8 +67,6 @@ class ModelSize:
         tied: whether the output head is the embedding.
         fused: query, key and value are one linear layer, gate and up another.
         norms, head_norms, capped: as in `Family`.
-        linear, lora: weights of all linear layers but the head, and of their adapters for each rank, where the shape
-            does not say them (counted by transformers itself).
     """
 
     parameters: int
@@ -84,8 +82,6 @@ class ModelSize:
     norms: int = 2
     head_norms: bool = False
     capped: bool = False
-    linear: int | None = None
-    lora: int | None = None
 
     @property
     def inner(self) -> int:
@@ -107,14 +103,10 @@ class ModelSize:
     @property
     def linear_parameters(self) -> int:
         """Weights of all linear layers but the head, without biases: those that NF4 quantises."""
-        if self.linear is not None:
-            return self.linear
         return self.layers * sum(width * height for width, height in self.shapes())
 
     def lora_parameters(self, rank: int) -> int:
         """Weights of adapters on every linear layer but the head: r (in + out) each (arXiv:2106.09685, 4.1)."""
-        if self.lora is not None:
-            return rank * self.lora
         return rank * self.layers * sum(width + height for width, height in self.shapes())
 
     @property

@@ -99,8 +99,8 @@ TABLES: dict[str, Callable[[], str]] = {
 def filled(page: str) -> str:
     """The page with every table made anew, each between `<!-- NAME -->` and `<!-- /NAME -->`."""
     for name, make in TABLES.items():
-        page, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
-                              lambda match, make=make: match[1] + make() + match[2], page, flags=re.DOTALL)
+        page, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{make()}\g<2>", page,
+                              flags=re.DOTALL)
         assert found == 1, name
     return page
 

@@ -1,7 +1,7 @@
 """Estimates against tensors counted while stages really train: at most 5 % over the highest moment, and never under it.
 
-Small models in float32 and bfloat16 on a CPU, whole TRL trainers. GPUs differ in the output head, whose tiles are folded
-by a kernel there, and in what no tensor has: not seen here.
+Small models in float32 and bfloat16 on a CPU, whole TRL trainers. GPUs differ in the output head, whose tiles are
+folded by a kernel there, and in what no tensor has: not seen here.
 """
 
 from __future__ import annotations
