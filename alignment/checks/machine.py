@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from alignment.checks.seen import Wrong
-from alignment.config import Compute, Profile, Run, TrainBase
+from alignment.config import AnyStage, Compute, Profile, Run, TrainBase, as_train
 from alignment.config.trl_keys import known_keys, lacks_tracker
 from alignment.errors import ConfigError
 from alignment.planner.auto import hardware_of
@@ -60,13 +60,15 @@ def train(stage: TrainBase) -> Wrong:
     yield from packages(stage)
 
 
-def room(run: Run, stage: TrainBase, profile: Profile | None) -> Wrong:
+def room(run: Run, stage: AnyStage, profile: Profile | None) -> Wrong:
     """A strategy that cannot fit the GPUs that are named, or that are here, whatever the rows.
 
     Args:
         run: as it would be executed.
     """
-    error = misfit(run, stage, size_of_stage(run, stage), hardware_of(run, profile)(stage))
+    trained = as_train(stage)
+    error = None if trained is None else misfit(
+        run, trained, size_of_stage(run, stage), hardware_of(run, profile)(stage))
     if error is not None:
         yield ("strategy",), error
 

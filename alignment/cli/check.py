@@ -13,7 +13,7 @@ import typer
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
-from alignment.config import Profile, Run, TrainBase, place_of
+from alignment.config import Profile, Run, as_train, place_of
 from alignment.config.arithmetic import settled_here
 from alignment.config.stages.fields import Place
 from alignment.config.yaml_nodes import dotted
@@ -111,7 +111,7 @@ def _refuted(
     from alignment.planner.probed import read
 
     store, device = Store(run.store), processor(device_here(run.compute))
-    left = [stage for stage in run.stages if isinstance(stage, TrainBase) and found.get(stage.name) is None
+    left = [stage for stage in run.stages if as_train(stage) is not None and found.get(stage.name) is None
             and only in (None, stage.name)]
     known = keys(run) if left else {}
     return [ConfigError(f"a probe of {stage.name} on {device} ran out of memory", where=file,
@@ -147,7 +147,7 @@ def mistakes(
         artifact = (finished or {}).get(stage.name)
         wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight),
                   *(wrong_here(stage) if here else ()),
-                  *(room(executed, stage, profile) if isinstance(stage, TrainBase) else ())] if artifact is None else []
+                  *room(executed, stage, profile)] if artifact is None else []
         if artifact is not None:
             made(stage, artifact, sight)
         if only in (None, stage.name):

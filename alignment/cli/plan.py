@@ -84,8 +84,8 @@ def _placed(run: Run, profile: Profile | None, gpus: str | None) -> tuple[Run, C
         return resolved(run, None, lambda stage: cards)[0], cards
     run, profile = resolved(run, profile)
     hardware = hardware_of(run, profile)
-    cards_of = [found for stage in run.stages if stage.tag in ("sft", "reward", "dpo", "kto") or stage.on_workers
-                if (found := hardware(stage)) is not None and found.card is not None]
+    cards_of = [found for stage in run.stages if stage.on_workers
+                and (found := hardware(stage)) is not None and found.card is not None]
     run = run if profile is None else profile.applied(run)
     return run, cards_of[0] if cards_of else None
 
@@ -113,14 +113,14 @@ def _say_elsewhere(plans: list[StagePlan]) -> None:
 
 
 def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> None:
-    from alignment.config import TrainBase
+    from alignment.config import as_train
     from alignment.planner.fits import misfit
 
     for item in plans:
-        stage = run.stage(item.name)
-        if isinstance(stage, TrainBase) and not stage.micro_batch(run.compute.workers):
+        stage = as_train(run.stage(item.name))
+        if stage is not None and not stage.micro_batch(run.compute.workers):
             prose(f"! {item.name}: batch_size {stage.batch_size} cannot be shared out over {run.compute.workers} GPUs")
-        if not isinstance(stage, TrainBase) or cards is None or cards.card is None or item.memory is None:
+        if stage is None or cards is None or cards.card is None or item.memory is None:
             continue
         error = misfit(run, stage, item.size, cards, length=item.length or stage.longest)
         if error is not None:

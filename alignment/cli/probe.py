@@ -66,14 +66,14 @@ def probe(
 
 def _planned(run: Run, name: str, store: Any, known: dict[str, str]) -> StagePlan:
     """The stage's plan; raises ConfigError where it cannot be probed."""
-    from alignment.config import TrainBase
+    from alignment.config import as_train
     from alignment.planner import Rates, plan
     from alignment.planner.auto import hardware_of
 
     stages = {item.name: item for item in run.stages}
-    stage = stages.get(name)
-    if not isinstance(stage, TrainBase):
-        trained = [item.name for item in run.stages if isinstance(item, TrainBase)]
+    stage = as_train(stages[name]) if name in stages else None
+    if stage is None:
+        trained = [item.name for item in run.stages if as_train(item) is not None]
         raise ConfigError("no train stage of this name", where="--stage", found=name,
                           expected="one of " + ", ".join(trained))
     found = {item.name: store.find(known[item.name]) for item in run.stages}

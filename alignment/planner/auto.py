@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from alignment.config import AnyStage, Full, Lora, Profile, QLora, Run, TrainBase
+from alignment.config import AnyStage, Full, Lora, Profile, QLora, Run, TrainBase, as_train
 from alignment.config.arithmetic import settled
 from alignment.config.cards import GIB, Cards, known_cards, load_card
 from alignment.config.hardware import Native, device_here, gpu_here
@@ -114,8 +114,7 @@ def device_of(cards: Cards, sharding: str = "none") -> Device:
 def most_memory(run: Run, stage: TrainBase, size: ModelSize, device: Device, *, least: bool = False) -> Memory:
     """Of a stage at its max_length, with the rows of a forward pass that it asks for, or the fewest that it allows."""
     rows = least_rows(stage, device) if least else max(1, stage.micro_batch(device.workers))
-    limited = fitted(stage, lambda name: of_stage(run, name))
-    assert isinstance(limited, TrainBase)
+    limited = as_train(fitted(stage, lambda name: of_stage(run, name))) or stage
     return memory_of(stage, size, device, rows=rows, length=limited.longest)
 
 
@@ -184,30 +183,33 @@ def _why(kind: str, sharding: str, cards: Cards, memory: Memory, card: int) -> s
 
 
 def _as_chosen(stage: AnyStage, kind: str, why: str | None) -> TrainBase:
-    assert isinstance(stage, TrainBase)
-    assert isinstance(stage.strategy, Auto)
+    made = as_train(stage)
+    assert made is not None
+    assert isinstance(made.strategy, Auto)
     if kind == "full":
-        return stage.model_copy(update={"strategy": Full(kind="full", why=why)})
-    keys = stage.strategy.model_dump() | {"kind": kind, "why": why}
+        return made.model_copy(update={"strategy": Full(kind="full", why=why)})
+    keys = made.strategy.model_dump() | {"kind": kind, "why": why}
     strategy = Lora.model_validate(keys) if kind == "lora" else QLora.model_validate(keys)
-    return stage.model_copy(update={"strategy": strategy})
+    return made.model_copy(update={"strategy": strategy})
 
 
 def _is_auto(stage: AnyStage) -> bool:
-    return isinstance(stage, TrainBase) and isinstance(stage.strategy, Auto)
+    made = as_train(stage)
+    return made is not None and isinstance(made.strategy, Auto)
 
 
 def _chains(run: Run) -> list[list[TrainBase]]:
     """Train stages, those together that have a model from one another."""
     chains: list[list[TrainBase]] = []
     for stage in run.stages:
-        if not isinstance(stage, TrainBase):
+        made = as_train(stage)
+        if made is None:
             continue
-        before = next((chain for chain in chains if stage.model in {one.name for one in chain}), None)
+        before = next((chain for chain in chains if made.model in {one.name for one in chain}), None)
         if before is None:
-            chains.append([stage])
+            chains.append([made])
         else:
-            before.append(stage)
+            before.append(made)
     return chains
 
 

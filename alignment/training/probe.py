@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from alignment.artifacts import Store
-from alignment.config import TrainBase, parse_run
+from alignment.config import TrainBase, as_train, parse_run
 from alignment.config.arithmetic import computed
 from alignment.config.stages.train import Checkpoints
 from alignment.context import StageContext
@@ -101,8 +101,8 @@ def probe(spec: dict[str, Any], result: Path) -> None:
     """Train the stage that `spec` names: {run: YAML, stage, keys: stage's name -> artifact's key, rows, accumulates,
     work: a folder of its own}."""
     run = parse_run(spec["run"])
-    stage = run.stage(spec["stage"])
-    assert isinstance(stage, TrainBase)
+    stage = as_train(run.stage(spec["stage"]))
+    assert stage is not None
     memory = Memory(result, torch.cuda.is_available())
     store, own = Store(run.store), Store(spec["work"])
     inputs = {}
@@ -110,8 +110,8 @@ def probe(spec: dict[str, Any], result: Path) -> None:
         artifact = store.find(spec["keys"][name])
         assert artifact is not None, name
         inputs[name] = artifact
-    obeyed = fitted(stage, lambda name: inputs[name].manifest.facts.get("context_length"))
-    assert isinstance(obeyed, TrainBase)
+    obeyed = as_train(fitted(stage, lambda name: inputs[name].manifest.facts.get("context_length")))
+    assert obeyed is not None
     batch = spec["rows"] * (2 if spec["accumulates"] else 1)
     worst = obeyed.model_copy(update={
         "take": None, "epochs": 1.0, "batch_size": batch, "micro_batch_size": spec["rows"], "log_every": 1,

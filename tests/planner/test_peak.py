@@ -140,7 +140,7 @@ def test_four_bits_and_an_optimizer_of_eight_are_less(start: Start) -> None:
 
     whole, packed = of(), of(quantised=True, optimizer=ADAM_8BIT)
     assert whole.weights - packed.weights == pytest.approx(size.linear_parameters * (2 - 0.5159), rel=1e-3)
-    assert packed.optimizer == pytest.approx(whole.optimizer / 4, rel=0.01)
+    assert packed.optimizer == pytest.approx(whole.optimizer / 4, rel=0.02)
 
 
 def test_nf4_takes_the_bytes_that_bitsandbytes_makes_of_a_layer() -> None:

@@ -229,6 +229,11 @@ class TrainBase(Stage):
         return None
 
 
+def as_train(stage: Stage) -> TrainBase | None:
+    """The stage with the keys of one that trains; None where it does not."""
+    return stage if isinstance(stage, TrainBase) else None
+
+
 class Sft(TrainBase):
     """Supervised fine-tuning on messages, prompt-completion rows or the chosen side of preferences."""
 
