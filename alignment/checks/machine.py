@@ -5,15 +5,20 @@ Imports no torch: that a GPU is there shows in the driver's files, and that torc
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from alignment.checks.seen import Wrong
 from alignment.config import AnyStage, Compute, Profile, Run, TrainBase, as_train
-from alignment.config.trl_keys import known_keys, lacks_tracker
+from alignment.config.messages import close_to
+from alignment.config.sharding import OURS_OF_ZERO, offloads, zero_stage
+from alignment.config.trl_keys import known_keys, lacks_tracker, site
 from alignment.errors import ConfigError
 from alignment.planner.auto import hardware_of
 from alignment.planner.fits import misfit
@@ -71,6 +76,45 @@ def room(run: Run, stage: AnyStage, profile: Profile | None) -> Wrong:
         run, trained, size_of_stage(run, stage), hardware_of(run, profile)(stage))
     if error is not None:
         yield ("strategy",), error
+
+
+def sharding(compute: Compute) -> Iterator[tuple[str, ConfigError]]:
+    """(key of `compute`, what is wrong) where DeepSpeed is asked for: installed, able to compile what steps offloaded
+    states, and with options that it knows."""
+    if not zero_stage(compute.sharding) or compute.address is not None or os.environ.get("RAY_ADDRESS"):
+        return  # or the workers are elsewhere
+    folder = site("deepspeed")
+    if folder is None:
+        if site("torch") is not None:  # else nothing is trained on this machine
+            yield "sharding", ConfigError("DeepSpeed is not installed", found=compute.sharding,
+                                          expected="kubealign[train], or sharding: none")
+        return
+    places = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
+    for command, package in ((os.environ.get("CXX", "c++"), "g++"), ("ninja", "ninja")):
+        if offloads(compute.sharding, compute.deepspeed) and shutil.which(command, path=places) is None:
+            yield "sharding", ConfigError(f"DeepSpeed compiles its CPU Adam, and there is no {command}",
+                                          found=compute.sharding, expected=f"{package} installed, or another sharding",
+                                          hint="apt-get install g++ ninja-build")
+    known = zero_options(folder)
+    for key in (compute.deepspeed or {}).get("zero_optimization", {}):
+        if key not in known and key not in OURS_OF_ZERO:
+            yield "deepspeed", ConfigError("not an option of DeepSpeed's zero_optimization", found=key,
+                                           expected=close_to(key, known))
+
+
+def zero_options(folder: Path) -> tuple[str, ...]:
+    """Names that DeepSpeed's ZeRO config takes and that are not ours to say, from the package's source in `folder`,
+    since importing it takes seconds."""
+    tree = ast.parse((folder / "deepspeed/runtime/zero/config.py").read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body
+                if isinstance(node, ast.ClassDef) and node.name == "DeepSpeedZeroConfig")
+    names = []
+    for item in body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            said = item.value.keywords if isinstance(item.value, ast.Call) else []
+            alias = [word.value.value for word in said if word.arg == "alias" and isinstance(word.value, ast.Constant)]
+            names.append(str(alias[0]) if alias else item.target.id)
+    return tuple(name for name in names if name not in OURS_OF_ZERO)
 
 
 def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:

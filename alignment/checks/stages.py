@@ -39,6 +39,7 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.messages import close_to
+from alignment.config.sharding import unfit
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import gguf_path
@@ -193,6 +194,8 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     if workers > 1 and 0 < gpus < 1:
         yield (), ConfigError("workers that train need a GPU each: NCCL refuses two ranks on one",
                               found=f"compute.gpus_per_worker: {gpus:g}", expected="1, or 1 worker")
+    for finding in unfit(run.compute.sharding, run.compute.deepspeed, workers, stage):
+        yield finding.place, ConfigError(finding.problem, found=finding.found, expected=finding.expected)
     if (said := stage.defaulted()) is not None:
         sight.note(stage.name, said)
     yield from adaptable(sight, stage)

@@ -133,7 +133,7 @@ def mistakes(
         only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.context import beyond_context
-    from alignment.checks.machine import devices, room
+    from alignment.checks.machine import devices, room, sharding
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
@@ -154,7 +154,7 @@ def mistakes(
             found += [_finding(file, ("stages", index, *place), error) for place, error in wrongs]
     if profile is None or profile.cluster is None:
         executed = run if profile is None else profile.applied(run)
-        for key, error in devices(executed.compute):
+        for key, error in (*devices(executed.compute), *sharding(executed.compute)):
             where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"
             found.append(ConfigError(error.problem, where=where, found=error.found, expected=error.expected))
         return found + [_finding(file, ("store",), error) for error in store(executed.store)]

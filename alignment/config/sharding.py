@@ -7,7 +7,12 @@ options pass through only where they are about memory and speed. Imports no Deep
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment.config.stages.base import Finding
+
+if TYPE_CHECKING:
+    from alignment.config.stages.train import TrainBase
 
 Sharding = Literal["auto", "none", "zero1", "zero2", "zero3", "zero3-offload"]
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
@@ -16,6 +21,8 @@ PASSED = ("zero_optimization", "aio", "communication_data_type", "prescale_gradi
           "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "flops_profiler",
           "comms_logger")
 """DeepSpeed's top-level options that are handed on."""
+_WHOLE = ("lomo", "galore", "apollo", "muon")
+"""Parts of the names of optimizers that look at whole matrices of gradients."""
 _LOGS = "log_to of the train stage"
 OURS = {
     "train_batch_size": "batch_size of the train stage", "gradient_accumulation_steps": "batch_size of the train stage",
@@ -31,6 +38,8 @@ OURS_OF_ZERO = {
     "stage": "compute.sharding", "stage3_gather_16bit_weights_on_model_save": "nothing: the model is saved whole",
     "stage3_gather_fp16_weights_on_model_save": "nothing: the model is saved whole",
     "elastic_checkpoint": "nothing: a checkpoint is resumed by as many workers",
+    **dict.fromkeys(("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"),
+                    "offload_optimizer and offload_param"),
     **dict.fromkeys(("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients",
                      "zenflow", "compute_grad_norm", "load_from_fp32_weights"),
                     "nothing: it would change what is learned, and digests do not see it"),
@@ -78,3 +87,19 @@ def refused_options(sharding: str, options: Mapping[str, Any] | None) -> Iterato
                 f", which is {sharding}: stage {ZERO[sharding]}" if key == "stage" else "; remove it here")
     if "offload_param" in zero and ZERO[sharding] < 3:
         yield f"deepspeed.zero_optimization.offload_param: parameters are offloaded by ZeRO-3 alone, not by {sharding}"
+
+
+def unfit(sharding: str, options: Mapping[str, Any] | None, workers: int, stage: TrainBase) -> Iterator[Finding]:
+    """What of a train stage cannot be shared out so. Places are within the stage; () is about `compute`."""
+    if sharding not in ZERO:
+        return
+    if not workers:
+        yield Finding((), f"sharding: {sharding} shares out over workers, and there are none", "compute.workers: 0",
+                      "workers: 1 (which is how one GPU offloads) or more, or sharding: none")
+    optimizer = str(stage.trl.get("optim", ""))
+    if any(name in optimizer for name in _WHOLE):
+        yield Finding(("trl", "optim"), f"this optimizer needs whole matrices, and sharding: {sharding} gives each "
+                      "worker a share of all of them", optimizer, "adamw_torch, or sharding: none")
+    elif optimizer and offloads(sharding, options) and not optimizer.startswith("adamw_torch"):
+        yield Finding(("trl", "optim"), "offloaded states are stepped by DeepSpeed's CPU Adam alone", optimizer,
+                      "adamw_torch, or sharding without offload")

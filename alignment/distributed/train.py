@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alignment.config import TrainBase
+from alignment.config.sharding import unfit
 from alignment.context import Outcome, StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.distributed.room import needed, wait_for_room
-from alignment.errors import KubeAlignError, StageError
+from alignment.errors import ConfigError, KubeAlignError, StageError
 from alignment.progress import console
 
 MAX_RESTARTS = 3
@@ -35,6 +36,9 @@ def train_stage(context: StageContext) -> Outcome:
         StageError: the training itself failed.
     """
     compute = context.run.compute
+    for finding in unfit(compute.sharding, compute.deepspeed, compute.workers, context.stage_as(TrainBase)):
+        raise ConfigError(finding.problem, where=f"stage {context.stage.name}", found=finding.found,
+                          expected=finding.expected)
     if compute.workers:
         ensure_ray(compute)  # before ray.train is imported, which reads its switches then
     logging.getLogger("ray.train").setLevel(logging.WARNING)

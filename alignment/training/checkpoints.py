@@ -24,6 +24,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from alignment.config.sharding import zero_stage
 from alignment.context import StageContext
 from alignment.errors import ArtifactError, StageError
 from alignment.progress import console
@@ -33,8 +34,8 @@ from alignment.training.sharding import check_same_workers, note_workers
 COMPLETE = "complete"
 """Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
 _PREFIX = "checkpoints/"
-_FULL = re.compile(r"No space left|os error 28|[Dd]isk quota|PytorchStreamWriter failed|file write failed")
-"""What libraries that lose the number of an error say of a full disk."""
+_UNWRITTEN = re.compile(r"No space left|os error 28|[Dd]isk quota|PytorchStreamWriter failed|inline_container|iostream")
+"""What safetensors and torch, which lose the number of an error, say of a file that cannot be written to its end."""
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
@@ -83,6 +84,9 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             note_workers(folder, self.sharding, _world())
             (folder / COMPLETE).write_text("", encoding="utf-8")
+        if self.disks > 1 and zero_stage(self.sharding) and state.best_global_step:
+            # The trainer looks for the folder before other disks than the first have it; all ranks load the best.
+            state.best_model_checkpoint = str(self.folder / f"checkpoint-{state.best_global_step}")
         if self.disks > 1:  # the trainer throws old ones away on the first rank's disk alone
             kept_there = _from_first([path.name for path in self.folder.glob("checkpoint-*")])
             for old in self.folder.glob("checkpoint-*") if self.leads and self.disk else ():
@@ -167,15 +171,17 @@ def latest_complete(folder: Path) -> Path | None:
 
 @contextmanager
 def naming_a_full_disk(folder: Path) -> Iterator[None]:
-    """What a library says of a disk that is full, with the folder and the room that is left."""
+    """What a library says of a disk that is full becomes an error with the folder and the room that is left."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error))
-        if not full:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not _UNWRITTEN.search(str(error)):
             raise
         there = next(path for path in (folder, *folder.parents) if path.exists())
-        raise StageError("the disk is full, or a quota is reached", where=str(folder),
+        certain = "the disk is full, or a quota is reached"
+        raise StageError(certain if full else f"a file cannot be written to its end: {certain}, or the storage is gone",
+                         where=str(folder),
                          found=f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB free; {str(error)[:200]}",
                          hint="make room, or lower checkpoints.keep; run again to go on from the newest checkpoint",
                          ) from error

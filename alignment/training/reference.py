@@ -64,6 +64,8 @@ class KeptReference:
         for batch in loader:
             values = self.compute_ref_log_probs(model, batch)  # one is None for KTO's losses without a KL term
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
+        if model is not self.model:
+            model.destroy()  # with its hooks, which would be asked beside those of the engine that trains
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
         return Dataset.from_dict({column: torch.cat(values).tolist() for column, values in columns})
 

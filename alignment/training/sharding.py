@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from alignment.config import Compute
 from alignment.config.sharding import OURS, OURS_OF_ZERO, offloads, zero_stage
@@ -81,8 +82,9 @@ def join(compute: Compute) -> None:
         raise StageError(f"DeepSpeed cannot be imported: {error}", where=where,
                          hint="install kubealign[train], or sharding: none") from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    # Used in inference alone, and half a minute of compiling on every machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if torch.distributed.get_backend() == "gloo":
+        # An all-reduce that inference alone uses, and half a minute of compiling on every machine.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if offloads(compute.sharding, compute.deepspeed):
         compile_cpu_adam(where)
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
@@ -171,20 +173,13 @@ def still_whole(trainer: Any) -> Iterator[None]:
 
 
 def gathered(trainer: Any) -> dict[str, torch.Tensor] | None:
-    """The whole state dict of a trained model, on the first rank; None where the model itself has it. To be called by
-    all ranks."""
-    if not is_shared_out(trainer):
+    """Weights of a trained model by name, of an adapter those that are trained, on the first rank; nothing on the
+    others. None where the model has them itself: in every stage but the third. To be called by all ranks."""
+    if zero_stage_of(trainer) != 3:
         return None
-    from peft import PeftModel
-
-    engine = trainer.model_wrapped
-    state: dict[str, torch.Tensor] | None
-    if zero_stage_of(trainer) == 3:
-        state = engine._zero3_consolidated_16bit_state_dict(
-            exclude_frozen_parameters=isinstance(trainer.model, PeftModel))
-    else:
-        state = trainer.accelerator.get_state_dict(engine) if trainer.args.should_save else None
-    return {} if state is None else state
+    state = trainer.model_wrapped._zero3_consolidated_16bit_state_dict(
+        exclude_frozen_parameters=isinstance(trainer.model, PeftModel))
+    return state or {}
 
 
 def zero_stage_of(trainer: Any) -> int:

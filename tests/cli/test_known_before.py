@@ -246,6 +246,37 @@ def test_gpus_that_this_machine_has_not(
     assert not Path("runs/artifacts").exists()
 
 
+@pytest.mark.parametrize(("compute", "trl", "key", "said"), [
+    ({"workers": 0, "sharding": "zero3"}, {}, "stages[2]", "workers: 1 (which is how one GPU offloads)"),
+    ({"sharding": "zero2"}, {"optim": "galore_adamw"}, "stages[2].trl.optim", "needs whole matrices"),
+    ({"sharding": "zero3-offload"}, {"optim": "adagrad"}, "stages[2].trl.optim", "CPU Adam alone"),
+    ({"sharding": "zero2", "deepspeed": {"zero_optimization": {"reduce_bucket_sise": 1}}}, {}, "compute.deepspeed",
+     "perhaps reduce_bucket_size"),
+])
+def test_what_cannot_be_shared_out_so(
+    compute: dict[str, Any], trl: dict[str, Any], key: str, said: str, checked: Callable[..., Said]
+) -> None:
+    def change(run: dict[str, Any]) -> None:
+        run["compute"] |= {"workers": 2, **compute}
+        _stage(run, "sft")["trl"] = trl
+
+    found = checked(change)
+    assert found.code == 2
+    assert f"({key})" in found.err
+    assert said in found.err
+
+
+def test_sharding_without_a_compiler_passes_but_for_offload(
+    checked: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for sharding, code in (("zero1", 0), ("zero2", 0), ("zero3", 0), ("zero3-offload", 2)):
+        found = checked(lambda run, sharding=sharding: run["compute"].update(workers=2, sharding=sharding))
+        assert found.code == code, found.err
+    assert "there is no no-such-compiler" in found.err
+    assert "g++ installed" in found.err
+
+
 def test_a_gpu_that_is_there_is_believed(checked: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment.checks.machine._DRIVERS", ("/dev/null",))
     monkeypatch.setattr("alignment.checks.machine.metadata.version", lambda name: "2.9.0")

@@ -196,10 +196,10 @@ def test_the_last_weights_are_kept_before_the_best_replace_them(
 ) -> None:
     trainer = guarded()
     trainer.args.should_save = first_rank
-    given: list[tuple[Any, Path]] = []
+    given: list[tuple[Any, ...]] = []
 
-    def save(model: Any, folder: Path) -> None:
-        given.append((model, folder))
+    def save(model: Any, folder: Path, state: Any) -> None:
+        given.append((model, folder, state))
         trainer.asked.append("last")
 
     trainer.save_to = save
@@ -207,7 +207,7 @@ def test_the_last_weights_are_kept_before_the_best_replace_them(
         trainer.last_dir = tmp_path
     trainer._load_best_model()
     assert trainer.asked == order
-    assert given == ([("model", tmp_path)] if "last" in order else [])
+    assert given == ([("model", tmp_path, None)] if "last" in order else [])
 
 
 def test_a_checkpoint_with_a_reference_adapter_brings_the_trained_one_back(

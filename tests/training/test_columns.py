@@ -1,0 +1,69 @@
+"""Token columns in a file: the same rows and the same account of them, made once, also by a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.errors import DataError
+from tests.training.made import answered, preferences, stage
+
+METHODS = ("sft", "reward", "dpo", "kto")
+
+
+def made(folder: Path, tokenizer: Any, method: str, records: list[Any], calls: list[str], **more: Any) -> Any:
+    from alignment.training.columns import made_once
+    from alignment.training.methods import method_of
+    from alignment.training.prepare import Prepared, prepare
+    from alignment.training.ranks import Disk
+
+    of = stage(method, **more)
+
+    def fill(into: Prepared) -> None:
+        calls.append(method)
+        prepare(records, tokenizer, of, "here", method_of(of).columns, into)
+        into.not_taken = 3
+
+    return made_once(folder, Disk(0, 1, True), "train", fill)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_file_has_the_rows_and_the_account_of_a_list(method: str, tokenizer: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from alignment.training.methods import method_of
+    from alignment.training.prepare import prepare
+
+    of, records, calls = stage(method, max_length=40), preferences(12), []
+    told, rows = made(tmp_path, tokenizer, method, records, calls, max_length=40)
+    plain = prepare(records, tokenizer, of, "here", method_of(of).columns)
+    assert rows.cache_files, "mapped, not in memory"
+    listed = Dataset.from_list(plain.rows)
+    assert rows.column_names == listed.column_names
+    assert rows.features == listed.features
+    assert rows.to_list() == listed.to_list()
+    assert 0 < len(plain.dropped) < 12
+    assert (told.ids, told.read, told.dropped, told.changed, told.supervised, told.lengths) == (
+        plain.ids, plain.read, plain.dropped, plain.changed, plain.supervised, plain.lengths)
+    assert told.not_taken == 3
+
+
+def test_a_restart_takes_what_is_there_whole_and_makes_anew_what_is_not(tokenizer: Any, tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = made(tmp_path, tokenizer, "sft", preferences(6), calls)[1].to_list()
+    assert made(tmp_path, tokenizer, "sft", preferences(6), calls)[1].to_list() == first
+    assert calls == ["sft"]
+    next(tmp_path.glob("columns-*/train.json")).unlink()  # killed between the two files
+    assert made(tmp_path, tokenizer, "sft", preferences(6), calls)[1].to_list() == first
+    assert calls == ["sft", "sft"]
+    assert {path.name for path in next(tmp_path.glob("columns-*")).iterdir()} == {"train.arrow", "train.json"}
+
+
+def test_rows_that_cannot_serve_are_an_error_each_time(tokenizer: Any, tmp_path: Path) -> None:
+    calls: list[str] = []
+    for _ in range(2):
+        with pytest.raises(DataError, match="no row can be used"):
+            made(tmp_path, tokenizer, "dpo", [answered("a", "What?", "That.")], calls)
+    assert calls == ["dpo", "dpo"]
