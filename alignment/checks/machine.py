@@ -15,11 +15,14 @@ from importlib import metadata
 from pathlib import Path
 
 from alignment.checks.seen import Wrong
-from alignment.config import Compute, TrainBase
+from alignment.config import AnyStage, Compute, Profile, Run, TrainBase, as_train
 from alignment.config.messages import close_to
 from alignment.config.sharding import OURS_OF_ZERO, offloads, zero_stage
 from alignment.config.trl_keys import known_keys, lacks_tracker, site
 from alignment.errors import ConfigError
+from alignment.planner.auto import hardware_of
+from alignment.planner.fits import misfit
+from alignment.planner.model_sizes import of_stage as size_of_stage
 
 _OPTIMIZERS = {
     "torch_4bit": "torchao", "torch_8bit": "torchao", "galore": "galore_torch", "apollo": "apollo_torch",
@@ -66,6 +69,19 @@ def train(stage: TrainBase) -> Wrong:
         return
     yield from trackers(stage)
     yield from packages(stage)
+
+
+def room(run: Run, stage: AnyStage, profile: Profile | None) -> Wrong:
+    """A strategy that cannot fit the GPUs that are named, or that are here, whatever the rows.
+
+    Args:
+        run: as it would be executed.
+    """
+    trained = as_train(stage)
+    error = None if trained is None else misfit(
+        run, trained, size_of_stage(run, stage), hardware_of(run, profile)(stage))
+    if error is not None:
+        yield ("strategy",), error
 
 
 def sharding(compute: Compute) -> Iterator[tuple[str, ConfigError]]:

@@ -43,14 +43,27 @@ _OF_PROFILE = ("compute", "cluster")
 """Top-level keys that a profile replaces, so that an override of them is meant for it."""
 
 
-def load(file: str, overrides: Iterable[str] | None, profile: str | None) -> tuple[Run, Profile | None]:
+def load(
+    file: str, overrides: Iterable[str] | None, profile: str | None, *, resolve: bool = True
+) -> tuple[Run, Profile | None]:
     """The run as its file has it, and the profile; overrides go to the one that has the last word.
+
+    Args:
+        resolve: what is left to `auto` is chosen for the profile's hardware, or this machine's.
 
     Raises:
         ConfigErrors: findings in either file.
-        ConfigError: an override that the profile would make void.
+        ConfigError: an override that the profile would make void; `auto` where nothing can be chosen.
     """
-    given = list(overrides or ())
+    run, loaded = _loaded(file, list(overrides or ()), profile)
+    if not resolve:
+        return run, loaded
+    from alignment.planner.auto import resolved
+
+    return resolved(run, loaded)
+
+
+def _loaded(file: str, given: list[str], profile: str | None) -> tuple[Run, Profile | None]:
     if profile is None:
         return load_run(file, given), None
     of_profile = [text for text in given if text.partition("=")[0].strip().split(".")[0] in _OF_PROFILE]

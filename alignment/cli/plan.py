@@ -2,51 +2,144 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from alignment.cli.options import Overrides, ProfileName, RunFile, as_typed, load
 from alignment.cli.show import count, duration, memory, prose, say, table
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact
+    from alignment.config import Profile, Run
+    from alignment.config.cards import Cards
     from alignment.planner import StagePlan
 
 COLUMNS = ("stage", "what", "parameters", "rows", "tokens", "memory", "time", "state")
 SPARE = ("parameters", "tokens", "what", "rows", "memory")
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache")
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "overhead")
+ELSEWHERE = ("host", "shm", "disk")
 
 
-def plan(file: RunFile, profile: ProfileName = None, overrides: Overrides = None) -> None:
-    """Rows, tokens, estimated memory and time of every stage."""
-    run, loaded = load(file, overrides, profile)
+def plan(
+    file: RunFile,
+    profile: ProfileName = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", metavar="8xH100|4090|none", help="Plan for such GPUs (files of configs/hardware/), "
+                                                                "whatever this machine or the profile has."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Rows, tokens, estimated memory and time of every stage, and what `auto` chose."""
+    run, loaded = load(file, overrides, profile, resolve=False)
     from alignment import pipeline
-    from alignment.planner import measure_rates
+    from alignment.planner import measure_rates, rates_of
     from alignment.planner import plan as make_plan
 
-    rates = measure_rates()
     remote = loaded is not None and loaded.cluster is not None
-    run = run if loaded is None else loaded.applied(run)
+    run, cards = _placed(run, loaded, gpus)
+    rates = measure_rates() if cards is None or cards.card is None else rates_of(cards)
     # A cluster's storage is not asked: planning works before there is a cluster.
-    found: dict[str, Artifact | None] = {stage.name: None for stage in run.stages} if remote else pipeline.status(run)
-    plans = make_plan(run, found, rates)
+    elsewhere = remote or gpus is not None
+    found: dict[str, Artifact | None] = {
+        stage.name: None for stage in run.stages} if elsewhere else pipeline.status(run)
+    plans = make_plan(run, found, rates, cards)
     table(COLUMNS, [_row(item) for item in plans], right=COLUMNS[2:-1], spare=SPARE)
     by_part = [_memory(item) for item in plans if item.memory is not None]
     if by_part:
-        say("\nmemory per worker")
-        table(("stage", *PARTS, "in all"), by_part, right=(*PARTS, "in all"), spare=PARTS[::-1])
-    left = [item for item in plans if item.artifact is None]
-    unknown = [item.name for item in left if item.size is None and item.needs_model]
+        on = "" if cards is None or cards.card is None else (
+            f", of {cards.card.memory_gib:.1f} GiB on {cards.card.description}")
+        say(f"\nmemory per worker{on}")
+        parts = [part for part in PARTS if any(item.memory is not None and getattr(item.memory, part)
+                                               for item in plans)]
+        table(("stage", *parts, "in all"), [[row[0], *(row[1 + PARTS.index(part)] for part in parts), row[-1]]
+                                            for row in by_part], right=(*parts, "in all"), spare=parts[::-1])
+    _say_elsewhere(plans)
     for stage in run.stages:
         if (said := stage.defaulted()) is not None:
             say(f"{stage.name}: {said}")
-    say("\nas if nothing were finished yet; kubealign status says what is" if remote else
+    _say_misfits(run, plans, cards)
+    if not elsewhere:
+        _say_probed(run)
+    left = [item for item in plans if item.artifact is None]
+    unknown = [item.name for item in left if item.size is None and item.needs_model]
+    say("\nas if nothing were finished yet; kubealign status says what is" if elsewhere else
         f"\n{len(plans) - len(left)} of {len(plans)} stages finished")
     prose(f"time and memory not known before the model is imported: {', '.join(unknown)}" if unknown else
           f"about {duration(sum(item.seconds or 0.0 for item in left))} to go")
-    prose(f"Estimates, marked ~. Time: on this machine's CPU at {rates.flops / 1e9:.0f} GFLOP/s (float32) and "
-          f"{rates.bandwidth / 1e9:.0f} GB/s, measured just now, answers at full length; loading libraries and models "
-          "comes on top (10 to 30 s a stage). Memory: without the 0.5 to 1 GB that the libraries take.")
+    prose(_assumed(cards, rates.flops, rates.bandwidth))
     say(f"\n  kubealign {'submit' if remote else 'run'} {as_typed(file, profile, None, None, overrides)}")
+
+
+def _placed(run: Run, profile: Profile | None, gpus: str | None) -> tuple[Run, Cards | None]:
+    """The run with nothing left to `auto`, and the GPUs that are planned for; None where they are not known."""
+    from alignment.config.cards import parse_cards
+    from alignment.planner import on_cards
+    from alignment.planner.auto import hardware_of, resolved
+
+    if gpus is not None:
+        cards = parse_cards(gpus)
+        run = on_cards(run if profile is None else profile.applied(run), cards)
+        return resolved(run, None, lambda stage: cards)[0], cards
+    run, profile = resolved(run, profile)
+    hardware = hardware_of(run, profile)
+    cards_of = [found for stage in run.stages if stage.on_workers
+                and (found := hardware(stage)) is not None and found.card is not None]
+    run = run if profile is None else profile.applied(run)
+    return run, cards_of[0] if cards_of else None
+
+
+def _assumed(cards: Cards | None, flops: float, bandwidth: float) -> str:
+    """What the estimates rest on."""
+    ends = ("answers at full length; loading libraries and models comes on top (10 to 30 s a stage).")
+    if cards is None or cards.card is None:
+        return (f"Estimates, marked ~. Time: on this machine's CPU at {flops / 1e9:.0f} GFLOP/s (float32) and "
+                f"{bandwidth / 1e9:.0f} GB/s, measured just now, {ends} Memory: tensors alone, without the 0.5 to 1 GB "
+                "that the libraries take.")
+    from alignment.planner.plan import MFU, READ
+
+    return (f"Estimates, marked ~. Time: on {cards}, at {MFU:.0%} of {cards.card.bf16_tflops:g} TFLOP/s and {READ:.0%} "
+            f"of {cards.card.bandwidth_gbs:g} GB/s, {ends} Formulas and assumptions: docs/planner.md.")
+
+
+def _say_elsewhere(plans: list[StagePlan]) -> None:
+    rows = [[item.name, *(memory(getattr(item.beside, part)) if getattr(item.beside, part) else ""
+                          for part in ELSEWHERE), str(item.micro_batch)]
+            for item in plans if item.beside is not None and item.artifact is None]
+    if rows:
+        say("\nbeside it: host memory of a worker, /dev/shm of a machine, disk for checkpoints and what is published")
+        table(("stage", *ELSEWHERE, "rows a pass"), rows, right=(*ELSEWHERE, "rows a pass"), spare=ELSEWHERE)
+
+
+def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> None:
+    from alignment.config import as_train
+    from alignment.planner.fits import misfit
+
+    for item in plans:
+        stage = as_train(run.stage(item.name))
+        if stage is not None and not stage.micro_batch(run.compute.workers):
+            prose(f"! {item.name}: batch_size {stage.batch_size} cannot be shared out over {run.compute.workers} GPUs")
+        if stage is None or cards is None or cards.card is None or item.memory is None:
+            continue
+        error = misfit(run, stage, item.size, cards, length=item.length or stage.longest)
+        if error is not None:
+            prose(f"! {item.name}: {error.problem}: {error.found}; {error.expected}. {error.hint}")
+
+
+def _say_probed(run: Run) -> None:
+    """What probes measured of these very stages."""
+    from alignment.artifacts import Store
+    from alignment.pipeline.keys import keys
+    from alignment.planner.probed import read
+
+    store = Store(run.store)
+    for name, key in keys(run).items():
+        seen = read(store, key.key)
+        if seen is not None:
+            end = f", and {seen.refuted}" if seen.refuted else ""
+            say(f"{name}: probed on {seen.device}: {memory(seen.peak)} measured, {memory(seen.planned)} planned, with "
+                f"{seen.rows} rows of up to {seen.length} tokens{end}")
 
 
 def _row(item: StagePlan) -> list[str]:

@@ -35,13 +35,13 @@ from alignment.config.stages.imports import (
 from alignment.config.stages.rewards import RewardPart, Rewards
 from alignment.config.stages.sample import Sample, Sampling, Scorer
 from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
-from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase
+from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
     "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit",
     "FolderModel", "Full", "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod",
     "Profile", "QLora", "RatioSplit", "Reward", "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Sft",
     "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase",
-    "Verdict", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json",
-    "row_of",
+    "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of",
+    "profile_json", "row_of",
 ]

@@ -30,6 +30,9 @@ class Compute(Strict):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray gives each worker: 1 on a GPU cluster, a fraction to share one in sampling. Needed with workers,
     since a worker that asks for none sees none."""
+    gpu: str | None = None
+    """Which GPU that is, by its file of configs/hardware/ (h100, 4090): for `strategy: {kind: auto}`, `sharding: auto`
+    and `plan`. Default: the one that is seen here; on a cluster it has to be said."""
     sharding: Sharding = "auto"
     """What the workers share out in training, by DeepSpeed: zero1 optimizer states, zero2 gradients too, zero3 weights
     too, zero3-offload all of it in host memory. none: each holds all. auto: none, so far."""

@@ -42,9 +42,22 @@ def processor(device: str) -> str:
     return "" if gpu is None else gpu.name
 
 
+def gpu_here() -> tuple[str, int] | None:
+    """Name and total memory in bytes of the first GPU that torch will see; None: it will see none."""
+    gpu = _gpu()
+    return None if gpu is None else (gpu.name, gpu.memory)
+
+
 class _Gpu(NamedTuple):
     name: str
     capability: int
+    memory: int = 0
+
+
+class _Memory(ctypes.Structure):
+    """NVML's nvmlMemory_t."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
 def _gpu() -> _Gpu | None:
@@ -64,7 +77,7 @@ def _gpu() -> _Gpu | None:
     if library.nvmlInit_v2() != 0:
         return None
     handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(96)
+    name, memory = ctypes.create_string_buffer(96), _Memory()
     try:
         if visible[0].isdigit():
             failed = library.nvmlDeviceGetHandleByIndex_v2(int(visible[0]), ctypes.byref(handle))
@@ -72,9 +85,10 @@ def _gpu() -> _Gpu | None:
             failed = library.nvmlDeviceGetHandleByUUID(visible[0].encode(), ctypes.byref(handle))
         failed = failed or library.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
         failed = failed or library.nvmlDeviceGetName(handle, name, len(name))
+        failed = failed or library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
     finally:
         library.nvmlShutdown()
-    return None if failed else _Gpu(name.value.decode(), major.value)
+    return None if failed else _Gpu(name.value.decode(), major.value, memory.total)
 
 
 def _cpu(key: str) -> str:

@@ -33,6 +33,7 @@ from alignment.exits import Exit
 from alignment.pipeline.keys import keys
 from alignment.pipeline.run import make_stage, write_report
 from alignment.pipeline.stage_log import StageLog, attempt
+from alignment.planner.auto import resolved
 
 OWN_CLUSTER = "KUBEALIGN_OWN_CLUSTER"
 """Set where the Ray cluster was made for this one attempt."""
@@ -54,7 +55,7 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)  # an exception gives the lease back; Ray's own handler raises one too
     try:
-        run = settled_here(load_run(arguments.run, arguments.overrides))
+        run = settled_here(resolved(load_run(arguments.run, arguments.overrides))[0])
         fitting = [stage for stage in run.stages if stage.script == script]
         stage = next((stage for stage in fitting if stage.name == arguments.stage), None)
         if stage is None:

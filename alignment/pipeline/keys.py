@@ -29,6 +29,7 @@ from alignment.config import (
 from alignment.config.arithmetic import settled_here
 from alignment.config.stages.fields import Place
 from alignment.data.fingerprint import file_digest, folder_digest, gguf_path, local_digest
+from alignment.planner.auto import resolved
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Key:
 
 
 def keys(run: Run, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, Key]:
-    """Stage name -> key, in order. Reads source files (their content counts), nothing else. A dtype that is still open
-    is settled for this machine; a run for a cluster was settled by its profile.
+    """Stage name -> key, in order. Reads source files (their content counts), nothing else. A dtype or strategy that
+    is still open is settled for this machine; a run for a cluster was settled by its profile.
 
     Args:
         known: digests of stages whose sources need not be read, and whose `parts` nobody asks for.
@@ -51,7 +52,7 @@ def keys(run: Run, known: Mapping[str, str] = MappingProxyType({})) -> dict[str,
         DataError: a source file is missing or cannot be read.
     """
     made: dict[str, Key] = {}
-    for stage in settled_here(run).stages:
+    for stage in settled_here(resolved(run)[0]).stages:
         if stage.name in known:
             made[stage.name] = Key(key_of(stage.tag, known[stage.name]), known[stage.name], {})
             continue

@@ -29,6 +29,7 @@ from alignment.context import Outcome, StageContext
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
 from alignment.pipeline.keys import Key, content_of, keys
 from alignment.pipeline.stage_log import StageLog, attempt
+from alignment.planner.auto import resolved
 from alignment.planner.context_length import fitted, shortened, too_long
 from alignment.progress import console
 from alignment.report.summary import not_taken
@@ -93,7 +94,7 @@ def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -
         KubeAlignError: the stage that could not be made; stages before it stay finished.
     """
     began = time.monotonic()
-    run = settled_here(run)
+    run = settled_here(resolved(run)[0])
     store, known = Store(run.store), keys(run)
     if only is not None and only not in known:
         raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))

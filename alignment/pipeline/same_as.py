@@ -19,6 +19,7 @@ from alignment.config.arithmetic import settled_here
 from alignment.errors import ArtifactError, ConfigError
 from alignment.pipeline.keys import Key, keys
 from alignment.pipeline.run import computed_on, versions
+from alignment.planner.auto import resolved
 
 _ABSENT = object()
 _WHERE = ("device", "workers", "engine", "processor")
@@ -60,7 +61,7 @@ def same_as(run: Run, where: str, *, here: bool = True) -> list[Comparison]:
         ConfigError: the run has no such stage.
         DataError, ModelError: a source of the run cannot be read.
     """
-    run = settled_here(run)
+    run = settled_here(resolved(run)[0])
     known = keys(run)
     manifest = _read(where)
     folder = where.removesuffix("/manifest.json").rstrip("/").rpartition("/")[0] or "."

@@ -1,22 +1,29 @@
 """Memory and time of a stage from numbers alone: pure formulae, each with its source.
 
 Notation: N parameters, L layers, H hidden, A heads, V vocabulary, B sequences at once, T tokens of a sequence.
-All memory is bytes on one worker; all times are seconds on one worker. These are estimates: real programs add a
-runtime (about 0.5 GB of Python and libraries) and fragmentation, and reach less than a matrix product's rate.
+All memory is bytes on one worker; all times are seconds on one worker. A training's memory is that of its highest
+moment, counted in tensors; what a process has beside tensors is overhead.py's.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from alignment.planner.activations import LOGIT_TILE, Arithmetic, Pass
+from alignment.planner.sharing import BUCKET, held, overhead
 from alignment.planner.sizes import ModelSize
 
 FLOAT32, BFLOAT16 = 4, 2
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a weight: four bits, a scale of eight bits for 64 of them, a scale's scale for 256 of those."""
-LOGIT_TILE = 32_768
-"""Columns of the output head that TRL's fused log-probabilities compute at once."""
+"""Bytes of a weight in NF4 with double quantisation (arXiv:2305.14314, 3): four bits, a scale of eight bits for 64 of
+them, a scale's scale for 256 of those."""
+ADAM, ADAM_8BIT = 2 * FLOAT32, 2 * (1 + FLOAT32 / 256)
+"""Bytes of an optimizer's states for a trained weight: two moments in float32; in eight bits with a scale for 256
+(arXiv:2110.02861, 2.2; bitsandbytes' block of 256)."""
+
+__all__ = ["ADAM", "ADAM_8BIT", "BFLOAT16", "FLOAT32", "LOGIT_TILE", "Memory", "Rates", "forward_flops",
+           "generate_memory", "generate_seconds", "measure_rates", "states", "train_flops", "train_memory"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Memory:
     activations: int = 0
     logits: int = 0
     cache: int = 0
+    buffers: int = 0
+    """Of DistributedDataParallel or DeepSpeed."""
+    overhead: int = 0
+    """What the device holds beside tensors (sharing.py)."""
 
     @property
     def total(self) -> int:
@@ -72,62 +83,114 @@ def train_memory(
     checkpointing: bool = False,
     reference: bool = False,
     quantised: bool = False,
-    whole_logits: bool = False,
-    beside: int = 0,
+    optimizer: float = ADAM,
+    accumulated: bool = True,
+    sharding: str = "none",
+    workers: int = 1,
+    bucket: int = BUCKET,
+    autocast: bool = True,
+    padded: bool = True,
+    on_gpu: bool = False,
 ) -> Memory:
-    """Memory of training with Adam in float32.
+    """Memory of training with AdamW (fused, which keeps no copies) at its highest moment, on one worker.
 
     Args:
-        lora_rank: None trains every weight.
-        frozen_bytes: bytes of one frozen weight (adapters are always float32).
+        lora_rank: None trains every weight, in float32.
+        frozen_bytes: bytes of a value in the stage's dtype: of a frozen weight, and of what products give.
         sequences: B of one forward pass; a preference row is two sequences.
         length: T, prompt and answer.
-        head: False for a reward model, which has no logits over the vocabulary.
+        head: False for a reward model, whose head is one row in float32.
         checkpointing: activations are kept at layer borders only and computed again in the backward pass.
         reference: a frozen second adapter beside the trained one (DPO).
-        quantised: the frozen linear layers are in NF4 with double quantisation (arXiv:2305.14314, 3).
-        whole_logits: the loss takes the logits of all tokens over the vocabulary at once (ORPO), and no tiles.
-        beside: bytes of a second, frozen model: a teacher, or a reference of another stage.
+        quantised: the frozen linear layers are in NF4 with double quantisation.
+        optimizer: bytes of its states for a trained weight.
+        accumulated: gradients of a forward pass are added to those of others, so they are there from its beginning.
+        sharding, workers, bucket: as in `held`.
+        autocast: where the dtype is bfloat16 and an adapter is float32: on GPUs.
+        padded, on_gpu: as in `Pass`.
 
     Weights, gradients and Adam's two moments are 4 + 4 + 8 bytes per trained weight (ZeRO, arXiv:1910.02054, 3.1, in
-    float32). Activations of a layer are those of arXiv:2205.05198, 4.1, attention scores not stored: 2 H for the
-    norms, 3 H for query, key and value, 2 H around the output projection, 2 H for the residual stream, and 3 I in a
-    gated feed-forward layer, for each of B T tokens; with checkpointing one layer's, and H for each layer's border
-    (arXiv:1604.06174). Logits are float32, themselves and their gradient, in TRL's tiles of the vocabulary.
+    float32). The highest moment is the loss, or the backward pass of the last layer or the first one.
     """
-    trained = size.parameters if lora_rank is None else size.lora_parameters(lora_rank)
-    weights = trained * FLOAT32 if lora_rank is None else size.parameters * frozen_bytes + trained * FLOAT32
-    if quantised:
-        weights -= round(size.linear_parameters * (frozen_bytes - NF4_DOUBLE))
-    if reference:
-        weights += trained * FLOAT32
-    weights += beside
-    value = FLOAT32 if lora_rank is None else frozen_bytes
-    tokens = sequences * length
-    layer = tokens * (9 * size.hidden + 3 * size.intermediate) * value
-    border = tokens * size.hidden * value
-    activations = size.layers * border + layer if checkpointing else size.layers * layer
-    return Memory(
-        weights=weights, gradients=trained * FLOAT32, optimizer=trained * 2 * FLOAT32, activations=activations,
-        # Whole logits: themselves, their log-probabilities over chosen and over all, and a gradient.
-        logits=(4 * size.vocab if whole_logits else 2 * min(size.vocab, LOGIT_TILE)) * tokens * FLOAT32 if head else 0,
-    )
+    one = Pass(size, sequences, length, _arithmetic(lora_rank, frozen_bytes, autocast), lora_rank,
+               padded, quantised, on_gpu)
+    trained, frozen = states(size, lora_rank=lora_rank, frozen_bytes=frozen_bytes, head=head, reference=reference,
+                             quantised=quantised)
+    part = held(trained, frozen, optimizer, sharding=sharding, workers=workers, bucket=bucket)
+    whole = Memory(weights=round(part.weights), gradients=round(part.gradients), optimizer=round(part.optimizer),
+                   buffers=round(part.buffers))
+    full = lora_rank is None
+    early = whole if accumulated else replace(whole, gradients=0)
+    kept, again = one.saved(checkpointing), one.again(checkpointing)
+    # Autocast keeps its copies of trained weights until the forward pass ends; without checkpointing, autograd does.
+    casts = size.linear_parameters * BFLOAT16 if full and one.arithmetic == "autocast" else 0
+    later = 0 if checkpointing else casts
+    adding = _gradient(size, one) if full else 0
+    embedding = size.vocab * size.hidden * FLOAT32 if full else 0
+    first = embedding if head and not accumulated else 0  # of the head
+    missing = embedding if not accumulated and not (head and size.tied) else 0  # comes last
+    layers = one.saved(checkpointing, ends=not checkpointing)
+    moments = [
+        replace(early, activations=kept + casts + (one.tokens * one.passing() if casts else 0),
+                logits=one.head(trained=full, backward=False) if head else 0),
+        replace(early, activations=kept + later, logits=one.head(trained=full, backward=True) if head else 0),
+        replace(early, activations=layers + again + adding + later, gradients=early.gradients + first),
+        replace(whole, activations=one.tokens * one.border + again + adding,
+                gradients=max(0, whole.gradients - missing)),
+        replace(whole, activations=2 * one.tokens * one.border + embedding - missing),
+    ]
+    most = max(moments, key=lambda memory: memory.total)
+    return replace(most, overhead=overhead(most.activations + most.logits + most.gradients, on_gpu=on_gpu,
+                                           workers=workers))
 
 
-def generate_memory(size: ModelSize, *, weight_bytes: int, sequences: int, length: int, scorer: bool = False) -> Memory:
+def states(
+    size: ModelSize, *, lora_rank: int | None, frozen_bytes: int, head: bool = True, reference: bool = False,
+    quantised: bool = False,
+) -> tuple[int, float]:
+    """Weights that are trained, and bytes of those that are not."""
+    score = 0 if head else size.hidden
+    body = size.parameters - (0 if head else size.head_parameters)
+    if lora_rank is None:
+        return body + score, 0.0
+    adapter = size.lora_parameters(lora_rank)
+    frozen: float = body * frozen_bytes + (adapter * FLOAT32 if reference else 0)
+    frozen -= size.linear_parameters * (frozen_bytes - NF4_DOUBLE) if quantised else 0
+    return adapter + score, frozen
+
+
+def _arithmetic(lora_rank: int | None, value: int, autocast: bool) -> Arithmetic:
+    if value == FLOAT32:
+        return "float32"
+    return "autocast" if autocast or lora_rank is None else "cast-inputs"
+
+
+def _gradient(size: ModelSize, one: Pass) -> int:
+    """Bytes of the gradient of the largest linear layer on its way to where it is added."""
+    largest = max(width * height for width, height in size.shapes())
+    return largest * (FLOAT32 + (0 if one.arithmetic == "float32" else BFLOAT16))
+
+
+def generate_memory(
+    size: ModelSize, *, weight_bytes: int, sequences: int, length: int, scorer: bool = False, quantised: bool = False,
+    on_gpu: bool = False,
+) -> Memory:
     """Memory of generation: weights (twice with a reward model of the same backbone), the cache of keys and values
-    (2 L B T values per key-value head and dimension; arXiv:1911.02150), and the logits of one step.
+    (2 L B T values per key-value head and dimension; arXiv:1911.02150), the prompts' way through a layer, and the
+    logits of one step: themselves, sorted, their order in 64 bits, and probabilities.
 
     Args:
         sequences: B, prompts in a batch times answers per prompt.
         length: T, prompt and new tokens.
+        quantised: as in `train_memory`; the reward model is not.
     """
     cache = 2 * size.layers * sequences * length * size.kv_heads * size.head_dim * weight_bytes
-    return Memory(
-        weights=size.parameters * weight_bytes * (2 if scorer else 1),
-        activations=sequences * (9 * size.hidden + 3 * size.intermediate) * weight_bytes,
-        logits=sequences * size.vocab * FLOAT32, cache=cache,
-    )
+    whole = size.parameters * weight_bytes
+    weights = whole - (size.linear_parameters * (weight_bytes - NF4_DOUBLE) if quantised else 0)
+    passing = sequences * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * weight_bytes
+    logits = sequences * size.vocab * (3 * FLOAT32 + 8)
+    return Memory(weights=round(weights + (whole if scorer else 0)), activations=passing, logits=logits, cache=cache,
+                  overhead=overhead(passing + logits + cache, on_gpu=on_gpu))
 
 
 def forward_flops(size: ModelSize, tokens: float, length: float) -> float:

@@ -6,7 +6,6 @@ the run file asks for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,28 +15,31 @@ from alignment.config import (
     AnyStage,
     Compute,
     Evaluate,
-    FolderModel,
-    GgufModel,
-    HubModel,
     ImportData,
     ImportModel,
     Run,
     Sample,
     Stage,
-    TinyModel,
     TrainBase,
     row_of,
 )
-from alignment.config.arithmetic import settled_here
-from alignment.config.hardware import device_here
-from alignment.config.stages.fields import on_this_machine
+from alignment.config.arithmetic import settled, settled_here
+from alignment.config.cards import Cards
+from alignment.config.hardware import Native, device_here
 from alignment.config.stages.online import Online
-from alignment.data.fingerprint import gguf_path
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
+from alignment.planner.model_sizes import SIZES, of_artifact
+from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.rows import RowSet
-from alignment.planner.sizes import ModelSize, size_from_config, size_of_folder, size_of_gguf, size_of_tiny
+from alignment.planner.sharing import Beside
+from alignment.planner.sizes import ModelSize
+
+MFU, READ = 0.35, 0.6
+"""Shares of a GPU's rates that are counted on: of its matrix products in training and prompts, and of its memory's in
+generation. Assumptions, on the careful side: NVIDIA's NeMo AutoModel reports 40 % for LoRA on an 8B model."""
+NO_CARDS = Cards("none", None, 0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class StagePlan:
         tokens: tokens computed: over all epochs of a training, all models of an evaluation; in generation with
             answers of full length. `counted`: by the tokenizer.
         needs_model: False where the stage computes with none, so that its `size` never comes.
-        seconds: estimated for one worker of this machine's CPU; measured where the stage is finished.
+        memory: of one worker at its highest moment; `beside` what it takes elsewhere.
+        micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
+        seconds: estimated by the rates that were given; measured where the stage is finished.
     """
 
     name: str
@@ -60,6 +64,9 @@ class StagePlan:
     rows_known: bool = True
     counted: bool = False
     memory: Memory | None = None
+    beside: Beside | None = None
+    micro_batch: int | None = None
+    length: int | None = None
     seconds: float | None = None
     artifact: Artifact | None = None
     needs_model: bool = True
@@ -73,24 +80,51 @@ class _State:
     sizes: dict[str, ModelSize | None] = field(default_factory=dict)
     sets: dict[str, RowSet] = field(default_factory=dict)
     lengths: rows.Lengths | None = None
+    cards: Cards | None = None
+
+    def device(self, stage: AnyStage) -> Device:
+        """What a worker of a stage computes on."""
+        workers = max(1, self.compute.workers) if stage.on_workers else 1
+        if self.cards is not None:
+            return Device(self.cards.card is not None, workers, self.compute.sharding)
+        return Device(device_here(self.compute) == "cuda", workers, self.compute.sharding)
 
     @property
     def compute(self) -> Compute:
         return self.run.compute
 
 
-def plan(run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates) -> list[StagePlan]:
+def on_cards(run: Run, cards: Cards) -> Run:
+    """The run as so many GPUs of one kind would compute it, a worker each where there are several."""
+    several = cards.number if cards.number > 1 else 0
+    compute = run.compute.model_copy(update={
+        "device": "cpu" if cards.card is None else "cuda", "workers": several, "gpus_per_worker": float(several > 0),
+        "gpu": None if cards.card is None else cards.name})
+    return run.model_copy(update={"compute": compute})
+
+
+def rates_of(cards: Cards) -> Rates:
+    """What a plan counts on of one GPU."""
+    assert cards.card is not None
+    return Rates(flops=cards.card.bf16_tflops * 1e12 * MFU, bandwidth=cards.card.bandwidth_gbs * 1e9 * READ)
+
+
+def plan(
+    run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates, cards: Cards | None = None
+) -> list[StagePlan]:
     """One `StagePlan` per stage, in order.
 
     Args:
         artifacts: finished artifacts by stage name (`pipeline.status`).
-        rates: of one worker (`measure_rates`).
+        rates: of one worker (`measure_rates`, `rates_of`).
+        cards: GPUs to plan for, where not this machine; with a run made by `on_cards`.
 
     Raises:
         DataError, ModelError: a data file or a local model cannot be read.
     """
-    run = settled_here(run)
-    state = _State(run, artifacts, rates)
+    native: Native = "gpu" if cards is not None and cards.card is not None else None
+    run = settled_here(run) if cards is None else settled(run, lambda stage: native)
+    state = _State(run, artifacts, rates, cards=cards)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
     return [_stage(state, fitted(stage, lambda name: of_stage(run, name))) for stage in run.stages]
@@ -115,13 +149,7 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     if stage.base is not None:  # an adapter, whose few weights do not count
         size = state.sizes[stage.name] = state.sizes[stage.base]
         return StagePlan(stage.name, stage.title(), size)
-    if artifact is not None and artifact.store.is_local:
-        size = size_of_folder(artifact.path() / "model")
-    elif artifact is not None:
-        config = f"{artifact.store.root}/artifacts/{artifact.key}/model/config.json"
-        size = size_from_config(json.loads(artifact.store.fs.cat_file(config)))
-    else:
-        size = SIZES[type(model)](stage.name, model)
+    size = SIZES[type(model)](stage.name, model) if artifact is None else of_artifact(artifact)
     state.sizes[stage.name] = size
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
@@ -151,45 +179,38 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
     base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, read.known and read.counted)
     if size is None:
         return base
-    checkpointing = bool(stage.trl.get("gradient_checkpointing", device_here(state.compute) == "cuda"))
-    sequences = stage.sequences
-    length = min(read.longest, stage.longest)
-    frozen_copy = stage.reference_mode == "adapter"
-    beside = None if stage.frozen is None else state.sizes[stage.frozen.stage]
-    if stage.frozen is not None and beside is None:
+    second = None if stage.frozen is None else state.sizes[stage.frozen.stage]
+    if stage.frozen is not None and second is None:
         return base
-    memory = estimate.train_memory(
-        size, lora_rank=lora.r if lora else None, frozen_bytes=_value_bytes(stage),
-        sequences=max(1, stage.micro_batch(state.compute.workers)) * sequences, length=round(length),
-        head=stage.makes == "policy", checkpointing=checkpointing, reference=frozen_copy,
-        quantised=lora is not None and lora.quantised is not None,
-        whole_logits=stage.whole_logits, beside=0 if beside is None else beside.parameters * (
-            estimate.FLOAT32 if stage.frozen_in_float32 else _value_bytes(stage)),
-    )
+    device = state.device(stage)
+    checkpointing, sequences = checkpoints(stage, device.on_gpu), stage.sequences
+    length = round(min(read.longest, stage.longest))
+    micro = fitting_rows(stage, size, device, state.cards or NO_CARDS, length, second)
+    memory = memory_of(stage, size, device, rows=micro, length=length, second=second)
     mean = row_tokens / sequences
     flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)
     if stage.reference_mode is not None:  # the reference sees every row once, or in every epoch where it is not kept
-        flops += estimate.forward_flops(beside or size, tokens if frozen_copy else read.rows * row_tokens, mean)
-    elif beside is not None:  # a teacher reads every batch
-        flops += estimate.forward_flops(beside, tokens, mean)
+        once = tokens if stage.reference_mode == "adapter" else read.rows * row_tokens
+        flops += estimate.forward_flops(second or size, once, mean)
+    elif second is not None:  # a teacher reads every batch
+        flops += estimate.forward_flops(second, tokens, mean)
     if stage.eval_rows is not None:
         held = state.sets[stage.eval_rows]
         times = passes / stage.batch_size // stage.checkpoints.every
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
-    return replace(base, memory=memory, seconds=seconds)
+    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+                   beside=beside(stage, size, device))
 
 
 def _online(state: _State, stage: Online) -> StagePlan:
-    """Generation and training one after the other; answers of full length, a reward model as large as the policy.
-
-    Memory is an upper bound: what training holds, and the cache of keys and values of one step's answers.
-    """
+    """Generation and training one after the other; answers of full length, a reward model as large as the policy."""
     size = state.sizes[stage.name] = state.sizes[stage.model]
     read = rows.together([state.sets[ref] for ref in stage.rows])
     if (take := state.run.scaled(stage.take)) is not None:
         read = replace(read, rows=min(read.rows, take))
-    new, times, workers = stage.max_new_tokens, stage.num_generations, max(1, state.compute.workers)
+    device = state.device(stage)
+    new, times, workers = stage.max_new_tokens, stage.num_generations, device.workers
     prompt = min(read.prompt, stage.longest - new)
     steps_asked = int(stage.trl.get("max_steps", -1))
     prompts = read.rows * stage.epochs if steps_asked <= 0 else float(steps_asked * stage.rows_per_step)
@@ -197,41 +218,27 @@ def _online(state: _State, stage: Online) -> StagePlan:
     base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known)
     if size is None:
         return base
-    lora, value = stage.adapter, _value_bytes(stage)
-    checkpointing = bool(stage.trl.get("gradient_checkpointing", device_here(state.compute) == "cuda"))
-    longest = round(min(read.longest, stage.longest - new)) + new
-    memory = estimate.train_memory(
-        size, lora_rank=lora.r if lora else None, frozen_bytes=value, sequences=max(1, stage.micro_batch(workers)),
-        length=longest, checkpointing=checkpointing, reference=stage.reference_mode == "adapter")
-    drawing = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size // workers, length=longest)
-    models = sum(part.model is not None for part in stage.reward.parts.values())
-    copies = models * size.parameters * value
-    if stage.has_reference and lora is None:
-        copies += size.parameters * estimate.FLOAT32
-    looks = models + stage.has_reference + 1  # the last: log-probabilities of what was drawn, as far as they are kept
-    if stage.whole_logits:  # themselves, by the temperature, and the gradients of both
-        held_at_once = max(1, stage.micro_batch(workers)) * new * size.vocab * estimate.FLOAT32
-        memory = replace(memory, logits=4 * held_at_once)
-    flops = (stage.passes * estimate.train_flops(size, tokens, prompt + new, lora=lora is not None,
-                                                 checkpointing=checkpointing)
+    length = round(min(read.longest, stage.longest - new)) + new
+    micro = fitting_rows(stage, size, device, state.cards or NO_CARDS, length)
+    memory = memory_of(stage, size, device, rows=micro, length=length)
+    looks = stage.scorers + stage.has_reference + 1  # the last: log-probabilities of what was drawn
+    flops = (stage.passes * estimate.train_flops(size, tokens, prompt + new, lora=stage.adapter is not None,
+                                                 checkpointing=checkpoints(stage, device.on_gpu))
              + looks * estimate.forward_flops(size, tokens, prompt + new))
     seconds = flops / state.rates.flops / workers + _drawn_in(state, stage, size, prompts, times, prompt) / workers
     if stage.eval_rows is not None:
         held = state.sets[stage.eval_rows]
         evaluations = 1 + prompts / stage.rows_per_step // stage.checkpoints.every
         seconds += _drawn_in(state, stage, size, evaluations * held.rows, 1, held.prompt) / workers
-    return replace(base, memory=replace(memory, weights=memory.weights + copies, cache=drawing.cache), seconds=seconds)
+    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+                   beside=beside(stage, size, device))
 
 
 def _drawn_in(state: _State, stage: Online, size: ModelSize, prompts: float, answers: int, prompt: float) -> float:
     return estimate.generate_seconds(
         size, state.rates, prompts=prompts, batch=stage.rows_per_step if answers > 1 else stage.batch_size,
-        answers=answers, prompt_tokens=prompt, new_tokens=stage.max_new_tokens, weight_bytes=_value_bytes(stage))
-
-
-def _value_bytes(stage: AnyStage) -> int:
-    """Bytes of one frozen weight."""
-    return estimate.FLOAT32 if stage.arithmetic == "float32" else estimate.BFLOAT16
+        answers=answers, prompt_tokens=prompt, new_tokens=stage.max_new_tokens,
+        weight_bytes=value_bytes(stage.arithmetic))
 
 
 def _row_tokens(stage: TrainBase, read: RowSet) -> float:
@@ -271,11 +278,11 @@ def _generation(
     base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
     if size is None:
         return base
-    value = _value_bytes(stage)
+    value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
     longest = round(min(prompts.longest, stage.longest_prompt) + new)
     scorer = stage.score is not None and stage.score.model is not None
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,
-                                      scorer=scorer)
+                                      scorer=scorer, quantised=quantised, on_gpu=state.device(stage).on_gpu)
     seconds = models * estimate.generate_seconds(
         size, state.rates, prompts=asked, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
         new_tokens=new, weight_bytes=value,
@@ -285,15 +292,14 @@ def _generation(
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _is_quantised(run: Run, stage: AnyStage) -> bool:
+    """Whether the models that a stage generates with stand on a base in four bits."""
+    starts = [run.stage(ref.stage).adapter for ref in stage.model_refs() if ref.role == "policy"]
+    return bool(starts) and all(start is not None and start.quantised is not None for start in starts)
+
+
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
     Evaluate: _evaluate,
 }
 """Stage class -> what one of its stages will need."""
-SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
-    HubModel: lambda stage, model: None,
-    FolderModel: lambda stage, model: size_of_folder(on_this_machine(model.path)),
-    GgufModel: lambda stage, model: size_of_gguf(gguf_path(stage, model)),
-    TinyModel: lambda stage, model: size_of_tiny(model),
-}
-"""Where a model comes from -> its size before it is imported, from (stage's name, source); None: not known yet."""

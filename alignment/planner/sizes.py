@@ -1,7 +1,7 @@
 """How large a model is, read from config.json, safetensors headers or a GGUF header; no weights are loaded.
 
-Knows dense decoders of the Llama shape (Llama, Mistral, Qwen2/3, SmolLM, Gemma). For any other shape the answer
-is None, never a guess.
+Knows the dense decoders of `FAMILIES` to the last weight (tests hold it to transformers' classes). For any other
+architecture the answer is None, never a guess.
 """
 
 from __future__ import annotations
@@ -20,6 +20,43 @@ from alignment.errors import ModelError
 
 
 @dataclass(frozen=True)
+class Family:
+    """What sets an architecture apart, and what its config class takes for keys that config.json leaves out.
+
+    Attributes:
+        norms: RMS norms of the model's width in each layer.
+        head_norms: whether query and key have norms of one head's width.
+        qkv_bias: biases of query, key and value; None where `attention_bias` says so, of the output projection too.
+        fused: one layer for query, key and value, and one for gate and up (so LoRA has fewer, wider adapters).
+        head_dim: None is hidden size over heads.
+        capped: the last logits go through a tanh.
+    """
+
+    norms: int = 2
+    head_norms: bool = False
+    qkv_bias: bool | None = None
+    fused: bool = False
+    tied: bool = False
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    capped: bool = False
+
+
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(qkv_bias=False, kv_heads=8),
+    "qwen2": Family(qkv_bias=True, kv_heads=32),
+    "qwen3": Family(head_norms=True, kv_heads=32, head_dim=128),
+    "gemma": Family(tied=True, kv_heads=16, head_dim=256),
+    "gemma2": Family(norms=4, tied=True, kv_heads=4, head_dim=256, capped=True),
+    "gemma3_text": Family(norms=4, head_norms=True, tied=True, kv_heads=4, head_dim=256),
+    "phi3": Family(qkv_bias=False, fused=True),
+}
+"""`model_type` -> its family: Llama 2 and 3 and SmolLM, Mistral, Qwen2 and 2.5, Qwen3, Gemma 1 to 3 (text), Phi-3 and
+Phi-4. Read in transformers 5.19's modeling files."""
+
+
+@dataclass(frozen=True)
 class ModelSize:
     """Shape of a decoder.
 
@@ -27,6 +64,9 @@ class ModelSize:
         parameters: all weights, an output head that shares the embedding counted once.
         heads, kv_heads, head_dim: of the attention; kv_heads < heads is grouped-query attention.
         intermediate: width of the gated feed-forward layer.
+        tied: whether the output head is the embedding.
+        fused: query, key and value are one linear layer, gate and up another.
+        norms, head_norms, capped: as in `Family`.
     """
 
     parameters: int
@@ -37,38 +77,64 @@ class ModelSize:
     head_dim: int
     intermediate: int
     vocab: int
+    tied: bool = False
+    fused: bool = False
+    norms: int = 2
+    head_norms: bool = False
+    capped: bool = False
+
+    @property
+    def inner(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Width of all key heads."""
+        return self.kv_heads * self.head_dim
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of a layer's linear layers."""
+        first = ((self.hidden, self.inner + 2 * self.kv),) if self.fused else (
+            (self.hidden, self.inner), (self.hidden, self.kv), (self.hidden, self.kv))
+        gates = ((self.hidden, 2 * self.intermediate),) if self.fused else ((self.hidden, self.intermediate),) * 2
+        return (*first, (self.inner, self.hidden), *gates, (self.intermediate, self.hidden))
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of every linear layer but the head."""
-        inner, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return self.layers * self.hidden * (2 * inner + 2 * kv + 3 * self.intermediate)
+        """Weights of all linear layers but the head, without biases: those that NF4 quantises."""
+        return self.layers * sum(width * height for width, height in self.shapes())
 
     def lora_parameters(self, rank: int) -> int:
         """Weights of adapters on every linear layer but the head: r (in + out) each (arXiv:2106.09685, 4.1)."""
-        inner, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * (self.hidden + inner) + 2 * (self.hidden + kv)
-        feed_forward = 3 * (self.hidden + self.intermediate)
-        return rank * self.layers * (attention + feed_forward)
+        return rank * self.layers * sum(width + height for width, height in self.shapes())
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of an output head of its own; 0 where it is the embedding."""
+        return 0 if self.tied else self.vocab * self.hidden
 
 
 def size_from_config(config: Mapping[str, Any]) -> ModelSize | None:
-    """Size of a Llama-shaped dense decoder from its config.json, or None for another architecture."""
+    """Size of a dense decoder of `FAMILIES` from its config.json, or None for another architecture."""
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     mixture = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if mixture or not all(isinstance(config.get(key), int) for key in needed):
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or mixture or not all(isinstance(config.get(key), int) for key in needed):
         return None
     hidden, layers, heads, intermediate, vocab = (int(config[key]) for key in needed)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    head_dim = int(config.get("head_dim") or hidden // heads)
-    inner, kv = heads * head_dim, kv_heads * head_dim
-    attention = 2 * hidden * inner + 2 * hidden * kv
-    if config.get("model_type") == "qwen2":  # its query, key and value have biases that config.json does not mention
-        attention += inner + 2 * kv
-    norms = 2 * hidden + (2 * head_dim if config.get("model_type") == "qwen3" else 0)
-    embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    total = embeddings + layers * (attention + 3 * hidden * intermediate + norms) + hidden
-    return ModelSize(total, layers, hidden, heads, kv_heads, head_dim, intermediate, vocab)
+    kv_heads = int(config.get("num_key_value_heads") or family.kv_heads or heads)
+    head_dim = int(config.get("head_dim") or family.head_dim or hidden // heads)
+    tied = bool(config.get("tie_word_embeddings", family.tied))
+    size = ModelSize(0, layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, tied, family.fused,
+                     family.norms, family.head_norms, family.capped)
+    said = bool(config.get("attention_bias")) if family.qkv_bias is None else False
+    biases = (size.inner + 2 * size.kv) * (said or family.qkv_bias is True) + hidden * said
+    if config.get("model_type") == "llama" and config.get("mlp_bias"):
+        biases += 2 * intermediate + hidden
+    norms = family.norms * hidden + 2 * head_dim * family.head_norms
+    total = vocab * hidden + size.head_parameters + size.linear_parameters + layers * (biases + norms) + hidden
+    return replace(size, parameters=total)
 
 
 def size_of_folder(folder: Path) -> ModelSize | None:

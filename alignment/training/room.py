@@ -13,40 +13,43 @@ import torch
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.inference.info import base_folder
-from alignment.planner import estimate, memory
+from alignment.planner import memory
+from alignment.planner.need import Device, beside_bytes, has_room, memory_of
 from alignment.planner.sizes import size_of_folder
+from alignment.progress import console
 from alignment.training.checkpoints import everywhere
-
-SHARE = 0.8
-"""Of the memory that is free; the rest is for what an estimate does not know."""
 
 
 def room_for(
-    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int, frozen: Artifact | None = None
+    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int, sharding: str = "none",
+    frozen: Artifact | None = None,
 ) -> Callable[[int], bool]:
     """Whether so many rows fit on every rank; to be asked on all of them alike, with the weights in memory.
 
     Args:
         length: of the longest row, in tokens.
+        sharding: `compute.sharding`.
         frozen: of a second model, which is not in memory yet.
     """
-    size, adapter = size_of_folder(base_folder(start)), stage.adapter
-    on_gpu = device != "cpu"
+    size, on_gpu = size_of_folder(base_folder(start)), device != "cpu"
     second = None if frozen is None else size_of_folder(base_folder(frozen))
-    beside = 0 if second is None else second.parameters * (4 if stage.frozen_in_float32 else dtype.itemsize)
+    if size is None and stage.micro_batch_size is None and os.environ.get("RANK", "0") == "0":
+        console.print(f"  {stage.name}: the planner does not know this architecture, so rows per forward pass are not "
+                      "held against the memory; micro_batch_size says how many")
+    computed = stage.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
 
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
             return True
-        needed = estimate.train_memory(
-            size, lora_rank=adapter.r if adapter else None, frozen_bytes=dtype.itemsize,
-            sequences=rows * stage.sequences, length=length, head=stage.makes == "policy",
-            checkpointing=bool(stage.trl.get("gradient_checkpointing", on_gpu)),
-            reference=stage.reference_mode == "adapter", whole_logits=stage.whole_logits)
+        needed = memory_of(computed, size, Device(on_gpu, _workers(), sharding), rows=rows, length=length)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
-        return everywhere(needed.total - needed.weights + beside <= SHARE * free)
+        return everywhere(has_room(needed, free - beside_bytes(computed, second)))
 
     return fits
+
+
+def _workers() -> int:
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _neighbours() -> int:

@@ -100,12 +100,14 @@ int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
     *major = MAJOR; *minor = 0; return 0;
 }
 int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "NVIDIA Test", length); return 0; }
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *memory) { memory[0] = 24ull << 30; return 0; }
 """
 ASK = """
 from alignment.config import hardware
 hardware.metadata.version = lambda name: "2.9.0+cu128"
 compute = hardware.Compute()
 print(hardware.device_here(compute), hardware.native_here(compute), hardware.processor("cuda"), sep=",")
+assert hardware.gpu_here() in (None, ("NVIDIA Test", 24 << 30))
 """
 
 

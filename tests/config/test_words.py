@@ -33,7 +33,7 @@ VALUES = ["text", "", 7, -1, 0, 1.5, -2.5, True, None, [], ["x"], [1, 2], [[]], 
 EVERYTHING = {
     "name": "all", "description": "d", "seed": 1, "store": "runs", "scale": 1.0, "params": {"a": 1},
     "compute": {"workers": 1, "address": "auto", "device": "cpu", "dtype": "auto", "cpus_per_worker": 1.0,
-                "gpus_per_worker": 0.0, "sharding": "zero2",
+                "gpus_per_worker": 0.0, "gpu": "h100", "sharding": "zero2",
                 "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}}},
     "stages": [
         {"name": "hub", "kind": "import", "model": {"source": "hub", "repo": "a/b", "revision": "main",
@@ -56,7 +56,7 @@ EVERYTHING = {
          "too_long": "drop", "checkpoints": {"every": 50, "keep": 2, "final": "last"}, "log_every": 1,
          "log_to": ["wandb"], "trl": {}, "loss": "all", "packing": False},
         {"name": "rm", "kind": "train", "method": "reward", "model": "base", "rows": ["seed/train"],
-         "strategy": {"kind": "full"}},
+         "strategy": {"kind": "full", "why": "w"}},
         {"name": "rs", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["seed/train"], "take": 3,
          "n": 4,
          "sampling": {"temperature": [0.1, 0.9], "top_p": 0.9, "top_k": [1, 4], "repetition_penalty": 1.0,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,35 +15,56 @@ from alignment.planner.estimate import (
     train_flops,
     train_memory,
 )
+from alignment.planner.sharing import beside, held
 from alignment.planner.sizes import ModelSize
 
 SMALL = ModelSize(parameters=1000, layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, intermediate=16, vocab=100)
 SMOLLM = ModelSize(134_515_008, 30, 576, 9, 3, 64, 1536, 49152)
 
 
-def test_full_training_by_hand() -> None:
-    memory = train_memory(SMALL, lora_rank=None, frozen_bytes=2, sequences=3, length=5)
-    # float32 throughout: 4 weights, 4 gradient, 8 Adam; 15 tokens x 2 layers x (9*8 + 3*16) values; 15 x 100 logits x2
-    assert asdict(memory) == {"weights": 4000, "gradients": 4000, "optimizer": 8000,
-                              "activations": 15 * 2 * (72 + 48) * 4, "logits": 2 * 15 * 100 * 4, "cache": 0}
-    assert memory.total == 4000 + 4000 + 8000 + 14400 + 12000
-
-
-def test_lora_training_by_hand() -> None:
+def test_weights_gradients_and_states_by_hand() -> None:
+    memory = train_memory(SMALL, lora_rank=None, frozen_bytes=4, sequences=3, length=5)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (4000, 4000, 8000)
     # r (in + out): q 8+8, o 8+8, k 8+4, v 8+4, gate, up, down 8+16 each = 128 a layer and rank
     trained = 4 * 2 * 128
     assert SMALL.lora_parameters(4) == trained
-    memory = train_memory(SMALL, lora_rank=4, frozen_bytes=2, sequences=1, length=1, head=False, reference=True)
+    memory = train_memory(SMALL, lora_rank=4, frozen_bytes=2, sequences=1, length=1, reference=True)
     assert memory.weights == 1000 * 2 + 2 * trained * 4
-    assert (memory.gradients, memory.optimizer, memory.logits) == (trained * 4, trained * 8, 0)
-    assert memory.activations == 2 * (72 + 48) * 2
+    assert (memory.gradients, memory.optimizer) == (trained * 4, trained * 8)
+
+
+def test_a_reward_model_has_a_row_for_a_head() -> None:
+    memory = train_memory(SMALL, lora_rank=4, frozen_bytes=2, sequences=1, length=1, head=False)
+    assert memory.weights == (1000 - 100 * 8) * 2 + (4 * 2 * 128 + 8) * 4
+    assert memory.logits == 0
 
 
 def test_generation_by_hand() -> None:
     memory = generate_memory(SMALL, weight_bytes=4, sequences=6, length=10, scorer=True)
     assert memory.cache == 2 * 2 * 6 * 10 * 1 * 4 * 4
     assert memory.weights == 2 * 1000 * 4
-    assert memory.logits == 6 * 100 * 4
+    assert memory.logits == 6 * 100 * (3 * 4 + 8)
+
+
+@pytest.mark.parametrize(("sharding", "weights", "gradients", "optimizer", "buffers"), [
+    ("none", 4000, 4000, 8000, 4000),
+    ("zero1", 4000, 4000, (8000 + 8000) / 4, 40),
+    ("zero2", 4000, 1000, (8000 + 8000) / 4, 40),
+    ("zero3", 1000, 1000, (8000 + 8000) / 4, 2 * 40 + 4000),
+    ("zero3-offload", 0, 0, 0, 2 * 40 + 4000),
+])
+def test_what_a_worker_of_four_holds_by_hand(
+    sharding: str, weights: float, gradients: float, optimizer: float, buffers: float
+) -> None:
+    made = held(1000, 0, 8, sharding=sharding, workers=4, bucket=10)
+    assert (made.weights, made.gradients, made.optimizer, made.buffers) == (weights, gradients, optimizer, buffers)
+    assert (made.host > 0) is (sharding == "zero3-offload")
+
+
+def test_disk_holds_one_checkpoint_more_than_are_kept() -> None:
+    made = beside(1000, 500, 8, keep=2, on_gpu=False)
+    assert made.disk == 3 * (4000 + 8000) + 4000
+    assert beside(1000, 500, 8, keep=2, on_gpu=False, best=True).disk == made.disk + 4000
 
 
 def test_operations_by_hand() -> None:
@@ -86,7 +105,8 @@ def test_memory_grows_with_what_it_is_for(batch: int, length: int, head: bool, c
 
 @given(st.integers(1, 64), st.integers(1, 512))
 def test_checkpointing_trades_memory_for_time(batch: int, length: int) -> None:
-    kept, again = (train_memory(SMOLLM, lora_rank=16, frozen_bytes=4, sequences=batch, length=length,
+    # with a reward model, whose highest moment is in the layers
+    kept, again = (train_memory(SMOLLM, lora_rank=16, frozen_bytes=4, sequences=batch, length=length, head=False,
                                 checkpointing=on).activations for on in (False, True))
     assert again < kept
     assert (train_flops(SMOLLM, 100, length, lora=True, checkpointing=True)

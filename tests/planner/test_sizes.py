@@ -6,6 +6,7 @@ import importlib.util
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,60 @@ def test_what_peft_adds_is_what_was_planned(tiny_model_dir: Path) -> None:
     planned = size_of_folder(tiny_model_dir)
     assert planned is not None
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == planned.lora_parameters(4)
+
+
+# The makers' own numbers, from their config.json on the hub.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama-2-7B": ("llama", {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                             "intermediate_size": 11008, "vocab_size": 32000}),
+    "Llama-3.1-8B": ("llama", {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                               "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}),
+    "a Llama with biases": ("llama", {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+                                      "intermediate_size": 96, "vocab_size": 100, "attention_bias": True,
+                                      "mlp_bias": True}),
+    "Mistral-7B": ("mistral", {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                               "intermediate_size": 14336, "vocab_size": 32000}),
+    "Mistral-Nemo-12B": ("mistral", {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32,
+                                     "head_dim": 128, "intermediate_size": 14336, "vocab_size": 131072}),
+    "Qwen2.5-7B": ("qwen2", {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+                             "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064}),
+    "Qwen2.5-0.5B": ("qwen2", {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+                               "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936,
+                               "tie_word_embeddings": True}),
+    "Qwen3-8B": ("qwen3", {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32,
+                           "num_key_value_heads": 8, "intermediate_size": 12288, "vocab_size": 151936}),
+    "Gemma-7B": ("gemma", {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+                           "intermediate_size": 24576, "vocab_size": 256000}),
+    "Gemma-2-9B": ("gemma2", {"hidden_size": 3584, "num_hidden_layers": 42, "num_attention_heads": 16,
+                              "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 256000}),
+    "Gemma-3-1B": ("gemma3_text", {"hidden_size": 1152, "num_hidden_layers": 26, "num_attention_heads": 4,
+                                   "num_key_value_heads": 1, "intermediate_size": 6912, "vocab_size": 262144}),
+    "Phi-3-mini": ("phi3", {"hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 32,
+                            "intermediate_size": 8192, "vocab_size": 32064}),
+    "Phi-4": ("phi3", {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
+                       "num_key_value_heads": 10, "intermediate_size": 17920, "vocab_size": 100352}),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_known_family_is_counted_to_the_last_weight(name: str, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, shape = SHAPES[name]
+    config = AutoConfig.for_model(kind, pad_token_id=0, **shape)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    counted = sum(weight.numel() for weight in model.parameters())
+    linear = {id(module): module.weight.numel() for name, module in model.named_modules()
+              if isinstance(module, torch.nn.Linear) and "lm_head" not in name}
+    with torch.device("meta"):
+        adapted = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    config.save_pretrained(tmp_path)
+    for written in ({"model_type": kind, **shape}, json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))):
+        size = size_from_config(written)
+        assert size is not None
+        assert (size.parameters, size.linear_parameters, size.lora_parameters(8)) == (
+            counted, sum(linear.values()), trained)

@@ -28,6 +28,7 @@ from alignment.config.yaml_nodes import dotted
 from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
+from alignment.planner.auto import undecided
 
 LENGTH = 2000
 """Characters of a refusal that stand in the status; a path may have any number."""
@@ -79,6 +80,9 @@ def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any]
                                         "plain stages: `kubealign submit RUN.yaml --target run` writes groups out")
         profile = Profile.model_validate_json(json.dumps(spec.profile))
         run = profile.applied(parse_run(dump(spec.run), "spec.run"))
+        if undecided(run):
+            raise Refused("InvalidRun", f"stage {undecided(run)[0]}: strategy auto is resolved before a run travels: "
+                                        "kubealign submit does, or say lora, qlora or full")
     except ValidationError as error:
         found = (f"spec.profile.{one.where}: {one.problem}" + (f"; expected {one.expected}" if one.expected else "")
                  for one in told(error, Profile))

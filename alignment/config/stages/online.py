@@ -125,6 +125,14 @@ class Online(TrainBase):
         return "adapter" if self.has_reference and self.adapter is not None else None
 
     @property
+    def scorers(self) -> int:
+        return sum(part.model is not None for part in self.reward.parts.values())
+
+    @property
+    def keeps_start(self) -> bool:
+        return self.has_reference and self.adapter is None
+
+    @property
     def has_reference(self) -> bool:
         """Whether the KL to a reference is measured."""
         return bool(self.beta)
@@ -144,8 +152,6 @@ class Online(TrainBase):
         given = self.trl.get("beta", self.default_beta)
         return float(given) if isinstance(given, int | float) else self.default_beta  # the type is told of elsewhere
 
-    whole_logits: ClassVar[bool] = False
-    """Whether an answer's logits are held over the whole vocabulary, all tokens at once."""
     default_beta: ClassVar[float] = 0.0
     """TRL's own of the method."""
 

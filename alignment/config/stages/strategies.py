@@ -19,6 +19,8 @@ class Adapter(Strict):
     """TRL's `optim` where `trl` has none; None: TRL's own default. It changes what is learned: TrainBase.learned."""
 
     kind: str
+    why: str | None = None
+    """Filled in where `auto` chose this kind: from what. Nothing is learned from it."""
     r: Positive = 16
     """Rank of the matrices. 8 to 64 is usual; higher holds more and costs more. A stage that continues an adapter has
     the same kind, r, alpha, targets and modules_to_save."""
@@ -64,11 +66,22 @@ class QLora(Adapter):
     rounded base. Optimizer: 8-bit AdamW, `trl: {optim: ...}` for another."""
 
 
+class Auto(Adapter):
+    """One of the others, by the memory of the hardware that is named or found (planner/auto.py)."""
+
+    kind: Literal["auto"]
+    """full where it leaves two fifths of the GPU free, else lora likewise, else qlora; lora on a CPU. Several GPUs
+    share out a full training, by the least sharding that fits. What is chosen is part of what is learned."""
+
+
 class Full(Strict):
     """Every weight is trained."""
+
+    why: str | None = None
+    """Filled in where `auto` chose this kind: from what. Nothing is learned from it."""
 
     kind: Literal["full"]
     """All weights, in float32: 16 bytes per parameter with Adam."""
 
 
-Strategy = Annotated[Lora | QLora | Full, Field(discriminator="kind")]
+Strategy = Annotated[Lora | QLora | Full | Auto, Field(discriminator="kind")]

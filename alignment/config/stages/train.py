@@ -96,7 +96,7 @@ class TrainBase(Stage):
     Never the split that evaluate asks."""
     strategy: Strategy = Lora(kind="lora")
     """Which weights are trained: `kind: lora` a small adapter, `kind: qlora` one over a base in four bits, `kind: full`
-    all weights."""
+    all weights, `kind: auto` what fits."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed. 1 to 3 for sft, 1 for reward and dpo: more soon learns by
     heart."""
@@ -184,11 +184,13 @@ class TrainBase(Stage):
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         learned = super().learned(scaled) | {"learning_rate": self.rate}
+        learned["strategy"].pop("why", None)
         return learned | {"trl": {**self.by_strategy, **learned["trl"]}}
 
     def defaulted(self) -> str | None:
-        return None if self.learning_rate is not None else (
+        rate = None if self.learning_rate is not None or self.strategy.kind == "auto" else (
             f"learning rate {self.rate:g}, the default of {self.method} with {self.strategy.kind}")
+        return "; ".join(filter(None, (self.strategy.why, rate))) or None
 
     def title(self) -> str:
         return f"{self.method} · {'all weights' if self.adapter is None else f'{self.adapter.kind} r {self.adapter.r}'}"
@@ -272,6 +274,16 @@ class TrainBase(Stage):
         return None
 
     @property
+    def scorers(self) -> int:
+        """Reward models that are asked while the stage trains."""
+        return 0
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether all weights of the start are kept beside those that are trained, as a reference."""
+        return False
+
+    @property
     def frozen(self) -> ModelRef | None:
         """A second model, loaded beside the one that is trained and never changed; None for most."""
         return None
@@ -281,6 +293,11 @@ class TrainBase(Stage):
         """Whether that second model computes in float32 whatever `dtype` says: a reference does so as the policy does,
         a teacher costs no more than it must."""
         return self.adapter is None and self.reference_mode is not None
+
+
+def as_train(stage: Stage) -> TrainBase | None:
+    """The stage with the keys of one that trains; None where it does not."""
+    return stage if isinstance(stage, TrainBase) else None
 
 
 class Sft(TrainBase):

@@ -1,0 +1,53 @@
+"""How large the models of a run are before anything is imported, by stage: from what lies here, and for `auto` from the
+hub's config.json alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from alignment.artifacts import Artifact
+from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, TinyModel
+from alignment.config.stages.fields import on_this_machine
+from alignment.data.fingerprint import gguf_path
+from alignment.data.model_files import hub_snapshot
+from alignment.planner.sizes import ModelSize, size_from_config, size_of_folder, size_of_gguf, size_of_tiny
+
+
+def _of_hub(stage: str, model: HubModel) -> ModelSize | None:
+    folder = hub_snapshot(model)
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return size_from_config(config) if isinstance(config, dict) else None
+
+
+SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
+    HubModel: _of_hub,
+    FolderModel: lambda stage, model: size_of_folder(on_this_machine(model.path)),
+    GgufModel: lambda stage, model: size_of_gguf(gguf_path(stage, model)),
+    TinyModel: lambda stage, model: size_of_tiny(model),
+}
+"""Where a model comes from -> its size before it is imported, from (stage's name, source); None: not known yet."""
+
+
+def of_artifact(artifact: Artifact) -> ModelSize | None:
+    """Of an imported model, which may lie in an object store."""
+    if artifact.store.is_local:
+        return size_of_folder(artifact.path() / "model")
+    config = f"{artifact.store.root}/artifacts/{artifact.key}/model/config.json"
+    return size_from_config(json.loads(artifact.store.fs.cat_file(config)))
+
+
+def of_stage(run: Run, stage: AnyStage) -> ModelSize | None:
+    """Of the model that a stage starts from or makes: that of the import which its weights come from."""
+    while (start := next(stage.model_refs(), None)) is not None:
+        stage = run.stage(start.stage)
+    base = getattr(stage, "base", None)
+    if base is not None:
+        stage = run.stage(base)
+    source = next((item.source for item in stage.sources() if type(item.source) in SIZES), None)
+    return None if source is None else SIZES[type(source)](stage.name, source)

@@ -1,0 +1,23 @@
+"""docs/planner.md has the tables that the formulas make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignment.planner import table
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "planner.md"
+
+
+def test_the_page_is_what_the_formulas_say() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert table.filled(page) == page, "python -m alignment.planner.table makes it anew"
+
+
+def test_less_is_trained_and_more_is_shared_out_for_less_memory() -> None:
+    for shape in table.MODELS.values():
+        size = table.size_of(shape)
+        full, lora, qlora = (table.gib(size, kind) for kind in ("full", "lora", "qlora"))
+        assert full > lora > qlora
+        ddp, *zero = (table.gib(size, "full", sharding, 8) for sharding in ("none", "zero1", "zero2"))
+        assert ddp > zero[0] > zero[1]
