@@ -105,7 +105,8 @@ def _convert(node: Json, definitions: Json) -> Json:
     made = {key: node[key] for key in _BOUNDS if key in node}
     if "const" in node:
         made["enum"] = [node["const"]]
-    kind = {bool: "boolean", str: "string"}[type(node["const"])] if "const" in node else node.get("type", "string")
+    kinds = {bool: "boolean", str: "string", int: "integer"}
+    kind = kinds[type(node["const"])] if "const" in node else node.get("type", "string")
     made["type"] = kind
     for open_end, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if open_end in node:
