@@ -1,4 +1,4 @@
-"""A train stage on Ray Train V2: `compute.workers` processes, or this one.
+"""A train stage: on Ray Train V2 in `compute.workers` processes, or in this one, without Ray.
 
 Starts workers, restarts them after a crash (each resumes from the newest complete checkpoint) and collects the
 outcome. The workers may be on other machines that share only the store. Does not know methods, losses or models.
@@ -39,16 +39,39 @@ def train_stage(context: StageContext) -> Outcome:
     for finding in unfit(compute.sharding, compute.deepspeed, compute.workers, context.stage_as(TrainBase)):
         raise ConfigError(finding.problem, where=f"stage {context.stage.name}", found=finding.found,
                           expected=finding.expected)
-    if compute.workers:
-        ensure_ray(compute)  # before ray.train is imported, which reads its switches then
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context.store.drop_work(context.key, "out")  # of an earlier attempt
+    _on_workers(context) if compute.workers else _here(context)
+    from alignment.training.fit import read_outcome
+
+    if compute.workers and not context.store.is_local:
+        context.store.fetch_work(context.key, "out", "training.json")  # the rest never comes here: see Store.publish
+    return read_outcome(context)
+
+
+def _here(context: StageContext) -> None:
+    """In this process, which needs no Ray."""
+    from alignment.training import ranks
+
+    ranks.begin(context.key)  # before what takes long to import
+    try:
+        from alignment.training.fit import fit
+
+        fit(context)
+    except KubeAlignError:
+        raise
+    except Exception as error:
+        raise _failed(context, error) from error
+
+
+def _on_workers(context: StageContext) -> None:
+    compute = context.run.compute
+    ensure_ray(compute)  # before ray.train is imported, which reads its switches then
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     # Restarts are ours: Ray's would also try again what only the user can mend. Anything else is worth another try, as
     # a lost rank may first show as a broken connection of another.
-    for left in reversed(range(1 + (MAX_RESTARTS if compute.workers else 0))):
+    for left in reversed(range(1 + MAX_RESTARTS)):
         try:
-            if compute.workers:
-                wait_for_room(compute, compute.workers, f"stage {context.stage.name}")
+            wait_for_room(compute, compute.workers, f"stage {context.stage.name}")
             _trainer(context).fit()
             break
         except KubeAlignError:
@@ -61,11 +84,6 @@ def train_stage(context: StageContext) -> Outcome:
                 _give_up(context, error)
             why = next(iter(str(workers_lost(error) or error).splitlines()), "")[:300]
             console.print(f"! {context.stage.name} starts its workers again: {why}", markup=False)
-    from alignment.training.fit import read_outcome
-
-    if compute.workers and not context.store.is_local:
-        context.store.fetch_work(context.key, "out", "training.json")  # the rest never comes here: see Store.publish
-    return read_outcome(context)
 
 
 def _give_up(context: StageContext, error: Exception) -> NoReturn:
@@ -74,13 +92,16 @@ def _give_up(context: StageContext, error: Exception) -> NoReturn:
         raise WorkersLost(f"workers were lost more than {MAX_RESTARTS} times, last: {lost}",
                           where=f"stage {context.stage.name}",
                           hint="look at their pods or processes (memory?); run again to resume") from error
+    raise _failed(context, error) from error
+
+
+def _failed(context: StageContext, error: Exception) -> StageError:
     stage = context.stage_as(TrainBase)
     key = _key_in(str(error), stage)
     passed = ", ".join(stage.trl)
-    raise StageError(f"training failed: {type(error).__name__}: {error}",
-                     where=f"stage {stage.name}" + (f", {key}" if key else ""),
-                     hint=f"trl hands on {passed}: see whether that is what it asks about" if passed else None,
-                     ) from error
+    return StageError(f"training failed: {type(error).__name__}: {error}",
+                      where=f"stage {stage.name}" + (f", {key}" if key else ""),
+                      hint=f"trl hands on {passed}: see whether that is what it asks about" if passed else None)
 
 
 def _key_in(text: str, stage: TrainBase) -> str | None:
@@ -101,7 +122,7 @@ def _trainer(context: StageContext) -> Any:
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpus_per_worker > 0,
-            resources_per_worker=needed(compute) if compute.workers else None,
+            resources_per_worker=needed(compute),
         ),
         run_config=RunConfig(name=context.key, failure_config=FailureConfig(max_failures=0), **_storage(context)),
     )
@@ -121,7 +142,7 @@ def _storage(context: StageContext) -> dict[str, Any]:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Runs in every worker process (or in this one, without workers)."""
+    """Runs in every worker process."""
     from alignment.training import ranks
 
     context: StageContext = config["context"]
@@ -129,9 +150,6 @@ def _worker(config: dict[str, Any]) -> None:
     from alignment.training.fit import fit
 
     store, workers = context.store, context.run.compute.workers
-    if not workers:
-        fit(context, workers=1, callbacks=())
-        return
     import ray.train
 
     # Ray sets the root logger to INFO in its workers; some of Ray Train's own loggers are called by their file.
