@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from alignment.artifacts import Artifact, Store
 from alignment.errors import ModelError
+from alignment.report.page import _model
 from tests import small
 from tests.invariants.test_resume import Stops
 from tests.models import published
@@ -109,6 +111,9 @@ def test_the_difference_to_the_base_as_stored_is_known_and_said(
     assert abs(loss(fresh, raw) - trained) > 10 * NEAR
     assert facts["base_difference"]["nats_per_token"] > 100 * NEAR
     assert facts["base_difference"]["of"] > 50
+    reported = _model(stage("sft"), replace(sft, manifest=sft.manifest.model_copy(update={"facts": facts})))["start"]
+    assert reported.startswith(f"{bases('llama-tied').key}, over nf4-double (over it as stored, 0.")
+    assert reported.endswith("nats a token apart)")
     _, _, facts = train(sft, "reward")
     assert facts["base_difference"]["score"] > 0
 
