@@ -34,8 +34,9 @@ class Compute(Strict):
     """Which GPU that is, by its file of configs/hardware/ (h100, 4090): for `strategy: {kind: auto}`, `sharding: auto`
     and `plan`. Default: the one that is seen here; on a cluster it has to be said."""
     sharding: Sharding = "auto"
-    """What the workers share out in training, by DeepSpeed: zero1 optimizer states, zero2 gradients too, zero3 weights
-    too, zero3-offload all of it in host memory. none: each holds all. auto: none, so far."""
+    """What workers share out in training, by DeepSpeed: zero1 optimizer states, zero2 gradients too, zero3 weights too,
+    zero3-offload all of it in host memory. none: each holds all. auto: the least of these that fits, where `gpu` is
+    named and there are several; else none."""
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed's own options on memory and speed, over ours: `zero_optimization: {reduce_bucket_size: 50000000}`, or
     the path of a JSON or YAML file with them (configs/deepspeed/), which is read where the run is loaded."""

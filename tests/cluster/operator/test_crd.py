@@ -177,6 +177,17 @@ def test_a_hand_written_run_needs_neither_files_nor_digests() -> None:
     assert "store: s3://b/c" in ready.bundle.run_yaml
 
 
+def test_a_strategy_that_is_left_to_auto_is_refused_with_who_resolves_it(tmp_path: Path) -> None:
+    world = World(Store())
+    name = submit(world, chain(tmp_path))
+    body = world.objects[("AlignmentRun", name)]
+    for stage in body["spec"]["run"]["stages"]:
+        if stage["kind"] == "train":
+            stage["strategy"] = {"kind": "auto"}
+    with pytest.raises(Refused, match="stage sft: strategy auto is resolved before a run travels"):
+        prepare(READS, body, world.config_map(body["spec"]["files"]["configMap"]))
+
+
 def test_a_source_that_only_the_client_has_is_known_by_its_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
                                                                    ) -> None:
     """A changed run whose sources lie elsewhere is refused with what to do; the run as sent is not."""
