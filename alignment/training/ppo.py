@@ -13,12 +13,11 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
@@ -34,7 +33,16 @@ from alignment.rewards import Judged, RewardSum
 from alignment.training import ppo_loss
 from alignment.training.gates import Gate, prove_start
 from alignment.training.held_out import HeldOut
-from alignment.training.ppo_rollout import Answers, Said, ValueHead, said_by
+from alignment.training.ppo_rollout import (
+    Answers,
+    Rollout,
+    Said,
+    ValueHead,
+    frozen_copy,
+    said_by,
+    said_of,
+    without_dropout,
+)
 
 FILE = "ppo.safetensors"
 """The value head, beside a checkpoint's weights."""
@@ -42,17 +50,6 @@ NO_KL = 1e-4
 """The policy is its own reference before the first update, to rounding."""
 WATCHED = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "approx_kl")
 """What is logged of the updates, in the order in which compute_loss adds it up."""
-
-
-@dataclass
-class Rollout:
-    """Answers and what is to be learned of them: old log-probabilities, old values, advantages, returns, all [B, T]."""
-
-    answers: Answers
-    old: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
 
 
 class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
@@ -77,8 +74,8 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         args.per_device_train_batch_size *= args.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
         self.max_new_tokens, self.answers_at_once = stage.max_new_tokens, args.per_device_train_batch_size
-        _without_dropout(model)
-        self.ref_model = _frozen_copy(model)
+        without_dropout(model)
+        self.ref_model = frozen_copy(model)
         self.head = ValueHead(model.get_output_embeddings().weight.shape[-1])
         self._metrics: dict[str, list[float]] = defaultdict(list)
         super().__init__(model=model, args=args, data_collator=_as_they_are, **given)
@@ -209,18 +206,9 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         finally:
             policy.train(training)
 
-    def _said(self, bare: Any, answers: Answers) -> Said:
-        """What a model says of answers, a few rows at a time, without gradients; [B, T] each."""
-        made = [torch.zeros_like(answers.mask) for _ in Said._fields]
-        with torch.no_grad(), self.accelerator.autocast():
-            for start in range(0, len(answers.ids), self.rows_at_once):
-                chosen = list(range(start, min(start + self.rows_at_once, len(answers.ids))))
-                inputs = answers.inputs(chosen)
-                width = answers.width(chosen)
-                said = said_by(bare, bare, self.head, inputs, width, self.stage.temperature)
-                for whole, part in zip(made, said, strict=True):
-                    whole[chosen, :width] = part.masked_fill(answers.mask[chosen, :width] == 0, 0.0)
-        return Said(*made)
+    def _said(self, model: Any, answers: Answers) -> Said:
+        with self.accelerator.autocast():
+            return said_of(model, self.head, answers, self.rows_at_once, self.stage.temperature)
 
     def _reference(self, bare: Any, answers: Answers) -> Tensor:
         """Log-probabilities of the answers under the start model, [B, T]."""
@@ -290,21 +278,3 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
 
 def _as_they_are(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return examples
-
-
-def _frozen_copy(model: Any) -> Any:
-    """The start model, as the reference: a copy, or none for an adapter, which gets a frozen twin called `ref`."""
-    if not isinstance(model, PeftModel):
-        return copy.deepcopy(model).eval().requires_grad_(False)
-    model.add_adapter("ref", model.peft_config["default"])
-    set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name="default"), adapter_name="ref")
-    return None
-
-
-def _without_dropout(model: Any) -> None:
-    """The policy that learns is the one that answered. (A strategy's own dropout is refused by the config.)"""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0

@@ -1,4 +1,4 @@
-"""What PPO looks at: answers as tensors, and what a model and the value head say of each of their tokens.
+"""What PPO looks at: answers as tensors, what a model and the value head say of each token, the frozen start model.
 
 Draws no answers; knows no rewards and no losses.
 
@@ -8,12 +8,14 @@ vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from alignment.inference.engine import left_padded, positions
@@ -100,6 +102,17 @@ class Answers:
                 "position_ids": positions(attention)}
 
 
+@dataclass
+class Rollout:
+    """Answers and what is to be learned of them: old log-probabilities, old values, advantages, returns, all [B, T]."""
+
+    answers: Answers
+    old: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
 def said_by(model: Any, bare: Any, head: ValueHead, inputs: dict[str, Tensor], width: int, temperature: float) -> Said:
     """What the model says of the last `width` tokens of each row of `inputs`.
 
@@ -115,6 +128,19 @@ def said_by(model: Any, bare: Any, head: ValueHead, inputs: dict[str, Tensor], w
     return Said(log_probs, head(seen[0][:, -width - 1:-1]), spread)
 
 
+@torch.no_grad()
+def said_of(model: Any, head: ValueHead, answers: Answers, at_once: int, temperature: float) -> Said:
+    """What a bare model says of answers, so many rows at a time, without gradients; [B, T] each, 0 at padding."""
+    made = [torch.zeros_like(answers.mask) for _ in Said._fields]
+    for start in range(0, len(answers.ids), at_once):
+        chosen = list(range(start, min(start + at_once, len(answers.ids))))
+        width = answers.width(chosen)
+        said = said_by(model, model, head, answers.inputs(chosen), width, temperature)
+        for whole, part in zip(made, said, strict=True):
+            whole[chosen, :width] = part.masked_fill(answers.mask[chosen, :width] == 0, 0.0)
+    return Said(*made)
+
+
 @contextmanager
 def _hidden(model: Any) -> Iterator[list[Tensor]]:
     """The last hidden states, as the output head gets them; models keep those of every layer when asked for one."""
@@ -124,3 +150,21 @@ def _hidden(model: Any) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
+
+
+def frozen_copy(model: Any) -> Any:
+    """The start model, as the reference: a copy, or none for an adapter, which gets a frozen twin called `ref`."""
+    if not isinstance(model, PeftModel):
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    model.add_adapter("ref", model.peft_config["default"])
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name="default"), adapter_name="ref")
+    return None
+
+
+def without_dropout(model: Any) -> None:
+    """The policy that learns is the one that answered. (A strategy's own dropout is refused by the config.)"""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
