@@ -128,7 +128,8 @@ def train_memory(
     adding = _gradient(size, one) if full else 0
     embedding = size.vocab * size.hidden * FLOAT32 if full else 0
     first = embedding if head and not accumulated else 0  # of the head
-    missing = embedding if not accumulated and not (head and size.tied) else 0  # comes last
+    # Comes last; where workers share gradients out, their buckets are there from the beginning.
+    missing = embedding if workers == 1 and not accumulated and not (head and size.tied) else 0
     layers = one.saved(checkpointing, ends=not checkpointing)
     moments = [
         replace(early, activations=kept + casts + (one.tokens * one.passing() if casts else 0),
