@@ -97,6 +97,10 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     if stage.checkpoints.final == "best":
         trainer.last_dir = context.out / "last"
     _check_world(workers, trainer.args.world_size)
+    if sharding.is_shared_out(trainer) != bool(arguments.deepspeed):
+        raise StageError("the trainer shares the model out otherwise than was asked for", where=where,
+                         found="by DeepSpeed" if sharding.is_shared_out(trainer) else "not at all",
+                         expected=f"sharding: {compute.sharding}")
     ranks.agree("the arguments of the stage", _shared(arguments))
     timing = _train(context, trainer, Checkpoints(context, disk), callbacks)
     state = sharding.gathered(trainer)

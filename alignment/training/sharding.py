@@ -27,6 +27,7 @@ from alignment.config import Compute
 from alignment.config.sharding import OURS, OURS_OF_ZERO, offloads, zero_stage
 from alignment.errors import StageError
 
+_ACCELERATE = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_", "ACCELERATE_MIXED_PRECISION")
 _SHARES = "shares.json"
 """Of a checkpoint whose weights or optimizer states are shared out: by which sharding, over how many workers."""
 
@@ -70,6 +71,9 @@ def join(compute: Compute) -> None:
     Raises:
         StageError: DeepSpeed is not installed, or what it has to compile cannot be compiled.
     """
+    # Left by an earlier stage in this process, or by a launcher: accelerate would take DeepSpeed for a stage without.
+    for name in [name for name in os.environ if name.startswith(_ACCELERATE)]:
+        del os.environ[name]
     if "deepspeed" in sys.modules:
         _forget()
     if not zero_stage(compute.sharding):

@@ -28,8 +28,6 @@ SHARDED = [(method, "full", sharding) for method in ("sft", "reward", "dpo")
 SHARDED += [(method, "lora", sharding) for method in ("sft", "reward", "dpo") for sharding in ("zero2", "zero3")]
 SHARDED += [("dpo", "continued", sharding) for sharding in ("zero2", "zero3")]
 KTO = [("kto", "full", "zero2"), ("kto", "lora", "zero3")]
-HALF = [("sft", "full", "zero2"), ("dpo", "lora", "zero3")]
-"""In bfloat16: all weights under autocast, and an adapter in float32 on frozen weights that are rounded."""
 KILLED = [("sft", form, sharding) for form in ("full", "lora") for sharding in ("zero2", "zero3")]
 
 
@@ -120,9 +118,6 @@ def two(world: World) -> dict[str, StageContext]:
     """METHOD-FORM-SHARDING -> trained by two workers left alone; those of KILLED again, cut short or killed at last."""
     whole = [*SHARDED, *KTO, *((*each[:2], "none") for each in KTO)]
     contexts = [("-".join(each), world.context("-".join(each), *each), "whole") for each in whole]
-    contexts += [(name := f"half-{method}-{form}-{sharding}",
-                  world.context(name, method, form, sharding, dtype="bfloat16", epochs=1), "whole")
-                 for method, form, own in HALF for sharding in ("none", own)]
     cut = [("cut-" + "-".join(each), world.context("cut-" + "-".join(each), *each), "cut") for each in KILLED]
     cut[-1] = (*cut[-1][:2], "kill")
     with pytest.raises(Exception, match=r"(?s).*"):  # the kill
@@ -167,25 +162,11 @@ def test_losses_and_weights_are_those_of_one_process(
     assert bool(moved) == (told["metrics"]["best_step"] != told["metrics"]["steps"])
 
 
-@pytest.mark.parametrize("each", HALF, ids="-".join)
-def test_bfloat16_is_the_same_arithmetic_with_and_without_sharding(
-    each: tuple[str, str, str], two: dict[str, StageContext]
-) -> None:
-    import torch
-
-    plain, shared = two[f"half-{each[0]}-{each[1]}-none"], two["half-" + "-".join(each)]
-    assert losses(shared) == pytest.approx(losses(plain), rel=1e-3)
-    mine, theirs = weights(shared), weights(plain)
-    assert {tensor.dtype for tensor in mine.values()} == {torch.float32}
-    assert mine.keys() == theirs.keys()
-    assert all((mine[name] - tensor).abs().max() < 1e-2 for name, tensor in theirs.items())
-
-
 def test_rows_are_tokenized_by_one_worker_and_counted_as_by_one_process(
     one: dict[tuple[str, str], StageContext], two: dict[str, StageContext], world: World
 ) -> None:
     told = world.folder / "told-first"
-    stages = len(SHARDED) + 2 * len(KTO) + 2 * len(HALF) + len(KILLED)
+    stages = len(SHARDED) + 2 * len(KTO) + len(KILLED)
     assert len((told / "tokenized-0").read_text()) == 2 * stages, "train and eval rows"
     assert not (told / "tokenized-1").exists()
     for each in SHARDED:
