@@ -161,6 +161,9 @@ def test_default_rates_of_all_weights_are_those_of_the_installed_library() -> No
     import trl
 
     for method in METHODS:
-        config = getattr(trl, method.trl_config.partition(":")[2])
-        assert method.rates[0] == config.__dataclass_fields__["learning_rate"].default
+        config = getattr(trl, method.trl_config.partition(":")[2], None)
+        # TRL has no PPO since 1.13; 1.12.0's PPOConfig had 3e-6.
+        default = 3e-6 if config is None else config.__dataclass_fields__["learning_rate"].default
+        assert (config is None) == (method.tag == "ppo")
+        assert method.rates[0] == default
         assert method.rates[1] == pytest.approx(10 * method.rates[0])
