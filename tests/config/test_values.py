@@ -182,5 +182,7 @@ def test_default_rates_of_all_weights_are_those_of_the_installed_library() -> No
     for method in METHODS:
         file, _, name = method.trl_config.partition(":")
         config = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
-        assert method.rates[0] == config.__dataclass_fields__["learning_rate"].default
+        # TRL has no PPO since 1.13; 1.12.0's PPOConfig had 3e-6.
+        own = 3e-6 if method.tag == "ppo" else config.__dataclass_fields__["learning_rate"].default
+        assert method.rates[0] == own
         assert method.rates[1] == pytest.approx(10 * method.rates[0])

@@ -207,7 +207,7 @@ class Ppo(Online):
     batch_size: Positive = 64
     """Answers of one step over all workers, one to each prompt; the step makes ppo_epochs times minibatches updates
     from them. Log, schedule and checkpoints count such steps. Ouyang et al.: 512."""
-    num_generations: Literal[1] = 1
+    num_generations: Annotated[int, Field(ge=1, le=1)] = 1
     """One answer to each prompt: it is compared with the value head's estimate, not with other answers."""
     ppo_epochs: Positive = 4
     """Passes over a step's answers before new ones are drawn. Ouyang et al.: 1."""
