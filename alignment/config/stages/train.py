@@ -496,4 +496,5 @@ class Distill(TrainBase):
 
 
 METHODS: tuple[type[TrainBase], ...] = (Sft, Reward, Dpo, Kto, Orpo, Distill)
-"""Every method, in the order in which errors and documents list them."""
+"""Methods that learn from rows as they are, in the order in which errors and documents list them; online.py has the
+others."""
