@@ -43,6 +43,7 @@ from alignment.training.ppo_rollout import (
     said_of,
     without_dropout,
 )
+from alignment.training.ranks import first_to_fail
 
 FILE = "ppo.safetensors"
 """The value head, beside a checkpoint's weights."""
@@ -169,9 +170,10 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
 
     def _check(self, loss: Tensor, rows: list[str]) -> None:
         if not bool(loss.isfinite()):
-            raise StageError("the loss is not finite", found=float(loss.detach()),
-                             where=f"step {self.state.global_step + 1}, rows {rows}",
-                             hint="lower the learning rate, or look at these rows")
+            step = self.state.global_step + 1
+            raise first_to_fail(step, StageError(
+                "the loss is not finite", found=float(loss.detach()), where=f"step {step}, rows {rows}",
+                hint="lower the learning rate, or look at these rows"))
 
     def _order(self, count: int, epoch: int) -> Tensor:
         """A shuffle of the answers, the same in a resumed run, [count]."""
