@@ -56,7 +56,7 @@ def _here(context: StageContext) -> None:
     try:
         from alignment.training.fit import fit
 
-        fit(context)
+        fit(context, workers=1, callbacks=())
     except KubeAlignError:
         raise
     except Exception as error:

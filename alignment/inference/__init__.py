@@ -1,14 +1,19 @@
 """Models: import them into the store, load them, generate, log-probabilities, reward scores (transformers, peft).
 
-Importing peft imports bitsandbytes where it is installed, which on some CPUs warns that a kernel of the hub is absent.
-Nothing here uses it (it computes in bfloat16 alone), so that one line is not logged.
+Two libraries greet whoever imports them on a CPU, unasked: bitsandbytes, which peft imports, that a kernel of the hub
+is absent (nothing here uses it: it computes in bfloat16 alone), and DeepSpeed, which accelerate imports where a model
+is saved, that it takes the CPU. Those two lines are not logged; all others are.
 """
 
 import logging
 
+_GREETINGS = {"bitsandbytes.backends.cpu.ops": "gemm_4bit_forward", "DeepSpeed": "Setting accelerator to CPU"}
+"""Logger -> what its greeting holds."""
 
-def _not_of_the_hub(record: logging.LogRecord) -> bool:
-    return "gemm_4bit_forward" not in str(record.msg)
+
+def _is_no_greeting(record: logging.LogRecord) -> bool:
+    return _GREETINGS[record.name] not in str(record.msg)
 
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_of_the_hub)
+for _name in _GREETINGS:
+    logging.getLogger(_name).addFilter(_is_no_greeting)
