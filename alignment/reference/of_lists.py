@@ -84,11 +84,11 @@ def metrics() -> Topics:
 
 def metric_facts(metric: emitted.Metric) -> Iterator[tuple[str, str]]:
     """Short answers about a metric, by name."""
-    yield "an aim names", f"STAGE.{metric.name}"
+    yield "in aims", f"STAGE.{metric.name}"
     yield "range", metric.span
     yield "better", metric.better
     if metric.when:
-        yield "there when", metric.when
+        yield "when", metric.when
 
 
 def aims() -> Topics:

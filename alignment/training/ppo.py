@@ -225,18 +225,23 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         """The step's numbers, means over all workers; the first step's KL is held to 0."""
         mask, spread = answers.mask, (own.log_probs - answers.sampled).abs()
         means = {
-            "reward": rewards.mean(), "kl": ppo_loss.masked_mean(kl, mask),
-            "entropy": ppo_loss.masked_mean(own.entropy, mask), "completions/mean_length": mask.sum(-1).mean(),
+            "reward": rewards.mean(), "kl": self._of_tokens(kl, mask),
+            "entropy": self._of_tokens(own.entropy, mask), "completions/mean_length": mask.sum(-1).mean(),
             "completions/clipped_ratio": 1 - answers.finished.float().mean(),
-            "sampling/logp_difference": ppo_loss.masked_mean(spread, mask),
+            "sampling/logp_difference": self._of_tokens(spread, mask),
             **{f"rewards/{name}/mean": torch.tensor(part, device=mask.device).mean()
                for name, part in judged.parts.items()},
         }
         every = self.accelerator.gather(rewards)
         self._log_later({**means, "reward_std": every.std(correction=min(1, len(every) - 1))})
         if self.state.global_step == 0:  # by size: what differs both ways must not cancel out
-            apart = self.accelerator.reduce(ppo_loss.masked_mean(kl.abs(), mask), "mean")
+            apart = self.accelerator.reduce(self._of_tokens(kl.abs(), mask), "mean")
             prove_start(float(apart), f"{self.gate.where}, step 0", NO_KL)
+
+    def _of_tokens(self, values: Tensor, mask: Tensor) -> Tensor:
+        """This worker's part of the mean over the tokens of all, [], of which the mean over workers is that: they may
+        have answers of different lengths."""
+        return (values * mask).sum() * self.args.world_size / self._over_all(mask.sum())
 
     def _log_later(self, means: dict[str, Tensor]) -> None:
         shared = self.accelerator.reduce(torch.stack([value.float() for value in means.values()]), "mean")

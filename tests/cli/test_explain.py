@@ -30,7 +30,8 @@ def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("path", "words"), [
-    ("sft.strategy", ["mapping (kind: lora | full)", "default", "{kind: lora}", "keys with kind: lora", "alpha"]),
+    ("sft.strategy", ["mapping (kind: lora | qlora | full | auto)", "default", "{kind: lora}", "keys with kind: lora",
+                      "alpha"]),
     ("sft", ["kind: train, method: sft", "learning_rate", "[required]", "train_loss", "events"]),
     ("sample.sampling.top_p", ["number or [number, number]", "0.95"]),
     ("profile.cluster.worker", ["memory", "[8Gi]", "tolerations"]),
@@ -61,7 +62,8 @@ def test_a_path_is_explained(path: str, words: list[str], call: Call) -> None:
 @pytest.mark.parametrize(("path", "nearest"), [
     ("sft.stratgy", "sft.strategy"), ("top_p", "sample.sampling.top_p"), ("learning_rte", "sft.learning_rate"),
     ("format.alpacca", "format.alpaca"), ("template.qwem", "template.qwen"),
-    ("profile.cluster.wrker", "profile.cluster.worker"), ("nonsense", "sample, evaluate, format"), ("", "run, profile"),
+    ("profile.cluster.wrker", "profile.cluster.worker"), ("nonsense", "sample, evaluate, format"),
+    ("", "run, group, profile"),
 ])
 def test_an_unknown_path_is_told_with_the_nearest(path: str, nearest: str, call: Call) -> None:
     said = call("explain", path)

@@ -63,7 +63,7 @@ def test_tiny_reloads_as_it_was_made(tmp_path: Path) -> None:
     }
     assert outcome.facts["context_length"] == 2048
     assert json.loads((model_dir / "kubealign.json").read_text()) == {
-        "role": "policy", "form": "full", "base": None, "template": outcome.facts["template"],
+        "role": "policy", "form": "full", "base": None, "template": outcome.facts["template"], "quantisation": None,
         "special_tokens_in_text": "as-text", "stop_ids": [2],
     }
 

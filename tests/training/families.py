@@ -6,6 +6,7 @@ a bias, experts whose weights are one parameter. Every family comes in through t
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,4 +87,5 @@ def family(name: str, store: Store, work: Path, **changes: Any) -> Artifact:
     tokenizer.save_pretrained(work / "maker")
     imported(work, {"source": "folder", "path": str(work / "maker")})
     shutil.rmtree(work / "maker")
-    return published(store, f"{name.replace('_', '-')}-000000000000", work / "out")
+    own = hashlib.sha256(str(work).encode()).hexdigest()[:12]  # a store is several modules', who ask for one family
+    return published(store, f"{name.replace('_', '-')}-{own}", work / "out")

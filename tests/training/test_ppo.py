@@ -39,6 +39,8 @@ def asked(base: Artifact, rows: Artifact, tmp_path: Path) -> Callable[..., Stage
 
 def trainer_of(made: StageContext) -> Any:
     """The trainer as `fit` makes it, not yet trained."""
+    from datasets import Dataset
+
     from alignment.training import fit as module
     from alignment.training.methods import method_of
     from alignment.training.model import build
@@ -51,7 +53,8 @@ def trainer_of(made: StageContext) -> Any:
     prepared = prepare(made.rows("data/train"), tokenizer, of, "here", method.columns)  # type: ignore[arg-type]
     model, _ = build(of, start, torch.float32, tokenizer.pad_token_id)  # type: ignore[arg-type]
     arguments = module._arguments(made, of, method, "cpu", torch.float32, 1)  # type: ignore[arg-type]
-    trainer = module._trainer(method, model, arguments, tokenizer, prepared, None, method.extras(made))
+    rows = Dataset.from_list(prepared.rows)
+    trainer = module._trainer(method, model, arguments, tokenizer, rows, None, prepared.ids, method.extras(made))
     trainer.create_optimizer()
     return trainer
 

@@ -48,7 +48,7 @@ def bases(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 @pytest.fixture(scope="module")
 def pairs(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     rows = [preferred(f"p{index}", *texts) for index, texts in enumerate(zip(PROMPTS, RIGHT, WRONG, strict=True))]
-    return published_rows(store, tmp_path_factory.mktemp("pairs"), "data-111111111111", train=rows, dev=rows)
+    return published_rows(store, tmp_path_factory.mktemp("pairs"), "data-222222222222", train=rows, dev=rows)
 
 
 @pytest.fixture
