@@ -241,7 +241,8 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
     def _of_tokens(self, values: Tensor, mask: Tensor) -> Tensor:
         """This worker's part of the mean over the tokens of all, [], of which the mean over workers is that: they may
         have answers of different lengths."""
-        return (values * mask).sum() * self.args.world_size / self._over_all(mask.sum())
+        share: Tensor = (values * mask).sum() * self.args.world_size / self._over_all(mask.sum())
+        return share
 
     def _log_later(self, means: dict[str, Tensor]) -> None:
         shared = self.accelerator.reduce(torch.stack([value.float() for value in means.values()]), "mean")

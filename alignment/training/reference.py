@@ -34,7 +34,7 @@ class KeptReference:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if kwargs.get("ref_model") is not None:
+        if kwargs.get("ref_model") is not None and self.args.precompute_ref_log_probs:
             self.ref_model = None  # it has said all that it is asked: free its memory before training
 
     def settled(self) -> None:
