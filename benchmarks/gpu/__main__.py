@@ -97,7 +97,7 @@ def training(bench: Bench, part: str) -> None:
             base: dict[str, Any] = {}
             caps = (None, 24) if part == "qlora" else (None,)
             for cap in caps:
-                file = run_file(bench, f"{name}-{cap or 0}", data, method, part, length, steps)
+                file = run_file(bench, f"{name}-{cap or 0}", data, method, part, length, steps, seed=cap or 1)
                 common = {"file": str(file), "stage": "train", "cap": cap}
                 if not base:
                     base = bench.side({"prepare": name}, side="prepare", **common)
@@ -117,12 +117,15 @@ def training(bench: Bench, part: str) -> None:
                     bench.keep(label, found, shape.rows * sequences * row_tokens)
 
 
-def run_file(bench: Bench, name: str, data: Path, method: str, part: str, length: int, steps: int) -> Path:
-    """A run that trains on the rows; stores are shared, so that the model is imported once."""
+def run_file(
+    bench: Bench, name: str, data: Path, method: str, part: str, length: int, steps: int, seed: int
+) -> Path:
+    """A run that trains on the rows. The store is shared, so that the model is imported once; with another seed the
+    same training is made again."""
     strategy = {"kind": "qlora" if part == "qlora" else "lora", "r": 16, "alpha": 32}
     rows = {"path": str(data), "format": "prompt-completion" if method == "sft" else "preference"}
     tree = {
-        "name": f"gpu-{name}", "store": str(bench.folder / "store"),
+        "name": f"gpu-{name}", "store": str(bench.folder / "store"), "seed": seed,
         "compute": {"device": "cuda" if torch.cuda.is_available() else "cpu", "dtype": "bfloat16"},
         "stages": [
             {"name": "base", "kind": "import", "dtype": "bfloat16",

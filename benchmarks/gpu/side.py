@@ -43,6 +43,8 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
     from alignment.planner import Rates, plan
 
     run, name = load_run(Path(options["file"])), str(options["stage"])
+    if status(run)[name] is not None:
+        raise SystemExit(f"{name} is finished already, so nothing would be measured")
     memory = next(item.memory for item in plan(run, status(run), Rates(1.0, 1.0)) if item.name == name)
     artifact = execute(run, only=name).artifacts[name]
     assert artifact is not None
