@@ -153,7 +153,7 @@ def _serve(pipe: Connection, nice: int) -> None:
     with suppress(OSError, ValueError):
         here = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
         resource.setrlimit(resource.RLIMIT_DATA, (int(here.split()[1]) * 1024 + MEMORY,) * 2)
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):  # the operator may be killed while it asks
         while True:
             pipe.send(_done(pipe.recv()))
 
