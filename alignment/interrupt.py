@@ -41,14 +41,18 @@ def guard() -> None:
     if _guarding:
         return
     _guarding = True
-    hears, tells = os.pipe()
-    os.set_blocking(tells, False)
-    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(hears,), name="interrupts", daemon=True).start()
-    atexit.register(_too_late)  # the first that is registered is the last that is called
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _in_main)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # one that comes now is heard once all stands
+    try:
+        hears, tells = os.pipe()
+        os.set_blocking(tells, False)
+        signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(hears,), name="interrupts", daemon=True).start()
+        atexit.register(_too_late)  # the first that is registered is the last that is called
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _in_main)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

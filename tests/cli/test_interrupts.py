@@ -28,7 +28,9 @@ class Command:
     """`kubealign ARGUMENTS` in a process group of its own, as a shell starts it."""
 
     def __init__(self, *arguments: str, before: str = "pass", **streams: int) -> None:
-        code = f"import alignment.cli.main as cli\n{before}\nprint('up', flush=True)\ncli.main()"
+        # Before the guard stands, Ctrl-C is Python's own.
+        code = ("import alignment.cli.main as cli\nfrom alignment import interrupt\n"
+                f"{before}\ninterrupt.guard()\nprint('up', flush=True)\ncli.main()")
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], text=True, start_new_session=True,
             stdout=subprocess.PIPE, **{"stderr": subprocess.PIPE, **streams},
@@ -84,6 +86,14 @@ def test_every_command_ends_at_once(arguments: list[str], run_file: str) -> None
         ended, err, seconds = command.ended_by(signal.SIGINT)
         assert seconds < LIMIT
         assert ended == 0 or (ended == 130 and is_one_line(err, "interrupted")), (ended, err)
+
+
+def test_a_signal_that_comes_while_the_guard_is_set_up_is_heard() -> None:
+    early = ("import os, signal, threading\nstart = threading.Thread.start\n"
+             "def first(self): os.kill(os.getpid(), signal.SIGINT); start(self)\nthreading.Thread.start = first")
+    code = f"{early}\nfrom alignment import interrupt\ninterrupt.guard()\nimport time; time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
