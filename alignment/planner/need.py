@@ -4,7 +4,6 @@ stage's keys become the numbers that estimate.py takes. The plan, `auto`, checks
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from alignment.config import TrainBase
@@ -118,5 +117,4 @@ def fitting_rows(
 
 def least_rows(stage: TrainBase, device: Device) -> int:
     """The fewest rows of one forward pass that the stage lets training choose."""
-    none: Callable[[int], bool] = lambda rows: False  # noqa: E731
-    return max(1, stage.micro_batch(device.workers, none))
+    return max(1, stage.micro_batch(device.workers, lambda rows: False))

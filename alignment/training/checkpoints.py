@@ -28,7 +28,7 @@ from alignment.config.sharding import zero_stage
 from alignment.context import StageContext
 from alignment.errors import ArtifactError, StageError
 from alignment.progress import console
-from alignment.training.ranks import Disk
+from alignment.training.ranks import Disk, in_group
 from alignment.training.sharding import check_same_workers, note_workers
 
 COMPLETE = "complete"
@@ -189,7 +189,7 @@ def naming_a_full_disk(folder: Path) -> Iterator[None]:
 
 def barrier() -> None:
     """Wait for all ranks; nothing without a process group."""
-    if _group():
+    if in_group():
         dist.barrier()
 
 
@@ -203,28 +203,24 @@ def over_all(count: int) -> int:
     return sum(_of_all(count))
 
 
-def _group() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def _rank() -> int:
-    return dist.get_rank() if _group() else 0
+    return dist.get_rank() if in_group() else 0
 
 
 def _world() -> int:
-    return dist.get_world_size() if _group() else 1
+    return dist.get_world_size() if in_group() else 1
 
 
 def _from_first(value: Any) -> Any:
     values = [value]
-    if _group():
+    if in_group():
         dist.broadcast_object_list(values)
     return values[0]
 
 
 def disk_of(folder: Path) -> Disk:
     """The disk that `folder` is on, found out by looking who else sees a file there."""
-    if not _group():
+    if not in_group():
         return Disk(0, 1, True)
     token = _from_first(uuid.uuid4().hex)
     mine = folder / f".{token}-{_rank()}"
@@ -237,7 +233,7 @@ def disk_of(folder: Path) -> Disk:
 
 
 def _of_all(value: Any) -> list[Any]:
-    if not _group():
+    if not in_group():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)

@@ -46,7 +46,7 @@ def begin(work: str) -> None:
     """
     global _work
     _work = work
-    if _group():
+    if in_group():
         _put("host", socket.gethostname())
 
 
@@ -61,7 +61,7 @@ def meet(digest: str, timeout: float = PREFLIGHT) -> None:
         RankSilent: a rank is not here, or its part of the sum is not; it is named.
         StageError: a rank would do something else; it is named, with what differs.
     """
-    if not _group():
+    if not in_group():
         return
     rank, world, until = dist.get_rank(), dist.get_world_size(), time.monotonic() + timeout
     _put("here", {"host": socket.gethostname(), "world": world, "digest": digest, **_versions()})
@@ -85,7 +85,7 @@ def meet(digest: str, timeout: float = PREFLIGHT) -> None:
 
 def agree(what: str, value: dict[str, Any]) -> None:
     """Raise StageError, naming rank and keys, where a rank has another value. To be called by all ranks."""
-    if _group():
+    if in_group():
         values: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(values, {"host": socket.gethostname(), **value})
         _compare(values, f"the workers differ in {what}")
@@ -112,7 +112,7 @@ def once(name: str, disk: Disk, make: Callable[[], None]) -> None:
     Raises:
         KubeAlignError: what `make` raised, on all ranks of the disk.
     """
-    if not _group():
+    if not in_group():
         make()
         return
     key = f"{name}-of-disk-{disk.number}"
@@ -136,7 +136,7 @@ def first_to_fail(step: int, error: StageError) -> StageError:
 
     A loss that is not finite on one rank is soon so on all, by way of the gradients: only the first has the rows.
     """
-    if not _group():
+    if not in_group():
         return error
     _put("failed", {"step": step, "error": pickle.dumps(error).hex()})
     until = time.monotonic() + EARLIER
@@ -153,7 +153,7 @@ def first_to_fail(step: int, error: StageError) -> StageError:
 
 def pulse(step: int) -> None:
     """Say at which step this rank is, for `naming_the_silent` on the others."""
-    if _group():
+    if in_group():
         _put("pulse", {"host": socket.gethostname(), "step": step, "time": time.time()})
 
 
@@ -163,7 +163,7 @@ def naming_the_silent() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _group() or not _SILENT.search(str(error)):
+        if not in_group() or not _SILENT.search(str(error)):
             raise
         pulses = _seen("pulse")
         world, own = dist.get_world_size(), dist.get_rank()
@@ -230,5 +230,6 @@ def _store() -> Any:
     return PrefixStore(f"kubealign/{_work}", _get_default_store())
 
 
-def _group() -> bool:
+def in_group() -> bool:
+    """Whether there are other ranks to ask, or may be."""
     return dist.is_available() and dist.is_initialized()
