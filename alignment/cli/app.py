@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from alignment import __version__
-from alignment.cli import check, cluster, execute, explain, info, init, plan, probe
+from alignment.cli import check, cluster, data, execute, explain, info, init, plan, probe
 from alignment.cli.show import debuggable
 
 app = typer.Typer(
@@ -49,3 +49,4 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in _COMMANDS.items():
     app.command(name)(debuggable(command))
+app.add_typer(data.app, name="data")

@@ -21,10 +21,8 @@ from alignment.errors import ModelError
 from alignment.inference.adapters import save_adapter
 from alignment.inference.info import write_info
 from alignment.inference.model_sources import load, load_adapter
+from alignment.inference.settle import set_template, settle
 from alignment.planner.context_length import SOURCES, context_length
-
-PAD_CANDIDATES = ("<|endoftext|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")
-"""Tokens that makers reserve for padding or that end no chat turn; tried in order, then the unknown token."""
 
 
 def import_model(context: StageContext) -> Outcome:
@@ -50,10 +48,8 @@ def import_model(context: StageContext) -> Outcome:
     if stage.model.source == "tiny" and stage.template is None:
         tokenizer.chat_template = templates.source("chatml")
     else:
-        _set_template(tokenizer, stage, where)
-    _set_convention(tokenizer, stage, model)
-    _set_end(tokenizer)
-    _set_pad(tokenizer, stage.pad_token, where)
+        set_template(tokenizer, stage.template, where)
+    settle(tokenizer, where, texts=stage.special_tokens_in_text, stops=_maker_stops(model), pad=stage.pad_token)
     folder = context.out / "model"
     folder.mkdir(parents=True, exist_ok=True)
     if base is not None:
@@ -88,78 +84,13 @@ def _context_length(stage: ImportModel, model: PreTrainedModel) -> int | None:
     return min((length for length in found if length is not None), default=None)
 
 
-def _set_template(tokenizer: PreTrainedTokenizerBase, stage: ImportModel, where: str) -> None:
-    """The template the stage names, or the model's own; the own one with markers where an equal one has them."""
-    if stage.template is not None:
-        tokenizer.chat_template = templates.fitted(stage.template, tokenizer)
-        return
-    try:
-        own = str(tokenizer.get_chat_template()).replace("\r\n", "\n")
-    except ValueError as error:
-        raise ModelError("the model has no chat template of its own", where=where, expected="`template: NAME`",
-                         hint=f"set template on this stage, one of {', '.join(templates.names())}") from error
-    if "strftime_now" in own:
-        raise ModelError("the model's chat template writes today's date, so the same messages would have other ids "
-                         "tomorrow", where=where, expected="a template that depends on the messages only",
-                         hint="set `template`, for example llama3")
-    tokenizer.chat_template = own
-    if not templates.has_generation_markers(own):
-        tokenizer.chat_template = _marked(tokenizer, own) or own
-
-
-def _marked(tokenizer: PreTrainedTokenizerBase, own: str) -> str | None:
-    """A template with generation markers that renders exactly as `own` does: ours, else TRL's, else None."""
-    for name in templates.names():
-        if templates.same_rendering(tokenizer, own, templates.source(name)):
-            return templates.source(name)
-    # Slow to import, and needed only for templates that are not ours.
-    from trl.chat_template_utils import get_training_chat_template
-
-    try:
-        found = get_training_chat_template(tokenizer)
-    except ValueError:
-        return None
-    return found if found is not None and templates.same_rendering(tokenizer, own, found) else None
-
-
-def _set_convention(tokenizer: PreTrainedTokenizerBase, stage: ImportModel, model: PreTrainedModel) -> None:
-    """What the stage says of special tokens in texts, and where the model's maker lets generation stop. An adapter has
-    its base's tokenizer, and with it what was said there."""
-    before = templates.Convention.of(tokenizer)
-    stops = set(before.stop_ids)
+def _maker_stops(model: PreTrainedModel) -> set[int]:
+    """Where the model's maker lets generation stop."""
+    stops: set[int] = set()
     for config in (model.config.get_text_config(), model.config, model.generation_config):
         said = getattr(config, "eos_token_id", None)
         stops |= set(said if isinstance(said, list | tuple) else () if said is None else (said,))
-    known = tuple(sorted(index for index in stops if 0 <= index < len(tokenizer)))
-    templates.Convention(stage.special_tokens_in_text or before.special_tokens_in_text, known).put_on(tokenizer)
-
-
-def _set_end(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the token that ends a turn the tokenizer's end token (base models often end documents with another).
-
-    Left alone where the template itself writes `eos_token`: there it is the one that ends a turn already.
-    """
-    end = templates.end_id(tokenizer)
-    if end != tokenizer.eos_token_id and "eos_token" not in str(tokenizer.chat_template):
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-
-
-def _set_pad(tokenizer: PreTrainedTokenizerBase, asked: str | None, where: str) -> None:
-    """Settle on a pad token that the vocabulary has and that ends neither a turn nor a text."""
-    vocabulary = tokenizer.get_vocab()
-    ends = {templates.end_id(tokenizer), tokenizer.eos_token_id}
-    if asked is not None and (asked not in vocabulary or vocabulary[asked] in ends):
-        raise ModelError("pad_token is the end token" if asked in vocabulary else "the tokenizer has no such token",
-                         where=f"{where}, pad_token", found=asked,
-                         expected=f"a token of the vocabulary other than {tokenizer.eos_token}")
-    for token in (asked, tokenizer.pad_token, *PAD_CANDIDATES, tokenizer.unk_token):
-        if token is not None and token in vocabulary and vocabulary[token] not in ends:
-            tokenizer.pad_token = token
-            return
-    raise ModelError("no token can serve for padding: with the end token as padding a model never learns to stop",
-                     where=where, found=f"pad {tokenizer.pad_token!r}, end {tokenizer.eos_token!r}",
-                     expected=f"a token such as {', '.join(PAD_CANDIDATES)}",
-                     hint="name an unused token of the vocabulary in `pad_token`")
+    return stops
 
 
 def _fit_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
