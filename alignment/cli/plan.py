@@ -66,7 +66,8 @@ def plan(
     unknown = [item.name for item in left if item.size is None and item.needs_model]
     say("\nas if nothing were finished yet; kubealign status says what is" if elsewhere else
         f"\n{len(plans) - len(left)} of {len(plans)} stages finished")
-    prose(f"time and memory not known before the model is imported: {', '.join(unknown)}" if unknown else
+    prose(f"time and memory not known before the model is imported: {', '.join(unknown)}; of a hub's model its "
+          "config.json is enough: hf download REPO config.json" if unknown else
           f"about {duration(sum(item.seconds or 0.0 for item in left))} to go")
     prose(_assumed(cards, rates.flops, rates.bandwidth))
     say(f"\n  kubealign {'submit' if remote else 'run'} {as_typed(file, profile, None, None, overrides)}")

@@ -20,6 +20,7 @@ from alignment.config import Scorer
 from alignment.errors import ConfigError, DataError
 from alignment.records import Record
 from alignment.rewards import answers
+from alignment.rewards.socratic import socratic_type
 from alignment.words import pieces
 
 RewardFunction = Callable[[Record, str], float]
@@ -114,6 +115,7 @@ BUILT_IN: dict[str, RewardFunction] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
     "brevity": brevity,
+    "socratic_type": socratic_type,
 }
 
 
@@ -131,6 +133,7 @@ FACTS: dict[str, Facts] = {
     "exact_match": Facts(("completion",)),
     "token_f1": Facts(("completion",)),
     "brevity": Facts(()),
+    "socratic_type": Facts(("meta.kind",)),
 }
 """Of every built-in function, for the reference; a test holds it to what they do."""
 
@@ -138,7 +141,8 @@ FACTS: dict[str, Facts] = {
 def lacking(name: str, record: Record) -> list[str]:
     """What a built-in function needs of a record and does not find there; of a function of the user's own, nothing is
     known."""
-    given = {"completion": bool(record.completion), "meta.passage": isinstance(record.meta.get("passage"), str)}
+    given = {"completion": bool(record.completion),
+             **{f"meta.{key}": isinstance(record.meta.get(key), str) for key in ("passage", "kind")}}
     return [need for need in FACTS[name].needs if not given[need]] if name in FACTS else []
 
 

@@ -110,7 +110,8 @@ def fitted(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
                          hint="leave `template` out to keep the model's own")
     wanted = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
     # ChatML texts begin with a token that some tokenizers also call BOS (SmolLM2); only `bos_token` is a BOS.
-    has = bos is not None and "bos_token" in text and _asked(tokenizer, text).startswith(bos)
+    # Of a tokenizer without one the name is undefined, which some templates (llama2) take for an error.
+    has = "bos_token" in text and (bos is None or _asked(tokenizer, text).startswith(bos))
     if wanted != has:
         text = (_WITH_BOS if wanted else _WITHOUT_BOS) + text
     return _GAP + text if wanted and "gap" in text and _lacks_gap(tokenizer, text) else text

@@ -127,14 +127,15 @@ def test_the_text_on_columns_names_every_shape() -> None:
 # --- reward functions ---
 
 FULL = Record("r1", "prompt-completion", [{"role": "user", "content": "How deep?"}], "nine metres",
-              meta={"passage": "It is nine metres deep and freezes in most winters."})
-SAID = ["", "nine metres", 'Nine metres ["is nine metres deep"]', "The passage does not say.", "word " * 100]
+              meta={"passage": "It is nine metres deep and freezes in most winters.", "kind": "clarity"})
+SAID = ["", "nine metres", 'Nine metres ["is nine metres deep"]', "The passage does not say.", "word " * 100,
+        "What exactly do you mean?"]
 
 
 def bare(record: Record, *kept: str) -> Record:
     """The record without what a function may need, but for `kept`."""
     return Record(record.id, record.type, record.prompt, record.completion if "completion" in kept else None,
-                  meta=record.meta if "meta.passage" in kept else {})
+                  meta={key: value for key, value in record.meta.items() if f"meta.{key}" in kept})
 
 
 def test_every_function_has_its_facts() -> None:

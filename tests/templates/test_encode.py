@@ -92,7 +92,7 @@ def test_one_bos_where_the_maker_wants_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "family", "count"), [
-    ("alpaca", "chatml", 0), ("llama2", "smollm", 0), ("alpaca", "llama2", 1),
+    ("alpaca", "chatml", 0), ("llama2", "smollm", 0), ("llama2", "qwen", 0), ("alpaca", "llama2", 1),
 ])
 def test_a_template_is_fitted_to_the_tokenizers_bos(name: str, family: str, count: int) -> None:
     """A foreign template gets or loses its BOS by what the tokenizer's maker does with plain text."""
