@@ -11,7 +11,8 @@ the choice is the same before and after the data is there. Chooses nothing that 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from alignment.config import AnyStage, Compute, Full, Lora, Profile, QLora, Run, TrainBase, as_train
 from alignment.config.arithmetic import settled
@@ -117,9 +118,9 @@ def unlike(compute: Compute) -> tuple[str, int, int] | None:
     return None if seen[0].replace(" ", "-") in card.products else (*seen, card.memory)
 
 
-def device_of(cards: Cards, sharding: str = "none") -> Device:
-    """What the estimate needs to know of so many GPUs."""
-    return Device(cards.card is not None, max(1, cards.number), sharding)
+def device_of(cards: Cards, sharding: str = "none", options: Mapping[str, Any] | None = None) -> Device:
+    """What the estimate needs to know of so many GPUs, and of `compute.deepspeed`."""
+    return Device(cards.card is not None, max(1, cards.number), sharding, options)
 
 
 def most_memory(run: Run, stage: TrainBase, size: ModelSize, device: Device, *, least: bool = False) -> Memory:
@@ -187,7 +188,8 @@ def _needed(
     """Bytes of the GPU, and what the stage needs of it."""
     assert cards.card is not None
     made = _as_chosen(stage, kind, None) if kind and _is_auto(stage) else stage
-    return cards.card.memory, most_memory(run, made, size, device_of(cards, sharding), least=least)
+    device = device_of(cards, sharding, run.compute.deepspeed)
+    return cards.card.memory, most_memory(run, made, size, device, least=least)
 
 
 def _why(kind: str, sharding: str, cards: Cards, memory: Memory, card: int) -> str:

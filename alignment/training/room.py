@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from alignment.artifacts import Artifact
-from alignment.config import TrainBase
+from alignment.config import Compute, TrainBase
 from alignment.inference.info import base_folder
 from alignment.planner import memory
 from alignment.planner.need import Device, beside_bytes, has_room, memory_of
@@ -21,14 +21,14 @@ from alignment.training.checkpoints import everywhere
 
 
 def room_for(
-    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int, sharding: str = "none",
-    frozen: Artifact | None = None,
+    stage: TrainBase, start: Artifact, device: str, dtype: torch.dtype, length: int,
+    compute: Compute | None = None, frozen: Artifact | None = None,
 ) -> Callable[[int], bool]:
     """Whether so many rows fit on every rank; to be asked on all of them alike, with the weights in memory.
 
     Args:
         length: of the longest row, in tokens.
-        sharding: `compute.sharding`.
+        compute: says how the model is shared out.
         frozen: of a second model, which is not in memory yet.
     """
     size, on_gpu = size_of_folder(base_folder(start)), device != "cpu"
@@ -41,7 +41,9 @@ def room_for(
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
             return True
-        needed = memory_of(computed, size, Device(on_gpu, _workers(), sharding), rows=rows, length=length)
+        shared = Device(on_gpu, _workers()) if compute is None else Device(
+            on_gpu, _workers(), compute.sharding, compute.deepspeed)
+        needed = memory_of(computed, size, shared, rows=rows, length=length)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
         return everywhere(has_room(needed, free - beside_bytes(computed, second)))
 
