@@ -83,7 +83,7 @@ def _planned(run: Run, name: str, store: Any, known: dict[str, str]) -> StagePla
     made = plan(run, found, Rates(1.0, 1.0), cards if cards is not None and cards.card is not None else None)
     [planned] = [item for item in made if item.name == name]
     if planned.memory is None:
-        raise ConfigError("the planner does not know this architecture, so there is nothing to compare with",
+        raise ConfigError("the planner does not know the size of this model, so there is nothing to compare with",
                           where=f"stage {name}", found=stage.model)
     return planned
 

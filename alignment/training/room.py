@@ -14,8 +14,8 @@ from alignment.artifacts import Artifact
 from alignment.config import Compute, TrainBase
 from alignment.inference.info import base_folder
 from alignment.planner import memory
+from alignment.planner.counting import size_of_folder
 from alignment.planner.need import Device, beside_bytes, has_room, memory_of
-from alignment.planner.sizes import size_of_folder
 from alignment.progress import console
 from alignment.training.checkpoints import everywhere
 
@@ -34,8 +34,8 @@ def room_for(
     size, on_gpu = size_of_folder(base_folder(start)), device != "cpu"
     second = None if frozen is None else size_of_folder(base_folder(frozen))
     if size is None and stage.micro_batch_size is None and os.environ.get("RANK", "0") == "0":
-        console.print(f"  {stage.name}: the planner does not know this architecture, so rows per forward pass are not "
-                      "held against the memory; micro_batch_size says how many")
+        console.print(f"  {stage.name}: the planner does not know the size of this model, so rows per forward pass are "
+                      "not held against the memory; micro_batch_size says how many")
     computed = stage.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
 
     def fits(rows: int) -> bool:

@@ -119,7 +119,7 @@ def test_options_of_a_profile_reach_the_estimate() -> None:
     compute = {"compute.workers=8", "compute.sharding=zero2", "compute.deepspeed=configs/deepspeed/zero2.yaml"}
     options = load_profile("multi-gpu", sorted(compute)).compute.deepspeed
     assert zero_of("zero2", options, 8) == Zero(200_000_000, 2)
-    stage = Sft.model_validate({"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ["d/train"],
+    stage = Sft.model_validate({"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ("d/train",),
                                 "strategy": {"kind": "full"}, "dtype": "bfloat16"})
     plain, told = (memory_of(stage, SMALL, Device(True, 8, "zero2", given), rows=1, length=8)
                    for given in (None, options))
