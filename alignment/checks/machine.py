@@ -16,11 +16,12 @@ from pathlib import Path
 
 from alignment.checks.seen import Wrong
 from alignment.config import AnyStage, Compute, Profile, Run, TrainBase, as_train
+from alignment.config.cards import GIB
 from alignment.config.messages import close_to
 from alignment.config.sharding import OURS_OF_ZERO, offloads, zero_stage
 from alignment.config.trl_keys import known_keys, lacks_tracker, site
 from alignment.errors import ConfigError
-from alignment.planner.auto import hardware_of
+from alignment.planner.auto import hardware_of, unlike
 from alignment.planner.fits import misfit
 from alignment.planner.model_sizes import of_stage as size_of_stage
 
@@ -127,6 +128,11 @@ def devices(compute: Compute) -> Iterator[tuple[str, ConfigError]]:
     """(key of `compute`, what is wrong) where it asks for GPUs that this machine does not have."""
     lack = _without_gpu()
     if lack is None:
+        other = unlike(compute)
+        if other is not None and other[1] < other[2]:
+            yield "gpu", ConfigError("this machine's GPU has less memory than the one that is named", found=compute.gpu,
+                                     expected=f"a GPU of at most {other[1] / GIB:.1f} GiB, as {other[0]} has here; or "
+                                              "none, and the GPU is looked at")
         return
     if compute.device == "cuda":
         yield "device", ConfigError(f"there is no GPU to compute on: {lack}", found="cuda", expected="auto or cpu")

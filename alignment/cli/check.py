@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignment.cli.options import Overrides, ProfileName, RunFile, load
+from alignment.cli.options import Here, Overrides, ProfileName, RunFile, load
 from alignment.cli.show import say
 from alignment.config import Profile, Run, as_train, place_of
 from alignment.config.arithmetic import settled_here
@@ -35,6 +35,7 @@ def check(
     profile: ProfileName = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every file of the run's finished artifacts, and compare "
                                                       "its digest.")] = False,
+    here: Here = False,
     overrides: Overrides = None,
     manifest: Annotated[
         str | None,
@@ -43,7 +44,7 @@ def check(
     ] = None,
 ) -> None:
     """Find every mistake in a run file and in what it reads, without starting anything."""
-    run, place = load(file, overrides, profile)
+    run, place = load(file, overrides, profile, here=here)
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.pipeline.run import describe
 

@@ -19,6 +19,7 @@ from alignment.cli.check import mistakes
 from alignment.cli.options import (
     ClusterProfile,
     Context,
+    Here,
     KnownProfile,
     Namespace,
     Overrides,
@@ -26,6 +27,7 @@ from alignment.cli.options import (
     StageName,
     as_typed,
     load,
+    told_of_here,
 )
 from alignment.cli.remote import connect, progress, remote_logs, unwound
 from alignment.cli.show import say, table
@@ -224,13 +226,15 @@ def logs(
     profile: KnownProfile = None,
     stage: StageName = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage at work has ended.")] = False,
+    here: Here = False,
     namespace: Namespace = None,
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
     """What stages printed: from live pods, else from the storage; without a cluster's profile from the run's store."""
-    run, place = load(file, overrides, profile)
+    run, place = load(file, overrides, profile, here=here)
     if place is not None and place.cluster is not None:
+        told_of_here(run, "logs", as_typed(file, profile, None, None, overrides))
         remote_logs(run, place, namespace=namespace, context=context, stage=stage, follow=follow)
         return
     if follow:
@@ -259,7 +263,8 @@ def cancel(
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
-    """Stop what a run has on the cluster; finished stages, checkpoints and logs stay in the storage."""
+    """Stop what a run has on the cluster; finished stages, checkpoints and logs stay in the storage. What `run` makes
+    on this machine ends with Ctrl-C."""
     run, _ = load(file, overrides, profile)
     client = connect(namespace, context)
     from alignment.cluster.submit.cancel import cancel as stop

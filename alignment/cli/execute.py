@@ -10,6 +10,7 @@ from alignment import interrupt
 from alignment.cli.check import refuse
 from alignment.cli.options import (
     Context,
+    Here,
     KnownProfile,
     Namespace,
     Overrides,
@@ -17,10 +18,11 @@ from alignment.cli.options import (
     RunFile,
     as_typed,
     load,
+    of_cluster,
+    told_of_here,
 )
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
-from alignment.errors import ConfigError
 
 MISSED_AIMS = 3
 """Exit code of `run --strict-aims`."""
@@ -31,20 +33,19 @@ def run(
     stage: Annotated[str | None, typer.Option(help="Make this stage alone; what it reads must be finished.")] = None,
     strict_aims: Annotated[bool, typer.Option("--strict-aims", help="End with code 3 when an aim is missed.")] = False,
     profile: ProfileName = None,
+    here: Here = False,
     overrides: Overrides = None,
 ) -> None:
-    """Make every unfinished stage, then the report. Finished stages are left alone."""
+    """Make every unfinished stage on this machine, then the report. Finished stages are left alone."""
     interrupt.leaves("finished stages and checkpoints are kept, run it again to resume")
-    as_written, place = load(file, overrides, profile)
-    if place is not None and place.cluster is not None:
-        raise ConfigError("this profile is for Kubernetes, not for this machine", where="--profile", found=profile,
-                          expected="a profile without `cluster`", hint=f"kubealign submit {file} --profile {profile}")
+    as_written, place = load(file, overrides, profile, here=True)
     refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.tables import aims_table, results_table
 
     loaded = as_written if place is None else place.applied(as_written)
-    result = pipeline.execute(loaded, only=stage, typed=f"run {as_typed(file, profile, None, None, overrides)}")
+    arguments = as_typed(file, profile, None, None, overrides, here=here or of_cluster(profile))
+    result = pipeline.execute(loaded, only=stage, typed=f"run {arguments}")
     say()
     if any(item.makes == "table" for item in loaded.stages):
         show(results_table(loaded, result.artifacts))
@@ -62,15 +63,17 @@ def status(
     file: RunFile,
     profile: KnownProfile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON with every stage's manifest.")] = False,
+    here: Here = False,
     namespace: Namespace = None,
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
     """Which stages are finished, where they lie, and how far the one at work is."""
-    loaded, place = load(file, overrides, profile)
+    loaded, place = load(file, overrides, profile, here=here)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_status
 
+        told_of_here(loaded, "status", as_typed(file, profile, None, None, overrides))
         remote_status(loaded, place, namespace=namespace, context=context, as_json=as_json)
         return
     loaded = loaded if place is None else place.applied(loaded)
@@ -89,7 +92,7 @@ def status(
     say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
     if any(work.state == "running" for work in works.values()):
         return
-    say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides)}")
+    say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides, here=here)}")
 
 
 def report(
@@ -97,16 +100,18 @@ def report(
     profile: KnownProfile = None,
     printed: Annotated[bool, typer.Option("--print", help="Print the page itself to stdout.")] = False,
     typed: Annotated[str | None, typer.Option(hidden=True)] = None,
+    here: Here = False,
     namespace: Namespace = None,
     context: Context = None,
     overrides: Overrides = None,
 ) -> None:
     """Render the report of what is finished again; prints where it lies."""
-    loaded, place = load(file, overrides, profile)
-    arguments = as_typed(file, profile, namespace, context, overrides)
+    loaded, place = load(file, overrides, profile, here=here)
+    arguments = as_typed(file, profile, namespace, context, overrides, here=here)
     if place is not None and place.cluster is not None:
         from alignment.cli.remote import remote_report
 
+        told_of_here(loaded, "report", as_typed(file, profile, None, None, overrides))
         remote_report(loaded, place, f"submit {arguments}", namespace=namespace, context=context, printed=printed)
         return
     print(page_of(loaded if place is None else place.applied(loaded), typed or f"run {arguments}", printed=printed))

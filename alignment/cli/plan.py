@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignment.cli.options import Overrides, ProfileName, RunFile, as_typed, load
+from alignment.cli.options import Here, Overrides, ProfileName, RunFile, as_typed, load
 from alignment.cli.show import count, duration, memory, prose, say, table
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def plan(
         typer.Option("--gpus", metavar="8xH100|4090|none", help="Plan for such GPUs (files of configs/hardware/), "
                                                                 "whatever this machine or the profile has."),
     ] = None,
+    here: Here = False,
     overrides: Overrides = None,
 ) -> None:
     """Rows, tokens, estimated memory and time of every stage, and what `auto` chose."""
-    run, loaded = load(file, overrides, profile, resolve=False)
+    run, loaded = load(file, overrides, profile, resolve=False, here=here)
     from alignment import pipeline
     from alignment.planner import measure_rates, rates_of
     from alignment.planner import plan as make_plan
@@ -70,7 +71,7 @@ def plan(
           "config.json is enough: hf download REPO config.json" if unknown else
           f"about {duration(sum(item.seconds or 0.0 for item in left))} to go")
     prose(_assumed(cards, rates.flops, rates.bandwidth))
-    say(f"\n  kubealign {'submit' if remote else 'run'} {as_typed(file, profile, None, None, overrides)}")
+    say(f"\n  kubealign {'submit' if remote else 'run'} {as_typed(file, profile, None, None, overrides, here=here)}")
 
 
 def _placed(run: Run, profile: Profile | None, gpus: str | None) -> tuple[Run, Cards | None]:
@@ -81,7 +82,8 @@ def _placed(run: Run, profile: Profile | None, gpus: str | None) -> tuple[Run, C
 
     if gpus is not None:
         cards = parse_cards(gpus)
-        run = on_cards(run if profile is None else profile.applied(run), cards)
+        # Not as the profile's pods would compute it: their dtypes are settled by their own GPUs.
+        run = on_cards(run if profile is None else profile.here().applied(run), cards)
         return resolved(run, None, lambda stage: cards)[0], cards
     run, profile = resolved(run, profile)
     hardware = hardware_of(run, profile)

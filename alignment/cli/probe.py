@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignment.cli.options import Overrides, ProfileName, RunFile, load
+from alignment.cli.options import Here, Overrides, ProfileName, RunFile, load
 from alignment.cli.show import memory, say, table
 from alignment.errors import ConfigError, StageError
 
@@ -29,13 +29,11 @@ def probe(
     file: RunFile,
     stage: Annotated[str, typer.Option("--stage", help="The train stage; what it reads must be finished.")],
     profile: ProfileName = None,
+    here: Here = False,
     overrides: Overrides = None,
 ) -> None:
     """Train the worst batch of a stage for real: two steps, an evaluation, a save and a resume; peak against plan."""
-    run, place = load(file, overrides, profile)
-    if place is not None and place.cluster is not None:
-        raise ConfigError("a probe trains on this machine, not on Kubernetes", where="--profile", found=profile,
-                          expected="a profile without `cluster`, on a machine with that GPU")
+    run, place = load(file, overrides, profile, here=True)
     run = run if place is None else place.applied(run)
     from alignment.artifacts import Store
     from alignment.config.arithmetic import settled_here
@@ -85,7 +83,7 @@ def _planned(run: Run, name: str, store: Any, known: dict[str, str]) -> StagePla
     made = plan(run, found, Rates(1.0, 1.0), cards if cards is not None and cards.card is not None else None)
     [planned] = [item for item in made if item.name == name]
     if planned.memory is None:
-        raise ConfigError("the planner does not know this architecture, so there is nothing to compare with",
+        raise ConfigError("the planner does not know the size of this model, so there is nothing to compare with",
                           where=f"stage {name}", found=stage.model)
     return planned
 

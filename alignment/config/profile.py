@@ -223,7 +223,8 @@ class Profile(Strict):
     store: StoreUrl | None = None
     """Replaces the run's `store`; with `cluster`, storage.url says it."""
     cluster: Cluster | None = None
-    """Absent: the profile is for this machine, or for a Ray cluster at compute.address."""
+    """Absent: the profile is for this machine, or for a Ray cluster at compute.address. `run` and `probe` compute on
+    this machine, and obey `compute` alone."""
 
     @model_validator(mode="after")
     def _one_store(self) -> Self:
@@ -232,6 +233,10 @@ class Profile(Strict):
         if self.cluster is not None and self.compute.address is not None:
             raise ValueError("with `cluster`, each stage makes its own Ray cluster; remove compute.address")
         return self
+
+    def here(self) -> Profile:
+        """The profile as this machine obeys it, without pods: `compute` alone, artifacts where the run file says."""
+        return self if self.cluster is None else self.model_copy(update={"cluster": None})
 
     def applied(self, run: Run, stage: AnyStage | None = None) -> Run:
         """The run as it is executed under this profile; with a stage, as that stage's pods see it. On a cluster every

@@ -10,9 +10,11 @@ the choice is the same before and after the data is there. Chooses nothing that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from alignment.config import AnyStage, Full, Lora, Profile, QLora, Run, TrainBase, as_train
+from alignment.config import AnyStage, Compute, Full, Lora, Profile, QLora, Run, TrainBase, as_train
 from alignment.config.arithmetic import settled
 from alignment.config.cards import GIB, Cards, known_cards, load_card
 from alignment.config.hardware import Native, device_here, gpu_here
@@ -106,9 +108,19 @@ def _seen(count: int) -> Cards | None:
     return None
 
 
-def device_of(cards: Cards, sharding: str = "none") -> Device:
-    """What the estimate needs to know of so many GPUs."""
-    return Device(cards.card is not None, max(1, cards.number), sharding)
+def unlike(compute: Compute) -> tuple[str, int, int] | None:
+    """Where `compute.gpu` names another GPU than this machine's first: the name of that, its bytes, those of the named
+    one. None where they are alike, or one of them is not known."""
+    seen = gpu_here() if compute.gpu is not None and device_here(compute) == "cuda" else None
+    if seen is None or compute.gpu is None or compute.address is not None or os.environ.get("RAY_ADDRESS"):
+        return None
+    card = load_card(compute.gpu)
+    return None if seen[0].replace(" ", "-") in card.products else (*seen, card.memory)
+
+
+def device_of(cards: Cards, sharding: str = "none", options: Mapping[str, Any] | None = None) -> Device:
+    """What the estimate needs to know of so many GPUs, and of `compute.deepspeed`."""
+    return Device(cards.card is not None, max(1, cards.number), sharding, options)
 
 
 def most_memory(run: Run, stage: TrainBase, size: ModelSize, device: Device, *, least: bool = False) -> Memory:
@@ -124,7 +136,7 @@ def _choose(run: Run, chain: list[TrainBase], hardware: Hardware, asked: str) ->
     auto = [stage for stage in chain if _is_auto(stage)]
     cards = [hardware(stage) for stage in chain]
     if any(one is not None and one.card is None for one in cards):
-        return "lora", "none", "lora, chosen by auto: no GPU, so an adapter in float32"
+        return "lora", "none", _without_gpu(run.compute, chain)
     where = f"stage {chain[0].name}, strategy"
     if None in cards:
         raise ConfigError("auto does not know the GPU", where=where, found="auto",
@@ -176,12 +188,19 @@ def _needed(
     """Bytes of the GPU, and what the stage needs of it."""
     assert cards.card is not None
     made = _as_chosen(stage, kind, None) if kind and _is_auto(stage) else stage
-    return cards.card.memory, most_memory(run, made, size, device_of(cards, sharding), least=least)
+    device = device_of(cards, sharding, run.compute.deepspeed)
+    return cards.card.memory, most_memory(run, made, size, device, least=least)
 
 
 def _why(kind: str, sharding: str, cards: Cards, memory: Memory, card: int) -> str:
     shared = "" if sharding == "none" else f" with {sharding}"
     return f"{kind}{shared}, chosen by auto: {memory.total / GIB:.1f} GiB of {card / GIB:.1f} on {cards}"
+
+
+def _without_gpu(compute: Compute, chain: list[TrainBase]) -> str:
+    named = "" if compute.gpu is None else f", though compute.gpu says {compute.gpu}"
+    dtypes = " and ".join(dict.fromkeys(str(stage.arithmetic) for stage in chain))
+    return f"lora, chosen by auto: no GPU{named}, so an adapter on the CPU in {dtypes}"
 
 
 def _as_chosen(stage: AnyStage, kind: str, why: str | None) -> TrainBase:

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from alignment.planner.activations import LOGIT_TILE, Arithmetic, Pass
-from alignment.planner.sharing import BUCKET, held, overhead
+from alignment.planner.sharing import Zero, held, overhead, zero_of
 from alignment.planner.sizes import ModelSize
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -87,7 +87,7 @@ def train_memory(
     accumulated: bool = True,
     sharding: str = "none",
     workers: int = 1,
-    bucket: int = BUCKET,
+    zero: Zero | None = None,
     autocast: bool = True,
     padded: bool = True,
     on_gpu: bool = False,
@@ -105,7 +105,7 @@ def train_memory(
         quantised: the frozen linear layers are in NF4 with double quantisation.
         optimizer: bytes of its states for a trained weight.
         accumulated: gradients of a forward pass are added to those of others, so they are there from its beginning.
-        sharding, workers, bucket: as in `held`.
+        sharding, workers, zero: as in `held`.
         autocast: where the dtype is bfloat16 and an adapter is float32: on GPUs.
         padded, on_gpu: as in `Pass`.
 
@@ -116,7 +116,9 @@ def train_memory(
                padded, quantised, on_gpu)
     trained, frozen = states(size, lora_rank=lora_rank, frozen_bytes=frozen_bytes, head=head, reference=reference,
                              quantised=quantised)
-    part = held(trained, frozen, optimizer, sharding=sharding, workers=workers, bucket=bucket)
+    zero = zero or zero_of(sharding, None, size.hidden)
+    part = held(trained, frozen, optimizer, sharding=sharding, workers=workers, zero=zero,
+                largest=size.vocab * size.hidden, kept=_kept_whole(size, lora_rank, frozen_bytes, zero.persistent))
     whole = Memory(weights=round(part.weights), gradients=round(part.gradients), optimizer=round(part.optimizer),
                    buffers=round(part.buffers))
     full = lora_rank is None
@@ -164,6 +166,15 @@ def _arithmetic(lora_rank: int | None, value: int, autocast: bool) -> Arithmetic
     if value == FLOAT32:
         return "float32"
     return "autocast" if autocast or lora_rank is None else "cast-inputs"
+
+
+def _kept_whole(size: ModelSize, rank: int | None, value: int, threshold: int) -> float:
+    """Bytes of the matrices of at most so many elements: of linear layers, and of adapters."""
+    own = FLOAT32 if rank is None else value
+    total = sum(own * width * height for width, height in size.shapes() if width * height <= threshold)
+    if rank is not None:
+        total += sum(FLOAT32 * rank * side for shape in size.shapes() for side in shape if rank * side <= threshold)
+    return float(size.layers * total)
 
 
 def _gradient(size: ModelSize, one: Pass) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from alignment.config import Full, Lora, QLora, Run, TrainBase
 from alignment.config.cards import GIB, Cards
@@ -30,11 +31,11 @@ def misfit(
     if size is None or cards is None or cards.card is None:
         return None
     sharding = "none" if run.compute.sharding == "auto" else run.compute.sharding
-    needed = _needed(stage, size, cards, sharding, length)
+    needed = _needed(stage, size, cards, sharding, length, run.compute.deepspeed)
     if needed.total <= cards.card.memory:
         return None
-    nearest = next((f"{words}: {memory.total / GIB:.1f} GiB" for words, memory in _others(stage, size, cards, sharding,
-                    length) if memory.total <= cards.card.memory), None)
+    nearest = next((f"{words}: {memory.total / GIB:.1f} GiB" for words, memory in _others(run, stage, size, cards,
+                    sharding, length) if memory.total <= cards.card.memory), None)
     return ConfigError(
         f"strategy {stage.strategy.kind} does not fit {cards}",
         found=f"{needed.total / GIB:.1f} GiB: {in_parts(needed)}",
@@ -49,22 +50,25 @@ def in_parts(memory: Memory) -> str:
     return ", ".join(f"{name} {amount / GIB:.1f}" for amount, name in parts if amount >= 0.05 * GIB)
 
 
-def _needed(stage: TrainBase, size: ModelSize, cards: Cards, sharding: str, length: int) -> Memory:
-    device = device_of(cards, sharding)
+def _needed(
+    stage: TrainBase, size: ModelSize, cards: Cards, sharding: str, length: int, options: Mapping[str, Any] | None
+) -> Memory:
+    device = device_of(cards, sharding, options)
     return memory_of(stage, size, device, rows=least_rows(stage, device), length=min(length, stage.longest))
 
 
 def _others(
-    stage: TrainBase, size: ModelSize, cards: Cards, sharding: str, length: int
+    run: Run, stage: TrainBase, size: ModelSize, cards: Cards, sharding: str, length: int
 ) -> Iterator[tuple[str, Memory]]:
     """What could be said instead, with what it needs: more sharding first, then fewer weights that are trained."""
     if cards.number > 1:
         for other in (*SHARDINGS[1:], "zero3-offload"):
             if ZERO[other] > ZERO.get(sharding, 0) or other == "zero3-offload" != sharding:
-                yield f"sharding: {other}", _needed(stage, size, cards, other, length)
+                yield f"sharding: {other}", _needed(stage, size, cards, other, length, run.compute.deepspeed)
     adapter = stage.adapter
     shape = {} if adapter is None else {"r": adapter.r, "alpha": adapter.alpha, "targets": adapter.targets}
     for kind, made in (("lora", Lora), ("qlora", QLora)):
         if isinstance(stage.strategy, Full) or (kind == "qlora" and adapter is not None and not adapter.quantised):
             other_stage = stage.model_copy(update={"strategy": made.model_validate({"kind": kind, **shape})})
-            yield f"strategy: {{kind: {kind}}}", _needed(other_stage, size, cards, sharding, length)
+            yield f"strategy: {{kind: {kind}}}", _needed(other_stage, size, cards, sharding, length,
+                                                         run.compute.deepspeed)

@@ -12,7 +12,8 @@ from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, Ti
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.fingerprint import gguf_path
 from alignment.data.model_files import hub_snapshot
-from alignment.planner.sizes import ModelSize, size_from_config, size_of_folder, size_of_gguf, size_of_tiny
+from alignment.planner.counting import size_of_config, size_of_folder
+from alignment.planner.sizes import ModelSize, size_of_gguf, size_of_tiny
 
 
 def _of_hub(stage: str, model: HubModel) -> ModelSize | None:
@@ -22,7 +23,7 @@ def _of_hub(stage: str, model: HubModel) -> ModelSize | None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return size_from_config(config) if isinstance(config, dict) else None
+    return size_of_config(config) if isinstance(config, dict) else None
 
 
 SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
@@ -39,7 +40,7 @@ def of_artifact(artifact: Artifact) -> ModelSize | None:
     if artifact.store.is_local:
         return size_of_folder(artifact.path() / "model")
     config = f"{artifact.store.root}/artifacts/{artifact.key}/model/config.json"
-    return size_from_config(json.loads(artifact.store.fs.cat_file(config)))
+    return size_of_config(json.loads(artifact.store.fs.cat_file(config)))
 
 
 def of_stage(run: Run, stage: AnyStage) -> ModelSize | None:

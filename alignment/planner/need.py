@@ -4,7 +4,9 @@ stage's keys become the numbers that estimate.py takes. The plan, `auto`, checks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from alignment.config import TrainBase
 from alignment.config.cards import Cards
@@ -22,13 +24,17 @@ class Device:
 
     Attributes:
         workers: that train together, each with such a device.
-        bucket: elements of DeepSpeed's buffer for gradients.
+        options: DeepSpeed's, as `compute.deepspeed` has them.
     """
 
     on_gpu: bool
     workers: int = 1
     sharding: str = "none"
-    bucket: int = sharing.BUCKET
+    options: Mapping[str, Any] | None = None
+
+    def zero(self, size: ModelSize) -> sharing.Zero:
+        """What of the options a model's memory depends on."""
+        return sharing.zero_of(self.sharding, self.options, size.hidden)
 
 
 def memory_of(
@@ -48,7 +54,7 @@ def memory_of(
         head=stage.makes == "policy", checkpointing=checkpoints(stage, device.on_gpu),
         reference=stage.reference_mode == "adapter", quantised=adapter is not None and adapter.quantised is not None,
         optimizer=optimizer_bytes(stage), accumulated=stage.batch_size > rows * device.workers,
-        sharding=device.sharding, workers=device.workers, bucket=device.bucket, autocast=device.on_gpu,
+        sharding=device.sharding, workers=device.workers, zero=device.zero(size), autocast=device.on_gpu,
         on_gpu=device.on_gpu)
     copies = beside_bytes(stage, second) + stage.scorers * size.parameters * value
     copies += size.parameters * estimate.FLOAT32 if stage.keeps_start else 0
@@ -76,7 +82,8 @@ def beside(stage: TrainBase, size: ModelSize, device: Device) -> sharing.Beside:
         size, lora_rank=None if adapter is None else adapter.r, frozen_bytes=value_bytes(stage.arithmetic),
         head=stage.makes == "policy", reference=stage.reference_mode == "adapter",
         quantised=adapter is not None and adapter.quantised is not None)
-    moved = sharing.held(trained, frozen, optimizer_bytes(stage), sharding=device.sharding, workers=device.workers)
+    moved = sharing.held(trained, frozen, optimizer_bytes(stage), sharding=device.sharding, workers=device.workers,
+                         zero=device.zero(size))
     return sharing.beside(trained, frozen, optimizer_bytes(stage), keep=stage.checkpoints.keep, on_gpu=device.on_gpu,
                           workers=device.workers, offloaded=moved.host, best=stage.checkpoints.final == "best")
 

@@ -86,8 +86,8 @@ class _State:
         """What a worker of a stage computes on."""
         workers = max(1, self.compute.workers) if stage.on_workers else 1
         if self.cards is not None:
-            return Device(self.cards.card is not None, workers, self.compute.sharding)
-        return Device(device_here(self.compute) == "cuda", workers, self.compute.sharding)
+            return Device(self.cards.card is not None, workers, self.compute.sharding, self.compute.deepspeed)
+        return Device(device_here(self.compute) == "cuda", workers, self.compute.sharding, self.compute.deepspeed)
 
     @property
     def compute(self) -> Compute:

@@ -1,12 +1,11 @@
 """How large a model is, read from config.json, safetensors headers or a GGUF header; no weights are loaded.
 
 Knows the dense decoders of `FAMILIES` to the last weight (tests hold it to transformers' classes). For any other
-architecture the answer is None, never a guess.
+architecture the answer is None, never a guess; counting.py counts those.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -67,6 +66,7 @@ class ModelSize:
         tied: whether the output head is the embedding.
         fused: query, key and value are one linear layer, gate and up another.
         norms, head_norms, capped: as in `Family`.
+        linear: (in, out) of a layer's linear layers, where they were counted; else they are a gated decoder's.
     """
 
     parameters: int
@@ -82,6 +82,7 @@ class ModelSize:
     norms: int = 2
     head_norms: bool = False
     capped: bool = False
+    linear: tuple[tuple[int, int], ...] = ()
 
     @property
     def inner(self) -> int:
@@ -95,6 +96,8 @@ class ModelSize:
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(in, out) of a layer's linear layers."""
+        if self.linear:
+            return self.linear
         first = ((self.hidden, self.inner + 2 * self.kv),) if self.fused else (
             (self.hidden, self.inner), (self.hidden, self.kv), (self.hidden, self.kv))
         gates = ((self.hidden, 2 * self.intermediate),) if self.fused else ((self.hidden, self.intermediate),) * 2
@@ -137,24 +140,8 @@ def size_from_config(config: Mapping[str, Any]) -> ModelSize | None:
     return replace(size, parameters=total)
 
 
-def size_of_folder(folder: Path) -> ModelSize | None:
-    """Size of a model folder; the parameter count is the safetensors headers' where there are any.
-
-    Raises:
-        ModelError: config.json or a safetensors header cannot be read.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the model's config.json cannot be read: {error}", where=str(path)) from error
-    size = size_from_config(config)
-    counted = sum(_safetensors_parameters(file) for file in sorted(folder.glob("*.safetensors")))
-    return replace(size, parameters=counted) if size is not None and counted else size
-
-
-def _safetensors_parameters(file: Path) -> int:
-    """Sum of all tensor sizes."""
+def safetensors_parameters(file: Path) -> int:
+    """Sum of all tensor sizes. Raises ModelError when it is no such file."""
     try:
         return sum(map(math.prod, tensor_shapes(file).values()))
     except (OSError, ValueError, struct.error) as error:

@@ -77,7 +77,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         context.work, disk, "eval", partial(_eval_columns, context, tokenizer, method))
     model, facts = build(stage, start, dtype, tokenizer.pad_token_id, device)
     frozen = None if stage.frozen is None else context.inputs[stage.frozen.stage]
-    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), compute.sharding, frozen)
+    fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), compute, frozen)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
     if frozen is not None:
         extras |= {method.frozen_as: load_frozen(stage, start, frozen, dtype)}

@@ -101,9 +101,6 @@ def test_profiles_in_the_wrong_place(here: Path, call: Call) -> None:
         said = call(verb, "run.yaml", "--profile", "laptop.yaml")
         assert said.code == 2
         assert "kubealign run run.yaml --profile laptop.yaml" in said.err
-    said = call("run", "run.yaml", "--profile", "cluster.yaml")
-    assert said.code == 2
-    assert "kubealign submit run.yaml --profile cluster.yaml" in said.err
     assert call("status", "run.yaml", "--profile", "no-such").code == 2
 
 

@@ -58,7 +58,7 @@ def test_what_is_refuted_elsewhere_is_no_matter_here(call: Call, run: Run) -> No
 @pytest.mark.parametrize(("arguments", "problem"), [
     (("--stage", "data"), "no train stage of this name"),
     (("--stage", "sft"), "what the stage reads is not finished"),
-    (("--stage", "sft", "--profile", "dev-cpu"), "not on Kubernetes"),
+    (("--stage", "sft", "--profile", "single-24gb"), "what the stage reads is not finished"),
 ])
 def test_what_cannot_be_probed_is_said(call: Call, run: Run, arguments: tuple[str, ...], problem: str) -> None:
     said = call("probe", "run.yaml", *arguments)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignment.config import Sft, load_profile
 from alignment.planner.estimate import (
     Rates,
     forward_flops,
@@ -15,7 +16,8 @@ from alignment.planner.estimate import (
     train_flops,
     train_memory,
 )
-from alignment.planner.sharing import beside, held
+from alignment.planner.need import Device, memory_of
+from alignment.planner.sharing import BUCKET, LIVE, PERSISTENT, Zero, beside, held, zero_of
 from alignment.planner.sizes import ModelSize
 
 SMALL = ModelSize(parameters=1000, layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, intermediate=16, vocab=100)
@@ -56,9 +58,72 @@ def test_generation_by_hand() -> None:
 def test_what_a_worker_of_four_holds_by_hand(
     sharding: str, weights: float, gradients: float, optimizer: float, buffers: float
 ) -> None:
-    made = held(1000, 0, 8, sharding=sharding, workers=4, bucket=10)
+    zero = zero_of(sharding, {"zero_optimization": {"reduce_bucket_size": 10}}, 8)
+    made = held(1000, 0, 8, sharding=sharding, workers=4, zero=zero)
     assert (made.weights, made.gradients, made.optimizer, made.buffers) == (weights, gradients, optimizer, buffers)
     assert (made.host > 0) is (sharding == "zero3-offload")
+
+
+@pytest.mark.parametrize(("sharding", "options", "zero"), [
+    ("zero2", {}, Zero()),
+    ("zero3", {}, Zero(buckets=2)),
+    ("zero3-offload", {}, Zero(buckets=2, optimizer_away=True, weights_away=True)),
+    ("zero2", {"reduce_bucket_size": 2e8, "overlap_comm": True, "allgather_bucket_size": 1}, Zero(200_000_000, 2)),
+    ("zero2", {"offload_optimizer": {"device": "cpu"}}, Zero(optimizer_away=True)),
+    ("zero3", {"overlap_comm": False, "stage3_max_live_parameters": 5}, Zero(live=5)),
+    ("zero3-offload", {"offload_param": {"device": "none"}}, Zero(buckets=2, optimizer_away=True)),
+    ("zero3", {"reduce_bucket_size": "auto", "stage3_param_persistence_threshold": "auto", "overlap_comm": "auto"},
+     Zero(64, 2, LIVE, 80)),
+])
+def test_deepspeeds_options_are_obeyed_and_its_defaults_are_its_own(
+    sharding: str, options: dict[str, object], zero: Zero
+) -> None:
+    assert zero_of(sharding, {"zero_optimization": options}, 8) == zero
+
+
+def test_the_defaults_are_those_of_the_installed_deepspeed() -> None:
+    config = pytest.importorskip("deepspeed.runtime.zero.config").DeepSpeedZeroConfig
+    for stage, sharding in ((2, "zero2"), (3, "zero3")):
+        made, ours = config(stage=stage), zero_of(sharding, None, 8)
+        assert (made.reduce_bucket_size, made.max_live_parameters, made.param_persistence_threshold) == (
+            BUCKET, LIVE, PERSISTENT)
+        assert made.overlap_comm is (ours.buckets == 2)
+
+
+def test_what_is_offloaded_or_kept_whole_by_hand() -> None:
+    on_host = held(1000, 0, 8, sharding="zero2", workers=4, zero=Zero(10, optimizer_away=True))
+    assert (on_host.weights, on_host.optimizer, on_host.host) == (4000, 0, 16_000 / 4)
+    whole = held(1000, 0, 8, sharding="zero3", workers=4, zero=Zero(10), kept=400)
+    assert whole.weights == 1000 + 400 * 3 / 4
+    gathered = held(1000, 0, 8, sharding="zero3", workers=4, zero=Zero(10, live=5), largest=100)
+    assert gathered.buffers == 40 + 400, "the largest module is gathered whatever is said"
+
+
+@given(bucket=st.integers(1, 10**9), more=st.integers(0, 10**9), live=st.integers(0, 10**9),
+       sharding=st.sampled_from(["zero1", "zero2", "zero3", "zero3-offload"]), workers=st.integers(1, 64))
+def test_a_larger_bucket_never_takes_less_and_more_workers_never_more(
+    bucket: int, more: int, live: int, sharding: str, workers: int
+) -> None:
+    def total(bucket: int, live: int, workers: int) -> int:
+        options = {"zero_optimization": {"reduce_bucket_size": bucket, "stage3_max_live_parameters": live}}
+        return train_memory(SMALL, lora_rank=None, frozen_bytes=2, sequences=1, length=64, sharding=sharding,
+                            workers=workers, zero=zero_of(sharding, options, SMALL.hidden), on_gpu=True).total
+
+    assert total(bucket, live, workers) <= total(bucket + more, live, workers)
+    assert total(bucket, live, workers) <= total(bucket, live + more, workers)
+    if workers > 1:  # one worker has no NCCL
+        assert total(bucket, live, 2 * workers) <= total(bucket, live, workers)
+
+
+def test_options_of_a_profile_reach_the_estimate() -> None:
+    compute = {"compute.workers=8", "compute.sharding=zero2", "compute.deepspeed=configs/deepspeed/zero2.yaml"}
+    options = load_profile("multi-gpu", sorted(compute)).compute.deepspeed
+    assert zero_of("zero2", options, 8) == Zero(200_000_000, 2)
+    stage = Sft.model_validate({"name": "sft", "kind": "train", "method": "sft", "model": "base", "rows": ("d/train",),
+                                "strategy": {"kind": "full"}, "dtype": "bfloat16"})
+    plain, told = (memory_of(stage, SMALL, Device(True, 8, "zero2", given), rows=1, length=8)
+                   for given in (None, options))
+    assert (plain.buffers, told.buffers) == (4 * BUCKET, 2 * 4 * 200_000_000)
 
 
 def test_disk_holds_one_checkpoint_more_than_are_kept() -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from alignment.config import TinyModel
 from alignment.errors import ModelError
-from alignment.planner.sizes import size_from_config, size_of_folder, size_of_gguf, size_of_tiny
+from alignment.planner import counting
+from alignment.planner.counting import size_of_config, size_of_folder
+from alignment.planner.sizes import FAMILIES, size_from_config, size_of_gguf, size_of_tiny
 
 PUBLISHED = {
     # The counts that the hub shows for these models; the configs are theirs.
@@ -163,3 +165,74 @@ def test_a_known_family_is_counted_to_the_last_weight(name: str, tmp_path: Path)
         assert size is not None
         assert (size.parameters, size.linear_parameters, size.lora_parameters(8)) == (
             counted, sum(linear.values()), trained)
+
+
+# --- counted on the meta device ---
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32,
+    "intermediate_size": 688, "vocab_size": 4096, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def config_of(family: str, **more: Any) -> dict[str, Any]:
+    """config.json of a small model of a family, as transformers writes it."""
+    from transformers import AutoConfig
+
+    made: dict[str, Any] = json.loads(AutoConfig.for_model(family, **SHAPE, **more).to_json_string(use_diff=False))
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_count_on_the_meta_device_finds_what_the_formulas_say(family: str) -> None:
+    from alignment.inference.meta_size import measured
+
+    config = config_of(family)
+    counted = measured(config)
+    linear = counted.pop("linear")
+    size = size_from_config(config)
+    assert size is not None
+    assert counted == {key: getattr(size, key) for key in counted}
+    assert sorted(linear) == sorted(size.shapes())
+
+
+@pytest.mark.parametrize(("family", "why"), [
+    ("mixtral", "outside its linear layers"), ("bloom", "sdpa"), ("gpt2", "gelu_new"),
+    ("no-such-family", "makes no causal language model of it"),
+])
+def test_what_cannot_be_counted_is_said_and_not_guessed(family: str, why: str) -> None:
+    from alignment.inference.meta_size import Unknown, measured
+
+    shape = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+    with pytest.raises(Unknown, match=why):
+        measured({"model_type": family, **shape})
+
+
+@pytest.mark.slow
+def test_an_architecture_without_a_formula_is_counted_once_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBEALIGN_CACHE", str(tmp_path))
+    config = config_of("smollm3")
+    assert size_from_config(config) is None
+    counting._counted.cache_clear()
+    size = size_of_config(config)
+    assert size is not None
+    assert (size.parameters, size.tied) == (3_127_040, True)
+    assert size.lora_parameters(4) == 3 * 4 * sum(map(sum, size.linear))
+    assert "smollm3: the planner has no formula" in " ".join(capsys.readouterr().err.split())
+    counting._counted.cache_clear()
+    monkeypatch.setattr(counting, "_asked", lambda config: pytest.fail("counted again"))
+    assert size_of_config(config) == size
+    assert capsys.readouterr().err == ""
+
+
+def test_where_nothing_can_count_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    counting._counted.cache_clear()
+    assert size_of_config({"model_type": "smollm3", **SHAPE}) is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "smollm3: the planner does not know its size: it has no formula for it, and torch" in said
+    assert size_of_config({"model_type": "llama", **SHAPE}) is not None, "a formula needs nothing"
+    counting._counted.cache_clear()
