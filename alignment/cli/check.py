@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignment.cli.options import Here, Overrides, ProfileName, RunFile, load
+from alignment.cli.probes import refuted_here
 from alignment.cli.show import say
-from alignment.config import Profile, Run, as_train, place_of
+from alignment.config import Profile, Run, place_of
 from alignment.config.arithmetic import settled_here
 from alignment.config.rounds import once
 from alignment.config.stages.fields import Place
@@ -97,30 +98,10 @@ def refuse(run: Run, file: str, profile: Profile | None, only: str | None = None
         return  # whose digests are fetched to know what is finished: once is enough
     found = status(run if profile is None else profile.applied(run))
     if None in (found.values() if only is None else [found.get(only)]):
-        findings = mistakes(run, file, profile, Sight(QUICK), found, only) or _refuted(
+        findings = mistakes(run, file, profile, Sight(QUICK), found, only) or refuted_here(
             run if profile is None else profile.applied(run), file, found, only)
         if findings:
             raise ConfigErrors(findings)
-
-
-def _refuted(
-    run: Run, file: str, found: Mapping[str, Artifact | None], only: str | None
-) -> list[ConfigError]:
-    """Stages left to make that a probe has tried on such a device, and that ran out of memory."""
-    from alignment.artifacts import Store
-    from alignment.config.hardware import device_here, processor
-    from alignment.pipeline.keys import keys
-    from alignment.planner.probed import read
-
-    store, device = Store(run.store), processor(device_here(run.compute))
-    left = [stage for stage in run.stages if as_train(stage) is not None and found.get(stage.name) is None
-            and only in (None, stage.name)]
-    known = keys(run) if left else {}
-    return [ConfigError(f"a probe of {stage.name} on {device} ran out of memory", where=file,
-                        found=f"{seen.refuted}; {seen.peak / 2**30:.1f} GiB seen, {seen.planned / 2**30:.1f} planned",
-                        expected="a stage that fits", hint="change it, or probe it again")
-            for stage in left if (seen := read(store, known[stage.name].key)) is not None
-            and seen.refuted is not None and seen.device == device]
 
 
 def mistakes(

@@ -29,6 +29,7 @@ from alignment.cli.options import (
     load,
     told_of_here,
 )
+from alignment.cli.probes import refuted_there
 from alignment.cli.remote import connect, progress, remote_logs, unwound
 from alignment.cli.show import say, table
 from alignment.config import Profile, Run, parse_aim
@@ -63,8 +64,15 @@ class PreflightTarget(StrEnum):
     run = "run"
 
 
-def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, Profile]:
-    """Run and profile, without a mistake that `check` finds: no pod should be waited for to be told of it."""
+def _loaded(
+    file: str, overrides: list[str] | None, profile: str, *, contacts: bool = True, only: str | None = None
+) -> tuple[Run, Profile]:
+    """Run and profile, without a mistake that `check` finds, nor a stage that a probe has refuted: no pod should be
+    waited for to be told of it.
+
+    Args:
+        contacts: whether the profile's storage may be looked at for probes.
+    """
     run, place = load(file, overrides, profile)
     if place is None or place.cluster is None:
         raise ConfigError("this profile is for this machine, not for Kubernetes", where="--profile", found=profile,
@@ -72,8 +80,11 @@ def _loaded(file: str, overrides: list[str] | None, profile: str) -> tuple[Run, 
     findings = mistakes(run, file, place)
     if findings:
         raise ConfigErrors(findings)
-    for idle in place.idle(run):
-        progress(f"! {idle}")
+    refusals, said = refuted_there(run, place, contacts=contacts, only=only)
+    if refusals:
+        raise ConfigErrors(refusals)
+    for sentence in (*(f"! {idle}" for idle in place.idle(run)), *said):
+        progress(sentence)
     return run, place
 
 
@@ -123,7 +134,7 @@ def submit(
     overrides: Overrides = None,
 ) -> None:
     """Send a run to a cluster. Finished stages are left alone."""
-    run, place = _loaded(file, overrides, profile)
+    run, place = _loaded(file, overrides, profile, contacts=not dry_run, only=stage)
     _fitting(target, stage, gate, address)
     if dry_run:
         _print_dry(run, place, namespace or "default", target, stage, gate, retries)

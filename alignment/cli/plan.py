@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignment.cli.options import Here, Overrides, ProfileName, RunFile, as_typed, load
+from alignment.cli.probes import say_probed
 from alignment.cli.show import count, duration, memory, prose, say, table
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def plan(
     from alignment.planner import plan as make_plan
 
     remote = loaded is not None and loaded.cluster is not None
-    run, cards = _placed(run, loaded, gpus)
+    as_loaded, (run, cards) = run, _placed(run, loaded, gpus)
     rates = measure_rates() if cards is None or cards.card is None else rates_of(cards)
     # A cluster's storage is not asked: planning works before there is a cluster.
     elsewhere = remote or gpus is not None
@@ -61,8 +62,8 @@ def plan(
         if (said := stage.defaulted()) is not None:
             say(f"{stage.name}: {said}")
     _say_misfits(run, plans, cards)
-    if not elsewhere:
-        _say_probed(run)
+    if gpus is None:
+        say_probed(run.model_copy(update={"store": as_loaded.store}) if remote else run, loaded if remote else None)
     left = [item for item in plans if item.artifact is None]
     unknown = [item.name for item in left if item.size is None and item.needs_model]
     say("\nas if nothing were finished yet; kubealign status says what is" if elsewhere else
@@ -128,21 +129,6 @@ def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> None:
         error = misfit(run, stage, item.size, cards, length=item.length or stage.longest)
         if error is not None:
             prose(f"! {item.name}: {error.problem}: {error.found}; {error.expected}. {error.hint}")
-
-
-def _say_probed(run: Run) -> None:
-    """What probes measured of these very stages."""
-    from alignment.artifacts import Store
-    from alignment.pipeline.keys import keys
-    from alignment.planner.probed import read
-
-    store = Store(run.store)
-    for name, key in keys(run).items():
-        seen = read(store, key.key)
-        if seen is not None:
-            end = f", and {seen.refuted}" if seen.refuted else ""
-            say(f"{name}: probed on {seen.device}: {memory(seen.peak)} measured, {memory(seen.planned)} planned, with "
-                f"{seen.rows} rows of up to {seen.length} tokens{end}")
 
 
 def _row(item: StagePlan) -> list[str]:

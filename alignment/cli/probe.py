@@ -37,7 +37,7 @@ def probe(
     run = run if place is None else place.applied(run)
     from alignment.artifacts import Store
     from alignment.config.arithmetic import settled_here
-    from alignment.config.hardware import device_here, processor
+    from alignment.config.hardware import device_here, gpu_here, processor
     from alignment.pipeline.keys import keys
     from alignment.planner.probed import Probed, write
 
@@ -49,8 +49,9 @@ def probe(
         f"{memory(planned.memory.total)} planned")
     seen = _tried(run, stage, planned, {name: key.key for name, key in known.items()})
     device = device_here(run.compute)
+    gpu = gpu_here() if device == "cuda" else None
     made = Probed(stage, processor(device), planned.micro_batch or 1, planned.length or 0, planned.memory.total,
-                  seen["measured"], seen["seconds"], seen.get("refuted"))
+                  seen["measured"], seen["seconds"], seen.get("refuted"), gpu[1] if gpu is not None else None)
     write(store, known[stage].key, made)
     table(("phase", "measured", "planned"), [[phase, memory(peak), memory(made.planned)]
                                              for phase, peak in made.measured.items()], right=("measured", "planned"))

@@ -46,7 +46,8 @@ def measured(config: Mapping[str, Any]) -> dict[str, Any]:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, OSError) as error:
-            raise Unknown(f"transformers makes no causal language model of it ({str(error).splitlines()[0]})") from error
+            first = str(error).splitlines()[0]
+            raise Unknown(f"transformers makes no causal language model of it ({first})") from error
     text = made.get_text_config()
     if not getattr(model, "_supports_sdpa", False):
         raise Unknown("its attention knows no sdpa, so it keeps the scores of all pairs of tokens")

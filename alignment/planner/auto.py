@@ -115,7 +115,8 @@ def unlike(compute: Compute) -> tuple[str, int, int] | None:
     if seen is None or compute.gpu is None or compute.address is not None or os.environ.get("RAY_ADDRESS"):
         return None
     card = load_card(compute.gpu)
-    return None if seen[0].replace(" ", "-") in card.products else (*seen, card.memory)
+    alike = seen[0].replace(" ", "-") in card.products and seen[1] >= card.memory  # ECC and MIG take some of it
+    return None if alike else (*seen, card.memory)
 
 
 def device_of(cards: Cards, sharding: str = "none", options: Mapping[str, Any] | None = None) -> Device:

@@ -54,8 +54,8 @@ def _counted(config: str) -> ModelSize | None:
     """By config.json's content; remembered on this machine by its digest and transformers' version."""
     name = json.loads(config).get("model_type") or "a model without model_type"
     if any(importlib.util.find_spec(package) is None for package in ("torch", "transformers")):
-        return _unknown(name, "it has no formula for it, and torch and transformers, which could count it, are not "
-                              "installed here")
+        return _say_unknown(name, "it has no formula for it, and torch and transformers, which could count it, are not "
+                                  "installed here")
     stamp = hashlib.sha256(f"{metadata.version('transformers')}\n{config}".encode()).hexdigest()
     try:
         kept: Path | None = cache_folder() / "sizes" / f"{stamp}.json"
@@ -72,7 +72,7 @@ def _counted(config: str) -> ModelSize | None:
             _keep(kept, found)
     why = found.get("unknown") or found.get("failed")
     if why is not None:
-        return _unknown(name, str(why))
+        return _say_unknown(name, str(why))
     return ModelSize(**{**found, "linear": tuple((width, height) for width, height in found["linear"])})
 
 
@@ -99,5 +99,6 @@ def _keep(path: Path, answer: dict[str, Any]) -> None:
         beside.replace(path)
 
 
-def _unknown(name: str, why: str) -> None:
+def _say_unknown(name: str, why: str) -> ModelSize | None:
     console.print(f"  {name}: the planner does not know its size: {why}", markup=False)
+    return None

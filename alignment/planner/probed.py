@@ -16,6 +16,7 @@ class Probed:
         device: the processor or GPU that it ran on, by name.
         rows, length: of one forward pass, and tokens of its longest row.
         measured: phase (step, evaluation, save, resume) -> peak.
+        memory: bytes of the GPU that it ran on; None for a CPU.
         refuted: why the stage cannot be trained so; None where it can.
     """
 
@@ -27,6 +28,7 @@ class Probed:
     measured: dict[str, int]
     seconds: float
     refuted: str | None = None
+    memory: int | None = None
 
     @property
     def peak(self) -> int:

@@ -20,7 +20,8 @@ BUCKET, LIVE, PERSISTENT = 500_000_000, 1_000_000_000, 100_000
 `stage3_param_persistence_threshold` (runtime/zero/config.py), in elements."""
 CONTEXT = 1 * GIB
 """Of a GPU, before the first tensor: context, kernels and cuBLAS's workspace. Hugging Face measured 1.3 GB when all
-kernels were loaded at once ("Model training anatomy"); since CUDA 11.7 they are loaded when used. An assumption."""
+kernels were loaded at once ("Model training anatomy"); since CUDA 11.7 they are loaded when used. An assumption, which
+with the next but one meets LLaMA-Factory's peaks on an A100 (docs/planner.md)."""
 NCCL = GIB // 2
 """Of a GPU with neighbours: NCCL's channels and buffers. An assumption."""
 FRAGMENTATION = 0.05

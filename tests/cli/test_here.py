@@ -127,6 +127,8 @@ def test_a_card_with_less_memory_than_the_profile_names_is_refused(call: Call, s
     assert said.code == 2
     assert "this machine's GPU has less memory than the one that is named" in said.err
     assert "at most 15.7 GiB, as NVIDIA RTX A4000 has here" in said.err
+    seen("NVIDIA L4", 11.0)
+    assert "at most 11.0 GiB, as NVIDIA L4 has here" in call("run", seven, *SHIPPED).err, "a part of one"
 
 
 @pytest.mark.parametrize("options", [("--here",), ("--gpus", "none")])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from alignment.artifacts import Store
-from alignment.config import Run, load_run
+from alignment.config import Run, load_profile, load_run
 from alignment.config.hardware import processor
 from alignment.pipeline.keys import keys
 from alignment.planner.probed import Probed, read, write
@@ -65,6 +66,89 @@ def test_what_cannot_be_probed_is_said(call: Call, run: Run, arguments: tuple[st
     assert said.code == 2
     assert problem in said.err
     assert not Path("store", "probes").exists()
+
+
+@pytest.fixture
+def pods(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+    """Writes a profile of pods with one L4 each, and what a probe found on some GPU; returns the arguments for both."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+
+    def put(
+        device: str, refuted: str | None, memory: float | None, peak: float = 2e9, **compute: object
+    ) -> tuple[str, ...]:
+        Path("pods.yaml").write_text(yaml.safe_dump({
+            "name": "pods", "compute": {"gpu": "l4", "dtype": "bfloat16", **compute}, "cluster": {
+                "storage": {"url": "/a/runs", "claim": "c", "mount": "/a"}, "worker": {"gpus": 1}}}))
+        key = keys(load_profile("./pods.yaml").applied(run))["sft"].key
+        write(Store("store"), key, dataclasses.replace(
+            SEEN, device=device, refuted=refuted, memory=None if memory is None else int(memory * 2**30),
+            measured={"step": int(peak)}))
+        return "run.yaml", "--profile", "./pods.yaml"
+
+    return put
+
+
+@pytest.mark.parametrize(("device", "memory"), [("NVIDIA L4", 22.0), ("NVIDIA H100 80GB HBM3", 79.2)])
+@pytest.mark.parametrize("verb", [("submit", "--dry-run"), ("submit",), ("preflight",), ("resume",)])
+def test_what_a_probe_has_refuted_is_not_submitted(
+    call: Call, pods: Callable[..., tuple[str, ...]], verb: tuple[str, ...], device: str, memory: float
+) -> None:
+    said = call(verb[0], *pods(device, "out of memory", memory), *verb[1:])
+    assert said.code == 2
+    assert f"a probe of sft on {device} ran out of memory" in said.err
+    assert "profile pods" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(("device", "refuted", "memory", "peak", "compute", "words"), [
+    ("Tesla T4", "out of memory", 14.6, 2e9, {}, "out of memory; not refused, as the profile's GPU is l4"),
+    ("NVIDIA H100 80GB HBM3", None, 79.2, 40e9, {}, "40 GB measured, more than l4 has"),
+    ("NVIDIA L4", "out of memory", 22.0, 2e9,
+     {"workers": 2, "gpus_per_worker": 1, "sharding": "zero3"}, "the profile shares the model out"),
+])
+def test_what_a_probe_does_not_prove_there_is_said_and_submitted(
+    call: Call, pods: Callable[..., tuple[str, ...]], device: str, refuted: str | None, memory: float, peak: float,
+    compute: dict[str, object], words: str
+) -> None:
+    said = call("submit", *pods(device, refuted, memory, peak, **compute), "--dry-run")
+    assert said.code == 0, said.err
+    assert words in said.err
+
+
+def test_a_plan_for_pods_shows_what_was_probed_and_says_where_nobody_looked(
+    call: Call, pods: Callable[..., tuple[str, ...]]
+) -> None:
+    arguments = pods("NVIDIA L4", None, 22.0)
+    said = call("plan", *arguments)
+    assert said.code == 0, said.err
+    assert "sft: probed on NVIDIA L4: 2 GB measured, 1 GB planned" in said.out
+    line = "probes in /a/runs were not looked at, as it is not read from here; of this machine's store store they were"
+    assert line in said.out
+    assert line in call("submit", *arguments, "--dry-run").err
+    assert "probed" not in call("plan", *arguments, "--set", "sft.epochs=2").out, "another stage"
+
+
+def test_a_probe_in_storage_that_is_read_from_here_counts_before_this_machines(
+    call: Call, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pods: Callable[..., tuple[str, ...]]
+) -> None:
+    arguments = pods("NVIDIA L4", None, 22.0)
+    url = f"s3://bucket{tmp_path}"
+    tree = yaml.safe_load(Path("pods.yaml").read_text())
+    tree["cluster"]["storage"] = {"url": url, "secret": "s"}
+    Path("pods.yaml").write_text(yaml.safe_dump(tree))
+    asked = []
+    monkeypatch.setattr("alignment.cluster.storage.truth.reachable", lambda given: asked.append(given) or True)
+    there = Store(str(tmp_path / "there"))
+    monkeypatch.setattr("alignment.artifacts.Store", lambda given: there if given == url else Store(given))
+    write(there, keys(load_profile("./pods.yaml").applied(run))["sft"].key,
+          dataclasses.replace(SEEN, device="NVIDIA L4", refuted="out of memory"))
+    said = call("submit", *arguments)
+    assert said.code == 2
+    assert "a probe of sft on NVIDIA L4 ran out of memory" in said.err
+    assert asked == [url]
+    dry = call("submit", *arguments, "--dry-run")
+    assert dry.code == 0, "it contacts nothing"
+    assert asked == [url]
 
 
 @pytest.mark.slow
