@@ -41,9 +41,10 @@ def room_for(
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
             return True
-        needed = memory_of(computed, size, Device(on_gpu, _workers(), sharding), rows=rows, length=length)
+        worker = Device(on_gpu, _workers(), sharding)
+        needed = memory_of(computed, size, worker, rows=rows, length=length)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
-        return everywhere(has_room(needed, free - beside_bytes(computed, second)))
+        return everywhere(has_room(needed, free - beside_bytes(computed, second, worker)))
 
     return fits
 
