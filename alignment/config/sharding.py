@@ -96,12 +96,6 @@ def unfit(sharding: str, options: Mapping[str, Any] | None, workers: int, stage:
     if not workers:
         yield Finding((), f"sharding: {sharding} shares out over workers, and there are none", "compute.workers: 0",
                       "workers: 1 (which is how one GPU offloads) or more, or sharding: none")
-    if stage.frozen is not None:
-        yield Finding(stage.frozen.place, f"sharding: {sharding} shares out one model, and this is a second one",
-                      stage.frozen.stage, "sharding: none")
-    if not stage.can_share_out:
-        yield Finding(("method",), f"answers are drawn from a whole model, and sharding: {sharding} gives each worker "
-                      "a share of one", stage.method, "sharding: none; strategy lora or qlora where memory is short")
     optimizer = str(stage.trl.get("optim", ""))
     if any(name in optimizer for name in _WHOLE):
         yield Finding(("trl", "optim"), f"this optimizer needs whole matrices, and sharding: {sharding} gives each "

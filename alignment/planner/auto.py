@@ -154,8 +154,7 @@ def _choose(run: Run, chain: list[TrainBase], hardware: Hardware, asked: str) ->
             hint="where it is a hub's, `hf download REPO config.json` is enough to know it")
     seen = [one for one in cards if one is not None]
     first = seen[0]
-    whole = any(not stage.can_share_out or stage.frozen is not None for stage in chain)
-    for kind, sharding in _candidates(auto, first, "none" if whole and asked == "auto" else asked):
+    for kind, sharding in _candidates(auto, first, asked):
         needed = max((_needed(run, stage, kind, size, cards_of, sharding, least=kind == "qlora")
                       for stage, size, cards_of in zip(chain, sizes, seen, strict=True) if size is not None),
                      key=lambda pair: pair[1].total / pair[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 from alignment.config import TrainBase
 from alignment.config.cards import Cards
+from alignment.config.sharding import zero_stage
 from alignment.planner import estimate, sharing
 from alignment.planner.estimate import Memory
 from alignment.planner.sizes import ModelSize
@@ -56,8 +57,8 @@ def memory_of(
         optimizer=optimizer_bytes(stage), accumulated=stage.batch_size > rows * device.workers,
         sharding=device.sharding, workers=device.workers, zero=device.zero(size), autocast=device.on_gpu,
         on_gpu=device.on_gpu)
-    copies = beside_bytes(stage, second) + stage.scorers * size.parameters * value
-    copies += size.parameters * estimate.FLOAT32 if stage.keeps_start else 0
+    copies = beside_bytes(stage, second, device) + stage.scorers * size.parameters * value
+    copies += _shared(size.parameters * estimate.FLOAT32, device) if stage.keeps_start else 0
     logits, cache = memory.logits, 0
     if stage.whole_logits:  # themselves, their log-probabilities (of chosen ones and all), and a gradient
         held = rows * stage.sequences * (stage.drawn or length) * size.vocab * estimate.FLOAT32
@@ -65,27 +66,47 @@ def memory_of(
     if stage.drawn:
         cache = estimate.generate_memory(size, weight_bytes=value, length=length, on_gpu=device.on_gpu,
                                          sequences=-(-stage.batch_size // device.workers)).cache
+        if zero_stage(device.sharding) == 3:  # a worker answers with all weights, of which it has a share
+            cache += round(sum(_whole(stage, size)) - memory.weights)
     return replace(memory, weights=memory.weights + copies, logits=logits, cache=cache)
 
 
-def beside_bytes(stage: TrainBase, second: ModelSize | None) -> int:
-    """Weights of the stage's `frozen` model."""
+def beside_bytes(stage: TrainBase, second: ModelSize | None, device: Device) -> int:
+    """Weights of the stage's `frozen` model, as a worker holds them."""
     if second is None:
         return 0
-    return second.parameters * (estimate.FLOAT32 if stage.frozen_in_float32 else value_bytes(stage.arithmetic))
+    value = estimate.FLOAT32 if stage.frozen_in_float32 else value_bytes(stage.arithmetic)
+    return _shared(second.parameters * value, device)
 
 
-def beside(stage: TrainBase, size: ModelSize, device: Device) -> sharing.Beside:
-    """Host memory of a worker, /dev/shm of a machine and disk of a training."""
+def _shared(weights: int, device: Device) -> int:
+    """A worker's bytes of a frozen model's: ZeRO-3 shares it out as well, what shares out less leaves it whole."""
+    return -(-weights // device.workers) if zero_stage(device.sharding) == 3 else weights
+
+
+def _whole(stage: TrainBase, size: ModelSize) -> tuple[float, float]:
+    """Bytes of all weights: those that are trained, in float32, and those that are not."""
     adapter = stage.adapter
     trained, frozen = estimate.states(
         size, lora_rank=None if adapter is None else adapter.r, frozen_bytes=value_bytes(stage.arithmetic),
         head=stage.makes == "policy", reference=stage.reference_mode == "adapter",
         quantised=adapter is not None and adapter.quantised is not None)
+    return trained * estimate.FLOAT32, frozen
+
+
+def beside(
+    stage: TrainBase, size: ModelSize, device: Device, second: ModelSize | None = None
+) -> sharing.Beside:
+    """Host memory of a worker, /dev/shm of a machine and disk of a training."""
+    whole, frozen = _whole(stage, size)
+    trained = round(whole / estimate.FLOAT32)
     moved = sharing.held(trained, frozen, optimizer_bytes(stage), sharding=device.sharding, workers=device.workers,
                          zero=device.zero(size))
-    return sharing.beside(trained, frozen, optimizer_bytes(stage), keep=stage.checkpoints.keep, on_gpu=device.on_gpu,
-                          workers=device.workers, offloaded=moved.host, best=stage.checkpoints.final == "best")
+    # Built whole as well, in each worker's host memory, before they are moved or shared out.
+    copies = beside_bytes(stage, second, Device(device.on_gpu)) + (whole if stage.keeps_start else 0)
+    return sharing.beside(trained, frozen + copies, optimizer_bytes(stage), keep=stage.checkpoints.keep,
+                          on_gpu=device.on_gpu, workers=device.workers, offloaded=moved.host,
+                          best=stage.checkpoints.final == "best")
 
 
 def checkpoints(stage: TrainBase, on_gpu: bool) -> bool:

@@ -200,7 +200,7 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
     return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
-                   beside=beside(stage, size, device))
+                   beside=beside(stage, size, device, second))
 
 
 def _online(state: _State, stage: Online) -> StagePlan:

@@ -80,12 +80,13 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     fits = room_for(stage, start, device, dtype, max(prepared.lengths, default=0), compute, frozen)
     arguments = _arguments(context, stage, method, device, dtype, workers, fits)
     if frozen is not None:
-        extras |= {method.frozen_as: load_frozen(stage, start, frozen, dtype)}
+        with sharding.still_whole():
+            extras |= {method.frozen_as: load_frozen(stage, start, frozen, dtype)}
     trainer = _trainer(method, model, arguments, tokenizer, rows, held_rows, prepared.ids, extras)
     extras.clear()  # a trainer that needs its frozen model no longer lets it go
     if stage.adapter is not None:
         facts |= {"adapter": settle_adapter(trainer.model, stage.adapter)}
-    with sharding.still_whole(trainer):
+    with sharding.still_whole():
         if stage.makes == "policy":
             method.prove(trainer, dtype if stage.adapter is not None else torch.float32, where)
         if isinstance(trainer, OneSequence):
@@ -112,7 +113,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
         outcome.facts |= {"timing": timing, "micro_batch_size": arguments.per_device_train_batch_size,
                           "learning_rate": stage.rate}
         if stage.adapter is not None and stage.adapter.quantised is not None:
-            with sharding.still_whole(trainer):
+            with sharding.still_whole():
                 outcome.facts["base_difference"] = base_difference(
                     stage.makes, base_folder(start), context.out / "model", rows, device, tokenizer.pad_token_id)
         outcome.compute = {"device": device, "dtype": str(dtype).removeprefix("torch."),

@@ -1,17 +1,21 @@
 """Online methods' evaluation: held-out prompts answered greedily, judged, and compared with the start prompt by prompt.
 
 The start's rewards stand in the trainer's history, which travels in checkpoints, so that a resumed stage compares with
-the same. Does not generate or judge: the trainer's engine and its reward do.
+the same. Also how the policy answers while it trains, for evaluations
+and steps alike. Does not judge: the trainer's reward does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
+from trl.models.utils import unwrap_model_for_generation
 
 from alignment.inference.engine import Engine
 from alignment.inference.requests import Completion, Draw
@@ -24,21 +28,43 @@ _NORMAL = 1.96
 
 
 class HeldOut:
-    """Mixin before a trainer that has `reward`, `_engine()` to answer with, and sizes of answers and batches."""
+    """Mixin before a trainer that has `reward`, and sizes of answers and batches."""
 
     args: Any
     model: Any
+    model_wrapped: Any
+    processing_class: Any
     state: Any
     control: Any
     accelerator: Any
+    autocast: torch.dtype | None
     reward: RewardSum
     max_new_tokens: int
     answers_at_once: int
     """On this worker."""
 
-    def _engine(self) -> AbstractContextManager[Engine]:
-        """The policy as it is now, to answer with."""
-        raise NotImplementedError
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """That of the forward passes which are learned from: accelerate leaves DeepSpeed's to it."""
+        if self.autocast is None:
+            return self.accelerator.autocast()  # type: ignore[no-any-return]
+        return torch.autocast(self.args.device.type, self.autocast)
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """The policy as it is now, to answer with. Where its weights are shared out, all ranks come here together: each
+        has all of them until it leaves, and answers at its own pace."""
+        training = self.model.training
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as policy:
+            policy.eval()
+            whole = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+            try:
+                with self._arithmetic():
+                    yield Engine(whole, self.processing_class)
+            finally:
+                self.model.train(training)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
         if skip_scheduler and self.state.global_step:  # before the first step, and not again after a resume

@@ -10,14 +10,12 @@ names: the base, where the start was merged from an adapter.) Does not place mod
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from peft import PeftModel
-from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from alignment import templates
@@ -28,7 +26,6 @@ from alignment.context import StageContext
 from alignment.data.projections import to_prompt
 from alignment.errors import DataError
 from alignment.inference.draws import draws
-from alignment.inference.engine import Engine
 from alignment.inference.generator import Scorer, open_scorer
 from alignment.inference.requests import Draw
 from alignment.records import Record
@@ -37,6 +34,7 @@ from alignment.training.gates import LOGGED, Gate, prove_start
 from alignment.training.guards import Guarded
 from alignment.training.held_out import HeldOut
 from alignment.training.prepare import Columns, Prepared, cut_prompt
+from alignment.training.sharding import beside, still_whole
 
 FINAL = ("loss", "reward", "reward_low", "reward_high", "reward_gain", "reward_gain_low", "reward_gain_high", "kl",
          "entropy", "completions/mean_length")
@@ -71,8 +69,11 @@ def reward_of(context: StageContext, stage: Online) -> RewardSum:
 
 
 def _judged_by(scorer: Scorer) -> Judge:
-    return lambda records, answers: scorer.score(
-        [(record.prompt, answer) for record, answer in zip(records, answers, strict=True)])
+    def judge(records: Sequence[Record], answers: Sequence[str]) -> list[float]:
+        with still_whole():  # the model is loaded here, at first
+            return scorer.score([(record.prompt, answer) for record, answer in zip(records, answers, strict=True)])
+
+    return judge
 
 
 def arguments(stage: Online) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class OnlineTrainer(HeldOut, Guarded):
         if frozen is not None:
             self.beta = args.beta = beta
             add_fused_lm_head(frozen, temperature=args.temperature)
-            self.ref_model = self.accelerator.prepare_model(frozen, evaluation_mode=True)
+            self.ref_model = beside(self, frozen)
         self.tokenizer = given["processing_class"]
         self.eos_token_ids = templates.stop_ids(self.tokenizer)
         self.max_new_tokens: int = args.max_completion_length
@@ -188,22 +189,6 @@ class OnlineTrainer(HeldOut, Guarded):
         self.tokens_here += sum(map(len, prompts)) + sum(map(len, ids))
         return ids
 
-    @contextmanager
-    def _engine(self) -> Iterator[Engine]:
-        """The policy as it is now, to answer with."""
-        training = self.model.training
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator,  # type: ignore[attr-defined]
-            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as policy:
-            policy.eval()
-            whole = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-            try:
-                yield Engine(whole, self.tokenizer)
-            finally:
-                self.model.train(training)
-
     def _functions(self) -> Iterator[Callable[..., list[float]]]:
         """One function per part, as TRL takes them: called after it, so that its curve is `rewards/PART/mean`."""
         for name in self.reward.weights:
@@ -220,7 +205,8 @@ class OnlineTrainer(HeldOut, Guarded):
     # --- what is learned is what was said ---
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._get_per_token_logps_and_entropies(*args, **kwargs)  # type: ignore[misc]
+        with self._arithmetic():  # TRL asks its reference past DeepSpeed's
+            made = super()._get_per_token_logps_and_entropies(*args, **kwargs)  # type: ignore[misc]
         if kwargs.get("compute_entropy"):  # the pass that is learned from
             self._learned = made[0].detach()
         return made

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
@@ -27,7 +25,6 @@ from alignment.config import Sampling
 from alignment.config.stages.online import Ppo
 from alignment.errors import ModelError, StageError
 from alignment.inference.draws import draws
-from alignment.inference.engine import Engine
 from alignment.records import Record
 from alignment.rewards import Judged, RewardSum
 from alignment.training import ppo_loss
@@ -44,9 +41,12 @@ from alignment.training.ppo_rollout import (
     without_dropout,
 )
 from alignment.training.ranks import first_to_fail
+from alignment.training.sharding import beside, is_shared_out
 
 FILE = "ppo.safetensors"
 """The value head, beside a checkpoint's weights."""
+OPTIMIZER = "ppo_optimizer.pt"
+"""Its optimizer's states."""
 NO_KL = 1e-4
 """The policy is its own reference before the first update, to rounding."""
 WATCHED = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "approx_kl")
@@ -80,12 +80,9 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         self.head = ValueHead(model.get_output_embeddings().weight.shape[-1])
         self._metrics: dict[str, list[float]] = defaultdict(list)
         super().__init__(model=model, args=args, data_collator=_as_they_are, **given)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise StageError("ppo trains whole models side by side, and has no sharded training", where=gate.where,
-                             expected="workers without DeepSpeed or FSDP", hint="or grpo, which needs no value head")
         self.head.to(self.accelerator.device)
         if self.ref_model is not None:
-            self.ref_model.to(self.accelerator.device)
+            self.ref_model = beside(self, self.ref_model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.add_callback(self.gate)  # after the one that writes the line down
@@ -124,29 +121,39 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         self._sums = torch.zeros(len(WATCHED), device=self.accelerator.device)
         updates = [chosen for epoch in range(self.stage.ppo_epochs)
                    for chosen in torch.chunk(self._order(count, epoch), self.stage.minibatches)]
+        self._set_rate_of_head()
         for index, chosen in enumerate(updates):
             self.optimizer.zero_grad()
+            self.head_optimizer.zero_grad()
             tokens = self._over_all(rollout.answers.mask[chosen].sum())
             losses.append(torch.zeros((), device=tokens.device))
             passes = torch.split(chosen, self.rows_at_once)
             for number, part in enumerate(passes):
                 one = part.tolist()
-                last = number == len(passes) - 1
-                with nullcontext() if last else self.accelerator.no_sync(model):
+                with self._adding_up(model, last=number == len(passes) - 1):
                     with self.compute_loss_context_manager():
                         loss = self.compute_loss(model, {**rollout.answers.inputs(one), "rollout": rollout,
                                                          "chosen": one, "tokens": tokens})
                     self._check(loss, [rollout.answers.ids[row] for row in one])
-                    self.accelerator.backward(loss)
+                    self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_shared_out(self) else {}))
                 losses[-1] += loss.detach()
             for weight in self.head.parameters():  # which no wrapper shares out
                 weight.grad = self.accelerator.reduce(weight.grad, "mean")
-            if index < len(updates) - 1:
+            self.head_optimizer.step()
+            if index < len(updates) - 1 and not is_shared_out(self):
                 if self.args.max_grad_norm > 0:
                     self._clip_grad_norm(model)
                 self.optimizer.step()
         self._log_later(dict(zip(WATCHED, self._sums / len(updates), strict=True)))
         return torch.stack(losses).mean()
+
+    def _adding_up(self, model: Any, *, last: bool) -> AbstractContextManager[None]:
+        """A pass whose gradients are added to those of the passes before it; those of the last one are shared among the
+        workers, by DeepSpeed with the optimizer's step, as it clips and steps at the end of a backward pass."""
+        if is_shared_out(self):
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            return nullcontext()
+        return nullcontext() if last else self.accelerator.no_sync(model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -196,20 +203,8 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
                              where=f"step {self.state.global_step + 1}, rows {ids}") from error
         return Answers.of(ids, prompts, said, self.accelerator.device)
 
-    @contextmanager
-    def _engine(self) -> Iterator[Engine]:
-        policy = self.accelerator.unwrap_model(self.model)
-        training = policy.training
-        policy.eval()
-        try:
-            with self.accelerator.autocast():
-                yield Engine(policy.get_base_model() if isinstance(policy, PeftModel) else policy,
-                             self.processing_class)
-        finally:
-            policy.train(training)
-
     def _said(self, model: Any, answers: Answers) -> Said:
-        with self.accelerator.autocast():
+        with self._arithmetic():
             return said_of(model, self.head, answers, self.rows_at_once, self.stage.temperature)
 
     def _reference(self, bare: Any, answers: Answers) -> Tensor:
@@ -262,23 +257,32 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         self._signature_columns = ["prompt", "record"]
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The policy's groups, and one of the value head's own with its own rate under the same schedule."""
-        fresh = self.optimizer is None
-        optimizer: Any = super().create_optimizer(model)
-        if fresh:
-            optimizer.add_param_group({"params": list(self.head.parameters()), "weight_decay": 0.0,
-                                       "lr": self.stage.value_learning_rate})
-        return optimizer
+        """The policy's, and AdamW for the value head alone: DeepSpeed steps what is the model's, and nothing beside."""
+        args = self.args
+        self.head_optimizer = torch.optim.AdamW(
+            self.head.parameters(), lr=self.stage.value_learning_rate, betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon, weight_decay=0.0, fused=True)
+        return super().create_optimizer(model)
+
+    def _set_rate_of_head(self) -> None:
+        """Its own learning rate, under the policy's schedule."""
+        schedule: Any = self.lr_scheduler
+        now = schedule.lr_lambdas[0](schedule.last_epoch)
+        for group in self.head_optimizer.param_groups:
+            group["lr"] = self.stage.value_learning_rate * now
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
             save_file(self.head.state_dict(), folder / FILE)
+            torch.save(self.head_optimizer.state_dict(), folder / OPTIMIZER)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.head.load_state_dict(load_file(Path(resume_from_checkpoint, FILE)))
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:  # not with the weights, which DeepSpeed loads by itself
+            self.head.load_state_dict(load_file(Path(checkpoint, FILE)))
+            self.head_optimizer.load_state_dict(torch.load(Path(checkpoint, OPTIMIZER), weights_only=True))
 
     def _over_all(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, "sum")  # type: ignore[no-any-return]

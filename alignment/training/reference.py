@@ -34,8 +34,8 @@ class KeptReference:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if kwargs.get("ref_model") is not None and self.args.precompute_ref_log_probs:
-            self.ref_model = None  # it has said all that it is asked: free its memory before training
+        if not self._put_off:
+            self._free_reference()
 
     def settled(self) -> None:
         """Compute what was put off: DeepSpeed shares the model out for it, so nothing may need it whole after that."""
@@ -43,6 +43,14 @@ class KeptReference:
         for name, size in self._put_off.items():
             key = f"{name.partition('-')[0]}_dataset"
             setattr(self, key, KeptReference._precompute_ref_logps(self, getattr(self, key), name, size))
+        self._free_reference()
+
+    def _free_reference(self) -> None:
+        """A model that has said all that it is asked: no memory of it is left for training."""
+        if self.ref_model is not None and self.args.precompute_ref_log_probs:
+            if is_shared_out(self):
+                self.ref_model.destroy()
+            self.ref_model = None
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         # TRL caches by the data set's fingerprint in a temporary folder that a killed pod loses; the work folder
@@ -72,13 +80,13 @@ class KeptReference:
         back = sorted(range(len(order)), key=order.__getitem__)
         loader = self.accelerator.prepare(
             DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator))
-        # Of the stage's reference_model, where it has one; that of a model that is shared out is the start.
-        model = prepare_deepspeed(self.model, self.accelerator) if is_shared_out(self) else self.ref_model or self.model
+        own = self.ref_model is None and is_shared_out(self)  # an engine for this alone; that of a reference is TRL's
+        model = prepare_deepspeed(self.model, self.accelerator) if own else self.ref_model or self.model
         parts = []
         for batch in loader:
             values = self.compute_ref_log_probs(model, batch)  # one is None for KTO's losses without a KL term
             parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
-        if is_shared_out(self):
+        if own:
             model.destroy()  # with its hooks, which would be asked beside those of the engine that trains
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
         return Dataset.from_dict({column: torch.cat(values).cpu()[back].tolist() for column, values in columns})

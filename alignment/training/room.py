@@ -41,11 +41,11 @@ def room_for(
     def fits(rows: int) -> bool:
         if size is None:  # no estimate without the model's sizes
             return True
-        shared = Device(on_gpu, _workers()) if compute is None else Device(
+        worker = Device(on_gpu, _workers()) if compute is None else Device(
             on_gpu, _workers(), compute.sharding, compute.deepspeed)
-        needed = memory_of(computed, size, shared, rows=rows, length=length)
+        needed = memory_of(computed, size, worker, rows=rows, length=length)
         free = torch.cuda.mem_get_info()[0] if on_gpu else memory.free_memory() / _neighbours()
-        return everywhere(has_room(needed, free - beside_bytes(computed, second)))
+        return everywhere(has_room(needed, free - beside_bytes(computed, second, worker)))
 
     return fits
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from trl.models import prepare_deepspeed
 
 from alignment.config import Compute
 from alignment.config.sharding import OURS, OURS_OF_ZERO, offloads, zero_stage
@@ -160,12 +161,14 @@ def is_shared_out(trainer: Any) -> bool:
 
 
 @contextmanager
-def still_whole(trainer: Any) -> Iterator[None]:
-    """While DeepSpeed has not taken the model over yet: TRL and transformers believe from the start that it is shared
-    out, and ask its weights for what only such have."""
+def still_whole() -> Iterator[None]:
+    """While a model is whole: one that DeepSpeed has not taken over yet, or one that is loaded beside it. From the
+    moment that there are arguments with a ZeRO stage, TRL and transformers believe that the trained one is shared out,
+    and ask its weights for what only such have; and whatever is loaded they would share out."""
     from transformers.integrations import deepspeed as told
 
-    config = getattr(trainer.args, "hf_deepspeed_config", None)
+    seen = told._hf_deepspeed_config_weak_ref
+    config = None if seen is None else seen()
     if config is None:
         yield
         return
@@ -174,6 +177,27 @@ def still_whole(trainer: Any) -> Iterator[None]:
         yield
     finally:
         told.set_hf_deepspeed_config(config)
+
+
+def beside(trainer: Any, model: Any) -> Any:
+    """A frozen model of the trainer's own, ready to be called: shared out like the trained one under the third stage,
+    else whole on each worker."""
+    if is_shared_out(trainer):
+        return prepare_deepspeed(model, trainer.accelerator)
+    return trainer.accelerator.prepare_model(model, evaluation_mode=True)
+
+
+@contextmanager
+def gathered_for(trainer: Any, model: Any) -> Iterator[None]:
+    """While all of a frozen model's weights are asked past its forward pass: whole on every rank under the third stage,
+    where all ranks come here together."""
+    if zero_stage_of(trainer) != 3:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        yield
 
 
 def gathered(trainer: Any) -> dict[str, torch.Tensor] | None:

@@ -121,3 +121,19 @@ def talk(told: Path, rank: int) -> None:
     ranks.begin("unlike")
     said("unlike", lambda: ranks.meet(f"digest of {rank}"))
     dist.barrier()
+
+
+def rank_of_two(rank: int, port: int, config: dict[str, Any]) -> None:
+    """`loop` as one of two processes of this machine, without Ray."""
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
+    loop(config)
+    dist.barrier()
+    dist.destroy_process_group()

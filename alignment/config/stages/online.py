@@ -17,6 +17,7 @@ OURS = {
     "num_generations": "num_generations", "num_generations_eval": "nothing: held-out prompts are answered greedily",
     "max_completion_length": "max_new_tokens", "temperature": "temperature", "reward_weights": "weight of a part",
     "eval_on_start": "eval_rows: the start is always measured",
+    "ds3_gather_for_generation": "nothing: each worker has all weights while it answers, at its own pace",
     **dict.fromkeys(("generation_batch_size", "steps_per_generation"), "batch_size: each step has answers of its own"),
     **dict.fromkeys(("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation",
                      "use_transformers_continuous_batching", "transformers_continuous_batching_config",
@@ -62,7 +63,6 @@ class Online(TrainBase):
     # A stage that a gate stopped goes on from its checkpoint under other gates.
     not_learned = TrainBase.not_learned | {"gates"}
     reads = "rows with a prompt that ends with a user's or a tool's turn"
-    can_share_out = False
     bounds: ClassVar[Mapping[str, str]] = {"beta": "0 or more", "num_iterations": "more than 0"}
 
     reward: Rewards

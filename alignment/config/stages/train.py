@@ -66,8 +66,6 @@ class TrainBase(Stage):
     """The method's config class in the installed TRL: FILE:CLASS, relative to its package."""
     sequences: ClassVar[int] = 1
     """Token sequences that one row becomes."""
-    can_share_out: ClassVar[bool] = True
-    """Whether DeepSpeed may share the model out over workers."""
     least_micro_batch: ClassVar[int] = 1
     """Rows that one forward pass must have at least."""
     whole_logits: ClassVar[bool] = False

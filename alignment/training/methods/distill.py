@@ -24,6 +24,7 @@ from alignment.training.guards import Guarded
 from alignment.training.methods import Method
 from alignment.training.prepare import Columns, Prepared, cut_prompt
 from alignment.training.proof import NEAR, TOKENS
+from alignment.training.sharding import gathered_for
 
 
 class Collate:
@@ -68,6 +69,11 @@ class GuardedDistill(Guarded, DistillationTrainer):  # type: ignore[misc]
         count = torch.stack([batch["tool_mask"].sum() for batch in batch_samples]).sum().to(device)
         over_all: torch.Tensor = self.accelerator.gather(count).sum() / self.accelerator.num_processes
         return over_all
+
+    def _compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL multiplies with the teacher's output head itself, past the forward pass that would gather its weight.
+        with gathered_for(self, self.accelerator.unwrap_model(self.teacher_model).get_output_embeddings()):
+            return super()._compute_loss(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         self._metrics["train"].pop("step_time", None)  # another one after a resume
