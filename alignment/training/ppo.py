@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import use_adapter
@@ -278,7 +278,7 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.head.load_state_dict(load_file(Path(resume_from_checkpoint, FILE)))
+        self.head.take_up(Path(resume_from_checkpoint, FILE), self.gate.where)
 
     def _over_all(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, "sum")  # type: ignore[no-any-return]
