@@ -21,11 +21,12 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
-from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary
+from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
 from alignment.config import (
     Adapter,
     AnyStage,
+    Choose,
     Evaluate,
     FolderModel,
     GgufModel,
@@ -40,6 +41,7 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.messages import close_to
+from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.online import Online
@@ -81,7 +83,8 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
         MODELS[type(stage.model)](stage.name, stage.model)
     except KubeAlignError as error:
         yield ("model",), error
-    if stage.base is not None and (run.stage(stage.base).adapter or run.stage(stage.base).base):
+    if stage.base is not None and (adapter_of({other.name: other for other in run.stages}, stage.base)
+                                   or run.stage(stage.base).base):
         yield ("model", "base"), ConfigError("an adapter stands on full weights, and this stage makes an adapter",
                                              found=stage.base, expected="a stage that imports a whole model")
     if stage.template is not None and stage.template not in templates.names():
@@ -305,13 +308,33 @@ def _nothing(stage: AnyStage) -> Wrong:
     return iter(())
 
 
+def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
+    """Nothing is wrong with files; what comes after it reads what its models have in common."""
+    roots = {root(run, name) for name in stage.models}
+    if len(roots) > 1:
+        yield ("models",), ConfigError("the models come of several imports, so no later stage knows what it reads",
+                                       found=", ".join(sorted(roots)), expected="rounds over the model that they start "
+                                                                                "from")
+        return
+    last = stage.models[-1]
+    if last in sight.layers:
+        sight.layers[stage.name] = sight.layers[last]
+    if last in sight.marks:
+        sight.marks[stage.name] = sight.marks[last]
+    if last in sight.templates:
+        sight.templates[stage.name] = sight.templates[last]
+    if last in sight.settled:
+        sight.settled.add(stage.name)
+
+
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
-    Evaluate: _evaluate,
+    Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportData: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing,
+    Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -93,11 +93,13 @@ def refuse(run: Run, file: str, profile: Profile | None, only: str | None = None
     files that take long are left to their stages."""
     from alignment.checks.seen import Sight
     from alignment.pipeline import status
+    from alignment.report.reading import unneeded_of
 
     if any("://" in (source.path or "") for stage in run.stages for source in stage.sources()):
         return  # whose digests are fetched to know what is finished: once is enough
     found = status(run if profile is None else profile.applied(run))
-    if None in (found.values() if only is None else [found.get(only)]):
+    spared = unneeded_of(run, found)
+    if any(artifact is None for name, artifact in found.items() if name not in spared and only in (None, name)):
         findings = mistakes(run, file, profile, Sight(QUICK), found, only) or refuted_here(
             run if profile is None else profile.applied(run), file, found, only)
         if findings:

@@ -51,8 +51,11 @@ def run(
         show(results_table(loaded, result.artifacts))
     if loaded.aims:
         show(aims_table(loaded, result.artifacts))
-    left = [name for name, artifact in result.artifacts.items() if artifact is None]
-    say(f"{len(result.artifacts) - len(left)} of {len(result.artifacts)} stages finished in {duration(result.seconds)}"
+    unmade = [name for name, artifact in result.artifacts.items() if artifact is None]
+    left = [name for name in unmade if name not in result.unneeded]
+    spared = [name for name in unmade if name in result.unneeded]
+    say(f"{len(result.artifacts) - len(unmade)} of {len(result.artifacts)} stages finished in "
+        f"{duration(result.seconds)}" + (f"; not needed: {', '.join(spared)}" if spared else "")
         + (f"; not made: {', '.join(left)}" if left else ""))
     say(f"report: {result.report}")
     if strict_aims and any(verdict.met is not True for verdict in result.verdicts):
@@ -78,6 +81,7 @@ def status(
         return
     loaded = loaded if place is None else place.applied(loaded)
     from alignment import pipeline
+    from alignment.report.reading import unneeded_of
     from alignment.report.tables import stages_table
 
     found, works = pipeline.status(loaded), pipeline.at_work(loaded)
@@ -88,8 +92,12 @@ def status(
     show(stages_table(loaded, found, works))
     for name, work in works.items():
         say(f"{name}: {work}" if work.progress is None or work.state == "stopped" else str(work))
-    left = [name for name, artifact in found.items() if artifact is None]
-    say(f"{len(found) - len(left)} of {len(found)} stages finished" + (f"; next: {left[0]}" if left else ""))
+    unneeded = unneeded_of(loaded, found)
+    left = [name for name, artifact in found.items() if artifact is None and name not in unneeded]
+    for why in dict.fromkeys(unneeded.values()):
+        say(f"{', '.join(name for name in unneeded if unneeded[name] == why)}: {why}")
+    say(f"{len(found) - len(left) - len(unneeded)} of {len(found)} stages finished"
+        + (f"; next: {left[0]}" if left else ""))
     if any(work.state == "running" for work in works.values()):
         return
     say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides, here=here)}")

@@ -15,6 +15,7 @@ from alignment import interrupt
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
+from alignment.config.stops import standing
 from alignment.errors import ConfigError
 from alignment.progress import console
 
@@ -86,6 +87,8 @@ def remote_status(
             stage["live"] = live.get(stage["name"])
         print(json.dumps(tree, ensure_ascii=False))
         return
+    metrics = {name: made.metrics for name, made in manifests.items() if made is not None}
+    spared = standing(run.stops(), metrics).unneeded
     rows = []
     for stage in run.stages:
         made, now = manifests[stage.name], live.get(stage.name, {})
@@ -96,6 +99,8 @@ def remote_status(
             work = works.get(stage.name)
             notes = (str(work) if work is not None and work.progress is not None else "", now.get("note", ""))
             state = now.get("state") or (work.state if work is not None else "not finished")
+            if stage.name in spared:
+                state, notes = "not needed", (spared[stage.name], "")
             rows.append((stage.name, state, "", "", "", "; ".join(note for note in notes if note)))
     table(("stage", "state", "rows", "time", "artifact", "note"), rows, right=("time",))
     left = [name for name, made in manifests.items() if made is None]

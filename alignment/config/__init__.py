@@ -19,6 +19,7 @@ from alignment.config.profile_file import load_profile
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, METHODS, AnyStage
 from alignment.config.stages.base import Outside, Stage, row_of
+from alignment.config.stages.choose import Choose
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.imports import (
     FieldSplit,
@@ -38,7 +39,7 @@ from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
-    "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit",
+    "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Dpo", "Evaluate", "FieldSplit",
     "FolderModel", "Full", "GgufModel", "HubModel", "Images", "ImportData", "ImportModel", "Lora", "Outside", "Pod",
     "Profile", "QLora", "RatioSplit", "Reward", "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Sft",
     "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase",

@@ -10,6 +10,9 @@
 becomes rs-1, dpo-1, rs-2, dpo-2, rs-3, dpo-3. Within a round a stage of the group goes by its own name, `previous.NAME`
 is that of the round before, and after the group NAME is that of the last round, in stages and aims alike. Everything
 from here on sees the plain stages; where a finding stands, it says the line of the group.
+
+With `gate: dev.dpo_vs_previous.dpo.exact_match_gain > 0` rounds end after the first that does not meet it (`stops`),
+and a stage of kind `choose`, called dpo, follows the group: the model of the last round that did, or of `first`.
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from alignment.config.stages import AnyStage
+from alignment.config.aims import parse_aim
+from alignment.config.stages import KINDS, AnyStage, stage_tag
 from alignment.config.stages.fields import Name, Place, Strict
+from alignment.config.stops import stages_of
 from alignment.config.yaml_file import frozen, validated
 from alignment.config.yaml_nodes import child, place, written
 from alignment.config.yaml_text import value_of
 from alignment.errors import ConfigError, ConfigErrors
 
 _PREVIOUS = re.compile(r"previous\.(?P<name>[^/]*)(?P<split>/.*)?")
+_PREVIOUS_IN = re.compile(r"(?<![a-z0-9-])previous\.(?P<name>[a-z][a-z0-9-]*)")
 _METRIC = re.compile(r"[a-z][a-z0-9-]*\.[A-Za-z0-9_./-]+")
 _ROUND = re.compile(r", round \d+\)")
 MOST = 50
@@ -47,7 +53,11 @@ class Group(Strict):
     rounds: Annotated[int, Field(ge=1, le=MOST)]
     """How many rounds, written out in order."""
     first: dict[Name, Name] = Field(default_factory=dict)
-    """What `previous.NAME` is in round 1: NAME of a stage of the group -> a stage before the group."""
+    """What `previous.NAME` is in round 1: NAME of a stage of the group -> a stage before the group. With a gate, also
+    what NAME is after the group where not even round 1 meets it."""
+    gate: str | None = None
+    """What a round has to reach, as in the run's `aims`, by the round's own names: dev.dpo_vs_previous.dpo.f1_gain > 0.
+    After one that does not, no round is made, and each NAME of `first` is the model of the round before it."""
     stages: tuple[dict[str, Any], ...] = Field(min_length=1)
     """The stages of one round, in order, as `stages` of the run has them; `previous.NAME` and `previous.NAME/SPLIT` may
     stand wherever a stage is named."""
@@ -97,14 +107,18 @@ def expand(tree: yaml.MappingNode) -> None:
             made.append(_renamed(_copied(node, ("stages", index)), last))
             continue
         group = _Group(node, index, last)
-        rounds = group.rounds()
-        made += [stage for stages_of in rounds for stage in stages_of]
-        records.append(_node({"name": group.name, "rounds": [[_name(stage) for stage in one] for one in rounds]}, node))
+        rounds, results = group.rounds(), group.results()
+        made += [*(stage for one in rounds for stage in one), *results]
+        record: dict[str, Any] = {"name": group.name, "rounds": [[_name(stage) for stage in one] for one in rounds]}
+        records.append(_node(record | ({"results": list(map(_name, results))} if results else {}), node))
         last |= dict(zip(group.names, map(_name, rounds[-1]), strict=True))
+        for result in map(_name, results):
+            del last[result]
     stages.value = made
     tree.value = [(key, _aims(value, last) if key.value == "aims" else value) for key, value in tree.value]
-    record = yaml.SequenceNode("tag:yaml.org,2002:seq", records, stages.start_mark, stages.end_mark)
-    tree.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", "groups", stages.start_mark, stages.end_mark), record))
+    groups_node = yaml.SequenceNode("tag:yaml.org,2002:seq", records, stages.start_mark, stages.end_mark)
+    tree.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", "groups", stages.start_mark, stages.end_mark),
+                       groups_node))
 
 
 def once(findings: list[ConfigError]) -> list[ConfigError]:
@@ -141,6 +155,10 @@ class _Group:
         self.name, self.count, self.stages = config.group, config.rounds, listed.value
         self.names = [str(stage.get("name", "")) for stage in config.stages]
         self.first = {name: last.get(stage, stage) for name, stage in config.first.items()}
+        self.gate = config.gate
+        self.policies = [name for name, stage in zip(self.names, config.stages, strict=True)
+                         if name in self.first and _makes(stage) == "policy"] if config.gate is not None else []
+        """Stages whose model is chosen after the group."""
         self.asked: set[str] = set()
         """Names that some stage asks the round before for."""
         if findings := list(self._findings(config)):
@@ -174,6 +192,62 @@ class _Group:
                 yield ConfigError("is a stage of the group itself", where=where, found=stage_name,
                                   expected="a stage before the group")
 
+        if config.gate is not None:
+            yield from self._gate_findings(config.gate)
+
+    def _gate_findings(self, gate: str) -> Iterator[ConfigError]:
+        where = place(self.node, ("gate",))
+        try:
+            stages = {name.split(".")[-1] for name in stages_of(parse_aim(_PREVIOUS_IN.sub(r"\g<name>", gate)))}
+        except ValueError as error:
+            yield ConfigError("not a bound", where=where, found=gate, expected=str(error))
+            return
+        if not stages & set(self.names):
+            yield ConfigError("asks for nothing that a round measures, so it is the same in each", where=where,
+                              found=gate, expected="a metric of one of " + ", ".join(self.names))
+        if not self.policies:
+            yield ConfigError("there is no model to go on with where round 1 does not meet the gate", where=where,
+                              found=gate, expected="first: {NAME: STAGE}, NAME being a stage of the group that makes a "
+                                                   "language model")
+
+    def results(self) -> list[yaml.Node]:
+        """With a gate, a stage of kind choose for each model that later stages may name."""
+        if self.gate is None:
+            return []
+        at, origin = child(self.node, "gate"), ("stages", self.index, "gate")
+        assert at is not None
+        bounds = []
+        for number in range(1, self.count + 1):
+            text, wrong = self._bound(self.gate, number)
+            if wrong:
+                raise ConfigErrors(wrong)
+            bounds.append(text)
+        return [_all_of(origin, _node({
+            "name": name, "kind": "choose", "models": [self.first[name], *self._each(name)], "bounds": bounds}, at))
+            for name in self.policies]
+
+    def _each(self, name: str) -> list[str]:
+        return [f"{name}-{number}" for number in range(1, self.count + 1)]
+
+    def _bound(self, gate: str, number: int) -> tuple[str, list[ConfigError]]:
+        """The gate by the names of one round."""
+        findings = []
+
+        def before(match: re.Match[str]) -> str:
+            name = match["name"]
+            if name not in self.names or (number == 1 and name not in self.first):
+                findings.append(ConfigError(
+                    "no stage of the group has this name" if name not in self.names
+                    else "round 1 has no round before it", where=place(self.node, ("gate",)), found=match[0],
+                    expected="one of " + ", ".join(f"previous.{each}" for each in self.names)
+                    if name not in self.names else f"first: {{{name}: STAGE}} in the group, a stage before it"))
+                return name
+            return self.first[name] if number == 1 else f"{name}-{number - 1}"
+
+        kept = _PREVIOUS_IN.sub(before, gate)
+        return _METRIC.sub(partial(_called, {**self.last, **{each: f"{each}-{number}" for each in self.names}}),
+                           kept), findings
+
     def rounds(self) -> list[list[yaml.Node]]:
         """The stages of each round."""
         made, findings = [], []
@@ -192,7 +266,7 @@ class _Group:
             made.append(stages)
         findings += [ConfigError("no stage of the group asks for it", where=place(self.node, ("first", name)),
                                  found=name, expected=f"previous.{name} in a stage of the group; or without this key")
-                     for name in self.first if name not in self.asked]
+                     for name in self.first if name not in self.asked and name not in self.policies]
         if findings:
             raise ConfigErrors(once(findings))
         return made
@@ -244,16 +318,37 @@ def _renamed(stage: yaml.Node, names: Mapping[str, str], kept: set[int] | None =
 
 def _aims(node: yaml.Node, last: Mapping[str, str]) -> yaml.Node:
     """Aims that name a stage of a group mean its last round: as the stage of a metric, and as a model in it."""
-    def called(match: re.Match[str]) -> str:
-        stage, *rest = match[0].split(".")
-        if len(rest) > 1:
-            rest[0] = "_vs_".join(last.get(name, name) for name in rest[0].split("_vs_"))
-        return ".".join([last.get(stage, stage), *rest])
-
     if isinstance(node, yaml.SequenceNode):
         for aim in node.value:
             if isinstance(aim, yaml.ScalarNode):
-                aim.value = _METRIC.sub(called, aim.value)
+                aim.value = _METRIC.sub(partial(_called, last), aim.value)
+    return node
+
+
+def _called(names: Mapping[str, str], match: re.Match[str]) -> str:
+    """A metric with its stage, and the models in it, called as `names` says."""
+    stage, *rest = match[0].split(".")
+    if len(rest) > 1:
+        rest[0] = "_vs_".join(names.get(name, name) for name in rest[0].split("_vs_"))
+    return ".".join([names.get(stage, stage), *rest])
+
+
+def _makes(stage: Mapping[str, Any]) -> str | None:
+    """What a stage makes, by its class; None for one that is of none, which is told of elsewhere."""
+    tag = stage_tag(stage)
+    return next((kind.makes for kind in KINDS if kind.tag == tag), None)
+
+
+def _all_of(origin: Place, node: yaml.Node) -> yaml.Node:
+    """The node with all that it holds as made of one place of the file."""
+    node.origin = origin  # type: ignore[attr-defined]
+    if isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            _all_of(origin, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value, start=1):
+            item.round = f", round {number}"
+            _all_of(origin, item)
     return node
 
 

@@ -18,6 +18,8 @@ from alignment.config.compute import Compute
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
 from alignment.config.stages.fields import Name, StoreUrl, Strict
+from alignment.config.stages.strategies import Adapter
+from alignment.config.stops import Stops, stages_of
 from alignment.errors import Written
 
 
@@ -28,6 +30,9 @@ class Rounds(Strict):
     """The group's name."""
     rounds: tuple[tuple[Name, ...], ...] = Field(min_length=1)
     """The stages of each round, by name, in order."""
+    results: tuple[Name, ...] | None = None
+    """Where the group has a gate: the stages that stand for its models after it. Rounds after one that does not meet
+    its gate are not made."""
 
 
 class Run(Strict):
@@ -69,6 +74,11 @@ class Run(Strict):
         """`take` times the run's scale, at least 1; None stays None (all rows)."""
         return None if take is None else max(1, round(take * self.scale))
 
+    def stops(self) -> list[Stops]:
+        """The groups whose rounds end where a gate is not met."""
+        return [Stops(group.name, group.rounds, self.stage(group.results[0]).held_to(), group.results[0])
+                for group in self.groups or () if group.results]
+
     def parsed_aims(self) -> list[Aim]:
         return [parse_aim(text) for text in self.aims]
 
@@ -88,8 +98,14 @@ def _findings(run: Run) -> Iterator[Finding]:
             yield finding.below("stages", index)
         earlier[stage.name] = stage
     for index, group in enumerate(run.groups or ()):
-        for name in (name for one in group.rounds for name in one if name not in earlier):
+        named = [name for one in group.rounds for name in one] + list(group.results or ())
+        for name in (name for name in named if name not in earlier):
             yield Finding(("groups", index, "rounds"), "names an unknown stage", name, _choices(earlier))
+        for name in (name for name in group.results or () if name in earlier):
+            if len(earlier[name].held_to()) != len(group.rounds):
+                yield Finding(("groups", index, "results"), "does not stand for these rounds", name,
+                              f"a stage with a bound for each of {len(group.rounds)} rounds")
+    yield from _not_sure(run)
     for index, text in enumerate(run.aims):
         try:
             aim = parse_aim(text)
@@ -99,6 +115,34 @@ def _findings(run: Run) -> Iterator[Finding]:
         for metric in aim.metrics:
             if metric.split(".")[0] not in earlier:
                 yield Finding(("aims", index), "an aim names an unknown stage", metric, _choices(earlier))
+
+
+def _not_sure(run: Run) -> Iterator[Finding]:
+    """Stages and aims that ask for a round which is made only while gates are met."""
+    for group in run.groups or ():
+        later = {name for one in group.rounds[1:] for name in one} if group.results else set()
+        own = {name for one in group.rounds for name in one} | set(group.results or ())
+        expected = f"{', '.join(group.results or ())}, or a stage of round 1"
+        problem = f"may never be made, since the rounds of {group.name} end where its gate is not met"
+        for index, stage in enumerate(run.stages):
+            refs = [*((ref.place, ref.stage, ref.stage) for ref in stage.model_refs()),
+                    *((rows.place, rows.ref, rows.stage) for rows in stage.row_refs())]
+            for place, found, name in refs if stage.name not in own else ():
+                if name in later:
+                    yield Finding(("stages", index, *place), problem, found, expected)
+        for index, text in enumerate(run.aims):
+            try:
+                names = stages_of(parse_aim(text))
+            except ValueError:
+                continue
+            if late := [name for name in names if name in later]:
+                yield Finding(("aims", index), f"{late[0]} {problem}", text, expected)
+
+
+def adapter_of(stages: Mapping[str, AnyStage], name: str) -> Adapter | None:
+    """The adapter that a stage's model carries; of one that stands for others, that of the last that has one."""
+    others = (adapter_of(stages, other) for other in reversed(stages[name].stands_for) if other in stages)
+    return next((found for found in others if found is not None), stages[name].adapter)
 
 
 def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: list[str]) -> Iterator[Finding]:
@@ -112,6 +156,9 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
         if rows.ref in read:
             yield Finding(rows.place, "names rows that the stage reads already", rows.ref, "each row set once")
         read.add(rows.ref)
+    for index, gate in enumerate(stage.held_to()):
+        for name in (name for name in stages_of(gate) if name not in earlier):
+            yield Finding(("bounds", index), _not_before(name, names), name, _choices(earlier))
     yield from _check_held_out(stage, earlier)
     yield from stage.findings()
 
@@ -128,7 +175,7 @@ def _check_model(
         wanted = "a stage that makes a language model" if ref.role == "policy" else f"a stage of method {makers}"
         yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
         return
-    start, own = earlier[ref.stage].adapter, stage.adapter
+    start, own = adapter_of(earlier, ref.stage), stage.adapter
     if ref.place == ("model",) and start is not None and own is not None and start.shape != own.shape:
         other = {key: value for key, value in start.shape.items() if own.shape[key] != value}
         yield Finding(

@@ -80,7 +80,11 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        inputs = {source: _input(artifact, name, source, context.keys[source]) for source in upstream.inputs()}
+        made_from = upstream.inputs()
+        if upstream.stands_for:  # rounds after the chosen one may never have been made
+            read = set(artifact.manifest.inputs.values())
+            made_from = tuple(source for source in made_from if context.keys[source] in read)
+        inputs = {source: _input(artifact, name, source, context.keys[source]) for source in made_from}
         for place in upstream.row_refs():
             yield place.ref, inputs[place.stage]
         waiting.extend(inputs.items())

@@ -24,6 +24,7 @@ from alignment.artifacts import Artifact, Manifest, Store, Work
 from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.config.arithmetic import computed, settled_here
 from alignment.config.hardware import device_here, processor
+from alignment.config.stops import Standing, standing
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
@@ -57,10 +58,12 @@ class RunResult:
     verdicts: list[Verdict] = field(default_factory=list)
     report: str = ""
     seconds: float = 0.0
+    unneeded: Mapping[str, str] = field(default_factory=dict)
+    """Stages of rounds that are not made, since a gate before them is not met -> why."""
 
     @property
     def finished(self) -> bool:
-        return all(artifact is not None for artifact in self.artifacts.values())
+        return all(artifact is not None or name in self.unneeded for name, artifact in self.artifacts.items())
 
 
 def body_of(stage: AnyStage) -> Body:
@@ -100,12 +103,36 @@ def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -
         raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))
     store.write_run_file(run.name, "run.yaml", dump(run.model_dump(mode="json")))
     for stage in run.stages:
-        if only is None or stage.name == only:
+        if (only is None or stage.name == only) and _is_needed(run, stage, store, known):
             make_stage(run, stage, store, known)
     artifacts = {name: store.find(key.key) for name, key in known.items()}
     return RunResult(
-        artifacts, verdicts(run, artifacts), write_report(run, typed, artifacts), time.monotonic() - began
+        artifacts, verdicts(run, artifacts), write_report(run, typed, artifacts), time.monotonic() - began,
+        standing_in(run, store, known).unneeded,
     )
+
+
+def standing_in(run: Run, store: Store, known: Mapping[str, Key]) -> Standing:
+    """Which rounds the gates ask for, by what the store has."""
+    groups = run.stops()
+    found = {name: store.find(known[name].key) for group in groups for name in group.reads}
+    return standing(groups, {name: artifact.manifest.metrics for name, artifact in found.items()
+                             if artifact is not None})
+
+
+def _is_needed(run: Run, stage: AnyStage, store: Store, known: Mapping[str, Key]) -> bool:
+    """Whether a stage is to be made; one that is not says why. What is finished is left alone in any case.
+
+    Raises:
+        StageError: the gate of a round before it is not judged, or cannot be.
+    """
+    now = standing_in(run, store, known)
+    if stage.name in now.unneeded and store.find(known[stage.name].key) is None:
+        console.print(f"[dim]-[/] [bold]{stage.name}[/] {now.unneeded[stage.name]}")
+        return False
+    if stage.name in now.waiting and store.find(known[stage.name].key) is None:
+        raise StageError(now.waiting[stage.name], where=f"stage {stage.name}")
+    return True
 
 
 def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], log: StageLog | None = None,
@@ -137,7 +164,9 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
             console.print(f"[green]=[/] {label} finished by another process")
             return found
         with nullcontext(log) if log else StageLog(store, run.name, f"{stage.name}-{attempt()}") as kept:
-            inputs = {name: _input(store, known[name].key, stage.name, name) for name in stage.inputs()}
+            beyond = standing_in(run, store, known).unneeded if stage.stands_for else {}
+            inputs = {name: _input(store, known[name].key, stage.name, name)
+                      for name in stage.inputs() if name not in beyond}
             console.print(f"[cyan]>[/] {label} {describe(stage)}")
             stage = _within_context(stage, inputs)
             context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,

@@ -226,7 +226,8 @@ def _chains(run: Run) -> list[list[TrainBase]]:
         made = as_train(stage)
         if made is None:
             continue
-        before = next((chain for chain in chains if made.model in {one.name for one in chain}), None)
+        starts = {made.model, *run.stage(made.model).stands_for}
+        before = next((chain for chain in chains if starts & {one.name for one in chain}), None)
         if before is None:
             chains.append([made])
         else:

@@ -13,6 +13,7 @@ from typing import Any
 from alignment.artifacts import Artifact
 from alignment.config import (
     AnyStage,
+    Choose,
     Compute,
     Evaluate,
     ImportData,
@@ -26,6 +27,7 @@ from alignment.config import (
 from alignment.config.arithmetic import settled, settled_here
 from alignment.config.cards import Cards
 from alignment.config.hardware import Native, device_here
+from alignment.config.run import adapter_of
 from alignment.config.stages.online import Online
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
@@ -292,14 +294,22 @@ def _generation(
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _choose(state: _State, stage: Choose) -> StagePlan:
+    """Files change hands; the largest of the models may be the one."""
+    sizes = [size for name in stage.models if (size := state.sizes[name]) is not None]
+    size = state.sizes[stage.name] = max(sizes, key=lambda one: one.parameters, default=None)
+    return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
+
+
 def _is_quantised(run: Run, stage: AnyStage) -> bool:
     """Whether the models that a stage generates with stand on a base in four bits."""
-    starts = [run.stage(ref.stage).adapter for ref in stage.model_refs() if ref.role == "policy"]
+    stages = {other.name: other for other in run.stages}
+    starts = [adapter_of(stages, ref.stage) for ref in stage.model_refs() if ref.role == "policy"]
     return bool(starts) and all(start is not None and start.quantised is not None for start in starts)
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
-    Evaluate: _evaluate,
+    Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

@@ -1,4 +1,6 @@
-"""Aims that can never be judged, because no stage makes the metric that they name. Reads no run's results."""
+"""Aims, and gates of rounds, that can never be judged, because no stage makes the metric that they name. Reads no
+results.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import AnyStage, Evaluate, ImportData, Run, Stage
+from alignment.config import Aim, AnyStage, Evaluate, ImportData, Run, Stage
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -26,13 +28,20 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
 
 
 def unmade(run: Run) -> Iterator[tuple[Place, ConfigError]]:
-    """Aims with a metric that their stage does not make, by their place in the run."""
+    """Aims, and gates of rounds, with a metric that their stage does not make, by their place in the run."""
     for index, aim in enumerate(run.parsed_aims()):
-        for name in aim.metrics:
-            stage, _, metric = name.partition(".")
-            made = made_by(run.stage(stage))
-            if metric not in made:
-                yield ("aims", index), _finding(run.stage(stage), metric, made)
+        yield from _unmade(run, ("aims", index), aim, "an aim")
+    for place, stage in enumerate(run.stages):
+        for index, gate in enumerate(stage.held_to()):
+            yield from _unmade(run, ("stages", place, "bounds", index), gate, "a gate")
+
+
+def _unmade(run: Run, place: Place, aim: Aim, what: str) -> Iterator[tuple[Place, ConfigError]]:
+    for name in aim.metrics:
+        stage, _, metric = name.partition(".")
+        made = made_by(run.stage(stage))
+        if metric not in made:
+            yield place, _finding(run.stage(stage), metric, made, what)
 
 
 def made_by(stage: AnyStage) -> list[str]:
@@ -59,13 +68,13 @@ def _reference(metric: Metric, place: str) -> tuple[str, ...]:
     return (REFERENCE,) if place == "MODEL" and f"`{REFERENCE}`" in metric.text else ()
 
 
-def _finding(stage: AnyStage, metric: str, made: list[str]) -> ConfigError:
+def _finding(stage: AnyStage, metric: str, made: list[str], what: str) -> ConfigError:
     possible = [one for one in metrics(type(stage)) if not _given(one, stage) and metric in _names(one, stage)]
     if possible:
         return ConfigError(f"stage {stage.name} makes this metric only when {possible[0].when}",
                            found=f"{stage.name}.{metric}", expected="a metric that the stage makes")
     near = difflib.get_close_matches(metric, made, _NEAR, cutoff=0.5)
-    return ConfigError("an aim names a metric that its stage does not make", found=f"{stage.name}.{metric}",
+    return ConfigError(f"{what} names a metric that its stage does not make", found=f"{stage.name}.{metric}",
                        expected="perhaps " + " or ".join(f"{stage.name}.{name}" for name in near) if near
                        else f"one of {', '.join(made)}",
                        hint=f"kubealign explain {stage.tag} lists the metrics of such a stage")

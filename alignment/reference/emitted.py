@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.config import Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config import Choose, Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
 from alignment.config.stages.online import Online, Ppo
 from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 
@@ -302,6 +302,12 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         *_compared("f1_gain", "The same of f1.", DIFFERENCE, "rows have references", "0"),
         *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
     ),
+    Choose: (
+        Metric("round", "Number of the round whose model it is; 0: the start, since not even round 1 met its gate.",
+               COUNT, "higher"),
+        Metric("rounds", "Rounds that were judged: the last of them did not meet its gate, or there are no more.",
+               COUNT),
+    ),
 }
 
 _REUSED = "How many of them an earlier, killed attempt had made already."
@@ -349,6 +355,16 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
+    ),
+    Choose: (
+        Event("gate", "A round was held to its gate.", {
+            "round": "Its number.", "gate": "The bound.", "found": "The number that was held against it.",
+            "met": "Whether the round counts.",
+        }),
+        Event("chosen", "The model is taken over.", {
+            "round": "Number of its round, 0 for the start.", "model": "The stage that made it.",
+            "artifact": "Its key.",
+        }),
     ),
 }
 

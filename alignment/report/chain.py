@@ -50,11 +50,12 @@ def refs(run: Run, name: str, source: str | None = None) -> list[str]:
     """What a stage reads, as the run file names it (`base`, `seed/train`); of one source only, where given."""
     stage = run.stage(name)
     found = [model.stage for model in stage.model_refs()] + [rows.ref for rows in stage.row_refs()]
+    found += [other for other in stage.inputs() if other not in {ref.split("/")[0] for ref in found}]
     return list(dict.fromkeys(ref for ref in found if source is None or ref.split("/")[0] == source))
 
 
 def _wire(run: Run, wire: Wire, colour: str) -> Markup:
-    kind = "rows" if run.stage(wire.source).makes == "rows" else "model"
+    kind = "model" if run.stage(wire.source).makes in ("policy", "reward") else "rows"
     x, y = wire.points[-1]
     return tag(
         "g", tag("title", f"{', '.join(refs(run, wire.target, wire.source))} → {wire.target}"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from alignment.artifacts import Store
 from alignment.config import AnyStage, Run
-from alignment.report.reading import Artifacts, read_text
+from alignment.report.reading import Artifacts, read_text, unneeded_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ def commands(run: Run, artifacts: Artifacts, typed: str | None) -> list[Command]
         typed: how the run was started, `run FILE OPTIONS` or `submit FILE OPTIONS`; None: in a pod, where nobody knows.
     """
     verb, _, rest = (typed or "submit RUN.yaml --profile PROFILE").partition(" ")
-    left = [stage for stage in run.stages if artifacts.get(stage.name) is None]
+    spared = unneeded_of(run, artifacts)
+    left = [stage for stage in run.stages if artifacts.get(stage.name) is None and stage.name not in spared]
     one = left[0] if left else run.stages[-1]
     made = [
         Command("Make what is not finished; finished stages are left alone" if left else

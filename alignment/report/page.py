@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from alignment.report import format as texts
 from alignment.report.chain import chain
 from alignment.report.charts import bars
 from alignment.report.commands import commands, made_by
-from alignment.report.reading import measured_by, results_of, verdicts_of
+from alignment.report.reading import measured_by, results_of, unneeded_of, verdicts_of
 from alignment.report.results import colours_of
 from alignment.report.rounds import rounds_of
 from alignment.report.sections import sections
@@ -47,17 +47,19 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], typed: str | None
         ArtifactError: when a finished artifact's file cannot be read or is no JSON.
     """
     found = {stage.name: artifacts.get(stage.name) for stage in run.stages}
-    results, verdicts = results_of(run, found), verdicts_of(run, found)
+    results, verdicts, spared = results_of(run, found), verdicts_of(run, found), unneeded_of(run, found)
+    asked = [stage for stage in run.stages if stage.name not in spared]
     return _environment().get_template("report.html.jinja").render(
         run=run, generated=texts.when(generated), version=__version__, store=Store(run.store).url,
         span=_span(found), total=texts.duration(total_seconds(found)),
         headline=headline(run, found, results, verdicts), tiles=tiles(run, found, results, verdicts),
         aims=[_aim(verdict) for verdict in verdicts],
-        chain=chain(run, {stage.name: stage_text(stage, found[stage.name]) for stage in run.stages}, _colours(run)),
-        groups=rounds_of(run, found, results), **sections(run, found, results),
-        rows=[_rows(stage, found[stage.name]) for stage in run.stages if stage.splits() or any(stage.row_refs())],
-        times=_times(run, found), versions=_versions(found),
-        stages=[_stage(stage, found[stage.name]) for stage in run.stages],
+        chain=chain(run, {stage.name: stage_text(stage, found[stage.name], needed=stage.name not in spared)
+                          for stage in run.stages}, _colours(run)),
+        groups=rounds_of(run, found, results), **sections(asked, found, results),
+        rows=[_rows(stage, found[stage.name]) for stage in asked if stage.splits() or any(stage.row_refs())],
+        times=_times(asked, found), versions=_versions(found),
+        stages=[_stage(stage, found[stage.name], spared.get(stage.name, "not finished")) for stage in run.stages],
         models=[_model(stage, artifact) for stage in run.stages
                 if stage.makes in ("policy", "reward") and (artifact := found[stage.name]) is not None],
         commands=commands(run, found, typed), places=made_by(run, found), script_hash=_script_hash(),
@@ -116,11 +118,11 @@ def _colours(run: Run) -> dict[str, str]:
     return colours | (colours_of(evaluated[-1]) if evaluated else {})
 
 
-def _times(run: Run, artifacts: Mapping[str, Artifact | None]) -> Markup | None:
+def _times(stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None]) -> Markup | None:
     if not any(artifacts.values()):
         return None
     items = []
-    for stage in run.stages:
+    for stage in stages:
         artifact = artifacts[stage.name]
         seconds = artifact.manifest.seconds if artifact is not None else float("nan")
         text = texts.duration(seconds) if artifact is not None else "not finished"
@@ -140,12 +142,13 @@ def _versions(artifacts: Mapping[str, Artifact | None]) -> list[tuple[str, str]]
     ]
 
 
-def _stage(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
+def _stage(stage: AnyStage, artifact: Artifact | None, unmade: str) -> dict[str, Any]:
     config = artifact.manifest.config if artifact is not None else stage.model_dump(mode="json")
     manifest = artifact.manifest if artifact is not None else None
     facts = {name: value for name, value in manifest.facts.items() if name not in HIDDEN_FACTS} if manifest else {}
     return {
-        "name": stage.name, "kind": stage.title(), "manifest": manifest, "url": artifact.url if artifact else "",
+        "name": stage.name, "kind": stage.title(), "manifest": manifest, "unmade": unmade,
+        "url": artifact.url if artifact else "",
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
         "facts": texts.flat(facts), "compute": texts.flat(manifest.compute) if manifest else [],
         "metrics": texts.flat(manifest.metrics) if manifest else [],

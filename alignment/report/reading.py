@@ -11,6 +11,7 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import AnyStage, Run, Verdict, judge
+from alignment.config.stops import standing
 from alignment.errors import ArtifactError
 
 Artifacts = Mapping[str, Artifact | None]
@@ -88,6 +89,13 @@ def verdicts_of(run: Run, artifacts: Artifacts) -> list[Verdict]:
     """Every aim of the run held against the metrics there are."""
     metrics = metrics_of(artifacts)
     return [judge(aim, metrics) for aim in run.parsed_aims()]
+
+
+def unneeded_of(run: Run, artifacts: Artifacts) -> dict[str, str]:
+    """Unfinished stages of rounds that are not made, since a round before did not meet its gate -> why."""
+    found = standing(run.stops(), {name: artifact.manifest.metrics for name, artifact in artifacts.items()
+                                   if artifact is not None}).unneeded
+    return {name: why for name, why in found.items() if artifacts.get(name) is None}
 
 
 def results_of(run: Run, artifacts: Artifacts) -> dict[str, dict[str, Any]]:

@@ -6,11 +6,11 @@ its box on the page all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignment.artifacts import Artifact
-from alignment.config import Evaluate, ImportData, ImportModel, Run, Sample, Stage, TrainBase, row_of
+from alignment.config import AnyStage, Choose, Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
 from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
@@ -40,15 +40,15 @@ class Section(NamedTuple):
 
 
 def sections(
-    run: Run, artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]]
+    stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Part of the page -> entries of the stages that have one there, in the run's order.
+    """Part of the page -> entries of those of these stages that have one there, in order.
 
     Args:
         results: content of results.json by stage, of the finished ones that have it.
     """
     made: dict[str, list[dict[str, Any]]] = {section.part: [] for section in SECTIONS.values() if section is not None}
-    for stage in run.stages:
+    for stage in stages:
         section = row_of(SECTIONS, type(stage))
         if section is not None:
             made[section.part].append(section.entry(stage, artifacts[stage.name], results.get(stage.name)))
@@ -92,6 +92,6 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
 
 SECTIONS: dict[type[Stage], Section | None] = {
     ImportModel: None, ImportData: None, TrainBase: Section("training", _training),
-    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation),
+    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

@@ -14,7 +14,7 @@ from alignment.config import AnyStage, Run, Verdict
 from alignment.config.stages.base import plural
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, side
-from alignment.report.reading import Artifacts, measured_by
+from alignment.report.reading import Artifacts, measured_by, unneeded_of
 from alignment.report.results import METRICS, change, is_free_text, models_of
 
 Values = Mapping[str, Any]
@@ -61,9 +61,9 @@ def count(value: float) -> str:
     return number(value)
 
 
-def stage_text(stage: AnyStage, artifact: Artifact | None) -> StageText:
+def stage_text(stage: AnyStage, artifact: Artifact | None, *, needed: bool = True) -> StageText:
     if artifact is None:
-        return StageText(stage.title(), "not finished", "", "", done=False)
+        return StageText(stage.title(), "not finished" if needed else "not needed", "", "", done=False)
     manifest = artifact.manifest
     return StageText(stage.title(), rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
 
@@ -87,16 +87,19 @@ def aims_sentence(verdicts: Sequence[Verdict]) -> str:
 def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequence[Verdict]) -> str:
     """One or two sentences: what changed from the first model to the last, on how many rows, and the aims."""
     finished = sum(artifacts.get(stage.name) is not None for stage in run.stages)
+    spared = len(unneeded_of(run, artifacts))
     sentences = []
     if results:
         name, result = list(results.items())[-1]
         artifact = artifacts.get(name)
         left = not_taken(artifact.manifest.rows.dropped) if artifact is not None else 0
         sentences.append(_change(result, measured_by(run.stage(name)), left))
-    elif finished == len(run.stages):
+    elif finished + spared == len(run.stages):
         sentences.append(f"All {plural(finished, 'stage')} finished; this run evaluates no model.")
-    if finished < len(run.stages):
+    if finished + spared < len(run.stages):
         sentences.append(f"{finished} of {plural(len(run.stages), 'stage')} finished.")
+    if spared:
+        sentences.append(f"{plural(spared, 'stage')} of further rounds not needed.")
     return " ".join(part for part in [*sentences, aims_sentence(verdicts)] if part)
 
 
@@ -154,7 +157,8 @@ def tiles(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequence[V
         tone = "bad" if missed else "good" if met == len(verdicts) else "plain"
         made.append(Tile("Aims met", f"{met} of {len(verdicts)}", note, tone))
     finished = sum(artifacts.get(stage.name) is not None for stage in run.stages)
-    time = f"{duration(total_seconds(artifacts))} of work"
+    spared = len(unneeded_of(run, artifacts))
+    time = f"{duration(total_seconds(artifacts))} of work" + (f", {spared} not needed" if spared else "")
     return [*made, Tile("Stages finished", f"{finished} of {len(run.stages)}", time)]
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from alignment.artifacts import Work
 from alignment.config import Run
 from alignment.report.format import NONE, duration, is_number, metric, told_apart
-from alignment.report.reading import Artifacts, measured_by, results_of, verdicts_of
+from alignment.report.reading import Artifacts, measured_by, results_of, unneeded_of, verdicts_of
 from alignment.report.results import DRAWN, METRICS, models_of
 from alignment.report.summary import rows_text
 
@@ -43,12 +43,14 @@ def stages_table(run: Run, artifacts: Artifacts, works: Mapping[str, Work] = {})
     table.add_column("rows", max_width=30, overflow="fold")
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("artifact", min_width=12, no_wrap=True)
+    unneeded = unneeded_of(run, artifacts)
     for stage in run.stages:
         artifact = artifacts.get(stage.name)
         if artifact is None:
-            state = works[stage.name].state if stage.name in works else "not finished"
+            state = "not needed" if stage.name in unneeded else (
+                works[stage.name].state if stage.name in works else "not finished")
             table.add_row(Text(stage.name), Text(stage.title()), Text(""), Text(""),
-                          Text(state, "bold cyan" if state == "running" else "yellow"))
+                          Text(state, {"running": "bold cyan", "not needed": "dim"}.get(state, "yellow")))
         else:
             manifest = artifact.manifest
             table.add_row(Text(stage.name), Text(stage.title()), Text(rows_text(artifact)),
@@ -73,7 +75,7 @@ def aims_table(run: Run, artifacts: Artifacts) -> Table:
 
 def results_table(run: Run, artifacts: Artifacts) -> Table:
     """Models by metrics of every finished evaluate stage; one line for every one that is not finished."""
-    results = results_of(run, artifacts)
+    results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
     stages = [stage for stage in run.stages if stage.makes == "table"]
     columns = [name for name in METRICS if any(
         is_number((values.get(name) or {}).get("value")) for result in results.values()
@@ -88,7 +90,8 @@ def results_table(run: Run, artifacts: Artifacts) -> Table:
         if len(stages) > 1:
             table.add_row(Text(f"{stage.name}, {', '.join(place.ref for place in stage.row_refs())}", "dim"))
         if stage.name not in results:
-            table.add_row(Text(stage.name), Text("not finished", "yellow"))
+            table.add_row(Text(stage.name), Text("not needed", "dim") if stage.name in unneeded
+                          else Text("not finished", "yellow"))
             continue
         for model in models_of(results[stage.name], measured_by(stage)):
             values = results[stage.name]["models"][model]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import use_adapter
@@ -281,7 +281,7 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:  # not with the weights, which DeepSpeed loads by itself
-            self.head.load_state_dict(load_file(Path(checkpoint, FILE)))
+            self.head.take_up(Path(checkpoint, FILE), self.gate.where)
             self.head_optimizer.load_state_dict(torch.load(Path(checkpoint, OPTIMIZER), weights_only=True))
 
     def _over_all(self, sums: Tensor) -> Tensor:

@@ -12,12 +12,16 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from alignment.errors import StageError
 from alignment.inference.engine import left_padded, positions
 from alignment.inference.requests import Completion
 from alignment.training.ppo_loss import entropy, token_log_probs
@@ -43,6 +47,20 @@ class ValueHead(torch.nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             states = torch.nn.functional.layer_norm(states.detach().float(), states.shape[-1:])
             return self.score(states / states.shape[-1] ** 0.5).squeeze(-1)  # type: ignore[no-any-return]
+
+    def take_up(self, file: Path, where: str) -> None:
+        """Go on from a checkpoint's head. Raises StageError where it is gone, damaged or of another policy."""
+        found: object = "no such file"
+        try:
+            kept = load_file(file) if file.exists() else {}
+            found = {name: list(value.shape) for name, value in kept.items()} or found
+            self.load_state_dict(kept)
+        except (SafetensorError, RuntimeError) as error:
+            raise StageError(
+                f"the value head of a checkpoint does not fit the policy: {file}", where=where,
+                found=str(error) if isinstance(error, SafetensorError) else found,
+                expected=str({name: list(value.shape) for name, value in self.state_dict().items()}),
+                hint=f"rm -r {file.parent}, then run again: it goes on from the checkpoint before") from error
 
 
 class Said(NamedTuple):

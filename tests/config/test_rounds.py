@@ -8,9 +8,11 @@ import jsonschema
 import pytest
 import yaml
 
-from alignment.config import Evaluate, Run, TrainBase, load_run, parse_run, place_of
-from alignment.errors import ConfigErrors
+from alignment.config import Choose, Evaluate, Run, TrainBase, load_run, parse_run, place_of
+from alignment.config.rounds import once
+from alignment.errors import ConfigError, ConfigErrors
 from alignment.pipeline.keys import keys
+from alignment.reference.aims import unmade
 
 GROUP = """\
 name: small
@@ -51,6 +53,11 @@ stages:
 aims: [eval.dpo.f1 > eval.base.f1, dev.dpo_vs_sft.style_win_rate > 0.5, dpo.train_loss < 1, eval.base.f1 > 0.1]
 """
 WHOLE = GROUP.replace("models: [sft, previous.dpo, dpo]", "models: [previous.dpo, dpo]")
+
+
+GATE = "dev.dpo_vs_previous.dpo.f1_gain > 0"
+GATED = WHOLE.replace("    rounds: ${n}\n", f"    rounds: ${{n}}\n    gate: {GATE}\n").replace(
+    "dev.dpo_vs_sft.style_win_rate > 0.5, dpo.train_loss < 1, ", "")
 
 
 def names(run: Run) -> list[str]:
@@ -234,3 +241,85 @@ def test_it_is_explained() -> None:
 
     assert "round before" in find("group").text
     assert "round 1" in find("group.first").text
+
+
+# --- rounds that end where a gate is not met ---
+
+
+def test_with_a_gate_the_groups_name_is_a_stage_that_chooses_among_the_rounds() -> None:
+    run = parse_run(GATED)
+    assert names(run)[3:] == ["rs-1", "dpo-1", "dev-1", "rs-2", "dpo-2", "dev-2", "rs-3", "dpo-3", "dev-3", "dpo",
+                              "eval"]
+    chooser, last = run.stage("dpo"), run.stage("eval")
+    assert isinstance(chooser, Choose)
+    assert isinstance(last, Evaluate)
+    assert chooser.models == ("sft", "dpo-1", "dpo-2", "dpo-3")
+    assert chooser.bounds == ("dev-1.dpo-1_vs_sft.f1_gain > 0", "dev-2.dpo-2_vs_dpo-1.f1_gain > 0",
+                              "dev-3.dpo-3_vs_dpo-2.f1_gain > 0")
+    assert chooser.inputs() == ("sft", "dpo-1", "dev-1", "dpo-2", "dev-2", "dpo-3", "dev-3")
+    assert last.models == ("base", "dpo"), "which round that will be is known only when it is made"
+    assert run.aims == ("eval.dpo.f1 > eval.base.f1", "eval.base.f1 > 0.1")
+    assert [(one.group, one.result, len(one.bounds)) for one in run.stops()] == [("improve", "dpo", 3)]
+    assert parse_run(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)) == run
+
+
+def test_a_gate_may_compare_numbers_of_one_round_by_its_own_names() -> None:
+    run = parse_run(GATED.replace(GATE, "dev.dpo.f1 > dev.previous.dpo.f1"))
+    assert run.stage("dpo").held_to()[1].metrics == ("dev-2.dpo-2.f1", "dev-2.dpo-1.f1")
+
+
+def test_a_second_group_goes_on_from_the_chosen_round() -> None:
+    more = """\
+  - group: again
+    rounds: 2
+    first: {kto: dpo}
+    stages:
+      - {name: kto, kind: train, method: kto, model: previous.kto, rows: [seed/train], reference_model: dpo}
+  - name: eval
+"""
+    run = parse_run(GATED.replace("  - name: eval\n", more))
+    assert [ref.stage for ref in run.stage("kto-1").model_refs()] == ["dpo", "dpo"]
+
+
+def test_a_stage_after_the_rounds_continues_the_adapter_of_the_group() -> None:
+    stage = "  - {name: more, kind: train, method: sft, model: dpo, rows: [seed/train], strategy: {kind: lora, r: 3}}\n"
+    [(where, problem, _)] = broken("  - name: eval\n", f"{stage}  - name: eval\n", text=GATED)
+    assert "more" not in problem
+    assert "continues the adapter of stage dpo" in problem
+    assert where.endswith("(stages[4].strategy)")
+
+
+@pytest.mark.parametrize(("old", "new", "where", "problem", "expected"), [
+    (GATE, "dev.dpo f1 > 0", "g.yaml:14 (stages[3].gate)", "not a bound", "STAGE.METRIC"),
+    (GATE, "dev.dpo_vs_previous.sft.f1_gain > 0", "(stages[3].gate)", "no stage of the group", "previous.rs"),
+    (GATE, "dev.dpo.f1 > previous.dev.dpo.f1", "g.yaml:14 (stages[3].gate)", "round 1 has no round", "first: {dev:"),
+    (GATE, "sft.train_loss > 0", "g.yaml:14 (stages[3].gate)", "the same in each", "rs, dpo, dev"),
+    ("first: {dpo: sft}", "first: {}", "g.yaml:14 (stages[3].gate)", "no model to go on with", "first: {NAME: STAGE}"),
+    ("models: [base, dpo]", "models: [base, dpo-2]", "g.yaml:35 (stages[4].models[1])", "may never be made", "dpo, or"),
+    ("rows: seed/test", "rows: rs/best", "g.yaml:36 (stages[4].rows)", "may never be made", "dpo, or"),
+    ("rows: seed/test", "rows: seed/dev", "g.yaml:36 (stages[4].rows)", "read by stage dev-1", "seed/test"),
+    ("[eval.dpo.f1 >", "[dpo-3.train_loss < 1, eval.dpo.f1 >", "g.yaml:37 (aims[0])", "may never be made", "dpo, or"),
+    ("  - name: eval\n", "  - name: dpo\n", "(stages[4].name)", "same name", "own"),
+])
+def test_a_gate_that_cannot_be_kept_is_told_at_its_line(
+    old: str, new: str, where: str, problem: str, expected: str) -> None:
+    found = broken(old, new, text=GATED)
+    assert any(where in one[0] and problem in one[1] and expected in one[2] for one in found), found
+
+
+def test_a_gate_on_a_number_that_is_never_made_is_found_before_the_launch(tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    file.write_text(GATED.replace("f1_gain", "f1_gian"), encoding="utf-8")
+    run = load_run(file)
+    found = [(place_of(file, place), error.problem, error.expected) for place, error in unmade(run)]
+    assert found[0][0] == f"{file}:14 (stages[3].gate, round 1)"
+    assert "a gate names a metric that its stage does not make" in found[0][1]
+    assert "dev-1.dpo-1_vs_sft.f1_gain" in str(found[0][2])
+    assert len(once([ConfigError(problem, where=where) for where, problem, _ in found])) == 1, "said once for all"
+
+
+def test_a_result_must_stand_for_the_rounds_of_its_group() -> None:
+    tree = yaml.safe_load(yaml.safe_dump(parse_run(GATED).model_dump(mode="json")))
+    tree["groups"][0]["rounds"].pop()
+    with pytest.raises(ConfigErrors, match="does not stand for these rounds"):
+        parse_run(yaml.safe_dump(tree))

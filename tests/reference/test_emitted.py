@@ -48,6 +48,8 @@ def chain(folder: Path) -> Run:
          "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+        {"name": "choose", "kind": "choose", "models": ["base", "sft"],
+         "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )
 
 

@@ -304,6 +304,30 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_value_head_and_gain_include
     assert not [path for path in (stopped.out / "model").iterdir() if "ppo" in path.name], "the head is not published"
 
 
+@pytest.mark.parametrize(("kept", "found"), [
+    (None, "no such file"), (b"", "header"), ({"score.weight": [1, 8], "score.bias": [1]}, "[1, 8]"),
+    ({"weight": [1, 16]}, "'weight'"),
+])
+def test_a_value_head_that_does_not_fit_is_one_sentence(
+    tmp_path: Path, kept: bytes | dict[str, list[int]] | None, found: str) -> None:
+    from safetensors.torch import save_file
+
+    from alignment.training.ppo_rollout import ValueHead
+
+    file = tmp_path / "checkpoint-4" / "ppo.safetensors"
+    file.parent.mkdir()
+    if isinstance(kept, bytes):
+        file.write_bytes(kept)
+    elif kept is not None:
+        save_file({name: torch.zeros(shape) for name, shape in kept.items()}, file)
+    with pytest.raises(StageError, match="value head of a checkpoint does not fit the policy") as caught:
+        ValueHead(16).take_up(file, "stage ppo")
+    assert caught.value.where == "stage ppo"
+    assert found in str(caught.value.found)
+    assert "'score.weight': [1, 16]" in str(caught.value.expected)
+    assert str(file.parent) in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(("more", "said"), [
     ({"strategy": {**LORA, "dropout": 0.1}}, "dropout"), ({"minibatches": 3}, "minibatches"),
     ({"num_generations": 4}, "num_generations"), ({"max_new_tokens": 2000}, "max_new_tokens"),

@@ -26,7 +26,7 @@ RETRY = f"{GROUP}/retry"
 
 StageName = Annotated[str, Field(pattern=NAME, max_length=40)]
 State = Literal["Waiting", "Held", "Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere", "Suspended",
-                "Finished", "Failed"]
+                "Finished", "NotNeeded", "Failed"]
 Phase = Literal["Pending", "Running", "Waiting", "Suspended", "Failed", "Succeeded"]
 
 
@@ -156,7 +156,7 @@ class Status(_Object):
     stage: str | None = None
     """The stages at work, or the one that keeps the run from going on."""
     finished: str | None = None
-    """Finished stages of all, 3/8."""
+    """Stages of all that are finished, or not needed since a round before did not meet its gate: 3/8."""
     store: str | None = None
     started: str | None = None
     ended: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.config import Aim
+from alignment.config.stops import Stops
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,7 @@ class Plan:
     store: str = ""
     approved: frozenset[str] = frozenset()
     retry: str = ""
+    stops: tuple[Stops, ...] = ()
+    """Groups whose rounds end where a gate is not met."""
     problem: tuple[str, str] | None = None
     """(reason, message) when the spec cannot be carried out."""

@@ -137,6 +137,7 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
         metadata["name"], metadata["generation"], found.stages, found.gates, spec.suspend, spec.retries, spec.parallel,
         spec.ttl, cluster.keep_finished, found.run.store,
         frozenset(name.strip() for name in annotations.get(APPROVE, "").split(",")), annotations.get(RETRY, ""),
+        tuple(found.run.stops()),
     )
 
 

@@ -13,9 +13,19 @@ from itertools import count
 from alignment.cluster.manifests.alignment_run import StageRow, State, Status
 from alignment.cluster.manifests.labels import job_name
 from alignment.cluster.operator.plan import Plan, PlannedStage
-from alignment.cluster.operator.rows import Delete, Settled, carried, settle
-from alignment.cluster.operator.verdict import GateState, Note, conclude, gate_state, notes, stopped
+from alignment.cluster.operator.rows import Delete, Settled, carried, settle, unneeded
+from alignment.cluster.operator.verdict import (
+    GateState,
+    Note,
+    conclude,
+    gate_state,
+    notes,
+    rounds_now,
+    stopped,
+    unjudged_rounds,
+)
 from alignment.cluster.operator.world import Child, Finished, seconds_of
+from alignment.config.stops import Standing
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,10 @@ class Hindrance:
 
 
 def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[PlannedStage, ...]:
-    """Stages to look up in the store next: those not known to be finished whose inputs all are."""
+    """Stages to look up in the store next: those not known to be finished whose inputs all are, or are not needed."""
     finished = {stage.name for stage in plan.stages if stage.key in artifacts}
-    return tuple(stage for stage in plan.stages if stage.name not in finished and finished.issuperset(stage.inputs))
+    had = finished | rounds_now(plan, artifacts).unneeded.keys()
+    return tuple(stage for stage in plan.stages if stage.name not in finished and had.issuperset(stage.inputs))
 
 
 def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: Mapping[str, Finished], now: float,
@@ -86,7 +97,9 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
         if plan.problem is None and hindrance.stop is not None:
             after = stopped(after, status, *hindrance.stop)
         return Decision(after, notes=notes(status, after))
-    gates = tuple(gate_state(gate, plan, artifacts) for gate in plan.gates)
+    rounds = rounds_now(plan, artifacts)
+    gates = (*(gate_state(gate, plan, artifacts, rounds.unneeded) for gate in plan.gates),
+             *unjudged_rounds(plan, rounds))
     mine = list({child.uid: child for child in children if child.mine}.values())
     settled = {}
     deletes: list[Delete] = []
@@ -95,13 +108,16 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
         own = [child for child in mine
                if child.stage == stage.name and child.name == name_of(plan, stage, child.attempt)]
         strays = [child for child in strays if child not in own]
-        settled[stage.name] = settle(plan, stage, carried(before.get(stage.name), stage, anew), own,
-                                     artifacts.get(stage.key), now)
+        row = carried(before.get(stage.name), stage, anew)
+        settled[stage.name] = (
+            unneeded(row, own, rounds.unneeded[stage.name])
+            if stage.name in rounds.unneeded and stage.key not in artifacts
+            else settle(plan, stage, row, own, artifacts.get(stage.key), now))
         deletes += settled[stage.name].deletes
     deletes += [Delete(child.name, child.uid, "no stage of the run asks for it") for child in strays
                 if not child.deleting]
     busy = sum(child.live for child in mine)
-    rows, creates = _start(plan, settled, _obstacles(plan, artifacts, gates, strays),
+    rows, creates = _start(plan, settled, _obstacles(plan, artifacts, gates, strays, rounds),
                            frozenset(child.name for child in children), busy, hindrance)
     after = conclude(plan, status, rows, gates, now, busy=busy > 0)
     wake = [look.wake for look in settled.values() if look.wake is not None]
@@ -161,9 +177,9 @@ def _start(
 
 
 def _obstacles(plan: Plan, artifacts: Mapping[str, Finished], gates: Sequence[GateState],
-               strays: Sequence[Child]) -> dict[str, tuple[State, str]]:
+               strays: Sequence[Child], rounds: Standing) -> dict[str, tuple[State, str]]:
     """What keeps each stage from starting: a RayJob from before an edit, inputs that are missing, a gate."""
-    missing = {stage.name for stage in plan.stages if stage.key not in artifacts}
+    missing = {stage.name for stage in plan.stages if stage.key not in artifacts} - rounds.unneeded.keys()
     order = [stage.name for stage in plan.stages]
     found: dict[str, tuple[State, str]] = {}
     for place, stage in enumerate(plan.stages):
@@ -174,6 +190,8 @@ def _obstacles(plan: Plan, artifacts: Mapping[str, Finished], gates: Sequence[Ga
             found[stage.name] = ("Waiting", f"waits until RayJob {left[0]}, from before an edit, is gone")
         elif needs:
             found[stage.name] = ("Waiting", f"waits for {', '.join(needs)}")
+        elif stage.name in rounds.waiting:
+            found[stage.name] = ("Waiting", rounds.waiting[stage.name])
         elif closed:
             found[stage.name] = ("Held", closed[0])
     return found

@@ -85,6 +85,12 @@ def settle(plan: Plan, stage: PlannedStage, row: StageRow, own: Sequence[Child],
     return _dead(plan, row, children, now)
 
 
+def unneeded(row: StageRow, own: Sequence[Child], why: str) -> Settled:
+    """A stage that is not made, since a round before its own did not meet its gate; an edit may have come to that."""
+    row = _with(row, **_NOT_MADE, state="NotNeeded", message=why, retry_at=None)
+    return Settled(row, _deletes(own, "the stage is not needed"))
+
+
 def _finished(plan: Plan, row: StageRow, children: Sequence[Child], artifact: Finished, now: float) -> Settled:
     row = _with(
         row, state="Finished", artifact=artifact.url, digest=artifact.digest, metrics=dict(artifact.metrics),

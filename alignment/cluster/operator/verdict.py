@@ -11,6 +11,7 @@ from alignment.cluster.operator.plan import Bound, Plan
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.cluster.status.losses import in_words
 from alignment.config import judge
+from alignment.config.stops import Standing, stages_of, standing
 
 AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere")
 
@@ -33,10 +34,26 @@ class Note:
     message: str
 
 
-def gate_state(gate: Bound, plan: Plan, artifacts: Mapping[str, Finished]) -> GateState:
-    """Hold a gate against the finished artifacts and the approvals."""
+def rounds_now(plan: Plan, artifacts: Mapping[str, Finished]) -> Standing:
+    """Which rounds of groups their gates ask for."""
+    return standing(plan.stops, {stage.name: artifacts[stage.key].metrics for stage in plan.stages
+                                 if stage.key in artifacts})
+
+
+def unjudged_rounds(plan: Plan, rounds: Standing) -> tuple[GateState, ...]:
+    """Gates of rounds that can never be judged: they stop the run as any other gate does."""
+    return tuple(GateState(group.result, "failed", rounds.broken[group.group]) for group in plan.stops
+                 if group.group in rounds.broken)
+
+
+def gate_state(gate: Bound, plan: Plan, artifacts: Mapping[str, Finished], unneeded: Mapping[str, str] = {},
+               ) -> GateState:
+    """Hold a gate against the finished artifacts and the approvals; one that asks for a stage which is not needed
+    asks for nothing."""
+    if spared := [name for name in (gate.after, *(stages_of(gate.aim) if gate.aim else ())) if name in unneeded]:
+        return GateState(gate.after, "open", f"{spared[0]} is {unneeded[spared[0]]}")
     finished = {stage.name: artifacts[stage.key] for stage in plan.stages if stage.key in artifacts}
-    needed = {gate.after} | ({name.split(".")[0] for name in gate.aim.metrics} if gate.aim else set())
+    needed = {gate.after, *(stages_of(gate.aim) if gate.aim else ())}
     missing = [stage.name for stage in plan.stages if stage.name in needed and stage.name not in finished]
     if missing:
         needs = ", ".join(missing)
@@ -70,7 +87,7 @@ def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequen
     failed = next((gate for gate in gates if gate.state == "failed"), None)
     asking = next((gate for gate in gates if gate.state == "asking"), None)
     broken = next((row for row in rows if row.state == "Failed"), None)
-    done = [row for row in rows if row.state == "Finished"]
+    done = [row for row in rows if row.state in ("Finished", "NotNeeded")]
     at_work = [row for row in rows if row.state in AT_WORK]
     failure = plan.problem or (("GateFailed", failed.message) if failed else None) or (
         ("StageFailed", f"stage {broken.name}: {broken.message}") if broken else None)
@@ -126,7 +143,7 @@ def notes(before: Status, after: Status) -> tuple[Note, ...]:
             found.append(Note("Warning", f"Stage{row.state}", text))
         elif row.state in ("Pending", "Starting") and row.message:
             found.append(Note("Warning", "StagePending", text))
-        elif row.state in ("Starting", "Running", "Elsewhere", "Finished", "Suspended") and changed:
+        elif row.state in ("Starting", "Running", "Elsewhere", "Finished", "NotNeeded", "Suspended") and changed:
             found.append(Note("Normal", f"Stage{row.state}", text))
     told = {(condition.type, condition.status, condition.message) for condition in before.conditions}
     for condition in after.conditions:

@@ -21,6 +21,7 @@ from alignment.cluster.status.reading import Ended
 from alignment.cluster.storage.truth import Truth
 from alignment.cluster.watch.voice import Voice
 from alignment.config import AnyStage
+from alignment.config.stops import Standing, standing
 from alignment.errors import StageError
 
 PAUSES = (60.0, 120.0, 240.0, 300.0)
@@ -82,10 +83,13 @@ class Driver:
         """
         stages = chosen(self.truth.run, only)
         found = self.truth.manifests()
-        left = [stage for stage in stages if found[stage.name] is None]
+        unneeded = self._rounds(found).unneeded
+        left = [stage for stage in stages if found[stage.name] is None and stage.name not in unneeded]
         for stage in stages:
-            if stage not in left:
+            if found[stage.name] is not None:
                 self.voice.say(f"= {self._label(stage)} finished before")
+            elif stage not in left:
+                self.voice.say(f"- {stage.name} {unneeded[stage.name]}")
         if not left:
             return found
         with self.transport.opened():
@@ -93,11 +97,22 @@ class Driver:
                 if found[stage.name] is not None:  # by a stage of the same key
                     self.voice.say(f"= {self._label(stage)} finished before")
                     continue
+                rounds = self._rounds(found)
+                if stage.name in rounds.unneeded:
+                    self.voice.say(f"- {stage.name} {rounds.unneeded[stage.name]}")
+                    continue
+                if stage.name in rounds.waiting:
+                    raise StageError(rounds.waiting[stage.name], where=f"stage {stage.name}")
                 if len(left) == 1 and not wait:
                     self.voice.say(f"  {self.transport.left_alone(self._begin(stage))}")
                     return found
                 found = self._make(stage, retries)
         return found
+
+    def _rounds(self, found: Mapping[str, Manifest | None]) -> Standing:
+        """Which rounds the gates ask for, by what the storage has."""
+        return standing(self.truth.run.stops(), {name: manifest.metrics for name, manifest in found.items()
+                                                 if manifest is not None})
 
     def _make(self, stage: AnyStage, retries: int) -> dict[str, Manifest | None]:
         label, left = self._label(stage), retries

@@ -40,7 +40,7 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
                 _once(said, row.name, _row(row), voice)
                 if row.state == "Running" and row.ray_job and row.ray_job not in followers:
                     followers[row.ray_job] = Follower(client, row.ray_job, voice.write)
-                elif row.state in ("Finished", "Failed") and row.ray_job in followers:
+                elif row.state in ("Finished", "NotNeeded", "Failed") and row.ray_job in followers:
                     followers.pop(row.ray_job).end()
             if seen:
                 _gates(status, client.namespace, said, voice)
@@ -56,7 +56,7 @@ def _over(status: Status, body: Object) -> bool:
     """Whether it succeeded. Raises StageError where it will not go on by itself."""
     name = body["metadata"]["name"]
     if status.phase == "Succeeded":
-        unmade = [row.name for row in status.stages if row.artifact is None]
+        unmade = [row.name for row in status.stages if row.artifact is None and row.state != "NotNeeded"]
         if unmade:
             raise StageError("the operator calls the run finished, but names no artifact", where=f"AlignmentRun {name}",
                              found=", ".join(unmade))
@@ -76,6 +76,8 @@ def _row(row: StageRow) -> str:
         return ""
     if row.state == "Finished":
         return f"+ {row.name} {(row.digest or '')[:12]} finished"
+    if row.state == "NotNeeded":
+        return f"- {row.name} {row.message}"
     parts = [f"> {row.name} {row.state.lower()}", f"RayJob {row.ray_job}" if row.ray_job else "", row.message or ""]
     return ", ".join(part for part in parts if part)
 

@@ -39,7 +39,8 @@ def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
         for row in status.stages:
             parts = (f"RayJob {row.ray_job}" if row.ray_job else "", row.message or "")
             note = "; ".join(part for part in parts if part)
-            found[row.name] = {"state": row.state.lower(), "note": note, "rayjob": row.ray_job}
+            state = "not needed" if row.state == "NotNeeded" else row.state.lower()
+            found[row.name] = {"state": state, "note": note, "rayjob": row.ray_job}
         why = [item.message for item in status.conditions if item.status == "True" and item.message]
         found[""] = {"state": status.phase, "note": f"AlignmentRun {run}: {status.phase}"
                      + (f"; {'; '.join(why)}" if why else "")}

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
+from alignment.config.aims import Aim
 from alignment.config.stages.fields import Dtype, Name, Place, Strict
 from alignment.config.stages.strategies import Adapter
 
@@ -219,6 +220,15 @@ class Stage(Strict):
     def base(self) -> str | None:
         """The stage with the full weights, where this one brings an adapter that others made."""
         return None
+
+    @property
+    def stands_for(self) -> tuple[str, ...]:
+        """Stages one of whose models this one's is, where which one shows only when they are made."""
+        return ()
+
+    def held_to(self) -> tuple[Aim, ...]:
+        """What each of the rounds that it stands for is held to."""
+        return ()
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from alignment.artifacts import RowCounts
 from alignment.artifacts.manifest import Manifest
 from alignment.artifacts.store import Artifact
 from alignment.artifacts.store import Store as ArtifactStore
-from alignment.cluster.manifests.alignment_run import APPROVE, Condition, StageRow, Status
+from alignment.cluster.manifests.alignment_run import APPROVE, Condition, StageRow, Status, status_json, status_of
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL
 from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
-from alignment.cluster.operator.reconcile import Create, Hindrance, reconcile
+from alignment.cluster.operator.reconcile import Create, Hindrance, reconcile, wanted
 from alignment.cluster.operator.rows import BACKOFF, GRACE, Delete
 from alignment.cluster.operator.store import finished_of
 from alignment.cluster.operator.verdict import gate_state
 from alignment.cluster.operator.world import Child, Finished, child_of, stamp_of
 from alignment.config import parse_aim
+from alignment.config.stops import Stops
 from tests.cluster.operator_world import EXIT_1, EXIT_2
 
 NOW = 1_800_000_000.0
@@ -314,3 +316,72 @@ def test_what_the_status_shows_of_an_artifact(tmp_path: Path) -> None:
     found = finished_of(Artifact(ArtifactStore(str(tmp_path)), made))
     assert (found.metrics, found.rows_in, found.rows_out) == ({"loss": 1.5}, 9, 6)
     assert found.url == f"{tmp_path}/artifacts/sft-0"
+
+
+# --- rounds that end where a gate is not met ---
+
+ROUNDS = tuple(PlannedStage(f"{kind}-{number}", f"{kind}-{number}{'0' * 11}", f"{number}" * 64, inputs)
+               for number in (1, 2, 3) for kind, inputs in (("dpo", (f"dpo-{number - 1}",) if number > 1 else ()),
+                                                            ("dev", (f"dpo-{number}",))))
+CHOICE = PlannedStage("dpo", "choose-000000000000", "a" * 64,
+                      ("dpo-1", "dev-1", "dpo-2", "dev-2", "dpo-3", "dev-3"))
+TEST = PlannedStage("test", "evaluate-00000000000", "b" * 64, ("dpo",))
+STOPS = (Stops("improve", tuple((f"dpo-{number}", f"dev-{number}") for number in (1, 2, 3)),
+               tuple(parse_aim(f"dev-{number}.gain > 0") for number in (1, 2, 3)), "dpo"),)
+
+
+def of_rounds(**more: Any) -> Plan:
+    return plan(*ROUNDS, CHOICE, TEST, stops=STOPS, **more)
+
+
+def gained(*gains: float) -> dict[str, Finished]:
+    """Rounds that are finished, with what each gained."""
+    return {stage.key: dataclasses.replace(DONE, metrics={"gain": gains[int(stage.name[-1]) - 1]})
+            for stage in ROUNDS if int(stage.name[-1]) <= len(gains)}
+
+
+def test_a_further_round_waits_for_the_gate_however_much_room_there_is() -> None:
+    decision = reconcile(of_rounds(parallel=8), Status(), [], {ROUNDS[0].key: DONE}, NOW)
+    assert [action.stage for action in decision.actions if isinstance(action, Create)] == ["dev-1"]
+    assert row(decision.status, "dpo-2").message == "waits for dev-1: the gate of round 1 of improve"
+
+
+def test_rounds_after_a_gate_that_is_not_met_are_not_made_and_the_run_goes_on_without_them() -> None:
+    seen = gained(0.1, -0.1)
+    decision = reconcile(of_rounds(), Status(), [], seen, NOW)
+    assert [action.stage for action in decision.actions if isinstance(action, Create)] == ["dpo"]
+    for name in ("dpo-3", "dev-3"):
+        assert row(decision.status, name).state == "NotNeeded"
+        assert "round 2 of improve did not meet its gate" in str(row(decision.status, name).message)
+    assert decision.status.finished == "6/8"
+    assert {stage.name for stage in wanted(of_rounds(), seen)} >= {"dpo"}
+    notes = [note for note in decision.notes if note.reason == "StageNotNeeded"]
+    assert [note.type for note in notes] == ["Normal", "Normal"]
+    made = seen | {CHOICE.key: dataclasses.replace(DONE, metrics={"round": 1.0})}
+    after = reconcile(of_rounds(), decision.status, [], made, NOW + 60)
+    assert [action.stage for action in after.actions if isinstance(action, Create)] == ["test"]
+    done = reconcile(of_rounds(), after.status, [], made | {TEST.key: DONE}, NOW + 90).status
+    assert (done.phase, done.finished) == ("Succeeded", "8/8")
+    assert status_of({"status": status_json(done)}) == done
+
+
+def test_a_round_that_was_begun_before_an_edit_set_the_gate_is_stopped() -> None:
+    at_work = child(ROUNDS[4])
+    decision = reconcile(of_rounds(), Status(), [at_work], gained(0.1, -0.1), NOW)
+    assert Delete(at_work.name, at_work.uid, "the stage is not needed") in decision.actions
+    eased = dataclasses.replace(of_rounds(), stops=())
+    again = reconcile(eased, decision.status, [], gained(0.1, -0.1), NOW + 60)
+    assert [action.stage for action in again.actions if isinstance(action, Create)] == ["dpo-3"]
+
+
+def test_a_gate_that_no_number_decides_stops_the_run_with_a_word() -> None:
+    decision = reconcile(of_rounds(), Status(), [], {ROUNDS[0].key: DONE, ROUNDS[1].key: DONE}, NOW)
+    assert decision.actions == ()
+    assert decision.status.phase == "Failed"
+    assert "no finite dev-1.gain among the metrics" in condition(decision.status, "Failed").message
+
+
+def test_a_persons_gate_after_a_round_that_is_not_needed_keeps_nobody_waiting() -> None:
+    made = gained(0.1, -0.1) | {CHOICE.key: dataclasses.replace(DONE, metrics={"round": 1.0})}
+    decision = reconcile(of_rounds(gates=(Bound("dev-3", None),)), Status(), [], made, NOW)
+    assert [action.stage for action in decision.actions if isinstance(action, Create)] == ["test"]

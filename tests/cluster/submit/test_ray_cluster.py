@@ -139,3 +139,32 @@ def test_a_runs_jobs_are_stopped(world: World, ray: Ray) -> None:
     world.drive().submit(only="one")
     assert stop_jobs("mine", world.client, ADDRESS, print) == [f"job {ray.submitted[0][0]} is stopped"]
     assert stop_jobs("mine", world.client, None, print) == [], "there is no RayCluster of the chart"
+
+
+def test_rounds_end_with_the_first_that_does_not_meet_its_gate(world: World, ray: Ray) -> None:
+    """Rounds that cost next to nothing: an import each, of another size."""
+    tiny = {"source": "tiny", "hidden_size": 16, "layers": 1, "heads": 2, "vocab_size": 384}
+    run = world.run = parse_run(yaml.safe_dump({"name": "mine", "stages": [
+        {"name": "base", "kind": "import", "model": tiny},
+        {"group": "grow", "rounds": 3, "first": {"m": "base"}, "gate": "m.parameters > 10000",
+         "stages": [{"name": "m", "kind": "import", "model": tiny}]},
+    ]}), overrides=["m-1.model.layers=2", "m-2.model.hidden_size=8", "m-3.model.layers=3"])
+    entry = {f"mine-{stage.name}-": stage.name for stage in run.stages}
+    made: list[str] = []
+
+    def make(name: str) -> None:
+        made.append(name)
+        execute(world.profile.applied(run), only=name)
+
+    ray.wait = lambda name, write: (make(next(entry[start] for start in entry if name.startswith(start)  # type: ignore
+                                              and name.count("-") == start.count("-") + 1)), 0)[1]
+    found = world.drive().submit(wait=True)
+    assert made == ["base", "m-1", "m-2", "m"]
+    assert found["m-3"] is None
+    assert any(line.startswith("- m-3 not needed: round 2 of grow did not meet its gate") for line in world.said)
+    assert found["m"] is not None
+    assert found["m"].facts["chosen"]["stage"] == "m-1"
+    assert (found["m"].metrics["round"], found["m"].metrics["rounds"]) == (1, 2)
+    world.said.clear()
+    assert world.drive().submit(wait=True) == found
+    assert made == ["base", "m-1", "m-2", "m"]
