@@ -29,6 +29,7 @@ def llama2(call: Call) -> list[str]:
 def test_llama2_is_checked_and_planned(call: Call, llama2: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     checked = call("check", *llama2)
     assert checked.code == 0, checked.err
+    assert "base     import · meta-llama/Llama-2-7b-chat-hf\n" in checked.out
     assert "stack    import · 1 file: pairs.jsonl  (194 train, 3 dev, 3 test" in checked.out
     unknown = call("plan", *llama2, "--gpus", "4090")
     assert unknown.code == 0, unknown.err

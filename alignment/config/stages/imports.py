@@ -144,6 +144,8 @@ class ImportModel(Stage):
         return {**super().learned(scaled), "model": {"source": self.model.source}}
 
     def title(self) -> str:
+        if isinstance(self.model, HubModel):
+            return f"import · {self.model.repo}"
         return f"import · {self.model.source} {'model' if self.base is None else f'adapter on {self.base}'}"
 
 
