@@ -19,7 +19,7 @@ from alignment.artifacts import Artifact, RowCounts, Store
 from alignment.config import AnyStage, Run
 from alignment.errors import DataError
 from alignment.progress import Tracker, track
-from alignment.records import Record, read_records
+from alignment.records import Record, each_record
 
 Kind = TypeVar("Kind", bound=AnyStage)
 
@@ -74,15 +74,20 @@ class StageContext:
 
     def rows(self, ref: str) -> list[Record]:
         """Records of `STAGE/SPLIT`. Raises DataError when the split has none."""
+        return list(self.each_row(ref))
+
+    def each_row(self, ref: str) -> Iterator[Record]:
+        """The same one by one, in the memory of one; raises at the first."""
         name, split = ref.split("/")
         path = self.inputs[name].path() / "rows" / f"{split}.jsonl"
-        records = read_records(path) if path.exists() else []
-        if not records:
+        record = None
+        for record in each_record(path) if path.exists() else ():
+            yield record
+        if record is None:
             dropped = self.inputs[name].manifest.rows.dropped
             raise DataError("the split has no rows", where=f"stage {self.stage.name}, rows {ref}",
                             expected="at least one row",
                             hint=f"stage {name} wrote {self.inputs[name].manifest.rows.written}, dropped {dropped}")
-        return records
 
     @contextmanager
     def track(self, label: str, total: float | None, unit: str) -> Iterator[Tracker]:

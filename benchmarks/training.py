@@ -2,18 +2,20 @@
 
     python -m benchmarks.training [--repeats 3] [--rows 48] [--model FOLDER]
 
-Two comparisons, each repeated in turn so that a drifting machine hits both sides alike:
-  throughput  tokens/s of the training loop: our stage, TRL with the same arguments, TRL with its own defaults
-              (gradient checkpointing on), on the same rows, model and number of steps
-  overhead    whole-process seconds of `ray_jobs/train.py` against a bare TRL script doing the same steps
+Each side is a process of its own, repeated in turn so that a drifting machine hits all alike: `ray_jobs/train.py`, a
+bare TRL script with the same arguments, and one with TRL's defaults (gradient checkpointing on), on the same rows,
+model and number of steps. Of each the CPU seconds (user and system, children too) of the whole process, and of what
+comes before, in and after `Trainer.train()`; wall seconds beside them, which another program on the machine changes.
 
-Measures; judges nothing. Prints a table and writes benchmarks/out/training.json.
+Measures; judges nothing. Prints a table and writes benchmarks/results/training.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,13 +28,33 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.model import GGUF, OUT
+from benchmarks.model import GGUF
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = ROOT / "configs" / "seeds" / "harbour.jsonl"
 
+WATCHED = '''
+import json, os, runpy, sys, time
+from transformers import Trainer
+plain, out = Trainer.train, os.environ["BENCHMARK_TRAIN"]
+def train(self, *args, **kwargs):
+    began = time.process_time(), time.monotonic()
+    made = plain(self, *args, **kwargs)
+    cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
+    with open(out, "w") as file:
+        json.dump({"cpu_before": began[0], "cpu_train": cpu, "train": wall}, file)
+    return made
+Trainer.train = train
+if __name__ == "__main__":
+    if sys.argv[1].endswith(".py"):
+        sys.argv = sys.argv[1:]
+        sys.path.insert(0, os.path.dirname(sys.argv[0]))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+'''
+"""Measures `train()` of the script that its arguments name, or of what follows it."""
 BARE = '''
-import json, sys, time
+import json, sys
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -50,12 +72,8 @@ arguments = SFTConfig(
     use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1, **options["extra"])
 trainer = SFTTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=data,
                      peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-began = time.monotonic()
 trainer.train()
-seconds = time.monotonic() - began
 trainer.save_model(options["out"] + "/model")
-tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
-print(json.dumps({"tokens_per_second": tokens / seconds, "train_seconds": seconds}))
 '''
 
 
@@ -79,34 +97,42 @@ def run_file(folder: Path, model: dict[str, Any], rows: int) -> Path:
     return file
 
 
+def measured(command: list[str], folder: Path) -> dict[str, float]:
+    """Seconds of a process that runs WATCHED: wall, and CPU of the whole and of its parts."""
+    told = folder / "train.json"
+    environment = {**os.environ, "BENCHMARK_TRAIN": str(told), "OMP_WAIT_POLICY": "PASSIVE"}  # the same for all sides
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    made: dict[str, float] = json.loads(told.read_text(encoding="utf-8"))
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {**made, "cpu_after": cpu - made["cpu_before"] - made["cpu_train"], "cpu": cpu, "whole": wall}
+
+
 def ours(file: Path, seed: int) -> dict[str, float]:
     """One fresh SFT stage as its own process; a new seed makes it a new artifact."""
-    from alignment.config import load_run
-    from alignment.pipeline import status
-
     overrides = [f"seed={seed}"]
     for stage in ("base", "data"):
         command = [sys.executable, str(ROOT / "ray_jobs/import_stage.py"), str(file), stage, *overrides]
         subprocess.run(command, check=True, capture_output=True)
-    began = time.monotonic()
-    subprocess.run([sys.executable, str(ROOT / "ray_jobs/train.py"), str(file), "sft", *overrides], check=True,
-                   capture_output=True)
-    whole = time.monotonic() - began
-    run = load_run(file, overrides)
-    made = status(run)["sft"]
-    assert made is not None
-    timing = made.manifest.facts["timing"]
-    return {"tokens_per_second": timing["tokens_per_second"], "train_seconds": timing["train_seconds"], "whole": whole}
+    return measured([sys.executable, "-c", WATCHED, str(ROOT / "ray_jobs/train.py"), str(file), "sft", *overrides],
+                    file.parent)
+
+
+def imported(file: Path) -> Path:
+    """The model folder that our side trains from."""
+    from alignment.config import load_run
+    from alignment.pipeline import status
+
+    artifact = status(load_run(file, []))["base"]
+    assert artifact is not None
+    return artifact.path() / "model"
 
 
 def bare(model: Path, rows: int, folder: Path, **extra: Any) -> dict[str, float]:
     """One bare TRL script as its own process."""
-    options = {"model": str(model), "seeds": str(SEEDS), "rows": rows, "out": str(folder), "extra": extra}
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", BARE, json.dumps(options)], check=True, capture_output=True, text=True)
-    whole = time.monotonic() - began
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return {**result, "whole": whole}
+    options = {"model": str(model), "seeds": str(SEEDS), "rows": rows, "out": str(folder / "trl"), "extra": extra}
+    return measured([sys.executable, "-c", WATCHED + BARE, json.dumps(options)], folder)
 
 
 def main() -> None:
@@ -123,30 +149,32 @@ def main() -> None:
         file = run_file(folder, source, arguments.rows)
         for repeat in range(arguments.repeats):
             sides["kubealign"].append(ours(file, repeat))
-            model = next((folder / "store" / "artifacts").glob("base-*")) / "model"
+            model = imported(file)
             sides["TRL, same arguments"].append(
-                bare(model, arguments.rows, folder / "trl", gradient_checkpointing=False, save_strategy="no"))
-            sides["TRL, its defaults"].append(bare(model, arguments.rows, folder / "trl"))
+                bare(model, arguments.rows, folder, gradient_checkpointing=False, save_strategy="no"))
+            sides["TRL, its defaults"].append(bare(model, arguments.rows, folder))
     report(sides, arguments)
+
+
+PARTS = ("cpu_before", "cpu_train", "cpu_after", "cpu", "train", "whole")
 
 
 def report(sides: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
     """Medians, and ratios repeat by repeat against TRL with the same arguments."""
-    table = Table(title=f"SFT, LoRA r 16, {arguments.rows} rows, batch 8, {arguments.repeats} repeats (medians)")
-    for column in ("", "tokens/s", "ratio", "whole process s", "ratio"):
+    table = Table(title=f"Seconds (medians of {arguments.repeats}): SFT, LoRA r 16, {arguments.rows} rows, batch 8")
+    for column in ("", "CPU before", "CPU train()", "CPU after", "CPU", "wall train()", "wall"):
         table.add_column(column, justify="left" if not column else "right")
-    reference, out = sides["TRL, same arguments"], {}
+    reference, out = sides["TRL, same arguments"], dict[str, Any]()
     for name, runs in sides.items():
-        speed = [run["tokens_per_second"] for run in runs]
-        whole = [run["whole"] for run in runs]
-        ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(runs, reference, strict=True)]
-        wholes = [a["whole"] / b["whole"] for a, b in zip(runs, reference, strict=True)]
-        table.add_row(name, f"{statistics.median(speed):.0f}", f"{statistics.median(ratios):.2f}",
-                      f"{statistics.median(whole):.1f}", f"{statistics.median(wholes):.2f}")
-        out[name] = {"runs": runs, "speed_ratio": statistics.median(ratios), "whole_ratio": statistics.median(wholes)}
-    Console().print(table)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "training.json").write_text(json.dumps(out, indent=2), encoding="utf-8")
+        ratios = {part: [b[part] / a[part] for a, b in zip(runs, reference, strict=True)] for part in PARTS}
+        table.add_row(name, *(f"{statistics.median(run[part] for run in runs):.1f}" for part in PARTS))
+        table.add_row("  TRL, same arguments / this", *(f"{statistics.median(ratios[part]):.2f}" for part in PARTS))
+        out[name] = {"runs": runs, "ratio": {part: [statistics.median(found), min(found), max(found)]
+                                             for part, found in ratios.items()}}
+    Console(width=120).print(table)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    made = {"rows": arguments.rows, "threads": os.environ.get("OMP_NUM_THREADS"), **out}
+    (RESULTS / "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

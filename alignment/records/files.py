@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from alignment.errors import DataError
@@ -11,15 +11,19 @@ from alignment.records.types import Record
 
 def read_records(path: Path) -> list[Record]:
     """All records of a file; raises DataError naming file and row."""
-    records = []
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line:
-            try:
-                records.append(Record.from_json(line))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"not a record: {error}", where=f"{path} row {number}", found=line[:80]) from error
-    return records
+    return list(each_record(path))
+
+
+def each_record(path: Path) -> Iterator[Record]:
+    """The records of a file one by one, in the memory of one; raises as `read_records`, at the row."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line := line.rstrip("\n"):
+                try:
+                    record = Record.from_json(line)
+                except (ValueError, TypeError) as error:
+                    raise DataError(f"not a record: {error}", where=f"{path} row {number}", found=line[:80]) from error
+                yield record
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:

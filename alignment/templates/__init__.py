@@ -6,14 +6,18 @@ says. Tokenizers are passed in as objects; nothing here imports torch or loads a
 
 from alignment.templates.convention import Convention
 from alignment.templates.encode import (
+    completing,
+    conversing,
     decode_answer,
     encode_answer,
     encode_completion,
     encode_conversation,
     encode_prompt,
     end_id,
+    prompting,
     spelled,
     stop_ids,
+    together,
 )
 from alignment.templates.library import (
     fitted,
@@ -25,9 +29,10 @@ from alignment.templates.library import (
     source,
     template_hash,
 )
+from alignment.templates.steps import Encoding, gather
 
 __all__ = [
-    "Convention", "decode_answer", "encode_answer", "encode_completion", "encode_conversation", "encode_prompt",
-    "end_id", "fitted", "has_generation_markers", "name_of", "names", "same_rendering", "shipped", "source", "spelled",
-    "stop_ids", "template_hash",
+    "Convention", "Encoding", "completing", "conversing", "decode_answer", "encode_answer", "encode_completion",
+    "encode_conversation", "encode_prompt", "end_id", "fitted", "gather", "has_generation_markers", "name_of", "names",
+    "prompting", "same_rendering", "shipped", "source", "spelled", "stop_ids", "template_hash", "together",
 ]

@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ModelError
 from alignment.records import Message
+from alignment.templates.convention import Convention
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _PRIVATE = range(0xE000, 0xF900)
 """Unicode's first private use area: no blanks, no letters, nothing that trims, cases or escapes."""
 _BREAK = re.compile(r"\s*[\r\n]")
+Ids = list[int]
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class ControlTokens:
 
     def spelled(self, messages: object) -> list[str]:
         """Control tokens that the texts of messages spell, each once."""
-        return list(dict.fromkeys(token for text in _texts(messages) for token in self.pattern.findall(text)))
+        texts = list(_texts(messages))
+        if self.pattern.search("\n".join(texts)) is None:  # most; one search instead of many
+            return []
+        return list(dict.fromkeys(token for text in texts for token in self.pattern.findall(text)))
 
     def disguise(self, messages: list[Message], *, breaks: bool) -> Disguise:
         """What hides the control tokens that messages spell, and with `breaks` the line breaks that begin them."""
@@ -101,17 +106,68 @@ class ControlTokens:
         free = (chr(code) for code in _PRIVATE if chr(code) not in used)
         return Disguise(self.pattern, {letter: next(free) for letter in first}, {blank: next(free) for blank in blanks})
 
-    def encode(self, text: str, disguise: Disguise) -> list[int]:
-        """Ids of rendered text in disguise: what it reads as control tokens are tokens, what it hides is text."""
-        if not disguise:
-            ids = self._plain(text)
-            if sum(index in self._numbers for index in ids) == sum(1 for _ in self.pattern.finditer(text)):
-                return ids  # the rule; a normalizer may make control tokens of other letters
-        if not self.tokenizer.is_fast:
-            return self._by_segments(text, disguise)
-        return self._twin.encode(text, disguise)
+    def encode(self, wanted: Sequence[tuple[str, Disguise]]) -> list[Ids]:
+        """Ids of rendered texts in disguise: what they read as control tokens are tokens, what they hide is text; all
+        that is spelled are tokens where the convention says so."""
+        as_tokens = Convention.of(self.tokenizer).special_tokens_in_text == "as-tokens"
+        open_texts = list(dict.fromkeys(text for text, disguise in wanted if as_tokens or not disguise))
+        plain = dict(zip(open_texts, self._plain(open_texts), strict=True))
+        if as_tokens:
+            return [plain[text] for text, _ in wanted]
+        return [plain[text] if not disguise and self._agrees(text, plain[text]) else self._hidden(text, disguise)
+                for text, disguise in wanted]
 
-    def _plain(self, text: str, **given: Any) -> list[int]:
+    def _agrees(self, text: str, ids: Ids) -> bool:
+        """The rule; a normalizer may make control tokens of other letters."""
+        return sum(map(self._numbers.__contains__, ids)) == len(self.pattern.findall(text))
+
+    def _hidden(self, text: str, disguise: Disguise) -> Ids:
+        return self._twin.encode(text, disguise) if self.tokenizer.is_fast else self._by_segments(text, disguise)
+
+    def places(self, found: Sequence[re.Match[str]], ids: Ids) -> list[int] | None:
+        """Where the control tokens that are found in a text stand among its ids; None where these have others."""
+        places, at = list[int](), -1
+        if sum(map(self._numbers.__contains__, ids)) != len(found):
+            return None
+        for match in found:
+            try:
+                at = ids.index(self.ids[match[0]], at + 1)
+            except ValueError:
+                return None
+            places.append(at)
+        return places
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether the tokenizer encodes what stands between control tokens apart from all else, and knows nothing of
+        what is before a control token that a text begins with."""
+        if not self._bare:
+            return False
+        added = {token.content: token for token in self.tokenizer.added_tokens_decoder.values()}
+        return all(token in added and not (added[token].normalized or added[token].lstrip or added[token].rstrip
+                                           or added[token].single_word) for token in self.ids)
+
+    @cached_property
+    def _bare(self) -> bool:
+        """Whether its library's tokenizer is all that there is to it: no Python around that changes texts or ids."""
+        from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+        kind = type(self.tokenizer)
+        return (isinstance(self.tokenizer, PreTrainedTokenizerFast)
+                and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
+                and kind.__call__ is PreTrainedTokenizerBase.__call__)
+
+    def _plain(self, texts: list[str]) -> list[Ids]:
+        if not self._bare:
+            return [self._by_python(text) for text in texts]
+        backend = self.tokenizer.backend_tokenizer
+        # What transformers sets at each call: a tokenizer's file may ask for other things.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        return [made.ids for made in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _by_python(self, text: str, **given: Any) -> Ids:
         return list(self.tokenizer(text, add_special_tokens=False, **given)["input_ids"])
 
     @cached_property
@@ -126,13 +182,13 @@ class ControlTokens:
             for match in [*self.pattern.finditer(shown), None]:
                 segment = shown[last: match.start() if match else None]
                 segment = reveal.reveal(segment) if reveal else segment
-                ids += self._plain(segment, split_special_tokens=True) if segment else []
+                ids += self._by_python(segment, split_special_tokens=True) if segment else []
                 if match:
                     ids.append(self.ids[match[0]])
                     last = match.end()
             return ids
 
-        if joined(text, None) != self._plain(text):
+        if joined(text, None) != self._by_python(text):
             raise ModelError("a text spells a special token, and this tokenizer cannot encode it as text",
                              where=str(self.tokenizer.name_or_path), found=self.spelled([disguise.reveal(text)]),
                              hint="set `special_tokens_in_text: refuse` or `as-tokens` on the import stage")
@@ -213,7 +269,10 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _texts(item)
+            if isinstance(item, str):
+                yield item
+            else:
+                yield from _texts(item)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)

@@ -6,23 +6,27 @@ part behind the cut is tokenized on its own, as a model that generates does. So 
 prefix of the ids of prompt and answer. Special tokens are never added by the tokenizer, only by the template: no
 second BOS. A message that spells a special token stays text (control.py), unless the model's convention says else.
 
-Does not pad, truncate or batch.
+Each encoder is also there as steps (steps.py), for many rows at once: `prompting`, `completing`, `conversing`, which
+`together` takes. Does not pad or truncate.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from alignment.errors import DataError, ModelError
 from alignment.records import Message
-from alignment.templates.control import ControlTokens, Disguise
+from alignment.templates.control import ControlTokens, Disguise, Ids
 from alignment.templates.convention import Convention
 from alignment.templates.library import has_generation_markers, template_hash
+from alignment.templates.pieces import join, pieces
+from alignment.templates.steps import Encoding, T, Wanted, alone, in_order
 from alignment.templates.told import as_arguments, as_turn, check_marked, check_told, learned_turns
 
 if TYPE_CHECKING:
@@ -72,8 +76,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -
             and the model's convention refuses that.
         ModelError: the tokenizer has no template, or the template cannot be tokenized piece by piece.
     """
+    return _alone(tokenizer, prompting(tokenizer, messages))
+
+
+def prompting(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> Encoding[Ids]:
+    """The steps of `encode_prompt`."""
     asked, disguise = _render(tokenizer, messages, generate=True)
-    return _join(_pieces(tokenizer, disguise, asked.text, asked.cuts))
+    return join((yield from _pieces(tokenizer, disguise, asked.text, asked.cuts)))
 
 
 def encode_completion(
@@ -88,6 +97,13 @@ def encode_completion(
         DataError: as `encode_prompt`.
         ModelError: the answer is not rendered as a continuation of the prompt, or has no end token.
     """
+    return _alone(tokenizer, completing(tokenizer, prompt, completion))
+
+
+def completing(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: str | Message
+) -> Encoding[tuple[Ids, Ids]]:
+    """The steps of `encode_completion`."""
     whole = [*prompt, as_turn(completion)]
     full, disguise = _render(tokenizer, whole, generate=False)
     # In the answer's disguise too: what is hidden only there changes nothing here.
@@ -97,9 +113,9 @@ def encode_completion(
     framed = text.endswith(frame.until_end + frame.after)
     if framed:
         text = text[: len(text) - len(frame.after)]
-    *before, answer = _pieces(tokenizer, disguise, text, [*asked.cuts, len(asked.text)])
+    *before, answer = yield from _pieces(tokenizer, disguise, text, [*asked.cuts, len(asked.text)])
     end = len(answer) if framed else _after_last(answer, {frame.end_id, tokenizer.eos_token_id}, tokenizer)
-    return _join(before), answer[:end]
+    return join(before), answer[:end]
 
 
 def encode_answer(
@@ -138,6 +154,11 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
         DataError: as `encode_prompt`, or the template ignores a part of it or does not mark its turns one by one.
         ModelError: the template has no generation markers, or a turn has no end token.
     """
+    return _alone(tokenizer, conversing(tokenizer, messages))
+
+
+def conversing(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> Encoding[tuple[Ids, list[int]]]:
+    """The steps of `encode_conversation`."""
     if not has_generation_markers(_template(tokenizer)):
         raise ModelError(
             "the chat template does not mark what the assistant says", where=_where(tokenizer),
@@ -151,12 +172,18 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Messa
     ends = {end_id(tokenizer), tokenizer.eos_token_id}
     ids: list[int] = []
     mask: list[int] = []
-    for index, piece in enumerate(_pieces(tokenizer, disguise, whole.text, whole.cuts)):
+    for index, piece in enumerate((yield from _pieces(tokenizer, disguise, whole.text, whole.cuts))):
         # Pieces alternate: before a span, the span, between spans, ..., after the last span.
         learned = _after_last(piece, ends, tokenizer) if index % 2 and learn[index // 2] else 0
         ids += piece
         mask += [1] * learned + [0] * (len(piece) - learned)
     return ids, mask
+
+
+def together(tokenizer: PreTrainedTokenizerBase, many: Iterable[Encoding[T]]) -> Iterator[Callable[[], T]]:
+    """A call for each of many, to be made once and in turn, with what its steps return or raise; their first texts are
+    encoded in one batch."""
+    return in_order(many, partial(_encode, tokenizer))
 
 
 def spelled(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[str]:
@@ -325,36 +352,18 @@ def _check_continues(tokenizer: PreTrainedTokenizerBase, disguise: Disguise, ask
         )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, disguise: Disguise) -> list[int]:
-    if Convention.of(tokenizer).special_tokens_in_text == "as-tokens":
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return _control(tokenizer, _template(tokenizer)).encode(text, disguise)
+def _encode(tokenizer: PreTrainedTokenizerBase, wanted: Sequence[Wanted]) -> list[Ids]:
+    return _control(tokenizer, _template(tokenizer)).encode(wanted)
 
 
-def _join(pieces: list[list[int]]) -> list[int]:
-    return [index for piece in pieces for index in piece]
+def _alone(tokenizer: PreTrainedTokenizerBase, steps: Encoding[T]) -> T:
+    return alone(steps, partial(_encode, tokenizer))
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, disguise: Disguise, text: str, cuts: list[int]) -> list[list[int]]:
-    """Ids of the stretches between cuts; see the module. What stands left of a cut never depends on what is right."""
-    pieces: list[list[int]] = []
-    run: list[int] = []
-    run_start = last = 0
-    for cut in [*cuts, len(text)]:
-        whole = _ids(tokenizer, text[run_start:cut], disguise)
-        if whole[: len(run)] == run:
-            piece, run = whole[len(run):], whole
-        else:
-            piece = _ids(tokenizer, text[last:cut], disguise)
-            if tokenizer.decode(run + piece) != tokenizer.decode(whole):
-                raise ModelError("prompt and answer cannot be tokenized apart", where=_where(tokenizer),
-                                 found=disguise.reveal(text[max(0, last - 20): last + 20]),
-                                 hint="the tokenizer adds text at the start of a piece; use a template that puts a "
-                                      "special token or a space before the answer")
-            run_start, run = last, piece
-        pieces.append(piece)
-        last = cut
-    return pieces
+def _pieces(
+    tokenizer: PreTrainedTokenizerBase, disguise: Disguise, text: str, cuts: list[int]
+) -> Encoding[list[Ids]]:
+    return pieces(_control(tokenizer, _template(tokenizer)), disguise, text, cuts, _where(tokenizer))
 
 
 def _after_last(piece: list[int], ends: set[int | None], tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -73,11 +74,13 @@ def shipped() -> dict[str, str]:
     return {name: source(name).split("{#-", 1)[1].split("-#}", 1)[0].strip() for name in names()}
 
 
+@lru_cache(maxsize=64)
 def template_hash(jinja: str) -> str:
     """First 16 hex digits of the sha256 of a template's text; what `kubealign.json` carries."""
     return hashlib.sha256(jinja.encode()).hexdigest()[:16]
 
 
+@lru_cache(maxsize=64)
 def has_generation_markers(jinja: str) -> bool:
     """Whether a template marks what the assistant says, so that a loss mask can be made from it."""
     return _GENERATION.search(jinja) is not None

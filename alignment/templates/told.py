@@ -50,9 +50,8 @@ def check_told(messages: Sequence[Message], text: str, render: Callable[[list[Me
                 told = True
             if not told:
                 raise _ignored(what, index, turn, where)
-    shown = _solid(text)
     for index, turn in enumerate(messages):
-        if turn["role"] == "tool" or _solid(turn["content"]) in shown:
+        if turn["role"] == "tool" or _within(turn["content"], text):
             continue
         last = index == len(messages) - 1
         if turn["role"] == "assistant" and last:
@@ -68,6 +67,11 @@ def _ignored(what: str, index: int, turn: Message, where: str) -> DataError:
                      found=f"turn {index + 1}, the {turn['role']}'s: {turn['content'][:200]!r}",
                      expected="a template that renders it",
                      hint="leave it out of the row, or import the model with another template (its maker's own)")
+
+
+def _within(part: str, text: str) -> bool:
+    """Whether a text has a part, blanks aside."""
+    return part in text or _solid(part) in _solid(text)
 
 
 def _solid(text: str) -> str:
@@ -92,7 +96,7 @@ def check_marked(messages: Sequence[Message], said: Sequence[str], where: str) -
         if not all(call["function"]["name"] in text for call in turn.get("tool_calls", ())):
             raise DataError("the chat template does not mark calls as the assistant's", where=where, found=text[:200],
                             hint="loss: completion needs no marks, and learns the last answer")
-        if turn.get("learn", True) and _solid(turn["content"]) not in _solid(text):
+        if turn.get("learn", True) and not _within(turn["content"], text):
             raise DataError("the chat template leaves a part of an earlier answer unlearned", where=where,
                             found=text[:200], hint="loss: completion learns the last answer alone")
 

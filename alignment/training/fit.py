@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import torch
@@ -37,6 +37,7 @@ from alignment.inference.draws import choose
 from alignment.inference.info import base_folder, base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
+from alignment.records import Record
 from alignment.training import ranks, sharding
 from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_a_full_disk, over_all
 from alignment.training.columns import made_once
@@ -146,18 +147,30 @@ def _train(
             "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0}
 
 
+class _Named(NamedTuple):
+    id: str
+
+
 def _train_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
     stage = context.stage_as(TrainBase)
-    everything = [record for ref in stage.rows for record in context.rows(ref)]
-    records = choose(everything, context.run.scaled(stage.take), context.run.seed)
+    take = context.run.scaled(stage.take)
+
+    def each() -> Iterator[Record]:
+        return (record for ref in stage.rows for record in context.each_row(ref))
+
+    records, there = each(), None
+    if take is not None:  # read twice rather than kept
+        there = [_Named(record.id) for record in each()]
+        kept = {row.id for row in choose(there, take, context.run.seed)}
+        records = (record for record in each() if record.id in kept)
     prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}", method.columns, into)
-    into.not_taken = len(everything) - len(records)
+    into.not_taken = 0 if there is None else len(there) - into.read
 
 
 def _eval_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
     stage = context.stage_as(TrainBase)
-    prepare(context.rows(stage.eval_rows or ""), tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}",
-            method.columns, into)
+    prepare(context.each_row(stage.eval_rows or ""), tokenizer, stage,
+            f"stage {stage.name}, eval_rows {stage.eval_rows}", method.columns, into)
 
 
 def _shared(arguments: Any) -> dict[str, Any]:

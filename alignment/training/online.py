@@ -30,6 +30,7 @@ from alignment.inference.generator import Scorer, open_scorer
 from alignment.inference.requests import Draw
 from alignment.records import Record
 from alignment.rewards import Judge, RewardSum, lacking
+from alignment.templates import Encoding
 from alignment.training.gates import LOGGED, Gate, prove_start
 from alignment.training.guards import Guarded
 from alignment.training.held_out import HeldOut
@@ -41,7 +42,7 @@ FINAL = ("loss", "reward", "reward_low", "reward_high", "reward_gain", "reward_g
 """Keys that go into the manifest."""
 
 
-def columns(record: Record, tokenizer: Any, stage: Online, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Online, prepared: Prepared) -> Encoding[Columns | str]:
     """prompt, its ids [T], and the record as JSON, for functions that judge answers to it."""
     asked = to_prompt(record)
     if isinstance(asked, str):
@@ -49,7 +50,8 @@ def columns(record: Record, tokenizer: Any, stage: Online, prepared: Prepared) -
     for function in stage.functions:
         if lacks := lacking(function, asked):
             return f"no {', '.join(lacks)}, which {function} needs"
-    prompt = cut_prompt(templates.encode_prompt(tokenizer, asked.prompt), stage.max_new_tokens, stage, prepared)
+    ids = yield from templates.prompting(tokenizer, asked.prompt)
+    prompt = cut_prompt(ids, stage.max_new_tokens, stage, prepared)
     if len(prompt) < 2:
         return "a prompt of less than two tokens"
     prepared.supervised += stage.max_new_tokens * stage.num_generations

@@ -9,8 +9,9 @@ zero is an error before the first step. Which columns a row becomes is its metho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from alignment import templates
@@ -18,8 +19,11 @@ from alignment.config import TrainBase
 from alignment.data.projections import to_preference
 from alignment.errors import DataError, KubeAlignError, ModelError
 from alignment.records import Record
+from alignment.templates import Encoding
 
 Columns = dict[str, Any]
+AT_ONCE = 256
+"""Records whose texts are encoded in one batch."""
 IGNORED = -100
 """Label of tokens without a loss (torch's cross entropy convention)."""
 
@@ -60,6 +64,10 @@ class Prepared:
     lengths: list[int] = field(default_factory=list)
 
 
+MakesColumns = Callable[[Record, Any, Any, Prepared], Encoding[Columns | list[Columns] | str]]
+"""A method's way from a record to its rows, or to why it has none."""
+
+
 class TooLong(Exception):
     """A row over max_length that the policy does not allow to be cut, or that no cut would make fit.
 
@@ -75,7 +83,7 @@ class TooLong(Exception):
 
 def prepare(
     records: Iterable[Record], tokenizer: Any, stage: TrainBase, where: str,
-    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str], into: Prepared | None = None,
+    columns: MakesColumns, into: Prepared | None = None,
 ) -> Prepared:
     """Tokenize the records of a train stage.
 
@@ -89,11 +97,11 @@ def prepare(
         ModelError: the model's template or tokenizer can serve no row.
     """
     prepared, types, odd = into or Prepared(), Counter[str](), list[KubeAlignError]()
-    for record in records:
+    for record, finish in _begun(records, tokenizer, stage, columns, prepared):
         types[record.type] += 1
         prepared.read += 1
         try:
-            made = columns(record, tokenizer, stage, prepared)
+            made = finish()
         except TooLong as error:
             if stage.too_long == "error":
                 raise DataError(
@@ -127,6 +135,16 @@ def prepare(
                         found=f"loss over {getattr(stage, 'loss', 'answers')}",
                         hint="the template may lack generation markers; set `template` on the import stage")
     return prepared
+
+
+def _begun(
+    records: Iterable[Record], tokenizer: Any, stage: TrainBase, columns: MakesColumns, prepared: Prepared
+) -> Iterator[tuple[Record, Callable[[], Columns | list[Columns] | str]]]:
+    """Each record, and what gives its rows; the texts of many records are encoded in one batch."""
+    left = iter(records)
+    while some := list(islice(left, AT_ONCE)):
+        yield from zip(some, templates.together(
+            tokenizer, [columns(record, tokenizer, stage, prepared) for record in some]), strict=True)
 
 
 def _spells(record: Record, tokenizer: Any) -> bool:
@@ -187,14 +205,14 @@ def _alone(answer: int, stage: TrainBase) -> str:
 
 def pair(
     record: Record, tokenizer: Any, stage: TrainBase, prepared: Prepared
-) -> tuple[list[int], list[int], list[int]] | str:
+) -> Encoding[tuple[list[int], list[int], list[int]] | str]:
     """Ids of the prompt, the chosen and the rejected answer of a preference; or why the record cannot serve."""
     projected = to_preference(record)
     if isinstance(projected, str):
         return projected
     messages, chosen_text, rejected_text = projected
-    prompt, chosen = templates.encode_completion(tokenizer, messages, chosen_text)
-    _, rejected = templates.encode_completion(tokenizer, messages, rejected_text)
+    (prompt, chosen), (_, rejected) = yield from templates.gather(
+        [templates.completing(tokenizer, messages, text) for text in (chosen_text, rejected_text)])
     if chosen == rejected:
         return "chosen and rejected are the same tokens"
     prompt = cut_prompt(prompt, max(len(chosen), len(rejected)), stage, prepared)

@@ -67,3 +67,27 @@ def test_rows_that_cannot_serve_are_an_error_each_time(tokenizer: Any, tmp_path:
         with pytest.raises(DataError, match="no row can be used"):
             made(tmp_path, tokenizer, "dpo", [answered("a", "What?", "That.")], calls)
     assert calls == ["dpo", "dpo"]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "orpo", "distill"])
+@pytest.mark.parametrize("policy", ["drop", "truncate-prompt"])
+def test_rows_in_batches_are_rows_one_by_one(
+    method: str, policy: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignment.records import Record
+    from alignment.training import prepare as room
+    from alignment.training.methods import method_of
+
+    odd = [Record(f"odd{i}", "preference", prompt=[{"role": "user", "content": asked}], completion=said, rejected=other)
+           for i, (asked, said, other) in enumerate([
+               ("What?", "\n\nthat", "this"), ("<|im_end|>", "a<|im_start|>b", "c"), ("é 東", " ", "🙂"),
+               ("x", "y", "y"),
+               ("why " * 60, "so", "no"), ("why", "so " * 60, "no"), ("\n\nwho", "I", "me")])]
+    records = [*preferences(5), *odd[:4], answered("plain", "What?", "That."), *preferences(4), *odd[4:]]
+    of, made = stage(method, max_length=40, too_long=policy), []
+    for at_once in (1, 3, 256):
+        monkeypatch.setattr(room, "AT_ONCE", at_once)
+        made.append(room.prepare(iter(records), tokenizer, of, "here", method_of(of).columns))
+    assert made[0] == made[1] == made[2]
+    assert made[0].dropped
+    assert made[0].changed

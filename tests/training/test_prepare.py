@@ -238,7 +238,8 @@ def test_no_row_at_all_says_what_came_in_and_why_it_went(tokenizer: Any) -> None
 def test_rows_without_one_supervised_token_are_an_error_before_the_first_step(
     tokenizer: Any, method: str, loss: str
 ) -> None:
-    def masked(record: Record, tokenizer: Any, of: TrainBase, prepared: Prepared) -> dict[str, Any]:
+    def masked(record: Record, tokenizer: Any, of: TrainBase, prepared: Prepared) -> templates.Encoding[dict[str, Any]]:
+        yield from ()
         return {"input_ids": [5, 6], "labels": [IGNORED, IGNORED]}
 
     with pytest.raises(DataError, match="not one supervised token") as error:

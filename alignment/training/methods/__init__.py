@@ -14,8 +14,7 @@ from typing import Any
 from alignment.artifacts import Artifact
 from alignment.config import TrainBase
 from alignment.context import StageContext
-from alignment.records import Record
-from alignment.training.prepare import Columns, Prepared
+from alignment.training.prepare import MakesColumns
 from alignment.training.proof import prove_loss
 
 
@@ -40,8 +39,9 @@ class Method:
     Attributes:
         trainer: TRL's trainer class with our guards.
         config: TRL's config class for it.
-        columns: (record, tokenizer, stage, prepared) -> token columns of a row or of several, or why the record
-            cannot serve; counts supervised tokens and lengths in `prepared`.
+        columns: (record, tokenizer, stage, prepared) -> the steps (`alignment.templates.steps`) to token columns of a
+            row or of several, or to why the record cannot serve; counts supervised tokens and lengths in `prepared`,
+            after its texts are encoded: many rows' are in one batch.
         arguments: stage -> TRL arguments that follow from the stage's own keys.
         facts: (stage, trainer, start, or the artifact of the stage's `frozen` model) -> what else the manifest should
             say, after training.
@@ -55,7 +55,7 @@ class Method:
 
     trainer: type[Any]
     config: type[Any]
-    columns: Callable[[Record, Any, Any, Prepared], Columns | list[Columns] | str]
+    columns: MakesColumns
     arguments: Callable[[Any], dict[str, Any]]
     final_metrics: tuple[str, ...]
     facts: Callable[[Any, Any, Artifact], dict[str, Any]] = no_facts

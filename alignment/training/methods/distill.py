@@ -20,6 +20,7 @@ from alignment.config.stages.train import Distill
 from alignment.data.projections import to_sft
 from alignment.errors import ModelError
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method
 from alignment.training.prepare import Columns, Prepared, cut_prompt
@@ -80,14 +81,14 @@ class GuardedDistill(Guarded, DistillationTrainer):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
 
-def columns(record: Record, tokenizer: Any, stage: Distill, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Distill, prepared: Prepared) -> Encoding[Columns | str]:
     """prompt_ids and completion_ids, both [T]."""
     conversation = to_sft(record)
     if isinstance(conversation, str):
         return conversation
     if not conversation[-1].get("learn", True):
         return "the last answer is marked as not to be learned"
-    prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1])
+    prompt, answer = yield from templates.completing(tokenizer, conversation[:-1], conversation[-1])
     prompt = cut_prompt(prompt, len(answer), stage, prepared)
     prepared.supervised += len(answer)
     prepared.lengths.append(len(prompt) + len(answer))

@@ -10,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 from alignment.artifacts import Artifact
 from alignment.config.stages.train import Dpo
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.layout import Ids
 from alignment.training.methods import Method
@@ -31,9 +32,9 @@ class GuardedDpo(OneSequence, KeptReference, Guarded, DPOTrainer):  # type: igno
     reference_columns = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-def columns(record: Record, tokenizer: Any, stage: Dpo, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Dpo, prepared: Prepared) -> Encoding[Columns | str]:
     """prompt_ids, chosen_ids and rejected_ids, each [T]."""
-    made = pair(record, tokenizer, stage, prepared)
+    made = yield from pair(record, tokenizer, stage, prepared)
     return made if isinstance(made, str) else dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), made, strict=True))
 
 

@@ -14,6 +14,7 @@ from alignment import templates
 from alignment.config.stages.train import Kto
 from alignment.data.projections import to_unpaired
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method
 from alignment.training.prepare import Columns, Prepared, cut_prompt
@@ -48,18 +49,20 @@ def _neighbours(answers: list[list[int]], size: int) -> list[list[int]]:
     return made
 
 
-def columns(record: Record, tokenizer: Any, stage: Kto, prepared: Prepared) -> list[Columns] | str:
+def columns(record: Record, tokenizer: Any, stage: Kto, prepared: Prepared) -> Encoding[list[Columns] | str]:
     """prompt_ids and completion_ids, both [T], and label (wanted or not), for each answer of the record."""
     answers = to_unpaired(record)
     if isinstance(answers, str):
         return answers
-    encoded = [(*templates.encode_completion(tokenizer, prompt, text), wanted) for prompt, text, wanted in answers]
-    longest = max(len(answer) for _, answer, _ in encoded)
+    encoded = yield from templates.gather(
+        [templates.completing(tokenizer, prompt, text) for prompt, text, _ in answers])
+    longest = max(len(answer) for _, answer in encoded)
     prompt = cut_prompt(encoded[0][0], longest, stage, prepared)
-    for _, answer, _ in encoded:
+    for _, answer in encoded:
         prepared.supervised += len(answer)
         prepared.lengths.append(len(prompt) + len(answer))
-    return [{"prompt_ids": prompt, "completion_ids": answer, "label": wanted} for _, answer, wanted in encoded]
+    return [{"prompt_ids": prompt, "completion_ids": answer, "label": wanted}
+            for (_, answer), (_, _, wanted) in zip(encoded, answers, strict=True)]
 
 
 def arguments(stage: Kto) -> dict[str, Any]:

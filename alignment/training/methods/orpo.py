@@ -15,6 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from alignment.config.stages.train import Orpo
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.methods import Method, own_logits
 from alignment.training.prepare import Columns, Prepared, pair
@@ -50,9 +51,9 @@ class GuardedOrpo(Guarded, ORPOTrainer):  # type: ignore[misc]
                 "concatenated_labels": batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)}
 
 
-def columns(record: Record, tokenizer: Any, stage: Orpo, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Orpo, prepared: Prepared) -> Encoding[Columns | str]:
     """prompt_ids, chosen_ids and rejected_ids, each [T]."""
-    made = pair(record, tokenizer, stage, prepared)
+    made = yield from pair(record, tokenizer, stage, prepared)
     if isinstance(made, str):
         return made
     prepared.supervised += len(made[0])  # TRL learns the prompt with the chosen answer

@@ -8,6 +8,7 @@ from trl import RewardConfig, RewardTrainer
 
 from alignment.config.stages.train import Reward
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.layout import Ids
 from alignment.training.methods import Method
@@ -27,9 +28,9 @@ class GuardedReward(OneSequence, Guarded, RewardTrainer):  # type: ignore[misc]
     laid, fact = staticmethod(laid), "shared_prefix"
 
 
-def columns(record: Record, tokenizer: Any, stage: Reward, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Reward, prepared: Prepared) -> Encoding[Columns | str]:
     """chosen_ids and rejected_ids, each prompt and answer, [T]."""
-    made = pair(record, tokenizer, stage, prepared)
+    made = yield from pair(record, tokenizer, stage, prepared)
     if isinstance(made, str):
         return made
     prompt, chosen, rejected = made

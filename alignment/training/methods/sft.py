@@ -11,6 +11,7 @@ from alignment import templates
 from alignment.config.stages.train import Sft
 from alignment.data.projections import to_sft
 from alignment.records import Record
+from alignment.templates import Encoding
 from alignment.training.guards import Guarded
 from alignment.training.layout import Ids
 from alignment.training.methods import Method
@@ -40,7 +41,7 @@ class GuardedSft(OneSequence, Guarded, SFTTrainer):  # type: ignore[misc]
         return made.add_column("row", [list(dict.fromkeys(ids)) for ids in packed])
 
 
-def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Columns | str:
+def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> Encoding[Columns | str]:
     """input_ids and labels, both [T]; labels are IGNORED where nothing is learned."""
     conversation = to_sft(record)
     if isinstance(conversation, str):
@@ -48,20 +49,19 @@ def columns(record: Record, tokenizer: Any, stage: Sft, prepared: Prepared) -> C
     if stage.loss == "completion":
         if not conversation[-1].get("learn", True):
             return "the last answer is marked as not to be learned, and loss: completion learns it alone"
-        prompt, answer = templates.encode_completion(tokenizer, conversation[:-1], conversation[-1])
+        prompt, answer = yield from templates.completing(tokenizer, conversation[:-1], conversation[-1])
         prompt = cut_prompt(prompt, len(answer), stage, prepared)
         ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
     else:
         if stage.loss == "all" and not all(turn.get("learn", True) for turn in conversation):
             return "a turn is marked as not to be learned, and loss: all learns everything"
-        ids, mask = templates.encode_conversation(tokenizer, conversation)
+        ids, mask = yield from templates.conversing(tokenizer, conversation)
         if stage.loss == "assistant" and not any(mask):
             return "no supervised token"
         begin = cut_turns(mask, stage, prepared)
         ids, mask = ids[begin:], mask[begin:]
         labels = list(ids) if stage.loss == "all" else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
-    supervised = sum(label != IGNORED for label in labels)
-    prepared.supervised += supervised
+    prepared.supervised += len(labels) - labels.count(IGNORED)
     prepared.lengths.append(len(ids))
     return {"input_ids": ids, "labels": labels}
 
