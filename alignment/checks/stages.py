@@ -268,7 +268,8 @@ def _function(place: Place, name: str, *, built_in: bool) -> Wrong:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        yield place, ConfigError("the reward function's module is not installed", found=module, expected=expected)
+        yield place, ConfigError("the reward function's module is not installed", found=module, expected=expected,
+                                 hint="install it, or put its folder on PYTHONPATH")
     elif (names := _defined(spec.origin)) is not None and function not in names:
         yield place, ConfigError("the module has no such function", found=name,
                                  expected=close_to(function, [name for name in names if name[0] != "_"]))

@@ -1,7 +1,7 @@
 """What we add to TRL's trainers: guards against silent failure, and events.
 
 `Guarded` is mixed into every trainer class: it stops on a non-finite loss and names the rows, and mends two
-places where a resumed or finished run would lose weights. `Recorder` writes events. Neither changes a loss.
+places where a resumed or finished run would lose weights. `Recorder` writes events. Neither changes what is learned.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker, console
 from alignment.training.checkpoints import Checkpoints, naming_a_full_disk
+from alignment.training.held_means import HeldMeans
 from alignment.training.ranks import first_to_fail, pulse
 from alignment.training.sharding import gathered, is_shared_out
 
@@ -28,7 +29,7 @@ _NONE = -1
 """Fills up the row numbers of a batch."""
 
 
-class Guarded:
+class Guarded(HeldMeans):
     """Mixin before a TRL trainer. Attributes are set by `fit` right after construction."""
 
     row_ids: list[str]
@@ -70,7 +71,7 @@ class Guarded:
         # What is learned of a mixture of experts has a term that spreads tokens over them; what is measured has not.
         spread, self.aux_loss_enabled = getattr(self, "aux_loss_enabled", False), False
         try:
-            return super().prediction_step(model, apart(inputs)[0], *args, **kwargs)  # type: ignore[misc]
+            return super().prediction_step(model, apart(inputs)[0], *args, **kwargs)
         finally:
             self.aux_loss_enabled = spread
 

@@ -65,12 +65,13 @@ def test_what_computed_in_bfloat16_is_made_again_and_nothing_in_float32(
     ({}, False), ({"strategy": {"kind": "full"}}, False),
     ({"strategy": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}, True),
     ({"loss": "assistant"}, False), ({"too_long": "truncate-prompt"}, False),
-    ({"loss": "all", "too_long": "truncate-prompt"}, True),
+    ({"loss": "all", "too_long": "truncate-prompt"}, True), ({"eval_rows": "data/dev"}, True),
+    ({"method": "ppo", "eval_rows": "data/dev"}, False),
 ])
 def test_a_fault_of_some_stages_leaves_the_digests_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], changed: bool
 ) -> None:
-    """Dropout that was not honoured, and whole conversations that were dropped though they might be cut."""
+    """Dropout that was not honoured, whole conversations dropped that might be cut, means over eval_rows."""
     run = small.run(tmp_path, small.train("one"), small.train("two", **more), small.train("three", model="two"))
     now = keys(run)
     for kind in (TrainBase, Sft):

@@ -178,7 +178,9 @@ class TrainBase(Stage):
     def mended(self) -> dict[str, int]:
         # Dropout counted for fresh adapters of sft alone; a continued one kept that of its start.
         dropout = self.adapter is not None and self.adapter.dropout > 0
-        return super().mended() | ({"dropout": 2} if dropout else {})
+        # A last pass over eval_rows counted like a whole one, however few rows it had; `final: best` goes by the loss.
+        held = self.eval_rows is not None and self.drawn is None
+        return super().mended() | ({"dropout": 2} if dropout else {}) | ({"held-means": 2} if held else {})
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         learned = super().learned(scaled) | {"learning_rate": self.rate}

@@ -53,6 +53,7 @@ class Collate:
 class GuardedDistill(Guarded, DistillationTrainer):  # type: ignore[misc]
     """TRL's distillation loss over the rows' answers, with transformers' own loaders."""
 
+    loss_is_per_token = True
     get_train_dataloader = Trainer.get_train_dataloader
     get_eval_dataloader = Trainer.get_eval_dataloader
     _get_train_sampler = Trainer._get_train_sampler

@@ -29,6 +29,7 @@ class GuardedSft(OneSequence, Guarded, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer: token-sum loss over the global batch, fused output head; short rows share a sequence."""
 
     laid, fact = staticmethod(laid), "shared_sequences"
+    loss_is_per_token = True
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Asked for where rows are packed. TRL drops our column then, so it packs numbers as it packs tokens."""
