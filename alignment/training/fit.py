@@ -37,7 +37,7 @@ from alignment.inference.draws import choose
 from alignment.inference.info import base_folder, base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
-from alignment.training import ranks, sharding
+from alignment.training import ranks, sharding, shares
 from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_a_full_disk, over_all
 from alignment.training.columns import made_once
 from alignment.training.frozen import load_frozen
@@ -133,6 +133,8 @@ def _train(
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
             trainer.add_callback(callback)
         resume = checkpoints.resume()
+        if resume is not None and sharding.is_shared_out(trainer):
+            shares.read_whole(trainer.accelerator.state.deepspeed_plugin.hf_ds_config.config, resume)
         began = time.monotonic()
         try:
             with ranks.naming_the_silent():
