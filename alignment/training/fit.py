@@ -44,6 +44,7 @@ from alignment.training.frozen import load_frozen
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
+from alignment.training.preemption import SaveBeforeEnd
 from alignment.training.prepare import Prepared, prepare
 from alignment.training.quantised import base_difference
 from alignment.training.room import room_for
@@ -131,6 +132,8 @@ def _train(
     with shown as tracker:
         trainer.kept = checkpoints
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
+            if isinstance(callback, SaveBeforeEnd):
+                callback.checkpoints = checkpoints
             trainer.add_callback(callback)
         resume = checkpoints.resume()
         if resume is not None and sharding.is_shared_out(trainer):
