@@ -5,6 +5,8 @@ comes out as the traceback of whatever library it hits, and leaves the interpret
 that is made here may be killed at any moment and is resumed, so an interrupt is a kill with manners: a thread of its
 own hears of the signal, does what was asked for `before_end`, writes the line and ends the process. Commands that have
 something of others to tidy up ask for the exception instead (`unwinding`), and are ended when that takes too long.
+SIGTERM, which announces the end of a pod or a machine, lets a training save first (`saving`), as long as GRACE lasts;
+a second signal, and Ctrl-C, do not wait for it.
 
 Does not end other processes: those of a private Ray cluster die with this one.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import signal
 import sys
 import threading
@@ -24,9 +27,12 @@ from typing import NoReturn
 
 PATIENCE = 1.2
 """Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
+GRACE = float(os.environ.get("KUBEALIGN_GRACE_S", "25"))
+"""Seconds for a training to save after SIGTERM; a pod has 30 unless it says otherwise."""
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
+_save: Callable[[float], str | None] | None = None
 _left = ""
 _guarding = _raises = _raised = False
 _ending = threading.Lock()
@@ -63,6 +69,30 @@ def before_end(action: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _actions.remove(action)
+
+
+def saving(save: Callable[[float], str | None] | None) -> None:
+    """Have `save` called after SIGTERM, before anything else is done, while the main thread works on; None: no longer.
+
+    Args:
+        save: from another thread, with the seconds that it may take; what the end then says of what it leaves behind.
+    """
+    global _save
+    _save = save
+
+
+def save_then(action: Callable[[], None]) -> bool:
+    """For a process without `guard`, from its handler of SIGTERM: save in another thread, and call `action` there at
+    last. False, and nothing is done, where nothing can save."""
+    if _save is None:
+        return False
+
+    def both() -> None:
+        _save_now(_save)
+        action()
+
+    threading.Thread(target=both, name="saves before the end", daemon=True).start()
+    return True
 
 
 def leaves(sentence: str) -> None:
@@ -105,8 +135,8 @@ def end() -> NoReturn:
 
 def _in_main(number: int, frame: FrameType | None) -> None:
     global _raised
-    if _raised:
-        return  # it is unwinding
+    if _raised or (_save is not None and number == signal.SIGTERM and not _heard):
+        return  # it is unwinding; or works on until it has saved
     if _raises:
         _raised = True
         _heard.append(number)
@@ -120,8 +150,13 @@ def _watch(hears: int) -> None:
     number = 0
     while number not in _SIGNALS:  # others may have handlers of their own
         number = os.read(hears, 1)[0]
-    _heard.append(number)
     try:
+        if number == signal.SIGTERM and (save := _save) is not None:
+            saves = threading.Thread(target=_save_now, args=(save,), name="saves before the end", daemon=True)
+            saves.start()
+            while saves.is_alive() and not select.select([hears], [], [], 0.05)[0]:
+                pass
+        _heard.append(number)
         if _raises:
             time.sleep(PATIENCE)  # whoever catches the exception ends the process before
         else:
@@ -130,6 +165,13 @@ def _watch(hears: int) -> None:
             done.join(PATIENCE)
     finally:
         end()
+
+
+def _save_now(save: Callable[[float], str | None]) -> None:
+    with suppress(Exception):
+        said = save(GRACE)
+        if said:
+            leaves(said)
 
 
 def _do_actions() -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alignment import interrupt
 from alignment.config import TrainBase
 from alignment.config.sharding import unfit
 from alignment.context import Outcome, StageContext
@@ -55,8 +56,12 @@ def _here(context: StageContext) -> None:
     ranks.begin(context.key)  # before what takes long to import
     try:
         from alignment.training.fit import fit
+        from alignment.training.preemption import SaveBeforeEnd
 
-        fit(context, workers=1, callbacks=())
+        try:
+            fit(context, workers=1, callbacks=(SaveBeforeEnd(),))
+        finally:
+            interrupt.saving(None)
     except KubeAlignError:
         raise
     except Exception as error:

@@ -6,9 +6,9 @@ The stages it reads must be finished. Refreshes the run's report in the store an
 STORE/runs/RUN/logs/STAGE-ATTEMPT.log (attempt from $KUBEALIGN_ATTEMPT, else the time). Exit codes are
 `alignment.exits`'; by a signal, the signal's.
 
-SIGTERM gives the lease back. A pod's own SIGTERM never comes here: it goes to `ray start`, which drains for 30 s and
-then kills. So a pod needs a preStop hook that sends it to the process that $TMPDIR/kubealign-stage.pid names:
-`kill -TERM "$(cat /tmp/kubealign-stage.pid)" && sleep 5`.
+SIGTERM has a training saved and gives the lease back; a second one does not wait. A pod's own SIGTERM never comes here:
+it goes to `ray start`, which drains for 30 s and then kills. So a pod needs a preStop hook that sends it to the process
+that $TMPDIR/kubealign-stage.pid names, and waits until that has ended.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from alignment import interrupt
 from alignment.artifacts import MadeElsewhere, Store
 from alignment.config import AnyStage, Run, load_run
 from alignment.config.arithmetic import settled_here
@@ -124,5 +125,13 @@ def _found_by_hook() -> Iterator[None]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    # A training saves first, while this thread works on.
+    if interrupt.save_then(lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, _end)
+        return
+    _end(number, frame)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what is given back must not be cut short
     raise SystemExit(128 + number)

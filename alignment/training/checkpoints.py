@@ -24,12 +24,13 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from alignment.config import TrainBase
 from alignment.config.sharding import zero_stage
 from alignment.context import StageContext
 from alignment.errors import ArtifactError, StageError
 from alignment.progress import console
-from alignment.training.ranks import Disk, in_group
-from alignment.training.sharding import check_same_workers, note_workers
+from alignment.training import shares
+from alignment.training.ranks import Disk, in_group, once
 
 COMPLETE = "complete"
 """Marker file of a checkpoint that was written to its end; one without it is never resumed from."""
@@ -44,15 +45,16 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     def __init__(self, context: StageContext, disk: Disk | None = None) -> None:
         self.store, self.key, self.work = context.store, context.key, context.work
         self.sharding, self.folder = context.run.compute.sharding, context.work / "checkpoints"
-        self.disk, self.disks, self.leads = disk or disk_of(context.work)
+        self.ordered = str(context.stage_as(TrainBase).trl.get("train_sampling_strategy", "random"))
+        self.place = disk or disk_of(context.work)
+        self.disk, self.disks, self.leads = self.place
         """Number of this rank's disk, how many there are, and whether this rank pushes and pulls for its disk."""
         self._pool = ThreadPoolExecutor(1, "push")
         self._push: Future[None] | None = None
 
     def resume(self) -> Path | None:
         """The newest checkpoint that is complete, whole on every disk; the same one on all ranks."""
-        names = self._choose() if _rank() == 0 else None
-        names = _from_first(names)
+        names: list[str] = _from_first(self._choose() if _rank() == 0 else None)
         if self.disks > 1 and self.leads:
             for old in self.folder.glob("checkpoint-*"):
                 if old.name not in names:
@@ -62,9 +64,27 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
                     raise ArtifactError("a pushed checkpoint is gone or damaged", where=self.store.url_of(
                         f"work/{self.key}/{_PREFIX}{name}"), hint="run again: it resumes from the newest whole one")
         barrier()
-        if names:
-            check_same_workers(self.folder / names[0], self.sharding, _world(), self.store.url_of(f"work/{self.key}"))
-        return self.folder / names[0] if names else None
+        for name in names:
+            self._suit(name)
+        if not names:
+            return None
+        newest = self.folder / names[0]
+        if (made := shares.noted(newest)) is not None and made.workers != _world():
+            if self.ordered not in ("random", "sequential"):
+                raise shares.other_workers(
+                    f"and train_sampling_strategy {self.ordered} orders rows by how many there are", newest, made,
+                    shares.Shares(self.sharding, _world()), self.store.url_of(f"work/{self.key}"))
+            if _rank() == 0:
+                console.print(f"! {newest.name} was written by {made}, and goes on with {_world()}: its batches are "
+                              "the same; what is drawn beside (dropout) is drawn anew", markup=False)
+        return newest
+
+    def _suit(self, name: str) -> None:
+        """Have a checkpoint so that as many workers as there are now can read it."""
+        folder = self.folder / name
+        if not shares.fits(folder, self.sharding, _world()):
+            once(f"whole-{name}", self.place, lambda: shares.make_whole(
+                folder, self.sharding, _world(), self.store.url_of(f"work/{self.key}")))
 
     def bring(self, name: str) -> None:
         """Have a checkpoint of this attempt whole on every disk: where weights are shared out, each rank's share lies
@@ -82,7 +102,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         barrier()  # every rank has written its random state
         folder = self.folder / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            note_workers(folder, self.sharding, _world())
+            shares.note(folder, self.sharding, _world())
             (folder / COMPLETE).write_text("", encoding="utf-8")
         if self.disks > 1 and zero_stage(self.sharding) and state.best_global_step:
             # The trainer looks for the folder before other disks than the first have it; all ranks load the best.
@@ -98,13 +118,20 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             linked = self.work / f"push-{self.disk}"
             shutil.rmtree(linked, ignore_errors=True)
             shutil.copytree(folder, linked, copy_function=_link)
-            kept = {_PREFIX + path.name for path in self.folder.glob("checkpoint-*")}
-            self._push = self._pool.submit(self._send, _PREFIX + folder.name, linked, kept)
+            stays = {_PREFIX + path.name for path in self.folder.glob("checkpoint-*")}
+            self._push = self._pool.submit(self._send, _PREFIX + folder.name, linked, stays)
 
     def finish(self) -> None:
         """Wait until what was saved is pushed."""
         if self._push is not None:
             self._push.result()
+
+    def kept(self, step: int) -> bool:
+        """Whether a checkpoint is where a restart finds it, whatever becomes of this machine."""
+        name = f"checkpoint-{step}"
+        if self.store.is_local:
+            return (self.folder / name / COMPLETE).exists()
+        return _PREFIX + name in self.store.pushed_work(self.key, _PREFIX)
 
     def clear(self) -> None:
         """Give the disk back: a cache outlives the pod, and the driver clears its own machine alone."""
@@ -153,12 +180,12 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 def latest_complete(folder: Path) -> Path | None:
     """The newest checkpoint with its marker, and with the best one before it, which the end may need.
 
-    What cannot be resumed from goes: folders without a marker (a kill while saving), and those newer than the one
-    found, which the trainer would keep in place of its own.
+    What cannot be resumed from goes: folders without a marker (a kill while saving) or without the shares of other
+    machines, and those newer than the one found, which the trainer would keep in place of its own.
     """
     whole = []
     for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).exists():
+        if (path / COMPLETE).exists() and shares.has_all(path):
             whole.append((int(_state(path)["global_step"]), path))
         else:
             shutil.rmtree(path, ignore_errors=True)

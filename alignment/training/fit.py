@@ -38,13 +38,14 @@ from alignment.inference.info import base_folder, base_key, template_of, write_i
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
 from alignment.records import Record
-from alignment.training import ranks, sharding
+from alignment.training import ranks, sharding, shares
 from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_a_full_disk, over_all
 from alignment.training.columns import made_once
 from alignment.training.frozen import load_frozen
 from alignment.training.guards import Recorder, Rows
 from alignment.training.methods import Method, method_of
 from alignment.training.model import build, settle_adapter
+from alignment.training.preemption import SaveBeforeEnd
 from alignment.training.prepare import Prepared, prepare
 from alignment.training.quantised import base_difference
 from alignment.training.room import room_for
@@ -133,8 +134,12 @@ def _train(
     with shown as tracker:
         trainer.kept = checkpoints
         for callback in (*callbacks, Recorder(context, tracker), checkpoints):
+            if isinstance(callback, SaveBeforeEnd):
+                callback.checkpoints = checkpoints
             trainer.add_callback(callback)
         resume = checkpoints.resume()
+        if resume is not None and sharding.is_shared_out(trainer):
+            shares.read_whole(trainer.accelerator.state.deepspeed_plugin.hf_ds_config.config, resume)
         began = time.monotonic()
         try:
             with ranks.naming_the_silent():

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker, console
+from alignment.training import shares
 from alignment.training.checkpoints import Checkpoints, naming_a_full_disk
 from alignment.training.held_means import HeldMeans
 from alignment.training.ranks import first_to_fail, pulse
-from alignment.training.sharding import gathered, is_shared_out
+from alignment.training.sharding import gathered, is_shared_out, zero_stage_of
 
 _TIMES = {"total_flos", "train_runtime", "eval_runtime", "num_tokens", "eval_num_tokens", "step_time"}
 """Logged by the libraries, but different after a resume; tokens and times are counted by us."""
@@ -84,6 +85,18 @@ class Guarded(HeldMeans):
             policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
             policy.set_adapter("default")
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None and zero_stage_of(self) == 3 and shares.is_whole(Path(checkpoint)):
+            shares.settle(self.model_wrapped.optimizer.optimizer, Path(checkpoint))  # type: ignore[attr-defined]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)  # type: ignore[misc]
+        args, state = self.args, self.state  # type: ignore[attr-defined]
+        if checkpoint is not None and shares.written_by_others(Path(checkpoint), args.world_size):
+            # No rank has a state of its own there, or it is one of another rank's rows: none draws what it has drawn.
+            set_seed((args.seed * 1_000_003 + state.global_step * 1_009 + args.process_index) % 2**32)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with naming_a_full_disk(Path(self.args.output_dir)):  # type: ignore[attr-defined]
             super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
@@ -94,7 +107,9 @@ class Guarded(HeldMeans):
             if self.args.should_save:  # type: ignore[attr-defined]
                 self.save_to(self.model, self.last_dir, state)  # type: ignore[attr-defined]
         if is_shared_out(self):
-            self.kept.bring(Path(self.state.best_model_checkpoint).name)  # type: ignore[attr-defined]
+            best = Path(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
+            self.kept.bring(best.name)
+            shares.read_whole(self.model_wrapped, best)  # type: ignore[attr-defined]
         super()._load_best_model()  # type: ignore[misc]
 
     def compute_loss_context_manager(self) -> Any:

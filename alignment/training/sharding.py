@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import json
 import logging
 import os
 import shutil
@@ -29,8 +28,6 @@ from alignment.config.sharding import OURS, OURS_OF_ZERO, offloads, zero_stage
 from alignment.errors import StageError
 
 _ACCELERATE = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_", "ACCELERATE_MIXED_PRECISION")
-_SHARES = "shares.json"
-"""Of a checkpoint whose weights or optimizer states are shared out: by which sharding, over how many workers."""
 
 
 def options(compute: Compute, autocast: torch.dtype | None = None) -> dict[str, Any] | None:
@@ -133,26 +130,6 @@ def compile_cpu_adam(where: str) -> None:
             raise StageError(f"DeepSpeed could not compile its CPU Adam: {str(error)[:500]}", where=where,
                              hint=f"see whether g++ works and {folder.parent} can be written "
                                   "(TORCH_EXTENSIONS_DIR), or shard without offload") from error
-
-
-def note_workers(checkpoint: Path, sharding: str, workers: int) -> None:
-    """Leave in a checkpoint how it was shared out, if it was."""
-    if zero_stage(sharding):
-        (checkpoint / _SHARES).write_text(json.dumps({"sharding": sharding, "workers": workers}), encoding="utf-8")
-
-
-def check_same_workers(checkpoint: Path, sharding: str, workers: int, work: str) -> None:
-    """Raise StageError where a checkpoint was shared out otherwise than this attempt does; `work` is what to remove to
-    begin anew."""
-    file = checkpoint / _SHARES
-    made = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"sharding": "none", "workers": workers}
-    now = {"sharding": sharding if zero_stage(sharding) else "none", "workers": workers}
-    if made == now:
-        return
-    said = [f"{one['workers']} workers, sharding {one['sharding']}" for one in (now, made)]
-    raise StageError("the checkpoint to resume from is shared out over other workers", where=str(checkpoint),
-                     found=said[0], expected=f"{said[1]}, as it was written",
-                     hint=f"set compute.workers and compute.sharding so, or remove {work} to begin anew")
 
 
 def is_shared_out(trainer: Any) -> bool:

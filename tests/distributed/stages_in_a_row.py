@@ -19,8 +19,8 @@ STOP_AFTER = 3
 def loop(config: dict[str, Any]) -> None:
     """Train `contexts` in turn: (name, context, how it ends), and leave what each rank met in `told`.
 
-    A stage ends `whole`, is `cut` short on every rank, ends with a `kill` of the second, is `refused`, or has weights
-    that are not finite on the second rank alone: `poisoned`.
+    A stage ends `whole`, is `cut` short on every rank in a step or `left` at the begin of one, ends with a `kill` of
+    the second, is `refused`, or has weights that are not finite on the second rank alone: `poisoned`.
     """
     import torch.distributed as dist
     from transformers import TrainerCallback
@@ -38,6 +38,8 @@ def loop(config: dict[str, Any]) -> None:
             self.how = how
 
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if self.how == "left" and state.global_step == STOP_AFTER:
+                raise Cut
             if self.how == "poisoned" and rank == 1 and state.global_step == 1:
                 next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
 

@@ -7,7 +7,6 @@ Losses are compared at 1e-4 relative: sums of two workers are added in another o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,13 @@ SHARDED = [(method, "full", sharding) for method in ("sft", "reward", "dpo")
 SHARDED += [(method, "lora", sharding) for method in ("sft", "reward", "dpo") for sharding in ("zero2", "zero3")]
 SHARDED += [("dpo", "continued", sharding) for sharding in ("zero2", "zero3")]
 KTO = [("kto", "full", "zero2"), ("kto", "lora", "zero3")]
-KILLED = [("sft", form, sharding) for form in ("full", "lora") for sharding in ("zero2", "zero3")]
+SHARDED += [(method, "qlora", sharding) for method, sharding in (
+    ("sft", "zero2"), ("sft", "zero3"), ("reward", "zero3"), ("dpo", "zero2"))]
+KILLED = [("sft", form, sharding) for form in ("full", "lora", "qlora") for sharding in ("zero2", "zero3")]
+MOVED = [("full", "none"), ("full", "zero2"), ("full", "zero3"), ("lora", "zero1"), ("lora", "zero3"),
+         ("qlora", "none"), ("full", "zero3-offload")]
+DECAYS = {"trl": {"weight_decay": 0.1}}
+"""So that groups of weights have settings of their own."""
 
 
 class World:
@@ -38,7 +43,7 @@ class World:
         import shutil
 
         self.folder, self.store = folder, Store(str(folder / "store"))
-        imported(folder / "tiny", {"source": "tiny", "hidden_size": 32, "layers": 2, "heads": 4, "vocab_size": 384})
+        imported(folder / "tiny", {"source": "tiny", "hidden_size": 64, "layers": 2, "heads": 4, "vocab_size": 384})
         shutil.copytree(folder / "tiny" / "out" / "model", folder / "base" / "model")
         self.base = published(self.store, "base-000000000000", folder / "base")
         self.rows = published_rows(self.store, folder / "rows", "data-000000000000", train=preferences(16),
@@ -55,18 +60,26 @@ class World:
         lora = {**LORA, "targets": ["q_proj", "v_proj", "down_proj"]}
         return context(self.store, self.folder / name, start, self.rows, method, compute=compute, **{
             "batch_size": 8, "micro_batch_size": 2, "epochs": 1 if method == "kto" else 2, "eval_rows": "data/dev",
-            "strategy": FULL if form == "full" else lora, "learning_rate": 1e-3 if form == "full" else 5e-3,
+            "strategy": FULL if form == "full" else {**lora, "kind": "qlora"} if form == "qlora" else lora,
+            "learning_rate": 1e-3 if form == "full" else 5e-3,
             "checkpoints": {"every": 2, "final": "best"}, **more})
 
-    def in_one_process(self, method: str, form: str) -> StageContext:
+    def moved(self, name: str, form: str, sharding: str, workers: int) -> StageContext:
+        """A checkpoint in the middle of the second epoch."""
+        return self.context(f"{name}-{form}-{sharding}", "sft", form, sharding, workers,
+                            checkpoints={"every": 3, "final": "best"}, **DECAYS)
+
+    def in_one_process(self, method: str, form: str, name: str = "one", **more: Any) -> StageContext:
         from alignment.training.fit import fit
 
-        made = self.context(f"one-{method}-{form}", method, form, "none", workers=0)
+        made = self.context(f"{name}-{method}-{form}", method, form, "none", workers=0, **more)
         made.out.mkdir(parents=True, exist_ok=True)
         fit(made)
         return made
 
-    def on_workers(self, contexts: list[tuple[str, StageContext, str]], name: str, *, talk: bool = False) -> Path:
+    def on_workers(
+        self, contexts: list[tuple[str, StageContext, str]], name: str, *, talk: bool = False, workers: int = 2
+    ) -> Path:
         """Train in one group; where each rank left what it met. Raises what ended the group."""
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -76,7 +89,7 @@ class World:
         TorchTrainer(
             stages_in_a_row.loop, train_loop_config={"contexts": contexts, "told": str(told), "talk": talk},
             torch_config=TorchConfig(backend="gloo", timeout_s=120),
-            scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
             run_config=RunConfig(name=name, storage_path=str(self.folder / "ray")),
         ).fit()
         return told
@@ -120,8 +133,10 @@ def two(world: World) -> dict[str, StageContext]:
     contexts = [("-".join(each), world.context("-".join(each), *each), "whole") for each in whole]
     cut = [("cut-" + "-".join(each), world.context("cut-" + "-".join(each), *each), "cut") for each in KILLED]
     cut[-1] = (*cut[-1][:2], "kill")
+    left = [(f"fewer-{form}-{sharding}", world.moved("fewer", form, sharding, 2), "left")
+                     for form, sharding in [*MOVED, ("qlora", "zero2")]]
     with pytest.raises(Exception, match=r"(?s).*"):  # the kill
-        world.on_workers([*contexts, *cut], "first", talk=True)
+        world.on_workers([*contexts, *left, *cut], "first", talk=True)
     return {name: made for name, made, _ in [*contexts, *cut]}
 
 
@@ -166,7 +181,7 @@ def test_rows_are_tokenized_by_one_worker_and_counted_as_by_one_process(
     one: dict[tuple[str, str], StageContext], two: dict[str, StageContext], world: World
 ) -> None:
     told = world.folder / "told-first"
-    stages = len(SHARDED) + 2 * len(KTO) + len(KILLED)
+    stages = len(SHARDED) + 2 * len(KTO) + len(KILLED) + len(MOVED) + 1
     assert len((told / "tokenized-0").read_text()) == 2 * stages, "train and eval rows"
     assert not (told / "tokenized-1").exists()
     for each in SHARDED:
@@ -202,7 +217,18 @@ def test_a_silent_rank_is_named(name: str, said: str, two: dict[str, StageContex
 
 
 @pytest.fixture(scope="module")
-def again(world: World, two: dict[str, StageContext]) -> Path:
+def fewer(world: World, two: dict[str, StageContext]) -> Path:
+    """One worker goes on with what two have left, and leaves the same for two."""
+    contexts = [(f"fewer-{form}-{sharding}", world.moved("fewer", form, sharding, 1), "whole")
+                for form, sharding in MOVED]
+    contexts += [(f"more-{form}-{sharding}", world.moved("more", form, sharding, 1), "left")
+                 for form, sharding in MOVED]
+    refused = [("refused-qlora", world.moved("fewer", "qlora", "zero2", 1), "refused")]
+    return world.on_workers([*contexts, *refused], "fewer", workers=1)
+
+
+@pytest.fixture(scope="module")
+def again(world: World, two: dict[str, StageContext], fewer: Path) -> Path:
     """New workers go on with what was cut short; at last a stage whose second rank alone has weights that are NaN."""
     from alignment.distributed.local import users_error
 
@@ -210,8 +236,9 @@ def again(world: World, two: dict[str, StageContext]) -> Path:
     assert all(list((made.work / "checkpoints").glob("checkpoint-2/complete")) for made in left.values())
     other = world.context("cut-sft-full-zero3", "sft", "full", "zero2")
     poisoned = world.context("poisoned", "sft", "full", "zero2", checkpoints={"every": 100})
+    more = [(f"more-{form}-{sharding}", world.moved("more", form, sharding, 2), "whole") for form, sharding in MOVED]
     with pytest.raises(Exception, match=r"(?s).*") as caught:
-        world.on_workers([("other", other, "refused"), *((name, made, "whole") for name, made in left.items()),
+        world.on_workers([("other", other, "refused"), *((name, made, "whole") for name, made in left.items()), *more,
                           ("poisoned", poisoned, "poisoned")], "again")
     error = users_error(caught.value)
     assert error is not None
@@ -252,19 +279,50 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_its_rows(again: Pat
     assert "step 2, rows ['p" in told
 
 
-def test_with_another_number_of_workers_the_checkpoint_is_refused(two: dict[str, StageContext], again: Path) -> None:
-    from alignment.errors import StageError
-    from alignment.training.sharding import check_same_workers
+@pytest.fixture(scope="module")
+def unmoved(world: World) -> dict[str, StageContext]:
+    return {form: world.in_one_process("sft", form, "unmoved", checkpoints={"every": 3, "final": "best"}, **DECAYS)
+            for form in sorted({form for form, _ in MOVED})}
 
-    checkpoints = sorted((two["sft-full-zero2"].work / "checkpoints").glob("checkpoint-*"))
-    assert checkpoints
-    check_same_workers(checkpoints[-1], "zero2", 2, "WORK")
-    with pytest.raises(StageError) as caught:
-        check_same_workers(checkpoints[-1], "zero2", 3, "WORK")
-    assert "3 workers, sharding zero2" in str(caught.value)
-    assert "2 workers, sharding zero2, as it was written" in str(caught.value)
-    plain = sorted((two["sft-full-none"].work / "checkpoints").glob("checkpoint-*"))[-1]
-    check_same_workers(plain, "none", 3, "WORK")  # whole in every rank: any number goes on from it
-    with pytest.raises(StageError, match="other workers"):
-        check_same_workers(plain, "zero2", 2, "WORK")
-    assert os.listdir(plain)
+
+@pytest.mark.parametrize("to", ["fewer", "more"])
+@pytest.mark.parametrize("each", MOVED, ids="-".join)
+def test_another_number_of_workers_goes_on_as_if_nothing_had_been(
+    each: tuple[str, str], to: str, unmoved: dict[str, StageContext], again: Path, world: World
+) -> None:
+    """Two workers' checkpoint by one, one's by two, from the middle of an epoch."""
+    import torch
+
+    alone, moved = unmoved[each[0]], world.moved(to, *each, workers=2)
+    told = json.loads((moved.out / "training.json").read_text())
+    assert told["facts"]["timing"]["resumed_from_step"] == 3
+    assert losses(moved) == pytest.approx(losses(alone), rel=1e-5)
+    assert losses(moved, "eval", "eval_loss") == pytest.approx(losses(alone, "eval", "eval_loss"), rel=1e-5)
+    for folder in ("model", "last"):
+        mine, theirs = weights(moved, folder), weights(alone, folder)
+        assert mine.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(mine[name], tensor, rtol=0, atol=2e-4, msg=f"{folder} {name}")
+
+
+def test_states_that_cannot_be_shared_out_anew_are_refused_with_both_numbers(fewer: Path) -> None:
+    told = (fewer / "refused-qlora-0").read_text()
+    assert "states of its optimizer cannot be shared out anew" in told
+    assert "1 worker, sharding zero2" in told
+    assert "2 workers, sharding zero2, as it was written" in told
+    assert "set compute.workers" in told
+
+
+def test_a_checkpoint_without_the_shares_of_others_is_passed_over(
+    two: dict[str, StageContext], tmp_path: Path
+) -> None:
+    """As on a machine that was one of several, and kept its own."""
+    import shutil
+
+    from alignment.training.checkpoints import latest_complete
+
+    shutil.copytree(two["sft-full-zero2"].work / "checkpoints", tmp_path / "checkpoints")
+    newest = latest_complete(tmp_path / "checkpoints")
+    assert newest is not None
+    next(newest.glob("*/*1_mp_rank_00_optim_states.pt")).unlink()
+    assert latest_complete(tmp_path / "checkpoints") != newest

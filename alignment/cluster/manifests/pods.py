@@ -29,9 +29,13 @@ POD_SECURITY: Json = {
 CONTAINER_SECURITY: Json = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
 }
-STOP_STAGE = 'pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && sleep 5; true'
-"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: the lease is given back, and
-the log is complete. Nothing is at work, nothing is ended."""
+GRACE = 120
+"""Seconds from the head's SIGTERM to its end; of them `KUBEALIGN_GRACE_S` are for a training to save."""
+_TO_SAVE = GRACE - 30
+STOP_STAGE = ('pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && '
+              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; true')
+"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: a training in it is saved,
+the lease is given back, and the log is complete. Nothing is at work, nothing is ended."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 """A pod that only speaks to others: a look into the storage."""
 
@@ -63,6 +67,7 @@ def ray_pod(
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
         **cluster.env,
         "HOME": HOME, "KUBEALIGN_CACHE": CACHE, "KUBEALIGN_ATTEMPT": attempt,
+        "KUBEALIGN_GRACE_S": str(_TO_SAVE),
         # KubeRay says it too, unless it is said: so no Secret in `env_from` can say otherwise.
         "RAY_AUTH_MODE": "token",
         # ECHO: into the container's own output, which `kubectl logs` and collectors of logs read.
@@ -75,9 +80,10 @@ def ray_pod(
         ports=[{"name": name, "containerPort": port} for name, port in ports.items()],
         readinessProbe=_probe(failures=10), livenessProbe=_probe(failures=60), workingDir=RUN_FOLDER,
     )
+    spec = _spec(cluster, made, volumes)
     if not workers:
         made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", STOP_STAGE]}}}
-    spec = _spec(cluster, made, volumes)
+        spec["terminationGracePeriodSeconds"] = GRACE
     if pod.node_selector:
         spec["nodeSelector"] = dict(pod.node_selector)
     tolerations = [entry.model_dump(exclude_none=True) for entry in pod.tolerations]

@@ -1,0 +1,76 @@
+"""SIGTERM to a training: it saves and says so, and the next start goes on from there, as if it had been left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.artifacts import Store
+from alignment.pipeline import execute, keys
+from tests import small
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def training(folder: Path, **top: Any) -> Any:
+    """No checkpoint by itself before the end."""
+    stage = small.train("sft", epochs=20, checkpoints={"every": 1000}, micro_batch_size=4,
+                        strategy={"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0})
+    return small.run(folder, stage, **top)
+
+
+def started(run: Any, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True), sort_keys=False), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "alignment.cli.main", "run", str(file)], text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+
+
+def wait_until_it_trains(work: Path, process: subprocess.Popen[str], steps: int = 3) -> None:
+    until = time.monotonic() + 180
+    events = work / "out" / "events.jsonl"
+    while not events.exists() or len(events.read_text().splitlines()) < steps:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def saved_step(said: str) -> int:
+    """From the last line."""
+    *_, last = said.splitlines()
+    assert last.startswith("terminated; step "), said
+    assert last.endswith(" is saved, run it again to go on from there"), said
+    return int(last.split()[2])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Losses of a training left alone."""
+    return small.losses(execute(training(tmp_path_factory.mktemp("alone"))).artifacts["sft"])
+
+
+def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path, alone: list[float]) -> None:
+    run = training(tmp_path)
+    work = Store(run.store).workdir(keys(run)["sft"].key)
+    process = started(run, tmp_path)
+    wait_until_it_trains(work, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    step = saved_step(said)
+    assert (work / f"checkpoints/checkpoint-{step}/complete").exists()
+    assert not (work / "lease.json").exists(), "given back"
+    made = execute(run).artifacts["sft"]
+    assert made is not None
+    assert made.manifest.facts["timing"]["resumed_from_step"] == step
+    assert small.losses(made) == alone
