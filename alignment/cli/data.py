@@ -103,7 +103,7 @@ def show(
         raise DataError("no row can be read", where=file, found=dict(source.bad))
     if source.bad:
         say()
-        say(f"{sum(source.bad.values())} rows before the last one shown cannot be read: {_told(source.bad)}")
+        say(f"{sum(source.bad.values())} of the rows read so far cannot be used: {_told(source.bad)}")
 
 
 def stats(

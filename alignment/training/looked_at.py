@@ -21,7 +21,7 @@ from alignment.inference.loading import load_tokenizer
 from alignment.inference.settle import set_template, settle
 from alignment.records import Record
 from alignment.training.methods import method_of
-from alignment.training.prepare import IGNORED, Columns, Prepared, TooLong
+from alignment.training.prepare import IGNORED, Columns, Prepared, TooLong, begun
 
 WITHOUT_LIMIT = 1 << 30
 """Tokens; of a stage that is made to look alone, unless a limit is asked for."""
@@ -108,10 +108,9 @@ def taken(records: list[Record], stage: TrainBase, run: Run) -> list[Record]:
 
 def look(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, stage: TrainBase) -> Iterator[Looked]:
     """Each record as the stage's method would have it, in order."""
-    columns = method_of(stage).columns
-    for record in records:
+    for record, finish in begun(records, tokenizer, stage, method_of(stage).columns, Prepared()):
         try:
-            made = columns(record, tokenizer, stage, Prepared())
+            made = finish()
         except TooLong as error:
             yield Looked(record, [], f"{error.reason} ({error})")
             continue

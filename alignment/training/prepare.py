@@ -97,7 +97,7 @@ def prepare(
         ModelError: the model's template or tokenizer can serve no row.
     """
     prepared, types, odd = into or Prepared(), Counter[str](), list[KubeAlignError]()
-    for record, finish in _begun(records, tokenizer, stage, columns, prepared):
+    for record, finish in begun(records, tokenizer, stage, columns, prepared):
         types[record.type] += 1
         prepared.read += 1
         try:
@@ -137,7 +137,7 @@ def prepare(
     return prepared
 
 
-def _begun(
+def begun(
     records: Iterable[Record], tokenizer: Any, stage: TrainBase, columns: MakesColumns, prepared: Prepared
 ) -> Iterator[tuple[Record, Callable[[], Columns | list[Columns] | str]]]:
     """Each record, and what gives its rows; the texts of many records are encoded in one batch."""

@@ -53,7 +53,7 @@ def test_without_a_tokenizer_the_turns_are_shown_and_rows_that_cannot_be_read_ar
     said = call("data", "show", rows, "--format", "prompt-completion", "--rows", 9)
     assert said.code == 0
     assert "user: How many?\ncompletion: Three." in said.out
-    assert "1 rows before the last one shown cannot be read: 1 missing-field" in said.out
+    assert "1 of the rows read so far cannot be used: 1 missing-field" in said.out
 
 
 def test_the_format_is_the_one_that_reads_the_first_rows(call: Call, rows: Path) -> None:
