@@ -91,10 +91,13 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
     # --- one step ---------------------------------------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: list[dict[str, Any]], num_items_in_batch: Any = None) -> Tensor:
-        """Answer, judge, learn; the gradients of the last update are left to transformers' loop."""
+        """Answer, judge, learn; the policy's gradients of the last update are left to transformers' loop."""
         rollout = self._rollout(model, inputs)
         self.tokens_here += sum(len(one["prompt"]) for one in inputs) + int(rollout.answers.mask.sum())
-        return self._learn(model, rollout)
+        self._set_rate_of_head()
+        loss = self._learn(model, rollout)
+        self.head_optimizer.step()
+        return loss
 
     def _rollout(self, model: Any, rows: list[dict[str, Any]]) -> Rollout:
         stage, bare = self.stage, self.accelerator.unwrap_model(model)
@@ -121,7 +124,6 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         self._sums = torch.zeros(len(WATCHED), device=self.accelerator.device)
         updates = [chosen for epoch in range(self.stage.ppo_epochs)
                    for chosen in torch.chunk(self._order(count, epoch), self.stage.minibatches)]
-        self._set_rate_of_head()
         for index, chosen in enumerate(updates):
             self.optimizer.zero_grad()
             self.head_optimizer.zero_grad()
@@ -139,9 +141,9 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
                 losses[-1] += loss.detach()
             for weight in self.head.parameters():  # which no wrapper shares out
                 weight.grad = self.accelerator.reduce(weight.grad, "mean")
-            self.head_optimizer.step()
-            if index < len(updates) - 1 and not is_shared_out(self):
-                if self.args.max_grad_norm > 0:
+            if index < len(updates) - 1:
+                self.head_optimizer.step()
+                if self.args.max_grad_norm > 0 and not is_shared_out(self):
                     self._clip_grad_norm(model)
                 self.optimizer.step()
         self._log_later(dict(zip(WATCHED, self._sums / len(updates), strict=True)))

@@ -6,7 +6,6 @@ Under ZeRO-3 every weight is shared out: DeepSpeed would leave those of tiny mod
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import multiprocessing
 import shutil
@@ -52,7 +51,7 @@ class World:
         self.base = published(self.store, "base-000000000000", folder / "base")
         self.other = published(self.store, "other-000000000000", folder / "other")
         self.rows = published_rows(self.store, folder / "rows", "data-000000000000", train=preferences(16),
-                                   dev=preferences(3))
+                                   dev=preferences(4), test=preferences(3))
         judge = context(self.store, folder / "rm", self.base, self.rows, "reward", trl={"max_steps": 1})
         judge.out.mkdir(parents=True, exist_ok=True)
         fit(judge)
@@ -65,7 +64,8 @@ class World:
         if sharding.startswith("zero3"):
             compute["deepspeed"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         keys: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2}
-        if each in SECOND:
+        second = method in ("dpo", "distill", "orpo")
+        if second:
             keys |= {"teacher": "other"} if method == "distill" else {}
             keys |= {"reference_model": "other"} if method == "dpo" else {}
         else:
@@ -75,12 +75,17 @@ class World:
             # Of a pass of all answers, as the KL is logged as a mean over passes.
             keys |= {"ppo_epochs": 2} if method == "ppo" else {
                 "num_generations": 4, "batch_size": 16, "micro_batch_size": 16 // max(1, workers)}
-        made = context(self.store, self.folder / name, self.base, self.rows, method, compute=compute, **{
+        keys["trl"] = {"max_steps": steps, **({} if method in ("ppo", "distill") else {"beta": 0.1})}
+        stage = small.train("stage", method, **{
             "strategy": FULL if form == "full" else {**LORA, "targets": ["q_proj", "v_proj", "down_proj"]},
-            "eval_rows": "data/dev", "learning_rate": 1e-2, "checkpoints": {"every": 2, "final": "best"}, **keys,
-            "epochs": steps, **more, "trl": {"max_steps": steps, **({} if method in ("ppo", "distill") else
-                                                                    {"beta": 0.1})}})
-        return dataclasses.replace(made, inputs={**made.inputs, "other": self.other, "rm": self.judge})
+            "eval_rows": "data/dev" if second else "data/test", "learning_rate": 1e-2, "epochs": steps,
+            "checkpoints": {"every": 2, "final": "best"}, **keys, **more})
+        run = small.run(self.folder / name, *([small.train("rm", "reward")] if form == "judged" else []), stage,
+                        compute=compute)
+        key = f"{name}-000000000000"
+        inputs = {"base": self.base, "data": self.rows, "other": self.other, "rm": self.judge}
+        return StageContext(run=run, stage=run.stages[-1], store=self.store, key=key, digest="0" * 64, inputs=inputs,
+                            work=self.store.workdir(key))
 
     def started(self, contexts: list[tuple[str, StageContext, str]], name: str) -> list[Any]:
         """Two processes that train them in turn; what each met is left in told-NAME."""
@@ -129,9 +134,7 @@ def made(world: World) -> dict[str, StageContext]:
     ranks = world.started(contexts, "first")
     alone = {}
     for method, form in sorted({each[:2] for each in whole}):
-        each = next(one for one in whole if one[:2] == (method, form))
-        alone[f"{method}-{form}"] = world.context(f"{method}-{form}", (*each[:2], "none"), workers=0)
-    # The kinds are told apart by their sharding.
+        alone[f"{method}-{form}"] = world.context(f"{method}-{form}", (method, form, "none"), workers=0)
     for name, one in alone.items():
         one.out.mkdir(parents=True, exist_ok=True)
         fit(one)

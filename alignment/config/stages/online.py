@@ -242,6 +242,11 @@ class Ppo(Online):
             yield Finding(("batch_size",), "is no multiple of minibatches", self.batch_size,
                           f"a multiple of {self.minibatches}")
 
+    def mended(self) -> dict[str, int]:
+        # Its value head was stepped by the policy's optimizer.
+        optimizer = str(self.trl.get("optim", self.by_strategy.get("optim", "adamw_torch")))
+        return super().mended() | ({} if optimizer.startswith("adamw_torch") else {"value head's optimizer": 2})
+
     @property
     def beta(self) -> float:
         return self.kl_coef
