@@ -58,7 +58,7 @@ def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str,
     """(split name -> its rows, rows outside all ratios) of the rows that were drawn."""
     if isinstance(stage.split, FieldSplit):
         return by_field(taken, stage.split.names), []
-    return by_ratio(taken, stage.split.ratios, run.seed)
+    return by_ratio(taken, {name: stage.split.ratios[name] for name in stage.split.splits}, run.seed)
 
 
 def source_names(sources: tuple[Source, ...]) -> list[str]:

@@ -32,7 +32,7 @@ def by_ratio(
     the cut is made again; each time there are fewer pieces, so it ends.
 
     Args:
-        ratios: split name -> share of the rows; their sum is at most 1.
+        ratios: split name -> share of the rows, in the order in which they are cut; their sum is at most 1.
         seed: another seed, another order of the pieces.
     """
     texts = {text.id: text for text in texts_of(records)}

@@ -11,14 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignment.artifacts import Store
-from alignment.config import parse_run
+from alignment.config import ImportData, parse_run
 from alignment.context import StageContext
 from alignment.data.import_data import import_data
-from alignment.data.read import draw, source_names
+from alignment.data.read import divided, draw, source_names
 from alignment.errors import DataError
 from alignment.records import Record
 from tests.data.written import bad_of, rows_of
 
+RUN = parse_run("name: r\nstages: [{name: b, kind: import, model: {source: tiny}}]")
 ALL = {"by": "ratio", "ratios": {"all": 1.0}}
 TURNS = [{"role": "user", "content": "Name a colour of the sky."}, {"role": "assistant", "content": "Blue."}]
 GOOD = {
@@ -310,6 +311,22 @@ def test_splits_by_field(context_of, write_rows):
     assert [row["reason"].partition(":")[0] for row in bad_of(context)] == ["unknown-split", "missing-field"]
     context = columns(context_of, write_rows(rows), {"prompt": "prompt", "completion": "completion"}, split=split)
     assert rows_of(context, "dev")[0].prompt[0]["content"] == "unlike two"
+
+
+@given(st.permutations([("train", 0.6), ("dev", 0.2), ("test", 0.1), ("rest", 0.1)]))
+@settings(deadline=None)
+def test_in_which_order_ratios_are_written_changes_no_split(order):
+    """Programs between a run file and its stage sort the keys of mappings, Kubernetes for one."""
+    def cut(pairs):
+        split = {"by": "ratio", "ratios": dict(pairs)}
+        stage = ImportData.model_validate({"name": "data", "data": ({"path": "x.jsonl", "format": "alpaca"},),
+                                           "split": split})
+        records = [Record(str(number), "prompt-only", [{"role": "user", "content": f"Number {number}?"}])
+                   for number in range(50)]
+        splits, _ = divided(RUN, stage, records)
+        return {name: [record.id for record in rows] for name, rows in splits.items()}
+
+    assert cut(order) == cut(sorted(order))
 
 
 def test_overlap_across_field_splits_is_counted_and_told(context_of, write_rows):

@@ -205,8 +205,8 @@ class RatioSplit(Strict):
     by: Literal["ratio"]
     """`ratio`: rows are drawn, with the run's seed."""
     ratios: dict[str, Fraction]
-    """Split -> share of the rows, for example {train: 0.8, dev: 0.1, test: 0.1}. Where they sum to less than 1, the
-    rest is left out and counted."""
+    """Split -> share of the rows, for example {train: 0.8, dev: 0.1, test: 0.1}; in which order does not matter. Where
+    they sum to less than 1, the rest is left out and counted."""
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
@@ -216,7 +216,8 @@ class RatioSplit(Strict):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(self.ratios)
+        """Largest first, then by name: the rows are cut in this order, which no program that sorts keys changes."""
+        return tuple(sorted(self.ratios, key=lambda name: (-self.ratios[name], name)))
 
 
 Split = Annotated[FieldSplit | RatioSplit, Field(discriminator="by")]
@@ -263,6 +264,11 @@ class ImportData(Stage):
     @property
     def draws(self) -> bool:
         return isinstance(self.split, RatioSplit) or any(source.take is not None for source in self.data)
+
+    def mended(self) -> dict[str, int]:
+        # Rows were cut in the order in which the file has the ratios, which the digest does not know.
+        other = isinstance(self.split, RatioSplit) and tuple(self.split.ratios) != self.split.splits
+        return super().mended() | ({"split-order": 2} if other else {})
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(
