@@ -105,7 +105,8 @@ def talk(told: Path, rank: int) -> None:
         step = 2 if rank == 0 else 1
         raise ranks.first_to_fail(step, StageError("the loss is not finite", where=f"step {step}, rows of rank {rank}"))
 
-    impatient = dist.new_group(timeout=timedelta(seconds=1))
+    dist.barrier()  # the group's own start has no more time than its collectives
+    impatient = dist.new_group(timeout=timedelta(seconds=5))
     ranks.begin("talk")
     said("alike", lambda: ranks.meet("same"))
     said("agreed", lambda: ranks.agree("colour", {"colour": "blue", "host": rank}))
@@ -118,7 +119,7 @@ def talk(told: Path, rank: int) -> None:
         ranks.pulse(7)
     dist.barrier()
     said("hanging", waits)
-    time.sleep(2 * rank)
+    time.sleep(6 * rank)
     dist.barrier()
     ranks.begin("unlike")
     said("unlike", lambda: ranks.meet(f"digest of {rank}"))
