@@ -113,6 +113,7 @@ class Base:
 
         self.loss, self.model, self.asked = torch.tensor(loss), model, []
         self.state, self.args = SimpleNamespace(global_step=6), SimpleNamespace(should_save=True)
+        self.accelerator = SimpleNamespace(device="cpu", gather=lambda tensor: tensor)
         self._signature_columns: list[str] | None = None
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -123,7 +124,7 @@ class Base:
         return self.loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return inputs
+        return self.loss, inputs
 
     def _load_best_model(self) -> None:
         self.asked.append("best")
@@ -149,17 +150,20 @@ def guarded(**given: Any) -> Any:
     (float("-inf"), [1, 1], "step 7, rows ['b', 'b']"), (float("nan"), [[0, 2], [1]], "step 7, rows ['a', 'c', 'b']"),
 ])
 def test_rows_of_the_batch_are_named_by_their_ids(loss: float, rows: list[Any], where: str) -> None:
+    import torch
+
     from alignment.training.guards import Rows
 
     trainer = guarded(loss=loss)
     trainer.row_ids = ["a", "b", "c"]
-    collator = Rows(lambda examples: {"input_ids": "ids"})
+    ids = torch.zeros(2, 3)
+    collator = Rows(lambda examples: {"input_ids": ids})
     batch = collator([{"row": row} for row in rows])
     collator([{"row": 0}])  # the loader is ahead
     with pytest.raises(StageError) as error:
         trainer.training_step("model", batch)
-    assert trainer.asked == [{"input_ids": "ids"}], "the model gets what it knows"
-    assert trainer.prediction_step("model", batch, True) == {"input_ids": "ids"}
+    assert trainer.asked == [{"input_ids": ids}], "the model gets what it knows"
+    assert trainer.prediction_step("model", batch, True)[1] == {"input_ids": ids}
     assert error.value.where == where
 
 
