@@ -284,7 +284,12 @@ class PpoTrainer(HeldOut, _BaseTrainer):  # type: ignore[misc]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:  # not with the weights, which DeepSpeed loads by itself
             self.head.take_up(Path(checkpoint, FILE), self.gate.where)
-            self.head_optimizer.load_state_dict(torch.load(Path(checkpoint, OPTIMIZER), weights_only=True))
+            if not (kept := Path(checkpoint, OPTIMIZER)).exists():
+                raise StageError(
+                    "a checkpoint is without the optimizer of its value head, as those of earlier versions are",
+                    where=self.gate.where, found=checkpoint, expected=f"{OPTIMIZER} in it",
+                    hint=f"rm -r {Path(checkpoint).parent}, then run again: the stage begins anew")
+            self.head_optimizer.load_state_dict(torch.load(kept, weights_only=True))
 
     def _over_all(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, "sum")  # type: ignore[no-any-return]

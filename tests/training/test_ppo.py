@@ -304,6 +304,21 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_value_head_and_gain_include
     assert not [path for path in (stopped.out / "model").iterdir() if "ppo" in path.name], "the head is not published"
 
 
+def test_a_checkpoint_without_the_heads_optimizer_is_one_sentence(
+    asked: Callable[..., StageContext], adapter: Artifact
+) -> None:
+    from alignment.training.fit import fit
+
+    stopped = asked("earlier", start=adapter, strategy=LORA, epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, callbacks=(Stops(),))
+    [kept] = (stopped.work / "checkpoints").glob("*/ppo_optimizer.pt")
+    kept.unlink()
+    with pytest.raises(StageError, match="without the optimizer of its value head") as error:
+        fit(stopped)
+    assert str(kept.parents[1]) in str(error.value)
+
+
 @pytest.mark.parametrize(("kept", "found"), [
     (None, "no such file"), (b"", "header"), ({"score.weight": [1, 8], "score.bias": [1]}, "[1, 8]"),
     ({"weight": [1, 16]}, "'weight'"),
