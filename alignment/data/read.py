@@ -58,7 +58,8 @@ def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str,
     """(split name -> its rows, rows outside all ratios) of the rows that were drawn."""
     if isinstance(stage.split, FieldSplit):
         return by_field(taken, stage.split.names), []
-    return by_ratio(taken, {name: stage.split.ratios[name] for name in stage.split.splits}, run.seed)
+    made, outside = by_ratio(taken, stage.split.cut, run.seed)
+    return {name: made[name] for name in stage.splits()}, outside
 
 
 def source_names(sources: tuple[Source, ...]) -> list[str]:

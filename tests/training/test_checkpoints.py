@@ -163,7 +163,7 @@ def test_another_machine_finds_the_newest_checkpoint_whole(bucket: Any, tmp_path
     assert two.resumed() == 4
     assert content(two.folder / "checkpoint-4") == content(path)
     assert content(path)["deep/weights.bin"] == b"\x04" * 1000
-    assert content(path).keys() == {"complete", "trainer_state.json", "deep/weights.bin"}
+    assert content(path).keys() == {"complete", "shares.json", "trainer_state.json", "deep/weights.bin"}
     assert two.names() == {4}, "no more than is needed is fetched"
     assert {path.name for path in one.context.work.iterdir()} == {"checkpoints"}, "nothing is left of the pushing"
 

@@ -216,8 +216,12 @@ class RatioSplit(Strict):
 
     @property
     def splits(self) -> tuple[str, ...]:
+        return tuple(self.ratios)
+
+    @property
+    def cut(self) -> dict[str, float]:
         """Largest first, then by name: the rows are cut in this order, which no program that sorts keys changes."""
-        return tuple(sorted(self.ratios, key=lambda name: (-self.ratios[name], name)))
+        return dict(sorted(self.ratios.items(), key=lambda item: (-item[1], item[0])))
 
 
 Split = Annotated[FieldSplit | RatioSplit, Field(discriminator="by")]
@@ -267,8 +271,7 @@ class ImportData(Stage):
 
     def mended(self) -> dict[str, int]:
         # Rows were cut in the order in which the file has the ratios, which the digest does not know.
-        other = isinstance(self.split, RatioSplit) and tuple(self.split.ratios) != self.split.splits
-        return super().mended() | ({"split-order": 2} if other else {})
+        return super().mended() | ({"split-order": 2} if len(self.splits()) > 1 and self.parted else {})
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(
