@@ -85,8 +85,9 @@ EVERYTHING = {
          "sampling": {"temperature": 0.0}, "score": {"model": "rm"}, "compare": [["dpo", "base"]],
          "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True, "overlap": "drop", "bootstrap": 200,
          "batch_size": 4, "max_prompt_tokens": 99},
+        {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
     ],
-    "groups": [{"name": "g", "rounds": [["rs", "dpo"]]}], "aims": ["eval.dpo.f1 > 0.5"],
+    "groups": [{"name": "g", "rounds": [["rs", "dpo"]], "results": ["best"]}], "aims": ["eval.dpo.f1 > 0.5"],
 }
 POD = {"cpu": "2", "memory": "8Gi", "shm": "1Gi", "workers": 1, "scratch": "1Gi", "gpus": 0, "gpu_resource": "a/b",
        "extra_resources": {"a/b": "1"}, "node_selector": {"a": "b"},
