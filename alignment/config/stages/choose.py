@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from alignment.config.aims import Aim, parse_aim
 from alignment.config.stages.base import Finding, ModelRef, Stage, plural
 from alignment.config.stages.fields import Name
+from alignment.config.stops import stages_of
 
 
 def _is_bound(text: str) -> str:
@@ -59,7 +60,7 @@ class Choose(Stage):
         # Round by round, so that those of the rounds that were made stand first.
         names = [self.models[0]]
         for model, gate in zip(self.models[1:], self.held_to(), strict=False):
-            names += [model, *(metric.partition(".")[0] for metric in gate.metrics)]
+            names += [model, *stages_of(gate)]
         return tuple(dict.fromkeys(names))
 
     def findings(self) -> Iterator[Finding]:
