@@ -198,7 +198,6 @@ def _of_file(
     file: str, format: str | None, columns: list[str] | None, system: str | None, method: str | None, loss: str | None,
     tokenizer: str | None, template: str | None,
 ) -> _Source:
-    from alignment.config import Source
     from alignment.records.importers import FORMATS, BadRow, Options, read_source
     from alignment.records.importers.fitting import fitting
 
@@ -208,7 +207,6 @@ def _of_file(
         raise ConfigError("no such format", where="--format", found=format,
                           expected="one of " + ", ".join((*FORMATS, "columns")))
     chosen = format or ("columns" if mapped else fitting(file, options))
-    Source.model_validate({"path": file, "format": chosen, "columns": mapped})
     bad: Counter[str] = Counter()
 
     def records() -> Iterator[Record]:
