@@ -33,9 +33,13 @@ GRACE = 120
 """Seconds from the head's SIGTERM to its end; of them `KUBEALIGN_GRACE_S` are for a training to save."""
 _TO_SAVE = GRACE - 30
 STOP_STAGE = ('pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && '
-              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; true')
+              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; '
+              f"for i in $(seq {GRACE - _TO_SAVE - 15}); do "
+              "grep -Eq '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/1/status && break; sleep 1; done; true")
 """Ends the stage's driver on the head before `ray start` is told, which would not tell it: a training in it is saved,
-the lease is given back, and the log is complete. Nothing is at work, nothing is ended."""
+the lease is given back, and the log is complete. Nothing is at work, nothing is ended. Then waits until `ray start`
+catches SIGTERM (bit 15 of SigCgt), which takes it some seconds: the kernel drops a signal that process 1 does not
+catch, and the pod would keep its GPU to the end of its grace."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 """A pod that only speaks to others: a look into the storage."""
 
