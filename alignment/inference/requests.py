@@ -17,7 +17,8 @@ Item = tuple[list[Message], str]
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing."""
+    """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing; penalties 1 and 0 change
+    nothing."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -25,6 +26,7 @@ class Draw:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 128
     seed: int = 0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True)

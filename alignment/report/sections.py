@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignment.artifacts import Artifact
-from alignment.config import AnyStage, Choose, Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config import (
+    AnyStage,
+    Choose,
+    Evaluate,
+    Generate,
+    ImportData,
+    ImportModel,
+    Sample,
+    Stage,
+    TrainBase,
+    row_of,
+)
 from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
@@ -90,8 +101,19 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
     return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
 
 
+def _generation(stage: Generate, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
+               for reason, count in reasons.items()]
+    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
+            "examples": facts.get("examples", []),
+            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
+
+
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportData: None, TrainBase: Section("training", _training),
+    ImportModel: None, ImportData: None, Generate: Section("generation", _generation),
+    TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""
