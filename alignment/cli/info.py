@@ -14,7 +14,6 @@ from alignment.config.rounds import Group
 from alignment.config.stages.fields import NAME, ROWS
 from alignment.errors import ConfigError
 
-
 _PARAMETER = r"^\$\{\w+\}$"
 
 

@@ -20,7 +20,7 @@ from tests import small
 from tests.generation.scripted import Scripted, good_teacher
 from tests.models import published
 
-THINGS = "apples boats clocks drums eels figs goats hats ink jars".split()
+THINGS = ["apples", "boats", "clocks", "drums", "eels", "figs", "goats", "hats", "ink", "jars"]
 
 
 def seed_rows() -> list[dict[str, Any]]:
@@ -40,7 +40,8 @@ def inputs(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Artifact]:
     write_records(tmp_path / "data" / "rows" / "train.jsonl", records)
     write_records(tmp_path / "data" / "rows" / "test.jsonl", [Record(
         "held", "prompt-completion", [{"role": "user", "content": "the r1-1-1-examples"}], "x")])
-    return {"base": published(store, "base-0", tmp_path / "base"), "seeds": published(store, "seeds-0", tmp_path / "data")}
+    return {"base": published(store, "base-0", tmp_path / "base"),
+            "seeds": published(store, "seeds-0", tmp_path / "data")}
 
 
 def context(inputs: dict[str, Artifact], key: str = "gen-0", **more: Any) -> StageContext:
@@ -113,16 +114,18 @@ def test_batches_change_nothing(inputs: dict[str, Artifact], monkeypatch: pytest
 def test_rows_that_overlap_what_is_kept_for_evaluation_are_refused(
     inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tide = "the tide comes in at four in the morning and leaves at ten in the evening"
+
     def copying(request: Any) -> tuple[str, bool]:
         if request.id == "r1-1-1-examples":
-            return "Input: the tide comes in at four in the morning and leaves at ten in the evening\nOutput: four", True
+            return f"Input: {tide}\nOutput: four", True
         return good_teacher(request)
 
     by(monkeypatch, Scripted(copying))
     store = inputs["base"].store
     folder = Path(str(store.root)) / "held"
-    write_records(folder / "rows" / "test.jsonl", [Record("held", "prompt-completion", [{
-        "role": "user", "content": "When? the tide comes in at four in the morning and leaves at ten in the evening"}], "x")])
+    write_records(folder / "rows" / "test.jsonl", [
+        Record("held", "prompt-completion", [{"role": "user", "content": f"When? {tide}"}], "x")])
     write_records(folder / "rows" / "train.jsonl", read_records(inputs["seeds"].path() / "rows" / "train.jsonl"))
     apart = {**inputs, "seeds": published(store, "seeds-1", folder)}
     outcome = generate_stage(context(apart, decontaminate=["seeds/test"]))
@@ -130,7 +133,9 @@ def test_rows_that_overlap_what_is_kept_for_evaluation_are_refused(
     assert outcome.metrics["rows_train"] == 9
 
 
-def test_a_teacher_that_talks_noise_ends_within_its_budget_and_says_what_was_refused(inputs: dict[str, Artifact]) -> None:
+def test_a_teacher_that_talks_noise_ends_within_its_budget_and_says_what_was_refused(
+    inputs: dict[str, Artifact]
+) -> None:
     """A model with random weights, by the real engine."""
     short = {"temperature": 1.0, "max_new_tokens": 12}
     made = context(inputs, rounds=3, patience=2, instructions=short, instances=short, max_requests=30,

@@ -61,5 +61,6 @@ def good_teacher(request: Request) -> tuple[str, bool]:
     number = sum(map(ord, request.id)) + 7 * len(request.id)
     return "\n".join(
         f"{9 + index}. {VERBS[(number + index) % 8]} the {NOUNS[(number * 3 + index) % 11]} beside a "
-        f"{NOUNS[(number + 5 * index) % 11]} for {VERBS[(number * 5 + 3 * index) % 8].lower()}rs of {request.id} {index}"
+        f"{NOUNS[(number + 5 * index) % 11]} for {VERBS[(number * 5 + 3 * index) % 8].lower()}rs of {request.id} "
+        f"{index}"
         for index in range(3)), True

@@ -17,7 +17,8 @@ from tests.generation.scripted import Answer, good_teacher
 
 SEEDS = [Task(f"s{number}", f"Say what seed task number {number} of {word} is about.", number % 4 == 0,
               [Instance("", f"answer {number}")])
-         for number, word in enumerate("apples boats clocks drums eels figs goats hats ink jars".split())]
+         for number, word in enumerate(["apples", "boats", "clocks", "drums", "eels", "figs", "goats", "hats", "ink",
+                                        "jars"])]
 
 
 def state(seed: int = 3, **more: Any) -> Bootstrap:
@@ -75,7 +76,8 @@ def test_nothing_depends_on_the_order_in_which_answers_come() -> None:
 
 def test_a_teacher_that_says_nothing_useful_is_asked_no_more_after_the_rounds_of_patience() -> None:
     for text, finished, reason in (("", True, "empty-response"), ("9. Sing", True, "too-short"),
-                                   ("9. 请写一首关于夏天的诗", True, "not-ascii-first"), ("9. a long one", False, "response-cut"),
+                                   ("9. 请写一首关于夏天的诗", True, "not-ascii-first"),
+                                   ("9. a long one", False, "response-cut"),
                                    ("9. Écris un poème sur la mer", True, "not-ascii-first")):
         made = through(state(patience=2), lambda request, text=text, finished=finished: (text, finished))
         assert made.round == 2
@@ -105,7 +107,8 @@ def test_the_budget_is_never_passed_and_what_it_leaves_out_says_so(most: int) ->
 
 
 def test_a_task_without_a_readable_kind_is_no_classification_and_counted() -> None:
-    made = through(state(), lambda request: ("Perhaps", True) if request.id.endswith("-kind") else good_teacher(request))
+    made = through(state(), lambda request: (
+        ("Perhaps", True) if request.id.endswith("-kind") else good_teacher(request)))
     assert made.unclear == len(made.tasks) == 12
     assert not any(task.is_classification for task in made.tasks)
 

@@ -88,12 +88,15 @@ def test_a_response_ends_at_a_blank_line_or_at_the_last_item_where_asked() -> No
     ("en", "Write programs that sort lists", None), ("en", "- List three good books", "punctuation-first"),
     ("en", "Über den Wolken muss die", "not-ascii-first"), ("en", "Mix 请写一首关于夏天的诗", "other-language"),
     ("en", "123 456 789 1011", "other-language"),
-    ("zh", "写首歌", "too-short"), ("zh", "写一首歌", "too-short"), ("zh", "写一首新歌", None), ("zh", "写" * 300, None),
+    ("zh", "写首歌", "too-short"), ("zh", "写一首歌", "too-short"), ("zh", "写一首新歌", None),
+    ("zh", "写" * 300, None),
     ("zh", "写" * 301, "too-long"), ("zh", "描述这张图片的内容", "other-modality"),
     ("zh", "编写一个程序来排序", "unwanted-start"), ("zh", "“春天”的反义词是什么", "punctuation-first"),
     ("zh", "Write a poem about the summer", "other-language"), ("zh", "把 The quick brown fox 翻译成中文", None),
 ])
-def test_an_instruction_is_refused_for_the_first_reason_that_holds(language: str, text: str, reason: str | None) -> None:
+def test_an_instruction_is_refused_for_the_first_reason_that_holds(
+    language: str, text: str, reason: str | None
+) -> None:
     assert recipe.refusal(text, filters(language), language) == reason  # type: ignore[arg-type]
 
 
