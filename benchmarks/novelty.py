@@ -6,9 +6,8 @@ The pool is made of real instructions (Self-Instruct's 175 seed tasks, 999 of Al
 half of another, so that words are as frequent as they are. The reference's way takes a pool of 50,000 seconds for one
 candidate, so it is timed over a sample of the pool and scaled up; it is linear in the pool. The reference spreads a
 candidate over processes: on two cores it is twice as fast at best, and that is what is compared with, while the index
-runs in one process. Times are CPU seconds, as other work on the machine does not count in them. Scores are compared over
-the sample. Prints a table and writes
-benchmarks/results/novelty.json.
+runs in one process. Times are CPU seconds, as other work on the machine does not count in them. Scores are compared
+over the sample. Prints a table and writes benchmarks/results/novelty.json.
 """
 
 from __future__ import annotations
