@@ -179,14 +179,18 @@ def test_a_stage_trains_on_what_was_generated(tmp_path: Path, monkeypatch: pytes
     run = small.run(
         tmp_path,
         {"name": "seeds", "kind": "import", "data": [{"path": str(file), "format": "self-instruct"}],
-         "split": {"by": "ratio", "ratios": {"train": 1.0}}},
+         "split": {"by": "ratio", "ratios": {"train": 0.8, "test": 0.2}}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "base", "seeds": ["seeds/train"],
-         "take": 8, "rounds": 3, "requests_per_round": 3},
-        small.train("sft", rows=["gen/train"], epochs=1, max_length=256))
+         "take": 8, "rounds": 3, "requests_per_round": 3, "decontaminate": ["seeds/test"]},
+        small.train("sft", rows=["gen/train"], epochs=1, max_length=256),
+        {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "seeds/test", "bootstrap": 100,
+         "sampling": {"temperature": 0.0, "max_new_tokens": 4}})
     artifacts = execute(run).artifacts
     gen, sft = artifacts["gen"], artifacts["sft"]
+    assert artifacts["eval"] is not None, "rows that generation only keeps apart are held out"
     assert gen is not None
     assert sft is not None
+    assert gen.manifest.rows.read == 8
     assert gen.manifest.key.startswith("self-instruct-")
     assert gen.manifest.kind == "generate"
     assert sft.manifest.rows.read == gen.manifest.rows.written["train"] == 8
