@@ -29,6 +29,8 @@ PATIENCE = 1.2
 """Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
 GRACE = float(os.environ.get("KUBEALIGN_GRACE_S", "25"))
 """Seconds for a training to save after SIGTERM; a pod has 30 unless it says otherwise."""
+SAVE_FILE = "KUBEALIGN_SAVE_FILE"
+"""Variable with the place of the file by which a pod's hook asks workers in it to save; unset outside of pods."""
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
