@@ -103,6 +103,11 @@ def leaves(sentence: str) -> None:
     _left = sentence
 
 
+def last_line(number: int) -> str:
+    """The last line of a process that a signal ends."""
+    return _SIGNALS[signal.Signals(number)] + (f"; {_left}" if _left else "")
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
     """Raise KeyboardInterrupt in the block, so that its `finally` clauses run; whoever catches it calls `end`."""
@@ -130,8 +135,7 @@ def end() -> NoReturn:
     with suppress(OSError):
         codes = os.isatty(2) and os.environ.get("TERM") != "dumb"
         clear = "\r\x1b[2K\x1b[?25h" if codes else ""  # a bar that is being drawn, and the cursor that it hides
-        rest = f"; {_left}" if _left else ""
-        os.write(2, f"{clear}{_SIGNALS[signal.Signals(number)]}{rest}\n".encode("ascii", "replace"))
+        os.write(2, f"{clear}{last_line(number)}\n".encode("ascii", "replace"))
     os._exit(128 + number)
 
 
