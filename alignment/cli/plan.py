@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignment.cli.options import Here, Overrides, ProfileName, RunFile, as_typed, load
-from alignment.cli.probes import say_probed
+from alignment.cli.probes import kept_probes, say_corrected, say_probed
 from alignment.cli.show import count, duration, memory, prose, say, table
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("stage", "what", "parameters", "rows", "tokens", "memory", "time", "state")
 SPARE = ("parameters", "tokens", "what", "rows", "memory")
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "overhead")
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "overhead",
+         "probed")
 
 
 def plan(
@@ -45,24 +46,18 @@ def plan(
     elsewhere = remote or gpus is not None
     found: dict[str, Artifact | None] = {
         stage.name: None for stage in run.stages} if elsewhere else pipeline.status(run)
-    plans = make_plan(run, found, rates, cards)
+    in_store = run.model_copy(update={"store": as_loaded.store}) if remote else run
+    plans = make_plan(run, found, rates, cards, kept_probes(in_store, loaded if remote and gpus is None else None))
     table(COLUMNS, [_row(item) for item in plans], right=COLUMNS[2:-1], spare=SPARE)
-    by_part = [_memory(item) for item in plans if item.memory is not None]
-    on = "" if cards is None or cards.card is None else (
-        f", of {cards.card.memory_gib:.1f} GiB on {cards.card.description}")
-    if by_part:
-        say(f"\nmemory per worker{on}")
-        parts = [part for part in PARTS if any(item.memory is not None and getattr(item.memory, part)
-                                               for item in plans)]
-        table(("stage", *parts, "in all"), [[row[0], *(row[1 + PARTS.index(part)] for part in parts), row[-1]]
-                                            for row in by_part], right=(*parts, "in all"), spare=parts[::-1])
-    _say_elsewhere(plans, on_gpu=bool(on))
+    _say_memory(plans, cards)
+    _say_elsewhere(plans, on_gpu=cards is not None and cards.card is not None)
     for stage in run.stages:
         if (said := stage.defaulted()) is not None:
             say(f"{stage.name}: {said}")
     misfits = _say_misfits(run, plans, cards)
+    say_corrected(plans)
     if gpus is None:
-        say_probed(run.model_copy(update={"store": as_loaded.store}) if remote else run, loaded if remote else None)
+        say_probed(in_store, loaded if remote else None)
     left = [item for item in plans if item.artifact is None]
     unknown = [item.name for item in left if item.size is None and item.needs_model]
     say("\nas if nothing were finished yet; kubealign status says what is" if elsewhere else
@@ -122,6 +117,18 @@ def _assumed(cards: Cards | None, flops: float, bandwidth: float) -> str:
             f"of {cards.card.bandwidth_gbs:g} GB/s, {ends} Formulas and assumptions: docs/planner.md.")
 
 
+def _say_memory(plans: list[StagePlan], cards: Cards | None) -> None:
+    by_part = [_memory(item) for item in plans if item.memory is not None]
+    if not by_part:
+        return
+    on = "" if cards is None or cards.card is None else (
+        f", of {cards.card.memory_gib:.1f} GiB on {cards.card.description}")
+    say(f"\nmemory per worker{on}")
+    parts = [part for part in PARTS if any(item.memory is not None and getattr(item.memory, part) for item in plans)]
+    table(("stage", *parts, "in all"), [[row[0], *(row[1 + PARTS.index(part)] for part in parts), row[-1]]
+                                        for row in by_part], right=(*parts, "in all"), spare=parts[::-1])
+
+
 def _say_elsewhere(plans: list[StagePlan], *, on_gpu: bool) -> None:
     trained = [(item, item.beside) for item in plans if item.beside is not None and item.artifact is None]
     if not trained:
@@ -153,6 +160,9 @@ def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> bool:
         error = misfit(run, stage, item.size, cards, length=item.length or stage.longest)
         if error is not None:
             found.append(f"{item.name}: {error.problem}: {error.found}; {error.expected}. {error.hint}")
+        elif item.probed is not None and item.memory.total > cards.card.memory:
+            found.append(f"{item.name}: {memory(item.memory.total)}, by what a probe measured, is more than "
+                         f"{cards.card.memory_gib:.1f} GiB on {cards}")
     for text in found:
         prose(f"! {text}")
     return bool(found)
@@ -172,4 +182,5 @@ def _row(item: StagePlan) -> list[str]:
 def _memory(item: StagePlan) -> list[str]:
     assert item.memory is not None
     parts = [getattr(item.memory, name) for name in PARTS]
-    return [item.name, *(memory(part) if part else "" for part in parts), memory(item.memory.total)]
+    return [item.name, *(("-" if part < 0 else "") + memory(abs(part)) if part else "" for part in parts),
+            memory(item.memory.total)]

@@ -6,7 +6,7 @@ the run file asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,12 +28,14 @@ from alignment.config.arithmetic import settled, settled_here
 from alignment.config.cards import Cards
 from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
+from alignment.config.sharding import zero_stage
 from alignment.config.stages.online import Online
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.model_sizes import SIZES, of_artifact
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
+from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
 from alignment.planner.sharing import Beside
 from alignment.planner.sizes import ModelSize
@@ -56,6 +58,7 @@ class StagePlan:
         memory: of one worker at its highest moment; `beside` what it takes elsewhere.
         micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
         seconds: estimated by the rates that were given; measured where the stage is finished.
+        like: of a training that shares nothing out, `likeness`; `probed`: the probe that `memory` starts from.
     """
 
     name: str
@@ -72,6 +75,8 @@ class StagePlan:
     seconds: float | None = None
     artifact: Artifact | None = None
     needs_model: bool = True
+    like: str | None = None
+    probed: Probed | None = None
 
 
 @dataclass
@@ -83,6 +88,7 @@ class _State:
     sets: dict[str, RowSet] = field(default_factory=dict)
     lengths: rows.Lengths | None = None
     cards: Cards | None = None
+    probes: Sequence[Probed] = ()
 
     def device(self, stage: AnyStage) -> Device:
         """What a worker of a stage computes on."""
@@ -112,7 +118,8 @@ def rates_of(cards: Cards) -> Rates:
 
 
 def plan(
-    run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates, cards: Cards | None = None
+    run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates, cards: Cards | None = None,
+    probes: Sequence[Probed] = (),
 ) -> list[StagePlan]:
     """One `StagePlan` per stage, in order.
 
@@ -120,13 +127,14 @@ def plan(
         artifacts: finished artifacts by stage name (`pipeline.status`).
         rates: of one worker (`measure_rates`, `rates_of`).
         cards: GPUs to plan for, where not this machine; with a run made by `on_cards`.
+        probes: from which the memory of trainings starts that depends on the same.
 
     Raises:
         DataError, ModelError: a data file or a local model cannot be read.
     """
     native: Native = "gpu" if cards is not None and cards.card is not None else None
     run = settled_here(run) if cards is None else settled(run, lambda stage: native)
-    state = _State(run, artifacts, rates, cards=cards)
+    state = _State(run, artifacts, rates, cards=cards, probes=probes)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
     return [_stage(state, fitted(stage, lambda name: of_stage(run, name))) for stage in run.stages]
@@ -201,7 +209,7 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         times = passes / stage.batch_size // stage.checkpoints.every
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
-    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+    return replace(_from_probes(state, stage, base, device, memory, micro, length, second), seconds=seconds,
                    beside=beside(stage, size, device, second))
 
 
@@ -232,8 +240,28 @@ def _online(state: _State, stage: Online) -> StagePlan:
         held = state.sets[stage.eval_rows]
         evaluations = 1 + prompts / stage.rows_per_step // stage.checkpoints.every
         seconds += _drawn_in(state, stage, size, evaluations * held.rows, 1, held.prompt) / workers
-    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+    return replace(_from_probes(state, stage, base, device, memory, micro, length), seconds=seconds,
                    beside=beside(stage, size, device))
+
+
+def _from_probes(
+    state: _State, stage: TrainBase, base: StagePlan, device: Device, memory: Memory, rows: int, length: int,
+    second: ModelSize | None = None,
+) -> StagePlan:
+    """The plan with the memory of a pass; a probe measures one worker, which shares nothing out."""
+    made, size = replace(base, memory=memory, micro_batch=rows, length=length), base.size
+    if zero_stage(device.sharding) or size is None:
+        return made
+    like = likeness(state.run, stage, on_gpu=device.on_gpu)
+
+    def formula(probe: Probed) -> Memory:
+        batch = probe.rows * (2 if probe.accumulates else 1)
+        return memory_of(stage.model_copy(update={"batch_size": batch}), size, Device(device.on_gpu), rows=probe.rows,
+                         length=probe.length, second=second)
+
+    memory, probed = corrected(memory, rows, length, [one for one in state.probes if one.like == like], formula,
+                               device.workers)
+    return replace(made, memory=memory, like=like, probed=probed)
 
 
 def _drawn_in(state: _State, stage: Online, size: ModelSize, prompts: float, answers: int, prompt: float) -> float:
