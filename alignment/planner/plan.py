@@ -17,6 +17,7 @@ from alignment.config import (
     Compute,
     Evaluate,
     ImportData,
+    ImportEndpoint,
     ImportModel,
     Run,
     Sample,
@@ -166,6 +167,12 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
+def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
+    """Nothing is computed here; what asking takes is planned with who asks."""
+    state.sizes[stage.name] = None
+    return StagePlan(stage.name, stage.title(), needs_model=False, seconds=0.0)
+
+
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
     sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
@@ -286,26 +293,31 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
     take = state.run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
-    models = 2 if stage.pairs == "newest-previous" else 1
-    return _generation(state, stage, state.sizes[stage.model], asked, prompts, stage.n, models)
+    names = [stage.model] if stage.previous is None else [stage.model, stage.previous]
+    return _generation(state, stage, names, asked, prompts, stage.n)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    size = state.sizes[stage.models[0]]
-    return _generation(state, stage, size, asked, read, 1, len(stage.models), perplexity=stage.perplexity)
+    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.perplexity)
 
 
 def _generation(
-    state: _State, stage: Sample | Evaluate, size: ModelSize | None, asked: float, prompts: RowSet, answers: int,
-    models: int, *, perplexity: bool = False,
+    state: _State, stage: Sample | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int, *,
+    perplexity: bool = False,
 ) -> StagePlan:
+    """Time and memory are of the models that compute here; of endpoints it says what answers cost."""
     new = stage.sampling.max_new_tokens
     prompt = min(prompts.prompt, stage.longest_prompt)
-    tokens = models * asked * answers * (prompt + new)
-    base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
+    here = [name for name in names if state.run.stage(name).endpoint is None]
+    models, size = len(here), state.sizes[here[0]] if here else None
+    tokens = len(names) * asked * answers * (prompt + new)
+    prices = [model.limits.price for name in names if (model := state.run.stage(name).endpoint) is not None]
+    cost = sum(asked * answers * price.of(prompt, new) for price in prices if price is not None)
+    title = f"{stage.title()}, costs {cost:.3g} at most" if cost else stage.title()
+    base = StagePlan(stage.name, title, size, asked, tokens, prompts.known, needs_model=bool(here))
     if size is None:
         return base
     value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
@@ -337,7 +349,7 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportData: _import_data, TrainBase: _train, Online: _online, Sample: _sample,
-    Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, TrainBase: _train,
+    Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

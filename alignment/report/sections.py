@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignment.artifacts import Artifact
-from alignment.config import AnyStage, Choose, Evaluate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config import (
+    AnyStage,
+    Choose,
+    Evaluate,
+    ImportData,
+    ImportEndpoint,
+    ImportModel,
+    Sample,
+    Stage,
+    TrainBase,
+    row_of,
+)
 from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
@@ -91,7 +102,7 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportData: None, TrainBase: Section("training", _training),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""
