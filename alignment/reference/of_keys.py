@@ -39,7 +39,7 @@ def stage(kind: type[Stage]) -> Topics:
               ("entrypoint", f"ray_jobs/{kind.script}.py")]
     parts = (Part("metrics", tuple((metric.name, first_sentence(metric.text)) for metric in emitted.metrics(kind))),
              Part("events", tuple((event.name, first_sentence(event.text)) for event in emitted.events(kind))))
-    return _of_model(kind.tag, kind, paragraphs(doc(kind)), tuple(facts), parts)
+    return _of_model(kind.tag, kind, paragraphs(doc(kind)), tuple(facts), tuple(part for part in parts if part.rows))
 
 
 def told_of(kind: type[Stage]) -> str:

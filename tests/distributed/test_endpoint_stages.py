@@ -244,3 +244,9 @@ def test_a_plan_says_what_the_answers_cost_at_most(tmp_path: Path) -> None:
     assert plans["rs"].what.endswith(f"costs {24 * 2 * 128:.3g} at most")
     assert not plans["rs"].needs_model
     assert plans["teacher"].seconds == 0
+
+
+def test_the_run_file_of_the_documentation_can_be_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text(encoding="utf-8")
+    run = parse_run(text.split("```yaml\n")[1].partition("```")[0])
+    assert run.stage("teacher").endpoint is not None

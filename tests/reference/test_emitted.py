@@ -44,6 +44,8 @@ def chain(folder: Path) -> Run:
                            **more.get(method.tag, {})) for method in METHODS]
     return small.run(
         folder, crossing(folder), *trained,
+        {"name": "import-endpoint", "kind": "import",
+         "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
          "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
