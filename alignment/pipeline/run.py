@@ -254,6 +254,9 @@ def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:
     if stage.arithmetic is None:
         return {}
     workers = run.compute.workers if stage.on_workers else 0
+    models = [run.stage(ref.stage).endpoint for ref in stage.model_refs()]
+    if models and None not in models:
+        return {"engine": "endpoint", "workers": workers}
     device = device_here(run.compute)
     found = {"device": device, "dtype": stage.arithmetic, "workers": workers, "engine": stage.engine}
     return found if workers else {**found, "processor": processor(device)}

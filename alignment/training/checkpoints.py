@@ -55,6 +55,10 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.place = disk or disk_of(context.work)
         self.disk, self.disks, self.leads = self.place
         """Number of this rank's disk, how many there are, and whether this rank pushes and pulls for its disk."""
+        self._mark = self.folder / ".there"
+        if self.store.is_local:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._mark.touch()
         self._pool = ThreadPoolExecutor(1, "push")
         self._push: Future[None] | None = None
         self._behind = False
@@ -93,6 +97,18 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if not shares.fits(folder, self.sharding, _world()):
             once(f"whole-{name}", self.place, lambda: shares.make_whole(
                 folder, self.sharding, _world(), self.store.url_of(f"work/{self.key}")))
+
+    def still_there(self) -> None:
+        """Before anything is written: libraries would make a folder anew whose file system was taken away, on the disk
+        below, and train on.
+
+        Raises:
+            StoreUnreachable: the store's folder is gone.
+        """
+        if self.store.is_local and not self._mark.exists():
+            raise StoreUnreachable("the store's folder is gone", where=self.store.url, found=f"no {self._mark}",
+                                   hint="look at what is mounted there; once it is back, run again to go on from the "
+                                        "newest checkpoint")
 
     def bring(self, name: str) -> None:
         """Have a checkpoint of this attempt whole on every disk: where weights are shared out, each rank's share lies

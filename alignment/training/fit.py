@@ -108,6 +108,7 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     timing = _train(context, trainer, Checkpoints(context, disk), callbacks)
     state = sharding.gathered(trainer)
     if trainer.is_world_process_zero():
+        trainer.kept.still_there()
         with naming_the_disk(context.out):
             trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model", state)
         outcome = _outcome(stage, method, trainer, prepared, held, facts, start)

@@ -98,6 +98,8 @@ class Guarded(HeldMeans):
             set_seed((args.seed * 1_000_003 + state.global_step * 1_009 + args.process_index) % 2**32)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if (kept := getattr(self, "kept", None)) is not None:
+            kept.still_there()
         with naming_the_disk(Path(self.args.output_dir)):  # type: ignore[attr-defined]
             super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 

@@ -70,6 +70,7 @@ def test_a_sample_stage_asks_an_endpoint_and_its_rows_and_manifest_say_what_that
         "lost_at_most": 0, "answered_as": ["teacher-1"]}
     assert "endpoint's own" in taken["template"]
     assert artifact.manifest.facts["timing"]["tokens"] == 144
+    assert artifact.manifest.compute == {"engine": "endpoint", "workers": 0}
     page = render(run, {stage.name: Store(run.store).find(keys(run)[stage.name].key) for stage in run.stages}, None, "")
     assert "import · teacher-1 at 127.0.0.1" in page
 

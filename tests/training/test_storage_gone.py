@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -50,6 +51,33 @@ def test_a_training_goes_on_without_its_store_and_its_checkpoints_are_there_when
     assert small.losses(made) == small.losses(alone)
     assert made.manifest.files["model/adapter_model.safetensors"] == alone.manifest.files[
         "model/adapter_model.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_taken_away_ends_the_training_at_its_next_save_and_it_goes_on_when_it_is_back(
+    tmp_path: Path
+) -> None:
+    """Else it is made anew, on the disk below, and the training goes on into it."""
+    run = small.run(tmp_path, small.train("sft", epochs=20, checkpoints={"every": 20}))
+    work, elsewhere = Store(run.store).workdir(keys(run)["sft"].key), tmp_path / "elsewhere"
+
+    def take_away_after_the_first() -> None:
+        until = time.monotonic() + 60
+        while not (work / "checkpoints/checkpoint-20/complete").exists() and time.monotonic() < until:
+            time.sleep(0.002)
+        Path(run.store).rename(elsewhere)
+
+    watch = threading.Thread(target=take_away_after_the_first)
+    watch.start()
+    with pytest.raises(StoreUnreachable, match="the store's folder is gone"):
+        execute(run)
+    watch.join()
+    assert not (work / "checkpoints").exists(), "nothing is written on the disk below"
+    shutil.rmtree(run.store, ignore_errors=True)  # the log
+    elsewhere.rename(run.store)
+    made = execute(run).artifacts["sft"]
+    assert made is not None
+    assert made.manifest.facts["timing"]["resumed_from_step"] >= 20
 
 
 def test_a_store_that_says_nothing_is_given_up_within_three_minutes(s3_restarted: Restarted) -> None:
