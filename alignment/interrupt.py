@@ -29,6 +29,8 @@ PATIENCE = 1.2
 """Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
 GRACE = float(os.environ.get("KUBEALIGN_GRACE_S", "25"))
 """Seconds for a training to save after SIGTERM; a pod has 30 unless it says otherwise."""
+SAVE_FILE = "KUBEALIGN_SAVE_FILE"
+"""Variable with the place of the file by which a pod's hook asks workers in it to save; unset outside of pods."""
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
@@ -101,6 +103,11 @@ def leaves(sentence: str) -> None:
     _left = sentence
 
 
+def last_line(number: int) -> str:
+    """The last line of a process that a signal ends."""
+    return _SIGNALS[signal.Signals(number)] + (f"; {_left}" if _left else "")
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
     """Raise KeyboardInterrupt in the block, so that its `finally` clauses run; whoever catches it calls `end`."""
@@ -128,8 +135,7 @@ def end() -> NoReturn:
     with suppress(OSError):
         codes = os.isatty(2) and os.environ.get("TERM") != "dumb"
         clear = "\r\x1b[2K\x1b[?25h" if codes else ""  # a bar that is being drawn, and the cursor that it hides
-        rest = f"; {_left}" if _left else ""
-        os.write(2, f"{clear}{_SIGNALS[signal.Signals(number)]}{rest}\n".encode("ascii", "replace"))
+        os.write(2, f"{clear}{last_line(number)}\n".encode("ascii", "replace"))
     os._exit(128 + number)
 
 

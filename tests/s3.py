@@ -91,33 +91,63 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """Start a server over `folder`, wait until it answers, stop it at the end."""
+def started(folder: Path, endpoint: str) -> subprocess.Popen[str]:
+    """A server over `folder`, once it answers."""
     root, meta = folder / "objects", folder / "meta"
     for path in (root / BUCKET, meta):
-        path.mkdir(parents=True)
-    endpoint = f"http://127.0.0.1:{free_port()}"
+        path.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
         [str(program(folder)), "--port", endpoint.removeprefix("http://"), "--health", "/health", "--quiet",
          "posix", "--sidecar", str(meta), str(root)],
         env={**os.environ, "ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )
-    assert process.stderr is not None
+    until = time.monotonic() + 20
+    while True:
+        try:
+            urllib.request.urlopen(f"{endpoint}/health", timeout=1).close()
+            return process
+        except (urllib.error.URLError, OSError):
+            if process.poll() is not None or time.monotonic() > until:
+                process.kill()
+                raise AssertionError(f"versitygw did not start: {process.communicate()[1]}") from None
+            time.sleep(0.05)
+
+
+class Restarted:
+    """A server that a test stops and starts again, at the same address over the same objects."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = Server(f"http://127.0.0.1:{free_port()}", folder / "objects", "own")
+        self.process = started(folder, self.server.endpoint)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def start(self) -> None:
+        self.process = started(self.folder, self.server.endpoint)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Start a server over `folder`, wait until it answers, stop it at the end."""
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    process = started(folder, endpoint)
     try:
-        until = time.monotonic() + 20
-        while True:
-            try:
-                urllib.request.urlopen(f"{endpoint}/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if process.poll() is not None or time.monotonic() > until:
-                    process.kill()
-                    raise AssertionError(f"versitygw did not start: {process.communicate()[1]}") from None
-                time.sleep(0.05)
-        yield Server(endpoint, root)
+        yield Server(endpoint, folder / "objects")
     finally:
         process.terminate()
-        process.wait(timeout=10)
-        process.stderr.close()
+        process.communicate(timeout=10)
+
+
+@pytest.fixture
+def s3_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Restarted]:
+    """A server of this test's own, to stop and start, with its address and keys in the environment."""
+    made = Restarted(tmp_path / "s3")
+    for name, value in made.server.environment.items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    yield made
+    made.stop()

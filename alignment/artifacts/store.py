@@ -45,6 +45,10 @@ class Artifact:
         return self.manifest.key
 
     @property
+    def metrics(self) -> dict[str, float]:
+        return self.manifest.metrics
+
+    @property
     def url(self) -> str:
         return self.store.url_of(f"artifacts/{self.key}")
 

@@ -30,6 +30,10 @@ _MARKER = re.compile(r"(?P<name>.+)\.pushed-(?P<part>\d+)-of-(?P<parts>\d+)")
 _AT_ONCE = 8
 """Folders that are fetched at once: parts of sampling are small and many."""
 
+_S3FS_ASKS = 2
+"""Times that s3fs asks, each of them botocore's five with 15 s to an answer. Its own five kept a training for over six
+minutes on a store that takes connections and says nothing; so it is under three. Who refuses is not asked again."""
+
 
 class Workspace:
     """The part of a `Store` that knows its place and its work. Cheap to make and to pickle; holds no connection.
@@ -52,7 +56,10 @@ class Workspace:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        return url_to_fs(self.url)[0]
+        fs = url_to_fs(self.url)[0]
+        if hasattr(fs, "retries"):
+            fs.retries = _S3FS_ASKS
+        return fs
 
     @property
     def cache(self) -> Path:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from alignment.checks.seen import Wrong
+from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, Compute, Profile, Run, TrainBase, as_train
 from alignment.config.cards import GIB
+from alignment.config.hardware import avx512_here
 from alignment.config.messages import close_to
 from alignment.config.sharding import OURS_OF_ZERO, offloads, zero_stage
 from alignment.config.trl_keys import known_keys, lacks_tracker, site
@@ -83,6 +84,33 @@ def room(run: Run, stage: AnyStage, profile: Profile | None) -> Wrong:
         run, trained, size_of_stage(run, stage), hardware_of(run, profile)(stage))
     if error is not None:
         yield ("strategy",), error
+
+
+def four_bits(run: Run, stage: AnyStage, profile: Profile | None, sight: Sight) -> Wrong:
+    """A base in four bits that bitsandbytes 0.50.2 gives back wrong on CPUs with AVX-512: where a row of a layer is a
+    multiple of 16 weights and none of 64. The stage would stop; on CPUs that are not seen from here that is a warning.
+
+    Args:
+        run: as it would be executed.
+    """
+    trained = as_train(stage)
+    cards = hardware_of(run, profile)(stage)
+    if trained is None or trained.adapter is None or trained.adapter.quantised is None or (
+            cards is None or cards.card is not None):
+        return
+    size = size_of_stage(run, stage)
+    widths = [] if size is None else sorted({width for width, _ in size.shapes() if width % 16 == 0 and width % 64})
+    if not widths:
+        return
+    found = f"layers with {' and '.join(map(str, widths))} inputs"
+    here = avx512_here(run.compute) if profile is None or profile.cluster is None else None
+    if here:
+        yield ("strategy", "kind"), ConfigError(
+            "bitsandbytes cannot compute over this model in four bits on this machine's CPU", found=found,
+            expected="layers whose inputs are a multiple of 64", hint="strategy lora")
+    elif here is None:
+        sight.warn(stage.name, f"on CPUs with AVX-512 bitsandbytes cannot compute in four bits over {found}, only over "
+                               "multiples of 64: the stage would stop there")
 
 
 def sharding(compute: Compute) -> Iterator[tuple[str, ConfigError]]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.endpoints import askable_there, measurable_there
+from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
@@ -33,6 +35,7 @@ from alignment.config import (
     GgufModel,
     HubModel,
     ImportData,
+    ImportEndpoint,
     ImportModel,
     Run,
     Sample,
@@ -227,6 +230,7 @@ def _online(run: Run, stage: Online, sight: Sight) -> Wrong:
 
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    yield from askable_there(run, stage)
     yield from askable(sight, stage)
 
 
@@ -241,6 +245,8 @@ def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    yield from askable_there(run, stage)
+    yield from measurable_there(run, stage)
     yield from measurable(run, sight, stage)
 
 
@@ -341,13 +347,13 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportData: _import_data, SelfInstruct: _self_instruct, TrainBase: _train,
-    Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportData: _nothing, SelfInstruct: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, SelfInstruct: _nothing, TrainBase: train,
+    Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -118,7 +118,8 @@ def mistakes(
         only: the stage to be made, if it is not all that are left.
     """
     from alignment.checks.context import beyond_context
-    from alignment.checks.machine import devices, room, sharding
+    from alignment.checks.endpoints import reachable_here
+    from alignment.checks.machine import devices, four_bits, room, sharding
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import made, wrong, wrong_here
     from alignment.checks.store import store
@@ -131,8 +132,9 @@ def mistakes(
         executed = run if profile is None else profile.applied(run, stage)
         artifact = (finished or {}).get(stage.name)
         wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight),
-                  *(wrong_here(stage) if here else ()),
-                  *room(executed, stage, profile)] if artifact is None else []
+                  *((*wrong_here(stage), *reachable_here(run, stage)) if here else ()),
+                  *room(executed, stage, profile),
+                  *four_bits(executed, stage, profile, sight)] if artifact is None else []
         if artifact is not None:
             made(stage, artifact, sight)
         if only in (None, stage.name):

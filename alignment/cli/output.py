@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alignment.config import Run
-from alignment.config.stops import standing
+from alignment.config.stops import standing_of
 
 if TYPE_CHECKING:
     from alignment.artifacts import Manifest, Work
@@ -17,7 +17,7 @@ def status_json(loaded: Run, manifests: Mapping[str, Manifest | None], works: Ma
     """One line: the run, its store, and every stage with its manifest (null: not finished) and what is known of its
     unfinished work (null: finished, or not begun), or why it is not needed. ASCII, so that any terminal keeps it
     whole."""
-    spared = standing(loaded.stops(), {name: found.metrics for name, found in manifests.items() if found is not None})
+    spared = standing_of(loaded.stops(), manifests)
     stages = [{"name": stage.name, "kind": stage.kind,
                "manifest": None if (found := manifests[stage.name]) is None else found.model_dump(mode="json"),
                "work": works[stage.name].to_json() if stage.name in works else None,

@@ -51,7 +51,8 @@ def probe(
     device = device_here(run.compute)
     gpu = gpu_here() if device == "cuda" else None
     made = Probed(stage, processor(device), planned.micro_batch or 1, planned.length or 0, planned.memory.total,
-                  seen["measured"], seen["seconds"], seen.get("refuted"), gpu[1] if gpu is not None else None)
+                  seen["measured"], seen["seconds"], seen.get("refuted"), gpu[1] if gpu is not None else None,
+                  planned.like, seen["accumulates"])
     write(store, known[stage].key, made)
     table(("phase", "measured", "planned"), [[phase, memory(peak), memory(made.planned)]
                                              for phase, peak in made.measured.items()], right=("measured", "planned"))
@@ -95,16 +96,17 @@ def _tried(run: Run, name: str, planned: StagePlan, known: dict[str, str]) -> di
 
     stage = run.stage(name)
     rows, workers = planned.micro_batch or 1, max(1, run.compute.workers)
+    accumulates = getattr(stage, "batch_size", rows) > rows * workers
     with tempfile.TemporaryDirectory(prefix="kubealign-probe-") as folder:
         result, file = Path(folder, "result.json"), Path(folder, "spec.json")
         file.write_text(json.dumps({
             "run": dump(run.model_dump(mode="json")), "stage": name, "keys": known, "rows": rows,
-            "accumulates": getattr(stage, "batch_size", rows) > rows * workers, "work": str(Path(folder, "store")),
-            "result": str(result)}), encoding="utf-8")
+            "accumulates": accumulates, "work": str(Path(folder, "store")), "result": str(result)}), encoding="utf-8")
         done = subprocess.run([sys.executable, "-m", "alignment.training.probe", str(file)], stdout=sys.stderr,
                               stderr=subprocess.PIPE, text=True, check=False)
         seen: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {
             "measured": {}, "seconds": 0.0}
+    seen["accumulates"] = accumulates
     if done.returncode in _KILLED:
         return seen | {"refuted": "the system killed it (most likely for memory)"}
     if not seen.get("done") and "refuted" not in seen:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from alignment.cli.show import memory, say
+from alignment.cli.show import memory, prose, say
 from alignment.config import Profile, Run, as_train
 from alignment.config.cards import GIB, load_card
 from alignment.config.sharding import zero_stage
@@ -13,6 +13,7 @@ from alignment.errors import ConfigError
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact, Store
+    from alignment.planner import StagePlan
     from alignment.planner.probed import Probed
 
 
@@ -25,6 +26,26 @@ def say_probed(run: Run, profile: Profile | None = None) -> None:
             f"{seen.rows} rows of up to {seen.length} tokens{end}")
     if unseen:
         say(unseen)
+
+
+def kept_probes(run: Run, profile: Profile | None = None) -> list[Probed]:
+    """All that probes measured, of whatever stages, where they may lie for this run."""
+    from alignment.planner.probed import read_all
+
+    return [probed for store in _stores(run, profile)[0] for probed in read_all(store)]
+
+
+def say_corrected(plans: Iterable[StagePlan]) -> None:
+    """Which estimates start from a probe, with what it measured and what the formulas say."""
+    for item in plans:
+        if item.artifact is not None or item.memory is None or item.probed is None:
+            continue
+        seen, planned = item.probed, item.memory
+        same = (seen.rows, seen.length) == (item.micro_batch, item.length)
+        scaled = "" if same else f", here {item.micro_batch} of up to {item.length}, by which alone activations differ"
+        prose(f"{item.name}: {memory(planned.total)} starts from a probe of {seen.stage} on {seen.device}: "
+              f"{memory(seen.seen)} measured with {seen.rows} rows of up to {seen.length} tokens{scaled}; "
+              f"{memory(planned.total - planned.probed)} by the formulas")
 
 
 def refuted_here(run: Run, file: str, found: Mapping[str, Artifact | None], only: str | None) -> list[ConfigError]:

@@ -15,7 +15,7 @@ from alignment import interrupt
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
-from alignment.config.stops import standing
+from alignment.config.stops import standing_of
 from alignment.errors import ConfigError
 from alignment.progress import console
 
@@ -87,8 +87,7 @@ def remote_status(
             stage["live"] = live.get(stage["name"])
         print(json.dumps(tree, ensure_ascii=False))
         return
-    metrics = {name: made.metrics for name, made in manifests.items() if made is not None}
-    spared = standing(run.stops(), metrics).unneeded
+    spared = standing_of(run.stops(), manifests).unneeded
     rows = []
     for stage in run.stages:
         made, now = manifests[stage.name], live.get(stage.name, {})

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.config.sharding import Sharding, refused_options
-from alignment.config.stages.fields import Strict
+from alignment.config.stages.fields import OneCount, Strict
 
 
 class Compute(Strict):
     """Where the numbers are computed. Of all this only `dtype` changes a digest, by way of the stages' own `dtype`."""
 
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0), OneCount] = 0
     """0: everything in this process. n: n Ray workers per stage, on the cluster at `address`."""
     address: str | None = None
     """Ray cluster to join (`auto`, ray://...). Default: the one this process runs in, else a local one."""

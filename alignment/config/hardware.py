@@ -34,6 +34,13 @@ def native_here(compute: Compute) -> Native:
     return "cpu" if "avx512_bf16" in flags or "amx_bf16" in flags else None
 
 
+def avx512_here(compute: Compute) -> bool | None:
+    """Whether the CPU that computes has AVX-512; None where that is another machine's."""
+    if compute.address is not None or os.environ.get("RAY_ADDRESS"):
+        return None
+    return "avx512f" in _cpu("flags").split()
+
+
 def processor(device: str) -> str:
     """Its name, "" where that does not show."""
     if device == "cpu":

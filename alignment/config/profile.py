@@ -22,7 +22,7 @@ from alignment.config.messages import close_to
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, AnyStage
 from alignment.config.stages.base import Finding, Findings
-from alignment.config.stages.fields import FORMS, Name, StoreUrl, Strict
+from alignment.config.stages.fields import FORMS, Name, OneCount, StoreUrl, Strict
 
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=20)]
@@ -130,7 +130,7 @@ class Pod(Strict):
 class StageOverride(Strict):
     """What differs for one stage name, kind or method; the closest match wins (name, then method, then kind)."""
 
-    workers: Annotated[int, Field(ge=0, le=512)] | None = None
+    workers: Annotated[int, Field(ge=0, le=512), OneCount] | None = None
     """Ray workers of this stage, instead of compute.workers. 0: its one pod computes alone. Only train and sample
     stages have any."""
     worker: Pod | None = None

@@ -166,9 +166,14 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
 def _check_model(
     stage: AnyStage, ref: ModelRef, earlier: Mapping[str, AnyStage], names: list[str]
 ) -> Iterator[Finding]:
-    allowed = [other.name for other in earlier.values() if other.makes == ref.role]
+    allowed = [other.name for other in earlier.values()
+               if other.makes == ref.role or (ref.asked and other.endpoint is not None)]
     if ref.stage not in earlier:
         yield Finding(ref.place, _not_before(ref.stage, names), ref.stage, _choices(allowed))
+        return
+    if ref.stage not in allowed and earlier[ref.stage].endpoint is not None:
+        yield Finding(ref.place, "is an endpoint, which has no weights here: sample and evaluate may ask it, and "
+                                 "nothing else", ref.stage, _choices(allowed))
         return
     if ref.stage not in allowed:
         makers = ", ".join(kind.tag for kind in KINDS if kind.makes == ref.role)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from alignment.config.aims import Aim, Verdict, judge
 
@@ -16,6 +16,13 @@ Metrics = Mapping[str, Mapping[str, float]]
 """Finished stage -> the metrics of its manifest. A stage that is not there is not finished."""
 CHOSEN = "round"
 """Metric of the stage that stands for a group's result: the number of the round whose model it is, 0 for the start."""
+
+
+class Measured(Protocol):
+    """What has the metrics of a finished stage: an artifact, or its manifest."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ def passed(bounds: Sequence[Aim], metrics: Metrics) -> tuple[int, list[Verdict]]
         if not verdicts[-1].met:
             return len(verdicts) - 1, verdicts
     return len(verdicts), verdicts
+
+
+def standing_of(groups: Iterable[Stops], made: Mapping[str, Measured | None]) -> Standing:
+    """`standing`, by what was made: stage -> its artifact or manifest, None where it is not finished."""
+    return standing(groups, {name: one.metrics for name, one in made.items() if one is not None})
 
 
 def standing(groups: Iterable[Stops], metrics: Metrics) -> Standing:

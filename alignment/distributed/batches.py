@@ -65,7 +65,7 @@ def plan(context: StageContext, batches: Iterable[list[Item]],
 
 def make_parts(
     context: StageContext, planned: Plan[Item], maker: Callable[[StageContext], Maker[Item, P]], part: type[P], *,
-    folder: str, label: str, unit: str,
+    folder: str, label: str, unit: str, note: Callable[[P], str] | None = None,
 ) -> Parts[P]:
     """Make what is missing of a plan, here or on `compute.workers` Ray workers, and give all of it.
 
@@ -74,6 +74,7 @@ def make_parts(
         part: reads what the maker makes.
         folder: of the parts in the stage's work; one for each plan of the stage.
         label, unit: of the progress: what is done, and to how many of what.
+        note: gets every part, those of earlier attempts first, and gives what progress says beside.
 
     Raises:
         WorkersLost: workers died too often.
@@ -86,13 +87,15 @@ def make_parts(
     made = _on_workers(context, missing, maker) if context.run.compute.workers else _here(context, missing, maker)
     with closing(made), context.track(label, sum(map(len, planned.values())), unit) as tracker:
         tracker.begin_at(reused)
+        said = [note(one) for name in found if note is not None and (one := kept.read(name)) is not None]
+        tracker.advance(0, said[-1] if said else "")
         if reused:
             console.print(f"  {label}: {reused} of {sum(map(len, planned.values()))} {unit} were made before")
         try:
             for name, text, seconds in made:
                 kept.add(name, text)
                 context.event("batch", of=folder, part=name, rows=len(planned[name]), seconds=round(seconds, 3))
-                tracker.advance(len(planned[name]))
+                tracker.advance(len(planned[name]), note(part.from_json(text)) if note is not None else "")
         except BaseException:
             with suppress(ArtifactError):  # what went wrong first is what is told
                 kept.push()

@@ -23,9 +23,10 @@ from alignment.distributed.batches import make_parts, plan
 from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewards, Scorable
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
-from alignment.evaluation.questions import check_ids, choose_questions
+from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
 from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
 from alignment.inference.requests import batches
+from alignment.inference.usage import Tally, budgets, endpoint_facts
 
 
 def evaluate_stage(context: StageContext) -> Outcome:
@@ -45,29 +46,34 @@ def evaluate_stage(context: StageContext) -> Outcome:
     held_out = check_held_out(context, stage, split)
     context.event("held_out", rows=len(split), left_out=len(held_out.dropped), seen=held_out.seen)
     chosen = choose_questions(context, stage, held_out)
+    answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
+    chosen = answered_by_all(stage, chosen, {name: own.failed for name, own in answered.items()})
     _write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
-    answered = {name: _answers(context, stage, name, questions) for name in stage.models}
     said = said_by_all(stage, questions, answered)
     measures = measure_all(stage, questions, said, _rewards(context, stage, scorables(questions, said)))
     perplexity = {name: own.log_probs for name, own in answered.items() if own.log_probs}
     results = Table(stage, questions, measures, perplexity, context.run.seed).results()
     (context.out / "results.json").write_text(
         json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    lines = (answer_line(question, stage, said, measures) for question in questions)
+    lines = (answer_line(question, stage, said, measures, answered) for question in questions)
     written = {"answers": _write_lines(context.out / "answers.jsonl", lines)}
     metrics, undefined = flat_metrics(results)
     return Outcome(RowCounts(read=len(split), written=written, dropped=chosen.dropped), metrics, {
         "held_out": {"seen": held_out.seen, "left_out": len(held_out.dropped)},
         "timing": {name: own.timing() for name, own in answered.items()},
         "undefined_metrics": undefined,
+        **endpoint_facts(context, {name: own.used() for name, own in answered.items()}),
     })
 
 
 def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
     """Answers of model `name` to all questions, and its log-probabilities of their references."""
+    tally = Tally(budgets(context, [name]))
     parts = make_parts(context, plan(context, batches(questions, stage.batch_size)), partial(AnswerBatch, name=name),
-                       Answers, folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers")
+                       Answers, folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers",
+                       note=lambda part: tally.add(int(part.timing()["tokens"]), part.seconds.get("generate", 0.0),
+                                                   part.used()))
     answers = Answers.of(parts)
     context.event("answers", model=name, rows=len(answers.answers), reused=parts.reused, **answers.timing())
     return answers

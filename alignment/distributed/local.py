@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +55,7 @@ def ensure_ray(compute: Compute) -> None:
     # A Ray job and a pod of a cluster have RAY_ADDRESS set.
     address = compute.address or os.environ.get("RAY_ADDRESS") or "local"
     own = address == "local"
+    handler = signal.getsignal(signal.SIGTERM)
     needed = math.ceil(compute.workers * compute.cpus_per_worker)
     try:
         with waiting(lambda: "waits for Ray to start here" if own else f"waits for the Ray cluster at {address}"):
@@ -68,6 +71,8 @@ def ensure_ray(compute: Compute) -> None:
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers: {error}", where="compute.address", found=address,
                           expected="auto, HOST:PORT, ray://HOST:PORT, or nothing for a local one") from error
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would raise where a training is about to be saved
 
 
 def _environment() -> dict[str, str]:

@@ -18,9 +18,10 @@ from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.requests import batches
+from alignment.inference.usage import Tally, budgets, endpoint_facts
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
-from alignment.sampling.batch import Part, SampleBatch, bad_row
+from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
 from alignment.sampling.measures import histogram, measures
 from alignment.sampling.prompts import as_prompt
 from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
@@ -39,11 +40,16 @@ def sample_stage(context: StageContext) -> Outcome:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
     prompts, bad, read, not_taken = _prompts(context, stage)
     planned = plan(context, batches(prompts, stage.batch_size))
-    parts = list(make_parts(context, planned, SampleBatch, Part, folder="parts", label="sample", unit="prompts"))
+    tally = Tally(budgets(context, (stage.model, stage.previous)))
+    parts = list(make_parts(context, planned, SampleBatch, Part, folder="parts", label="sample", unit="prompts",
+                            note=lambda part: tally.add(sum(a.tokens for a in part.answers), part.seconds,
+                                                         (one for _, one in used_by(part)))))
     answers = [answer for part in parts for answer in part.answers]
     bad += [row for part in parts for row in part.bad]
     if not answers:
-        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=_reasons(bad))
+        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=dict(_reasons(bad)),
+                         hint="; ".join(f"row {row['id']}: {row['found']}" for row in bad[:3] if "found" in row)
+                         or None)
     answered = {answer.id for answer in answers}
     asked = {record.id: record for record in prompts if record.id in answered}
     best = best_of_n(asked, answers, min_score=stage.min_score)
@@ -62,8 +68,18 @@ def sample_stage(context: StageContext) -> Outcome:
     return Outcome(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
         {**measures(answers), "rows_best": float(written["best"]), "rows_pairs": float(written["pairs"])},
-        {"histogram": histogram(answers), "timing": _timing(parts)},
+        {"histogram": histogram(answers), "timing": _timing(parts), **_endpoints(context, stage, parts)},
     )
+
+
+def _endpoints(context: StageContext, stage: Sample, parts: list[Part]) -> dict[str, Any]:
+    """What each endpoint took, refusals and failures included; nothing of a stage without any."""
+    named: dict[str, str] = {"newest": stage.model, "previous": stage.previous or ""}
+    taken: dict[str, list[dict[str, Any]]] = {}
+    for part in parts:
+        for source, one in used_by(part):
+            taken.setdefault(named[source], []).append(one)
+    return endpoint_facts(context, taken)
 
 
 def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[dict[str, Any]], int, int]:

@@ -18,6 +18,7 @@ from alignment import interrupt
 from alignment.config import TrainBase
 from alignment.config.sharding import unfit
 from alignment.context import Outcome, StageContext
+from alignment.distributed.asks import Asks
 from alignment.distributed.local import WorkersLost, ensure_ray, users_error, workers_lost
 from alignment.distributed.room import needed, wait_for_room
 from alignment.errors import ConfigError, KubeAlignError, StageError
@@ -56,10 +57,10 @@ def _here(context: StageContext) -> None:
     ranks.begin(context.key)  # before what takes long to import
     try:
         from alignment.training.fit import fit
-        from alignment.training.preemption import SaveBeforeEnd
+        from alignment.training.preemption import InThisProcess
 
         try:
-            fit(context, workers=1, callbacks=(SaveBeforeEnd(),))
+            fit(context, workers=1, callbacks=(InThisProcess(),))
         finally:
             interrupt.saving(None)
     except KubeAlignError:
@@ -74,9 +75,11 @@ def _on_workers(context: StageContext) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # Restarts are ours: Ray's would also try again what only the user can mend. Anything else is worth another try, as
     # a lost rank may first show as a broken connection of another.
+    asks = Asks(context.key)
     for left in reversed(range(1 + MAX_RESTARTS)):
         try:
             wait_for_room(compute, compute.workers, f"stage {context.stage.name}")
+            asks.begin()
             _trainer(context).fit()
             break
         except KubeAlignError:
@@ -89,6 +92,8 @@ def _on_workers(context: StageContext) -> None:
                 _give_up(context, error)
             why = next(iter(str(workers_lost(error) or error).splitlines()), "")[:300]
             console.print(f"! {context.stage.name} starts its workers again: {why}", markup=False)
+        finally:
+            asks.end()
 
 
 def _give_up(context: StageContext, error: Exception) -> NoReturn:
@@ -166,7 +171,13 @@ def _worker(config: dict[str, Any]) -> None:
     if first:
         shutil.rmtree(context.out, ignore_errors=True)  # of an attempt that was cut short
         context.out.mkdir(parents=True)
-    fit(context, workers=workers, callbacks=_reports())
+    from alignment.distributed.asked import AskedWorkers
+
+    asked = AskedWorkers(context.key, first)
+    try:
+        fit(context, workers=workers, callbacks=(*_reports(), asked))
+    finally:
+        asked.leave()
     if first and not store.is_local:
         store.push_work(context.key, "out")
         shutil.rmtree(context.out, ignore_errors=True)

@@ -27,7 +27,8 @@ class Answers:
     """One model's answers, to a batch or to all questions, by row id.
 
     Attributes:
-        answers: {"text", "finished", "tokens"} of each answer.
+        answers: {"text", "finished", "tokens"} of each answer; of an endpoint's also "usage".
+        failed: {"reason", "found", "usage"} of each question that an endpoint gave no answer to.
         log_probs: (summed log-probability in nats, tokens) of each reference; empty when perplexity is not asked for.
         seconds: time spent by kind of work, over all attempts and workers.
     """
@@ -35,6 +36,7 @@ class Answers:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     log_probs: dict[str, tuple[float, int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, parts: Iterable[Answers]) -> Answers:
@@ -43,9 +45,14 @@ class Answers:
         for part in parts:
             whole.answers |= part.answers
             whole.log_probs |= part.log_probs
+            whole.failed |= part.failed
             for name, value in part.seconds.items():
                 whole.seconds[name] = whole.seconds.get(name, 0.0) + value
         return whole
+
+    def used(self) -> Iterator[dict[str, Any] | None]:
+        """What each answer and failure took at an endpoint; None of a model that computes here."""
+        return (one.get("usage") for some in (self.answers, self.failed) for one in some.values())
 
     def timing(self) -> dict[str, float]:
         """Seconds, tokens generated, and their rate."""
@@ -62,7 +69,7 @@ class Answers:
         """Inverse of to_json; raises ValueError, TypeError or KeyError on anything else."""
         raw = json.loads(text)
         pairs = {id_: (total, tokens) for id_, (total, tokens) in raw["log_probs"].items()}
-        return cls(raw["answers"], pairs, raw["seconds"])
+        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}))
 
 
 class AnswerBatch:
@@ -77,7 +84,8 @@ class AnswerBatch:
         self.engine.close()
 
     def make(self, items: Sequence[Question]) -> Answers:
-        """Raises ModelError when the model cannot be loaded or its logits are not finite."""
+        """Raises ModelError when the model cannot be loaded or its logits are not finite, EndpointStopped when it is
+        an endpoint that cannot be asked any further."""
         made = Answers()
         with _clock(made.seconds, "load"):
             self.engine.load()
@@ -87,7 +95,11 @@ class AnswerBatch:
         with _clock(made.seconds, "generate"):
             completions = self.engine.generate(requests)
         for request, (said,) in zip(requests, completions, strict=True):
-            made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": len(said.ids)}
+            usage = {} if said.usage is None else {"usage": said.usage._asdict()}
+            if said.failure is not None:
+                made.failed[request.id] = {"reason": said.failure.reason, "found": said.failure.detail, **usage}
+            else:
+                made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": said.length} | usage
         asked = [(q.id, q.prompt, q.reference) for q in items if q.reference is not None and self.stage.perplexity]
         if asked:
             with _clock(made.seconds, "perplexity"):

@@ -58,9 +58,10 @@ def measure_all(
     return {name: {q.id: of(q, *own[q.id]) for q in questions if q.id in own} for name, own in said.items()}
 
 
-def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]]
-                ) -> dict[str, Any]:
-    """One line of answers.jsonl: the question and every model's answer to it; numbers may be NaN."""
+def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]],
+                answered: Mapping[str, Answers]) -> dict[str, Any]:
+    """One line of answers.jsonl: the question and every model's answer to it, with what it took at an endpoint;
+    numbers may be NaN."""
     meta = question.record.meta
     return {
         "id": question.id,
@@ -74,6 +75,7 @@ def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mappi
                 "text": said[name][question.id][0],
                 "finished": said[name][question.id][1],
                 **{metric: measures[name][question.id][metric] for metric in SHOWN},
+                **{key: value for key, value in answered[name].answers[question.id].items() if key == "usage"},
             }
             for name in stage.models
         },

@@ -6,13 +6,13 @@ Counts tokens with the models' tokenizers and loads no weights. What is left out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from alignment.config import Evaluate
 from alignment.context import StageContext
-from alignment.errors import DataError, KubeAlignError, ModelError
+from alignment.errors import DataError, KubeAlignError, ModelError, StageError
 from alignment.evaluation.held_out import HeldOut
 from alignment.evaluation.results import Question, question_of
 from alignment.inference.draws import choose
@@ -69,6 +69,33 @@ def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) 
     if len(fitting) > len(chosen):
         dropped["not taken"] = len(fitting) - len(chosen)
     return Chosen(chosen, bad, dropped)
+
+
+def answered_by_all(stage: Evaluate, chosen: Chosen, failed: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Chosen:
+    """Without the questions that an endpoint gave no answer to: models are compared over the same rows.
+
+    Args:
+        failed: model -> row id -> {"reason", "found", ...}.
+
+    Raises:
+        StageError: no question is left.
+    """
+    if not any(failed.values()):
+        return chosen
+    asked = {question.id: question for question in chosen.questions}
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for model, rows in failed.items():
+        for row, why in rows.items():
+            first.setdefault(row, (model, why))
+    bad = [{"source": stage.rows, "row": row, "reason": why["reason"], "found": f"{model}: {why['found']}",
+            "raw": asdict(asked[row].record)} for row, (model, why) in first.items()]
+    left = [question for question in chosen.questions if question.id not in first]
+    if not left:
+        raise StageError("no question was answered by every model", where=f"stage {stage.name}",
+                         found=dict(Counter(line["reason"] for line in bad)),
+                         hint="; ".join(f"row {line['row']}: {line['found']}" for line in bad[:3]))
+    dropped = Counter(chosen.dropped) + Counter(line["reason"] for line in bad)
+    return Chosen(left, chosen.bad + bad, dict(dropped))
 
 
 def _lengths(

@@ -34,7 +34,8 @@ class Generator(Opened, Protocol):
     """A language model that answers prompts and tells how likely an answer is."""
 
     def prompt_tokens(self, prompt: list[Message]) -> int:
-        """Tokens of a conversation that waits for its answer, as `generate` reads it. Needs no weights.
+        """Tokens of a conversation that waits for its answer, as `generate` reads it. Needs no weights. 0 of an
+        endpoint, which counts them itself and refuses what it cannot take.
 
         Raises:
             DataError: the chat template refuses the conversation.
@@ -56,6 +57,8 @@ class Generator(Opened, Protocol):
         Raises:
             DataError: a request without draws, or a prompt without tokens.
             ModelError: the weights cannot be loaded, or give logits that are not finite.
+            EndpointStopped: an endpoint cannot be asked any further. A row that it gives no answer to is a Completion
+                with a `failure`.
         """
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
@@ -78,7 +81,12 @@ class Scorer(Opened, Protocol):
 
 
 def open_engine(context: StageContext, name: str) -> Generator:
-    """The policy that the stage `name` made, an adapter merged, on the device and in the dtype of `compute`."""
+    """The policy that the stage `name` made, an adapter merged, on the device and in the dtype of `compute`; or the
+    endpoint that it names."""
+    if context.run.stage(name).endpoint is not None:
+        from alignment.inference.endpoint.generator import EndpointGenerator
+
+        return EndpointGenerator(context, name)
     from alignment.inference.embedded import EmbeddedGenerator
 
     return EmbeddedGenerator(context.inputs[name], context.run.compute)

@@ -27,6 +27,7 @@ from alignment.config import Compute
 from alignment.errors import ConfigError, ModelError
 from alignment.inference import nf4
 from alignment.inference.adapters import merged, with_adapter
+from alignment.inference.capped import with_caps
 from alignment.inference.info import INFO, base_folder, check_template, model_info, quantisation_of, read_info
 from alignment.progress import console
 from alignment.templates import Convention
@@ -189,6 +190,7 @@ def weights_of(
         raise ModelError("the model folder lacks weights that the architecture needs", where=str(folder),
                          found=sorted(missing | {str(key) for key in found["mismatched_keys"]})[:5])
     without_router_logits(model)
+    with_caps(model)
     return model
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+from alignment.errors import StageError
 from alignment.records import Message
 
 Item = tuple[list[Message], str]
@@ -18,7 +19,12 @@ Item = tuple[list[Message], str]
 @dataclass(frozen=True)
 class Draw:
     """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing; penalties 1 and 0 change
-    nothing."""
+    nothing.
+
+    Attributes:
+        presence_penalty: taken from the logit of every token that the answer has already.
+        stop: texts before which an answer ends, without them; endpoints alone have it.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -27,6 +33,7 @@ class Draw:
     max_new_tokens: int = 128
     seed: int = 0
     presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,41 @@ class Request:
     id: str
     prompt: list[Message]
     draws: tuple[Draw, ...]
+
+
+class EndpointStopped(StageError):
+    """The endpoint cannot be asked any further: the stage's trouble, never a row's. What was paid is kept."""
+
+
+class Failure(NamedTuple):
+    """Why a row got no answer, where others may.
+
+    Attributes:
+        reason: in words that are the same for all rows that meet it, since reasons are counted.
+        detail: what was seen of it.
+    """
+
+    reason: str
+    detail: str
+
+
+class Usage(NamedTuple):
+    """What an answer took at an endpoint, over all attempts that it counted.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as the endpoint counted them; None where it does not say.
+        cost: in the currency of the run file's price; None without one, or without the tokens.
+        attempts: requests that were made for it.
+        model: as the endpoint calls who answered.
+        lost: what attempts whose reply never came may have cost beside, at most.
+    """
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost: float | None
+    attempts: int
+    model: str | None = None
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +90,8 @@ class Completion:
         stop: the stop token that ended it, where one did.
         log_probs: of `ids` and `stop` at the temperature they were drawn at (1 where that is 0), in nats, as the engine
             had them; where asked for.
+        usage: what it took at an endpoint, which gives no `ids`; None of a model that computes here.
+        failure: set where there is no answer, and `text` is empty; a model that computes here always has one.
     """
 
     text: str
@@ -55,6 +99,13 @@ class Completion:
     finished: bool
     stop: int | None = None
     log_probs: tuple[float, ...] | None = None
+    usage: Usage | None = None
+    failure: Failure | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer, without the one that ends it where that is known apart; 0 where nobody counted."""
+        return len(self.ids) if self.usage is None else self.usage.completion_tokens or 0
 
     @property
     def tokens(self) -> list[int]:

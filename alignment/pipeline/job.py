@@ -68,7 +68,14 @@ def main(script: str, argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return Exit.USER
     with _found_by_hook(), StageLog(store, run.name, f"{stage.name}-{attempt()}") as log:
-        return _make(run, stage, store, arguments.run, log)
+        try:
+            return _make(run, stage, store, arguments.run, log)
+        except SystemExit:
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+                raise
+            print(interrupt.last_line(signal.SIGTERM), file=sys.stderr)
+            # Raised within a call into Ray, it comes out as Ray's own, with code 1.
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _make(run: Run, stage: AnyStage, store: Store, run_file: str, log: StageLog) -> int:

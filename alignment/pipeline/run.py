@@ -24,7 +24,7 @@ from alignment.artifacts import Artifact, Manifest, Store, Work
 from alignment.config import AnyStage, Run, Verdict, judge
 from alignment.config.arithmetic import computed, settled_here
 from alignment.config.hardware import device_here, processor
-from alignment.config.stops import Standing, standing
+from alignment.config.stops import Standing, standing_of
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
@@ -116,8 +116,7 @@ def standing_in(run: Run, store: Store, known: Mapping[str, Key]) -> Standing:
     """Which rounds the gates ask for, by what the store has."""
     groups = run.stops()
     found = {name: store.find(known[name].key) for group in groups for name in group.reads}
-    return standing(groups, {name: artifact.manifest.metrics for name, artifact in found.items()
-                             if artifact is not None})
+    return standing_of(groups, found)
 
 
 def _is_needed(run: Run, stage: AnyStage, store: Store, known: Mapping[str, Key]) -> bool:
@@ -255,6 +254,9 @@ def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:
     if stage.arithmetic is None:
         return {}
     workers = run.compute.workers if stage.on_workers else 0
+    models = [run.stage(ref.stage).endpoint for ref in stage.model_refs()]
+    if models and None not in models:
+        return {"engine": "endpoint", "workers": workers}
     device = device_here(run.compute)
     found = {"device": device, "dtype": stage.arithmetic, "workers": workers, "engine": stage.engine}
     return found if workers else {**found, "processor": processor(device)}

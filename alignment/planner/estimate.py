@@ -40,6 +40,8 @@ class Memory:
     """Of DistributedDataParallel or DeepSpeed."""
     overhead: int = 0
     """What the device holds beside tensors (sharing.py)."""
+    probed: int = 0
+    """What a probe saw beyond the formulas; below 0, where it saw less (probed.py)."""
 
     @property
     def total(self) -> int:

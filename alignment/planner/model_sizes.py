@@ -43,12 +43,20 @@ def of_artifact(artifact: Artifact) -> ModelSize | None:
     return size_of_config(json.loads(artifact.store.fs.cat_file(config)))
 
 
+def source_of(run: Run, stage: AnyStage) -> Any:
+    """Where the weights of the model come from that a stage starts from or makes; None where it has none."""
+    stage = _root(run, stage)
+    return next((item.source for item in stage.sources() if type(item.source) in SIZES), None)
+
+
 def of_stage(run: Run, stage: AnyStage) -> ModelSize | None:
     """Of the model that a stage starts from or makes: that of the import which its weights come from."""
+    source = source_of(run, stage)
+    return None if source is None else SIZES[type(source)](_root(run, stage).name, source)
+
+
+def _root(run: Run, stage: AnyStage) -> AnyStage:
     while (start := next(stage.model_refs(), None)) is not None:
         stage = run.stage(start.stage)
     base = getattr(stage, "base", None)
-    if base is not None:
-        stage = run.stage(base)
-    source = next((item.source for item in stage.sources() if type(item.source) in SIZES), None)
-    return None if source is None else SIZES[type(source)](stage.name, source)
+    return stage if base is None else run.stage(base)

@@ -6,7 +6,7 @@ the run file asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportEndpoint,
     ImportModel,
     Run,
     Sample,
@@ -29,12 +30,14 @@ from alignment.config.arithmetic import settled, settled_here
 from alignment.config.cards import Cards
 from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
+from alignment.config.sharding import zero_stage
 from alignment.config.stages.online import Online
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.model_sizes import SIZES, of_artifact
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
+from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
 from alignment.planner.sharing import Beside
 from alignment.planner.sizes import ModelSize
@@ -57,6 +60,7 @@ class StagePlan:
         memory: of one worker at its highest moment; `beside` what it takes elsewhere.
         micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
         seconds: estimated by the rates that were given; measured where the stage is finished.
+        like: of a training that shares nothing out, `likeness`; `probed`: the probe that `memory` starts from.
     """
 
     name: str
@@ -73,6 +77,8 @@ class StagePlan:
     seconds: float | None = None
     artifact: Artifact | None = None
     needs_model: bool = True
+    like: str | None = None
+    probed: Probed | None = None
 
 
 @dataclass
@@ -84,6 +90,7 @@ class _State:
     sets: dict[str, RowSet] = field(default_factory=dict)
     lengths: rows.Lengths | None = None
     cards: Cards | None = None
+    probes: Sequence[Probed] = ()
 
     def device(self, stage: AnyStage) -> Device:
         """What a worker of a stage computes on."""
@@ -113,7 +120,8 @@ def rates_of(cards: Cards) -> Rates:
 
 
 def plan(
-    run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates, cards: Cards | None = None
+    run: Run, artifacts: Mapping[str, Artifact | None], rates: Rates, cards: Cards | None = None,
+    probes: Sequence[Probed] = (),
 ) -> list[StagePlan]:
     """One `StagePlan` per stage, in order.
 
@@ -121,13 +129,14 @@ def plan(
         artifacts: finished artifacts by stage name (`pipeline.status`).
         rates: of one worker (`measure_rates`, `rates_of`).
         cards: GPUs to plan for, where not this machine; with a run made by `on_cards`.
+        probes: from which the memory of trainings starts that depends on the same.
 
     Raises:
         DataError, ModelError: a data file or a local model cannot be read.
     """
     native: Native = "gpu" if cards is not None and cards.card is not None else None
     run = settled_here(run) if cards is None else settled(run, lambda stage: native)
-    state = _State(run, artifacts, rates, cards=cards)
+    state = _State(run, artifacts, rates, cards=cards, probes=probes)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
     return [_stage(state, fitted(stage, lambda name: of_stage(run, name))) for stage in run.stages]
@@ -157,6 +166,12 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
     return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
+def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
+    """Nothing is computed here; what asking takes is planned with who asks."""
+    state.sizes[stage.name] = None
+    return StagePlan(stage.name, stage.title(), needs_model=False, seconds=0.0)
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
@@ -202,7 +217,7 @@ def _train(state: _State, stage: TrainBase) -> StagePlan:
         times = passes / stage.batch_size // stage.checkpoints.every
         flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
     seconds = flops / state.rates.flops / max(1, state.compute.workers)
-    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+    return replace(_from_probes(state, stage, base, device, memory, micro, length, second), seconds=seconds,
                    beside=beside(stage, size, device, second))
 
 
@@ -233,8 +248,28 @@ def _online(state: _State, stage: Online) -> StagePlan:
         held = state.sets[stage.eval_rows]
         evaluations = 1 + prompts / stage.rows_per_step // stage.checkpoints.every
         seconds += _drawn_in(state, stage, size, evaluations * held.rows, 1, held.prompt) / workers
-    return replace(base, memory=memory, seconds=seconds, micro_batch=micro, length=length,
+    return replace(_from_probes(state, stage, base, device, memory, micro, length), seconds=seconds,
                    beside=beside(stage, size, device))
+
+
+def _from_probes(
+    state: _State, stage: TrainBase, base: StagePlan, device: Device, memory: Memory, rows: int, length: int,
+    second: ModelSize | None = None,
+) -> StagePlan:
+    """The plan with the memory of a pass; a probe measures one worker, which shares nothing out."""
+    made, size = replace(base, memory=memory, micro_batch=rows, length=length), base.size
+    if zero_stage(device.sharding) or size is None:
+        return made
+    like = likeness(state.run, stage, on_gpu=device.on_gpu)
+
+    def formula(probe: Probed) -> Memory:
+        batch = probe.rows * (2 if probe.accumulates else 1)
+        return memory_of(stage.model_copy(update={"batch_size": batch}), size, Device(device.on_gpu), rows=probe.rows,
+                         length=probe.length, second=second)
+
+    memory, probed = corrected(memory, rows, length, [one for one in state.probes if one.like == like], formula,
+                               device.workers)
+    return replace(made, memory=memory, like=like, probed=probed)
 
 
 def _drawn_in(state: _State, stage: Online, size: ModelSize, prompts: float, answers: int, prompt: float) -> float:
@@ -259,8 +294,8 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
     take = state.run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
-    models = 2 if stage.pairs == "newest-previous" else 1
-    return _generation(state, stage, state.sizes[stage.model], asked, prompts, stage.n, models)
+    names = [stage.model] if stage.previous is None else [stage.model, stage.previous]
+    return _generation(state, stage, names, asked, prompts, stage.n)
 
 
 def _generate(state: _State, stage: Generate) -> StagePlan:
@@ -293,18 +328,23 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    size = state.sizes[stage.models[0]]
-    return _generation(state, stage, size, asked, read, 1, len(stage.models), perplexity=stage.perplexity)
+    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.perplexity)
 
 
 def _generation(
-    state: _State, stage: Sample | Evaluate, size: ModelSize | None, asked: float, prompts: RowSet, answers: int,
-    models: int, *, perplexity: bool = False,
+    state: _State, stage: Sample | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int, *,
+    perplexity: bool = False,
 ) -> StagePlan:
+    """Time and memory are of the models that compute here; of endpoints it says what answers cost."""
     new = stage.sampling.max_new_tokens
     prompt = min(prompts.prompt, stage.longest_prompt)
-    tokens = models * asked * answers * (prompt + new)
-    base = StagePlan(stage.name, stage.title(), size, asked, tokens, prompts.known)
+    here = [name for name in names if state.run.stage(name).endpoint is None]
+    models, size = len(here), state.sizes[here[0]] if here else None
+    tokens = len(names) * asked * answers * (prompt + new)
+    prices = [model.limits.price for name in names if (model := state.run.stage(name).endpoint) is not None]
+    cost = sum(asked * answers * price.of(prompt, new) for price in prices if price is not None)
+    title = f"{stage.title()}, costs {cost:.3g} at most" if cost else stage.title()
+    base = StagePlan(stage.name, title, size, asked, tokens, prompts.known, needs_model=bool(here))
     if size is None:
         return base
     value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
@@ -336,7 +376,7 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportData: _import_data, Generate: _generate, TrainBase: _train, Online: _online,
-    Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, Generate: _generate,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

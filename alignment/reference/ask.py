@@ -1,7 +1,8 @@
 """Paths: what can be asked, and the topic of each. `sft.strategy`, `format.alpaca`, `profile.cluster.worker`, ...
 
 A path begins with a group: `run`, `profile`, a stage kind or method, or one of format, reward, metric, aim, template,
-event and manifest. The topics of a group are made when one of them is asked for.
+event and manifest. The topics of a group are made when one of them is asked for. A key may also be asked for as it
+stands in a file, without its group (`model.source`): then it is looked for in all of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from alignment.config import KINDS, METHODS, Stage
 from alignment.errors import ConfigError
@@ -18,23 +20,43 @@ from alignment.reference.topics import Part, Rows, Topic, doc, first_sentence
 
 
 def find(path: str) -> Topic:
-    """The topic of a path; where it has NAME, any name will do.
+    """The topic of a path; where it has NAME, any name will do. Of a key that several stages have the first, or, where
+    it does not mean the same in all, a list of them.
 
     Raises:
         ConfigError: with the nearest paths, when nothing is called so.
     """
-    wanted = path.strip(".")
+    wanted = re.sub(r"\[\d+\]", "", path).strip(".").removeprefix("stages.")  # as findings name a place
     group = wanted.split(".")[0]
+    if group == "metric":  # as an aim names it: metric.MODEL.exact_match
+        wanted = ".".join(dict.fromkeys(("metric", wanted.rpartition(".")[2])))
     for of in (group, "run"):  # a top-level key of a run file may stand without `run.`
         topics = _topics(of) if of in GROUPS else {}
-        asked = wanted if of == group else f"run.{wanted}"
-        for name, topic in topics.items():
-            if name == asked or ("NAME" in name and _pattern(name).fullmatch(asked)):
-                return topic
+        if (topic := _named(topics, wanted if of == group else f"run.{wanted}")) is not None:
+            return topic
+    same = [topic for of in KEYED if (topic := _named(_topics(of), f"{of}.{wanted}")) is not None]
+    if same:
+        return _together(wanted, same)
     known = paths()
     raise ConfigError("nothing of this name can be explained", where="explain", found=path,
                       expected="one of " + ", ".join(_nearest(wanted, known)),
                       hint="kubealign explain, without a name, lists what can be asked")
+
+
+def _named(topics: Topics, asked: str) -> Topic | None:
+    return topics.get(asked) or next((topic for name, topic in topics.items()
+                                      if "NAME" in name and _pattern(name).fullmatch(asked)), None)
+
+
+def _together(wanted: str, same: list[Topic]) -> Topic:
+    """One topic of a key that stands in several mappings."""
+    first = same[0]
+    if all((topic.text, topic.facts, topic.parts) == (first.text, first.facts, first.parts) for topic in same):
+        groups = [topic.path.partition(".")[0] for topic in same[1:]]
+        also = (("the same in", ", ".join(groups)),) if groups else ()
+        return Topic(first.path, first.text, (*first.facts, *also), first.parts, first.examples)
+    rows = tuple((topic.path, first_sentence(topic.text)) for topic in same)
+    return Topic(wanted, "A key of several mappings; explain each by its whole path.", parts=(Part("keys", rows),))
 
 
 def paths() -> list[str]:
@@ -116,7 +138,10 @@ GROUPS: dict[str, Callable[[], Topics]] = {
     "manifest": of_keys.manifest, "reward": _reward_group,
 }
 """First part of a path -> its topics."""
+KEYED = ("train", *(kind.tag for kind in KINDS), "group", "profile", "manifest")
+"""Groups whose topics are keys, which may be asked for without their group; `run` is looked in before them."""
 
 
+@cache
 def _topics(group: str) -> Topics:
     return GROUPS[group]()

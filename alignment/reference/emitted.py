@@ -11,7 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.config import Choose, Evaluate, Generate, ImportData, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config import (
+    Choose,
+    Evaluate,
+    Generate,
+    ImportData,
+    ImportEndpoint,
+    ImportModel,
+    Sample,
+    Stage,
+    TrainBase,
+    row_of,
+)
 from alignment.config.stages.online import Online, Ppo
 from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 
@@ -240,6 +251,7 @@ def _compared(name: str, text: str, span: str, when: str, draw: str) -> tuple[Me
 
 
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
+    ImportEndpoint: (),
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
         Metric("rows_SPLIT", "Rows of each split.", COUNT),
@@ -330,6 +342,11 @@ _BATCH = Event("batch", "A batch of rows was made and kept.", {
 })
 
 _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
+    ImportEndpoint: (
+        Event("named", "The endpoint was written down; nothing was asked.", {
+            "model": "Its name at the endpoint.", "base_url": "The endpoint's address.",
+        }),
+    ),
     ImportModel: (
         Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
         Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),

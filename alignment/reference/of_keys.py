@@ -16,7 +16,7 @@ from alignment.reference.topics import Part, Rows, Topic, doc, first_sentence, p
 Topics = dict[str, Topic]
 """By path."""
 MAKES = {"rows": "row sets", "policy": "a language model", "reward": "a reward model", "table": "a table of results",
-         "files": "files"}
+         "files": "files", "endpoint": "a model to ask"}
 
 
 def run() -> Topics:
@@ -39,7 +39,7 @@ def stage(kind: type[Stage]) -> Topics:
               ("entrypoint", f"ray_jobs/{kind.script}.py")]
     parts = (Part("metrics", tuple((metric.name, first_sentence(metric.text)) for metric in emitted.metrics(kind))),
              Part("events", tuple((event.name, first_sentence(event.text)) for event in emitted.events(kind))))
-    return _of_model(kind.tag, kind, paragraphs(doc(kind)), tuple(facts), parts)
+    return _of_model(kind.tag, kind, paragraphs(doc(kind)), tuple(facts), tuple(part for part in parts if part.rows))
 
 
 def told_of(kind: type[Stage]) -> str:
@@ -48,6 +48,8 @@ def told_of(kind: type[Stage]) -> str:
     same = [other for other in KINDS if told_by(other) == told]
     if len(same) == 1:
         return told
+    if kind.known_by is not None:
+        return f"{told}, with {kind.known_by}"
     others = {name for other in same if other is not kind for name in other.model_fields}
     own = next(name for name, field in kind.model_fields.items() if field.is_required() and name not in others)
     return f"{told}, with {own}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import AnyStage, Run, Verdict, judge
-from alignment.config.stops import standing
+from alignment.config.stops import standing_of
 from alignment.errors import ArtifactError
 
 Artifacts = Mapping[str, Artifact | None]
@@ -93,8 +93,7 @@ def verdicts_of(run: Run, artifacts: Artifacts) -> list[Verdict]:
 
 def unneeded_of(run: Run, artifacts: Artifacts) -> dict[str, str]:
     """Unfinished stages of rounds that are not made, since a round before did not meet its gate -> why."""
-    found = standing(run.stops(), {name: artifact.manifest.metrics for name, artifact in artifacts.items()
-                                   if artifact is not None}).unneeded
+    found = standing_of(run.stops(), artifacts).unneeded
     return {name: why for name, why in found.items() if artifacts.get(name) is None}
 
 

@@ -16,6 +16,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportEndpoint,
     ImportModel,
     Sample,
     Stage,
@@ -112,7 +113,7 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportData: None, Generate: Section("generation", _generation),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, Generate: Section("generation", _generation),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }

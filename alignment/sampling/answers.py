@@ -26,6 +26,7 @@ class Answer:
         score: what selection goes by; NaN when it could not be had.
         function_score, model_score: its parts, None where not asked for.
         draw: the sampling parameters it was drawn with.
+        usage: what it took at an endpoint, by `Usage`'s names; None of a model that computes here.
     """
 
     id: str
@@ -37,7 +38,8 @@ class Answer:
     score: float
     function_score: float | None = None
     model_score: float | None = None
-    draw: dict[str, float | int] = field(default_factory=dict)
+    draw: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] | None = None
 
     @property
     def normal(self) -> str:
@@ -59,6 +61,7 @@ class Answer:
         known = {"function_score": self.function_score, "model_score": self.model_score}
         meta: dict[str, Any] = {
             **prompt.meta, "prompt_id": self.id, "model": self.model, "finished": self.finished, "draw": self.draw,
+            **({} if self.usage is None else {"usage": self.usage}),
             # JSON has no NaN; a missing score is null.
             **{k: _number(v) for k, v in {"score": self.score, **known}.items() if k == "score" or v is not None},
         }

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from alignment.context import StageContext
 from alignment.errors import KubeAlignError, StageError
 from alignment.inference.draws import draws
 from alignment.inference.generator import Generator, Scorer, open_engine, open_scorer
-from alignment.inference.requests import Completion, Draw, Request
+from alignment.inference.requests import Completion, Draw, EndpointStopped, Failure, Request
 from alignment.records import Record
 from alignment.rewards import RewardFunction, combine, resolve
 from alignment.sampling.answers import Answer, Source
@@ -31,7 +31,8 @@ class Part:
     """What became of one batch.
 
     Attributes:
-        bad: {"id", "reason", "raw"} of each row without answers.
+        bad: {"id", "reason", "raw"} of each row without answers, and of each answer that an endpoint refused or failed
+            on also which, with what was seen and what it took.
         seconds: spent generating; the only number here that is not the same when made again.
     """
 
@@ -48,6 +49,12 @@ class Part:
         """Inverse of to_json."""
         raw = json.loads(text)
         return cls([Answer(**answer) for answer in raw["answers"]], raw["bad"], raw["seconds"])
+
+
+def used_by(part: Part) -> Iterator[tuple[Source, dict[str, Any]]]:
+    """(which model, what it took at its endpoint) of every answer and failure; nothing of models that compute here."""
+    yield from ((answer.model, answer.usage) for answer in part.answers if answer.usage is not None)
+    yield from ((row["model"], row["usage"]) for row in part.bad if row.get("usage") is not None)
 
 
 def bad_row(record: Record, reason: str) -> dict[str, Any]:
@@ -84,10 +91,13 @@ class SampleBatch:
         """
         for opened in self._opened():
             opened.load()  # what is wrong with a model is the stage's trouble, not a row's
-        fit, bad = self._lengths(items, self.engines["newest"])
+        fit, bad = self._lengths(items)
         began = time.monotonic()
         try:
-            answers = self._answers(fit)
+            answers, failed = self._answers(fit)
+            bad += failed
+        except EndpointStopped:
+            raise
         except Exception as error:
             if len(fit) > 1:
                 log.warning("a batch of %d rows failed (%s); its rows are tried one by one", len(fit), _said(error))
@@ -103,9 +113,12 @@ class SampleBatch:
     def _opened(self) -> list[Generator | Scorer]:
         return [*self.engines.values(), *([] if self.reward is None else [self.reward])]
 
-    def _lengths(self, records: Sequence[Record], engine: Generator) -> tuple[list[Record], list[dict[str, Any]]]:
+    def _lengths(self, records: Sequence[Record]) -> tuple[list[Record], list[dict[str, Any]]]:
         """Rows whose prompt fits, and the bad ones; a prompt that the template refuses is bad too."""
         fit, bad = [], []
+        # An endpoint counts nothing before it is asked; a model here beside it does.
+        asked = self.context.run.stage(self.stage.model).endpoint is not None
+        engine = self.engines["previous" if asked and "previous" in self.engines else "newest"]
         for record in records:
             try:
                 length = engine.prompt_tokens(record.prompt)
@@ -120,20 +133,31 @@ class SampleBatch:
 
     def _one_by_one(self, records: Sequence[Record]) -> tuple[list[Answer], list[dict[str, Any]]]:
         answers: list[Answer] = []
-        bad = []
+        bad: list[dict[str, Any]] = []
         for record in records:
             try:
-                answers += self._answers([record])
+                made, failed = self._answers([record])
+                answers, bad = answers + made, bad + failed
+            except EndpointStopped:
+                raise
             except Exception as error:
                 bad.append(bad_row(record, _said(error)))
         return answers, bad
 
-    def _answers(self, records: Sequence[Record]) -> list[Answer]:
-        """Scored answers of all models to the records."""
+    def _answers(self, records: Sequence[Record]) -> tuple[list[Answer], list[dict[str, Any]]]:
+        """Scored answers of all models to the records, and the rows of bad.jsonl for those that were not given."""
         if not records:
-            return []
-        said = [answer for source in self.engines for answer in self._generate(source, records)]
+            return [], []
         prompts = {record.id: record for record in records}
+        said: list[Answer] = []
+        bad: list[dict[str, Any]] = []
+        for source in self.engines:
+            for answer, failure in self._generate(source, records):
+                if failure is None:
+                    said.append(answer)
+                else:
+                    bad.append({**bad_row(prompts[answer.id], failure.reason), "found": failure.detail,
+                                "model": source, "index": answer.index, "usage": answer.usage})
         if self.reward is None:
             rewards: list[float | None] = [None] * len(said)
         else:
@@ -143,10 +167,10 @@ class SampleBatch:
             value = None if self.function is None else float(self.function(prompts[answer.id], answer.text))
             scored.append(replace(answer, function_score=value, model_score=reward,
                                   score=combine(self.stage.score, value, reward)))
-        return scored
+        return scored, bad
 
-    def _generate(self, source: Source, records: Sequence[Record]) -> list[Answer]:
-        """Answers of one model, not yet scored."""
+    def _generate(self, source: Source, records: Sequence[Record]) -> list[tuple[Answer, Failure | None]]:
+        """Answers of one model, not yet scored, each with why it is none where it is none."""
         stage, seed = self.stage, self.context.run.seed
         requests = [
             Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
@@ -154,13 +178,16 @@ class SampleBatch:
         ]
         made = self.engines[source].generate(requests)
         return [
-            _unscored(request.id, source, index, draw, completion)
+            (_unscored(request.id, source, index, draw, completion), completion.failure)
             for request, completions in zip(requests, made, strict=True)
             for index, (draw, completion) in enumerate(zip(request.draws, completions, strict=True))
         ]
 
 
 def _unscored(row: str, source: Source, index: int, draw: Draw, completion: Completion) -> Answer:
+    if completion.usage is not None:  # the endpoint counts the token that ends an answer itself
+        return Answer(row, source, index, completion.text, completion.length, completion.finished, math.nan,
+                      draw=asdict(draw), usage=completion.usage._asdict())
     return Answer(row, source, index, completion.text, tokens=len(completion.ids) + completion.finished,
                   finished=completion.finished, score=math.nan, draw=asdict(draw))
 

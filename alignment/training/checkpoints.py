@@ -24,6 +24,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from alignment.artifacts import StoreUnreachable
 from alignment.config import TrainBase
 from alignment.config.sharding import zero_stage
 from alignment.context import StageContext
@@ -38,6 +39,11 @@ _PREFIX = "checkpoints/"
 _UNWRITTEN = re.compile(r"No space left|os error 28|[Dd]isk quota|PytorchStreamWriter failed|inline_container|iostream")
 """What safetensors and torch, which lose the number of an error, say of a file that cannot be written to its end."""
 
+_NUMBER = re.compile(r"os error (\d+)")
+_GONE = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO,
+         errno.EREMOTEIO}
+"""What a network file system says whose server went away, or a disk that was taken out."""
+
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks and pushes what the trainer saves. On every rank: saving waits for all of them."""
@@ -49,8 +55,14 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.place = disk or disk_of(context.work)
         self.disk, self.disks, self.leads = self.place
         """Number of this rank's disk, how many there are, and whether this rank pushes and pulls for its disk."""
+        self._mark = self.folder / ".there"
+        if self.store.is_local:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._mark.touch()
         self._pool = ThreadPoolExecutor(1, "push")
         self._push: Future[None] | None = None
+        self._behind = False
+        """Whether the store lacks the newest checkpoint of this disk."""
 
     def resume(self) -> Path | None:
         """The newest checkpoint that is complete, whole on every disk; the same one on all ranks."""
@@ -85,6 +97,18 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if not shares.fits(folder, self.sharding, _world()):
             once(f"whole-{name}", self.place, lambda: shares.make_whole(
                 folder, self.sharding, _world(), self.store.url_of(f"work/{self.key}")))
+
+    def still_there(self) -> None:
+        """Before anything is written: libraries would make a folder anew whose file system was taken away, on the disk
+        below, and train on.
+
+        Raises:
+            StoreUnreachable: the store's folder is gone.
+        """
+        if self.store.is_local and not self._mark.exists():
+            raise StoreUnreachable("the store's folder is gone", where=self.store.url, found=f"no {self._mark}",
+                                   hint="look at what is mounted there; once it is back, run again to go on from the "
+                                        "newest checkpoint")
 
     def bring(self, name: str) -> None:
         """Have a checkpoint of this attempt whole on every disk: where weights are shared out, each rank's share lies
@@ -131,11 +155,17 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         name = f"checkpoint-{step}"
         if self.store.is_local:
             return (self.folder / name / COMPLETE).exists()
-        return _PREFIX + name in self.store.pushed_work(self.key, _PREFIX)
+        try:
+            return _PREFIX + name in self.store.pushed_work(self.key, _PREFIX)
+        except ArtifactError:
+            return False
 
     def clear(self) -> None:
-        """Give the disk back: a cache outlives the pod, and the driver clears its own machine alone."""
-        if self.leads and not self.store.is_local:
+        """Give the disk back: a cache outlives the pod, and the driver clears its own machine alone.
+
+        Not where the store lacks the newest: should it not take the stage's result either, another start needs it.
+        """
+        if self.leads and not self.store.is_local and not self._behind:
             for folder in (self.folder, *self.work.glob("columns-*")):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -146,9 +176,13 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if self.disk == 0 and name in self.store.pushed_work(self.key, _PREFIX):
                 for old in self.store.started_work(self.key, _PREFIX) - kept:
                     self.store.drop_work(self.key, old)
-        except ArtifactError as error:
-            # Training goes on: the next checkpoint is pushed again, and nothing is lost while this machine lives.
-            console.print(f"[yellow]![/] {name} was not pushed\n{error}", markup=True)
+            self._behind = False
+        except (ArtifactError, OSError) as error:
+            # Training goes on: the next checkpoint is pushed again, and nothing is lost while this machine lives. A
+            # store that is still gone at the end fails the stage there, whose result it has to take.
+            self._behind = True
+            console.print(f"! {name.removeprefix(_PREFIX)} is on this machine alone, training goes on: it was not "
+                          f"pushed\n{error}", markup=False)
         finally:
             shutil.rmtree(linked, ignore_errors=True)
 
@@ -197,19 +231,31 @@ def latest_complete(folder: Path) -> Path | None:
 
 
 @contextmanager
-def naming_a_full_disk(folder: Path) -> Iterator[None]:
-    """What a library says of a disk that is full becomes an error with the folder and the room that is left."""
+def naming_the_disk(folder: Path) -> Iterator[None]:
+    """What a library says of a disk that is full, or that is gone, becomes an error with the folder.
+
+    Raises:
+        StageError: it is full; with the room that is left.
+        StoreUnreachable: what is mounted there does not answer any more.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not _UNWRITTEN.search(str(error)):
+        number, said = getattr(error, "errno", None), str(error)
+        if number is None and (told := _NUMBER.search(said)):
+            number = int(told[1])
+        if number in _GONE:
+            raise StoreUnreachable("the file system does not answer", where=str(folder), found=said[:200],
+                                   hint="look at what is mounted there; run again to go on from the newest checkpoint",
+                                   ) from error
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not _UNWRITTEN.search(said):
             raise
         there = next(path for path in (folder, *folder.parents) if path.exists())
         certain = "the disk is full, or a quota is reached"
         raise StageError(certain if full else f"a file cannot be written to its end: {certain}, or the storage is gone",
                          where=str(folder),
-                         found=f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB free; {str(error)[:200]}",
+                         found=f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB free; {said[:200]}",
                          hint="make room, or lower checkpoints.keep; run again to go on from the newest checkpoint",
                          ) from error
 

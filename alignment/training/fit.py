@@ -39,7 +39,7 @@ from alignment.inference.loading import load_tokenizer, resolve_device, resolve_
 from alignment.progress import console
 from alignment.records import Record
 from alignment.training import ranks, sharding, shares
-from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_a_full_disk, over_all
+from alignment.training.checkpoints import Checkpoints, barrier, disk_of, naming_the_disk, over_all
 from alignment.training.columns import made_once
 from alignment.training.frozen import load_frozen
 from alignment.training.guards import Recorder, Rows
@@ -108,7 +108,8 @@ def fit(context: StageContext, *, workers: int = 1, callbacks: tuple[TrainerCall
     timing = _train(context, trainer, Checkpoints(context, disk), callbacks)
     state = sharding.gathered(trainer)
     if trainer.is_world_process_zero():
-        with naming_a_full_disk(context.out):
+        trainer.kept.still_there()
+        with naming_the_disk(context.out):
             trainer.save_to(trainer.accelerator.unwrap_model(trainer.model), context.out / "model", state)
         outcome = _outcome(stage, method, trainer, prepared, held, facts, start)
         outcome.facts |= method.facts(stage, trainer, frozen or start)

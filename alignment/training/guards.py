@@ -19,7 +19,7 @@ from alignment.context import StageContext
 from alignment.errors import StageError
 from alignment.progress import Tracker, console
 from alignment.training import shares
-from alignment.training.checkpoints import Checkpoints, naming_a_full_disk
+from alignment.training.checkpoints import Checkpoints, naming_the_disk
 from alignment.training.held_means import HeldMeans
 from alignment.training.ranks import first_to_fail, pulse
 from alignment.training.sharding import gathered, is_shared_out, zero_stage_of
@@ -98,7 +98,9 @@ class Guarded(HeldMeans):
             set_seed((args.seed * 1_000_003 + state.global_step * 1_009 + args.process_index) % 2**32)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with naming_a_full_disk(Path(self.args.output_dir)):  # type: ignore[attr-defined]
+        if (kept := getattr(self, "kept", None)) is not None:
+            kept.still_there()
+        with naming_the_disk(Path(self.args.output_dir)):  # type: ignore[attr-defined]
             super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 
     def _load_best_model(self) -> None:

@@ -24,6 +24,7 @@ from alignment.config import Adapter, TrainBase
 from alignment.data.adapter_config import CONFIG, WEIGHTS
 from alignment.errors import ModelError
 from alignment.inference.adapters import with_adapter
+from alignment.inference.capped import with_caps
 from alignment.inference.info import base_folder, base_key, model_info, quantisation_of
 from alignment.inference.loading import load_policy, score_in_float32, weights_of
 from alignment.progress import console
@@ -99,6 +100,7 @@ def _full(stage: TrainBase, start: Artifact, pad_token_id: int) -> Any:
     config = policy.config
     config.num_labels, config.pad_token_id = 1, pad_token_id
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    with_caps(model)
     getattr(model, model.base_model_prefix).load_state_dict(
         getattr(policy, policy.base_model_prefix).state_dict(), strict=True
     )

@@ -157,6 +157,22 @@ def pulse(step: int) -> None:
         _put("pulse", {"host": socket.gethostname(), "step": step, "time": time.time()})
 
 
+def soon(what: str, step: int, asked: bool) -> int | None:
+    """The step after which all ranks do what one of them was asked for; None: none was. To be called by all ranks after
+    each step, with one name for all and another each time that it was done.
+
+    Without a collective: who is asked after a step names the next, whose gradients no rank has before all took part.
+    """
+    if not in_group():
+        return step if asked else None
+    store = _store()
+    if not store.check([what]):
+        if not asked:
+            return None
+        store.set(what, str(step + 1))
+    return int(store.get(what))
+
+
 @contextmanager
 def naming_the_silent() -> Iterator[None]:
     """A collective that timed out becomes an error that names the rank which it waited for."""

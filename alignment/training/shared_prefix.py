@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers.utils import is_torch_flex_attn_available
 
+from alignment.inference.capped import CAPPED
 from alignment.progress import console
 from alignment.training.checkpoints import everywhere
 from alignment.training.layout import NAMES, Ids, Laid, LaidOut, Layout, lay_out, layout_of, shared
@@ -194,7 +195,7 @@ def structural(trainer: Any) -> str | None:
         other = trainer.accelerator.unwrap_model(reference).config.get_text_config()
         if any(getattr(other, name, None) != getattr(config, name, None) for name in ALIKE):
             return f"the reference is shaped otherwise: {other.model_type}"
-    if config._attn_implementation not in ("sdpa", "eager", "flex_attention"):
+    if config._attn_implementation not in ("sdpa", "eager", "flex_attention", CAPPED):
         return f"attention by {config._attn_implementation}"
     others = sorted(set(getattr(config, "layer_types", None) or KNOWN) - KNOWN)
     if others or backbone_of(model)._is_stateful or getattr(config, "attention_chunk_size", None):

@@ -19,6 +19,19 @@ def text(path: str, width: int) -> list[str]:
     return [line for _, line in lines(TOPICS[path], width)]
 
 
+def documented(page: str) -> list[tuple[str, str, str]]:
+    """(section, key, what is said of it) of a page's tables; the section as a path begins."""
+    found, section = [], page.removesuffix(".md")
+    for line in pages()[page].replace("\\|", "\0").splitlines():
+        if line.startswith("#"):
+            title = line.lstrip("#").strip()
+            section = {"Groups": "group"}.get(title, title if title in GROUPS else section)
+        elif (key := re.match(r"\| `([^`]+)`[^|]*\|", line)) is not None:
+            text = line.rstrip("| ").rpartition("|")[2].strip()
+            found.append((section, key[1], text.replace("&lt;", "<").replace("\0", "|")))
+    return found
+
+
 def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
     said = call("explain")
     assert said.code == 0, said.err
@@ -48,6 +61,11 @@ def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
     ("template.qwen", ["<|im_end|>", "<|im_start|>user"]),
     ("event.held_out", ["left_out"]),
     ("manifest.rows.dropped", ["by reason"]),
+    ("model.source", ["import-model.model.source", "hub | folder | gguf | tiny", "source: gguf. A GGUF file"]),
+    ("sampling.top_p", ["sample.sampling.top_p", "the same in evaluate"]),
+    ("stages[2].strategy.alpha", ["train.strategy.alpha", "the same in sft, reward"]),
+    ("rows", ["A key of several mappings", "train.rows", "evaluate.rows", "manifest.rows"]),
+    ("reward.parts.brief.function", ["grpo.reward.parts.NAME.function", "a built-in one"]),
     ("aim", ["STAGE.METRIC OP NUMBER", "rm.eval_accuracy >= 0.8"]),
 ])
 def test_a_path_is_explained(path: str, words: list[str], call: Call) -> None:
@@ -88,6 +106,33 @@ def test_every_path_is_its_own_and_says_something() -> None:
     for path, topic in TOPICS.items():
         assert topic.path == path
         assert topic.text.strip(), path
+
+
+DOCUMENTED = [(section, key, text) for page in ("run.md", "profile.md", "manifest.md")
+              for section, key, text in documented(page)]
+
+
+def test_every_documented_key_is_found_with_its_stage_and_without() -> None:
+    assert len(DOCUMENTED) > 250
+    for section, key, text in DOCUMENTED:
+        known = find(f"{section}.{key}")
+        assert text in known.text, (section, key)
+        bare = find(key)
+        if key.split(".")[0] in GROUPS:
+            continue  # `template` and `reward` are what they are called first: a list of templates, a method
+        listed = [path for part in bare.parts for path, _ in part.rows] if bare.path == key else []
+        assert text in bare.text or known.path in listed or find(f"run.{key}") is bare, (section, key)
+
+
+def test_every_documented_name_of_a_list_is_found() -> None:
+    listed = {"formats.md": "format", "rewards.md": "reward", "templates.md": "template"}
+    named = [f"{group}.{name}" for page, group in listed.items()
+             for name in re.findall(r"^## (.+)$", pages()[page], re.MULTILINE)]
+    named += [f"event.{name}" for name in re.findall(r"^\*\*([a-z_]+)\*\*", pages()["events.md"], re.MULTILINE)]
+    named += [f"metric.{name}" for name in re.findall(r"^\| `([^`]+)`", pages()["metrics.md"], re.MULTILINE)]
+    assert len(named) > 60
+    for path in named:
+        assert find(path).text, path
 
 
 def test_the_pages_say_what_the_terminal_says() -> None:

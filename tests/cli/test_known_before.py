@@ -224,6 +224,38 @@ def test_targets_of_a_folder_are_those_of_its_weights(checked: Callable[..., Sai
     assert checked(with_model("experts", "gate_up_proj")).code == 0, "experts may be joined when they are loaded"
 
 
+@pytest.mark.parametrize(("width", "flags", "address", "code"), [
+    (32, "avx2 avx512f", None, 2), (96, "avx512f", None, 2), (64, "avx512f", None, 0), (32, "avx2", None, 0),
+    (32, "avx512f", "auto", 0),
+])
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_width_that_four_bits_cannot_be_computed_over_on_this_cpu(
+    width: int, flags: str, address: str | None, code: int, command: str, checked: Callable[..., Said],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"flags\t: fpu {flags}\n")
+    monkeypatch.setattr("alignment.config.hardware._CPUINFO", info)
+
+    def change(run: dict[str, Any]) -> None:
+        of("base", model={"source": "tiny", "hidden_size": width, "heads": 2})(run)
+        of("sft", strategy={"kind": "qlora"})(run)
+        if address is not None:
+            run["compute"] |= {"workers": 1, "address": address}
+
+    if command == "run" and code == 0:
+        return  # which would train
+    said = checked(change, command)
+    assert said.code == code, said.err
+    inputs = f"layers with {width} inputs"
+    if code:
+        assert "cannot compute over this model in four bits on this machine's CPU" in said.err
+        assert "(stages[2].strategy.kind)" in said.err
+        assert inputs in said.err
+    else:
+        assert (inputs in " ".join(said.out.split())) == (address is not None), "a warning where it is not seen"
+
+
 @pytest.mark.parametrize(("compute", "key", "problem"), [
     ({"device": "cuda"}, "compute.device", "there is no GPU to compute on"),
     ({"workers": 1, "gpus_per_worker": 1}, "compute.gpus_per_worker", "there is no GPU for a worker"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from alignment.config import load_run
 from tests import small
 from tests.cli.conftest import Call
 from tests.planner.test_auto import LLAMA
@@ -43,6 +46,39 @@ def test_what_does_not_fit_is_said_with_the_nearest_that_does(call: Call, run_fi
     said = " ".join(call("plan", run_file, "--gpus", "4090", "--set", "sft.strategy={kind: full}").out.split())
     assert "! sft: strategy full does not fit 4090: " in said
     assert "the nearest that fits is strategy: {kind: lora}: " in said
+
+
+@pytest.mark.parametrize(("gpus", "where", "asked"), [
+    ("4090", "with 4090", {"device": "cuda", "gpu": "4090"}), ("none", "without a GPU", {"device": "cpu"}),
+    ("8xH100", "with 8xh100", {"device": "cuda", "gpu": "h100", "workers": 8, "gpus_per_worker": 1.0}),
+])
+def test_the_run_that_is_offered_computes_on_what_was_planned_for(
+    call: Call, run_file: str, gpus: str, where: str, asked: dict[str, Any]
+) -> None:
+    made = call("plan", run_file, "--gpus", gpus)
+    place, command = made.out.rstrip().splitlines()[-2:]
+    assert place == f"on a machine {where}:"
+    words = shlex.split(command)
+    assert words[:3] == ["kubealign", "run", run_file]
+    compute = load_run(run_file, words[4::2]).compute
+    assert {key: getattr(compute, key) for key in asked} == asked
+    assert words[3::2] == ["--set"] * len(asked), "and says no more than that"
+
+
+def test_nothing_is_offered_that_would_be_refused(call: Call, run_file: str) -> None:
+    assert "kubealign run" not in call("plan", run_file, "--gpus", "4090", "--set", "sft.strategy={kind: full}").out
+
+
+@pytest.mark.parametrize(("gpus", "column", "said"), [
+    ("none", "+ host a worker", "for each worker more host memory"), ("4090", "host a worker", "for each worker host"),
+])
+def test_host_memory_is_said_to_be_a_workers_and_no_total(
+    call: Call, run_file: str, gpus: str, column: str, said: str
+) -> None:
+    lines = call("plan", run_file, "--gpus", gpus).out.splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith("beside it: "))
+    assert said in lines[at]
+    assert re.split(r"\s{2,}", lines[at + 1].strip()) == ["stage", column, "disk", "rows a pass"]
 
 
 def test_an_unknown_gpu_is_refused(call: Call, run_file: str) -> None:

@@ -10,9 +10,13 @@ import pytest
 import yaml
 
 from alignment.artifacts import Store
+from alignment.cli.show import memory
 from alignment.config import Run, load_profile, load_run
+from alignment.config.arithmetic import settled_here
+from alignment.config.cards import parse_cards
 from alignment.config.hardware import processor
 from alignment.pipeline.keys import keys
+from alignment.planner import Rates, on_cards, plan
 from alignment.planner.probed import Probed, read, write
 from tests import small
 from tests.cli.conftest import Call
@@ -49,6 +53,36 @@ def test_what_a_probe_has_refuted_here_is_not_run(call: Call, run: Run) -> None:
     assert f"sft: probed on {processor('cpu')}: 2 GB measured, 1 GB planned" in call("plan", "run.yaml").out
     other = call("plan", "run.yaml", "--set", "sft.epochs=2")
     assert "probed" not in other.out, "another stage"
+
+
+def test_the_next_plan_starts_from_what_was_seen_and_shows_both(call: Call, run: Run) -> None:
+    run = settled_here(run)
+    [item] = [item for item in plan(run, {one.name: None for one in run.stages}, Rates(1, 1)) if item.name == "sft"]
+    assert item.memory is not None
+    write(Store("store"), "sft-of-another-run", dataclasses.replace(
+        SEEN, rows=item.micro_batch, length=item.length, like=item.like))
+    said = call("plan", "run.yaml", "--set", "sft.epochs=2").out
+    assert "sft: 2 GB starts from a probe of sft on somewhere: 2 GB measured with 8 rows of up to " in said
+    assert f"{item.length} tokens; {memory(item.memory.total)} by the formulas" in said
+    row = next(line for line in said.splitlines() if line.startswith("sft "))
+    assert "~2 GB" in row
+    table = said.partition("memory per worker")[2].splitlines()
+    assert table[1].split()[-3:] == ["probed", "in", "all"]
+    fewer = call("plan", "run.yaml", "--set", "sft.micro_batch_size=2").out
+    assert f"tokens, here 2 of up to {item.length}, by which alone activations differ" in fewer
+    assert "starts from" not in call("plan", "run.yaml", "--set", "sft.strategy.r=8").out
+
+
+def test_a_probe_that_saw_more_than_a_card_has_is_a_misfit(call: Call, run: Run) -> None:
+    cards = parse_cards("4090")
+    there = on_cards(run, cards)
+    [item] = [item for item in plan(there, {one.name: None for one in run.stages}, Rates(1, 1), cards)
+              if item.name == "sft"]
+    write(Store("store"), "sft-there", dataclasses.replace(
+        SEEN, rows=item.micro_batch, length=item.length, like=item.like, measured={"step": 30 * 10**9}))
+    said = call("plan", "run.yaml", "--gpus", "4090").out
+    assert "! sft: 30 GB, by what a probe measured, is more than 23.5 GiB on 4090" in said
+    assert "kubealign run" not in said
 
 
 def test_what_is_refuted_elsewhere_is_no_matter_here(call: Call, run: Run) -> None:
@@ -164,4 +198,6 @@ def test_a_probe_measures_every_phase_and_leaves_the_stage_unmade(call: Call, ru
     assert seen.refuted is None
     assert (seen.rows, seen.device) == (8, processor("cpu"))
     assert not list(Path("store", "artifacts").glob("sft-*")), "a probe makes nothing"
-    assert "measured" in call("plan", "run.yaml").out
+    said = call("plan", "run.yaml")
+    assert f"{memory(seen.peak)} starts from a probe of sft on {seen.device}: " in said.out
+    assert f"{memory(seen.planned)} by the formulas" in said.out

@@ -246,3 +246,12 @@ def _with_stages(stages: dict[str, Any]) -> Profile:
     tree = parse_tree(PROFILE, "mine.yaml", "profile", "")[0]
     tree["cluster"]["stages"] = stages
     return Profile.model_validate(tree, strict=False)
+
+
+@pytest.mark.parametrize("where", ["compute: {workers: %s}", "cluster: {stages: {sft: {workers: %s}}}"])
+@pytest.mark.parametrize("counts", ["{min: 1, max: 4}", "[1, 4]"])
+def test_a_range_of_workers_is_refused_with_what_to_write(where: str, counts: str, file: Path) -> None:
+    file.write_text("name: p\n" + where % counts, encoding="utf-8")
+    with pytest.raises(ConfigErrors, match="workers is one number") as refused:
+        load_profile(str(file))
+    assert "by which a stage's batch_size cannot be divided" in str(refused.value)

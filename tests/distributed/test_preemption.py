@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,17 +15,19 @@ import pytest
 import yaml
 
 from alignment.artifacts import Store
+from alignment.cluster.manifests.pods import SAVE, SAVE_FIRST
 from alignment.pipeline import execute, keys
 from tests import small
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+LORA = {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0}
+TWO = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
 
 
-def training(folder: Path, **top: Any) -> Any:
+def training(folder: Path, strategy: dict[str, Any] = LORA, **top: Any) -> Any:
     """No checkpoint by itself before the end."""
-    stage = small.train("sft", epochs=20, checkpoints={"every": 1000}, micro_batch_size=4,
-                        strategy={"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0})
+    stage = small.train("sft", epochs=20, checkpoints={"every": 1000}, micro_batch_size=4, strategy=strategy)
     return small.run(folder, stage, **top)
 
 
@@ -53,13 +56,12 @@ def saved_step(said: str) -> int:
     return int(last.split()[2])
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Losses of a training left alone."""
-    return small.losses(execute(training(tmp_path_factory.mktemp("alone"))).artifacts["sft"])
+def alone(folder: Path, strategy: dict[str, Any] = LORA) -> list[float]:
+    """Losses of one process that is left alone."""
+    return small.losses(execute(training(folder / "alone", strategy)).artifacts["sft"])
 
 
-def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path, alone: list[float]) -> None:
+def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path) -> None:
     run = training(tmp_path)
     work = Store(run.store).workdir(keys(run)["sft"].key)
     process = started(run, tmp_path)
@@ -73,4 +75,33 @@ def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path, 
     made = execute(run).artifacts["sft"]
     assert made is not None
     assert made.manifest.facts["timing"]["resumed_from_step"] == step
-    assert small.losses(made) == alone
+    assert small.losses(made) == alone(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("sharding", "strategy"), [("none", LORA), ("zero2", {"kind": "full"})])
+def test_workers_save_for_a_pods_hook_and_for_their_driver(
+    sharding: str, strategy: dict[str, Any], tmp_path: Path
+) -> None:
+    """The hook of a worker's pod waits until it is saved, and the training goes on; the driver's SIGTERM ends it."""
+    run = training(tmp_path, strategy, compute={**TWO, "sharding": sharding})
+    work = Store(run.store).workdir(keys(run)["sft"].key)
+    file = tmp_path / "save"
+    process = started(run, tmp_path, KUBEALIGN_SAVE_FILE=str(file))
+    hook = ["/bin/sh", "-c", SAVE_FIRST.replace(SAVE, str(file)).replace("/proc/1/", f"/proc/{process.pid}/")]
+    wait_until_it_trains(work, process)
+    subprocess.run(hook, check=True, timeout=60)
+    (first,) = work.glob("checkpoints/checkpoint-*/complete")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    step = saved_step(said)
+    assert step > int(first.parent.name.rpartition("-")[2])
+    checkpoint = work / f"checkpoints/checkpoint-{step}"
+    assert (checkpoint / "complete").exists()
+    assert json.loads((checkpoint / "shares.json").read_text())["workers"] == 2
+    assert not (work / "lease.json").exists(), "given back"
+    made = execute(run).artifacts["sft"]
+    assert made is not None
+    assert made.manifest.facts["timing"]["resumed_from_step"] == step
+    assert small.losses(made) == pytest.approx(alone(tmp_path, strategy), rel=1e-4)

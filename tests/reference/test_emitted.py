@@ -56,6 +56,8 @@ def chain(folder: Path) -> Run:
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
          "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+        {"name": "import-endpoint", "kind": "import",
+         "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
          "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,

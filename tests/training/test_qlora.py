@@ -263,6 +263,31 @@ def test_a_layer_that_the_kernels_give_back_otherwise_is_refused(
     assert "layer model.layers.0.self_attn.q_proj of 32 x 32" in str(error.value)
 
 
+@pytest.mark.parametrize("width", [16, 24, 32, 64, 80, 96, 128, 192, 200, 224])
+def test_check_knows_which_widths_the_kernels_give_back_otherwise(width: int, tmp_path: Path) -> None:
+    """On this machine's CPU, whichever it is: fails where bitsandbytes has mended its kernel."""
+    import torch
+
+    from alignment.checks.machine import four_bits
+    from alignment.checks.seen import Sight
+    from alignment.inference import nf4
+    from alignment.training.quantised import _bitsandbytes, _layer
+
+    def gives_back(layer: torch.nn.Linear) -> bool:
+        try:
+            _layer(_bitsandbytes("cpu", ""), layer, nf4.quantised_layer(layer, "cpu"), torch.float32, "layer", "")
+        except ModelError:
+            return False
+        return True
+
+    right = all(gives_back(torch.nn.Linear(*shape)) for shape in ((width, 4 * width), (4 * width, width)))
+    base = {**small.BASE, "model": {**small.BASE["model"], "hidden_size": width}}
+    run = small.run(tmp_path, small.train("adapted", strategy=QLORA))
+    run = run.model_copy(update={"stages": (type(run.stages[0]).model_validate(base), *run.stages[1:])})
+    found = list(four_bits(run, run.stage("adapted"), None, Sight(0)))
+    assert [key for key, _ in found] == ([] if right else [("strategy", "kind")])
+
+
 def test_without_bitsandbytes_the_package_is_named(
     bases: Callable[[str], Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_missing_compiler_is_named(
 def test_a_full_disk_is_named_whatever_a_library_says_of_it(library: str, tmp_path: Path) -> None:
     import torch
 
-    from alignment.training.checkpoints import naming_a_full_disk
+    from alignment.training.checkpoints import naming_the_disk
 
     full = tmp_path / "checkpoint-2" / "weights"
     full.parent.mkdir()
@@ -94,9 +94,9 @@ def test_a_full_disk_is_named_whatever_a_library_says_of_it(library: str, tmp_pa
         else:
             full.write_text("x" * 100_000)
 
-    with pytest.raises(StageError, match="the disk is full") as caught, naming_a_full_disk(full.parent):
+    with pytest.raises(StageError, match="the disk is full") as caught, naming_the_disk(full.parent):
         write()
     assert caught.value.where == str(full.parent)
     assert "MiB free" in str(caught.value.found)
-    with pytest.raises(RuntimeError, match="something else"), naming_a_full_disk(full.parent):
+    with pytest.raises(RuntimeError, match="something else"), naming_the_disk(full.parent):
         raise RuntimeError("something else")

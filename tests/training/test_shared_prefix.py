@@ -25,8 +25,10 @@ PAIRS = [
 NEAR = 5e-6
 """Of float32 numbers: of a loss or a metric relative to itself, of a gradient relative to the largest one. Beside that
 2e-6: log-probabilities of whole answers are subtracted, and some losses multiply what is left of them by 20."""
-QUICK = ("llama-tied", "qwen3", "gemma2", "gemma3_text", "gpt_neox")
-"""No bias or a norm of queries, windows of 16 tokens in some layers or in all and a cap, learned otherwise."""
+QUICK = ("llama-tied", "qwen3", "gemma2", "gemma3_text-mixed", "mistral-window", "phi3", "gpt_neox")
+"""No bias or a norm of queries, windows of 16 tokens in some layers or in all, caps, one layer for three, otherwise."""
+WINDOWS = {"gemma2": (16, True), "gemma3_text": (16, False), "gemma3_text-mixed": (16, True),
+           "mistral-window": (16, False), "qwen2-window": (16, True), "phi3-window": (16, False)}
 NOT = {"bloom": "takes no mask", "opt": "dropout", "recurrent_gemma": "mix tokens otherwise",
        "mixtral": "over the experts", "qwen2_moe": "over the experts", "qwen3_moe": "over the experts"}
 """Families that keep TRL's layout in dpo, and why."""
@@ -97,7 +99,7 @@ def test_losses_gradients_and_metrics_are_those_of_trls_layout(
     trainer = trainer_of(bases(name), tokenizer, tmp_path, INSTEAD.get((name, method), method), strategy=strategy)
     trainer.settle_layout()
     assert trainer.why_not is None
-    assert trainer.windows == {"gemma2": (16, True), "gemma3_text": (16, False)}.get(name, (None, False))
+    assert trainer.windows == WINDOWS.get(name, (None, False))
     same(trainer)
 
 

@@ -14,6 +14,7 @@ from alignment.cluster.manifests.bundle import items
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, COMPONENT_LABEL, RUN_LABEL, STAGE_LABEL
 from alignment.config import Cluster, Pod, Profile, Run, bytes_of
 from alignment.errors import ConfigError
+from alignment.interrupt import SAVE_FILE
 from alignment.pipeline.echo import ECHO
 from alignment.pipeline.job import OWN_CLUSTER
 
@@ -30,16 +31,21 @@ CONTAINER_SECURITY: Json = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
 }
 GRACE = 120
-"""Seconds from the head's SIGTERM to its end; of them `KUBEALIGN_GRACE_S` are for a training to save."""
+"""Seconds from a pod's SIGTERM to its end; of them `KUBEALIGN_GRACE_S` are for a training to save."""
 _TO_SAVE = GRACE - 30
+SAVE = "/tmp/kubealign-save"
+_CAUGHT = (f"for i in $(seq {GRACE - _TO_SAVE - 15}); do "
+           "grep -Eq '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/1/status && break; sleep 1; done; true")
+"""Waits until `ray start` catches SIGTERM (bit 15 of SigCgt), which takes it some seconds: the kernel drops a signal
+that process 1 does not catch, and the pod would keep its GPU to the end of its grace."""
 STOP_STAGE = ('pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && '
-              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; '
-              f"for i in $(seq {GRACE - _TO_SAVE - 15}); do "
-              "grep -Eq '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/1/status && break; sleep 1; done; true")
-"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: a training in it is saved,
-the lease is given back, and the log is complete. Nothing is at work, nothing is ended. Then waits until `ray start`
-catches SIGTERM (bit 15 of SigCgt), which takes it some seconds: the kernel drops a signal that process 1 does not
-catch, and the pod would keep its GPU to the end of its grace."""
+              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; {_CAUGHT}')
+"""Ends the stage's driver on the head before `ray start` is told, which would not tell it: its training is saved, the
+lease is given back, and the log is complete. Nothing is at work, nothing is ended."""
+SAVE_FIRST = (f'pid=$(cat {SAVE}.pid 2>/dev/null) && kill -0 "$pid" 2>/dev/null && touch {SAVE} && '
+              f'for i in $(seq {_TO_SAVE}); do [ -e {SAVE} ] && kill -0 "$pid" 2>/dev/null || break; sleep 1; done; '
+              f'{_CAUGHT}')
+"""Has a training that is at work in a worker's pod saved, by all of its workers, before `ray start` is told."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 """A pod that only speaks to others: a look into the storage."""
 
@@ -75,7 +81,7 @@ def ray_pod(
         # KubeRay says it too, unless it is said: so no Secret in `env_from` can say otherwise.
         "RAY_AUTH_MODE": "token",
         # ECHO: into the container's own output, which `kubectl logs` and collectors of logs read.
-        **({} if workers else {ECHO: "/proc/1/fd/1", OWN_CLUSTER: "1"}),
+        **({SAVE_FILE: SAVE} if workers else {ECHO: "/proc/1/fd/1", OWN_CLUSTER: "1"}),
     }
     ports = {"metrics": 8080} if workers else {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
     made = _container(
@@ -84,10 +90,8 @@ def ray_pod(
         ports=[{"name": name, "containerPort": port} for name, port in ports.items()],
         readinessProbe=_probe(failures=10), livenessProbe=_probe(failures=60), workingDir=RUN_FOLDER,
     )
-    spec = _spec(cluster, made, volumes)
-    if not workers:
-        made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", STOP_STAGE]}}}
-        spec["terminationGracePeriodSeconds"] = GRACE
+    made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", SAVE_FIRST if workers else STOP_STAGE]}}}
+    spec = {**_spec(cluster, made, volumes), "terminationGracePeriodSeconds": GRACE}
     if pod.node_selector:
         spec["nodeSelector"] = dict(pod.node_selector)
     tolerations = [entry.model_dump(exclude_none=True) for entry in pod.tolerations]

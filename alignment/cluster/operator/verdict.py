@@ -11,7 +11,7 @@ from alignment.cluster.operator.plan import Bound, Plan
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.cluster.status.losses import in_words
 from alignment.config import judge
-from alignment.config.stops import Standing, stages_of, standing
+from alignment.config.stops import Standing, stages_of, standing_of
 
 AT_WORK = ("Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere")
 
@@ -36,8 +36,7 @@ class Note:
 
 def rounds_now(plan: Plan, artifacts: Mapping[str, Finished]) -> Standing:
     """Which rounds of groups their gates ask for."""
-    return standing(plan.stops, {stage.name: artifacts[stage.key].metrics for stage in plan.stages
-                                 if stage.key in artifacts})
+    return standing_of(plan.stops, {stage.name: artifacts.get(stage.key) for stage in plan.stages})
 
 
 def unjudged_rounds(plan: Plan, rounds: Standing) -> tuple[GateState, ...]:

@@ -21,7 +21,7 @@ from alignment.cluster.status.reading import Ended
 from alignment.cluster.storage.truth import Truth
 from alignment.cluster.watch.voice import Voice
 from alignment.config import AnyStage
-from alignment.config.stops import Standing, standing
+from alignment.config.stops import Standing, standing_of
 from alignment.errors import StageError
 
 PAUSES = (60.0, 120.0, 240.0, 300.0)
@@ -111,8 +111,7 @@ class Driver:
 
     def _rounds(self, found: Mapping[str, Manifest | None]) -> Standing:
         """Which rounds the gates ask for, by what the storage has."""
-        return standing(self.truth.run.stops(), {name: manifest.metrics for name, manifest in found.items()
-                                                 if manifest is not None})
+        return standing_of(self.truth.run.stops(), found)
 
     def _make(self, stage: AnyStage, retries: int) -> dict[str, Manifest | None]:
         label, left = self._label(stage), retries

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Tag
 
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
+from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.generate import RECIPES
 from alignment.config.stages.imports import ImportData, ImportModel
@@ -22,7 +23,8 @@ from alignment.config.stages.train import TrainBase
 
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
-KINDS: tuple[type[Stage], ...] = (ImportModel, ImportData, *RECIPES, *METHODS, Sample, Evaluate, Choose)
+KINDS: tuple[type[Stage], ...] = (
+    ImportModel, ImportEndpoint, ImportData, *RECIPES, *METHODS, Sample, Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
 
 

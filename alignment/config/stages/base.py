@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from alignment.config.aims import Aim
 from alignment.config.stages.fields import Dtype, Name, Place, Strict
 from alignment.config.stages.strategies import Adapter
 
+if TYPE_CHECKING:
+    from alignment.config.stages.endpoint import EndpointModel
+
 Role = Literal["policy", "reward"]
 
 
 class ModelRef(NamedTuple):
-    """A model that a stage reads: where its config says so, the stage that makes it, and what it has to be."""
+    """A model that a stage reads: where its config says so, the stage that makes it, and what it has to be.
+
+    Attributes:
+        asked: whether it is asked alone, so that an endpoint, which has no weights here, serves as well.
+    """
 
     place: Place
     stage: str
     role: Role
+    asked: bool = False
 
 
 class RowsPlace(NamedTuple):
@@ -96,7 +104,9 @@ class Stage(Strict):
 
     tag: ClassVar[str]
     """The stage kind or method by one name: import-model, sft, sample, ..."""
-    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files"]]
+    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files", "endpoint"]]
+    known_by: ClassVar[str | None] = None
+    """What tells it from other classes of its `kind`, where a key of its own does not."""
     body: ClassVar[str]
     """module:function that makes it, `(StageContext) -> Outcome`; imported when something is made."""
     script: ClassVar[str]
@@ -233,6 +243,11 @@ class Stage(Strict):
     def held_to(self) -> tuple[Aim, ...]:
         """What each of the rounds that it stands for is held to."""
         return ()
+
+    @property
+    def endpoint(self) -> EndpointModel | None:
+        """The endpoint that the stage names as a model; None where it makes anything else."""
+        return None
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Evaluate(Stage):
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
     def model_refs(self) -> Iterator[ModelRef]:
-        yield from (ModelRef(("models", index), name, "policy") for index, name in enumerate(self.models))
+        yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
         if self.score is not None:
             yield from self.score.model_refs()
 

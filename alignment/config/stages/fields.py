@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -15,6 +15,18 @@ RowsRef = Annotated[str, Field(pattern=ROWS)]
 """STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def _one_count(value: object) -> object:
+    if isinstance(value, dict | list | tuple):
+        raise ValueError("workers is one number. Counts that change within an attempt are not offered: Ray Train would "
+                         "also start with numbers by which a stage's batch_size cannot be divided. Write the number "
+                         "that is sure to be there; a later start with another goes on from the newest checkpoint")
+    return value
+
+
+OneCount = BeforeValidator(_one_count)
+"""Of keys that say how many Ray workers there are."""
 Dtype = Literal["float32", "bfloat16"]
 LENGTH = 1024
 """Tokens of a prompt, or of prompt and answer, where a config says none and the model takes as many."""

@@ -96,18 +96,25 @@ class ShippedTemplate:
     name: str
 
 
+def names_endpoint(model: Any) -> bool:
+    """Whether what stands as `model` of an import is asked over the network (endpoint.py)."""
+    return bool((model.get("source") if isinstance(model, dict) else getattr(model, "source", None)) == "endpoint")
+
+
 class ImportModel(Stage):
     """Bring a base model into the store: safetensors weights, tokenizer and chat template in one folder."""
 
     tag: ClassVar[str] = "import-model"
     makes = "policy"
+    known_by = "model"
     body = "alignment.inference.import_model:import_model"
     script = "import_stage"
 
     kind: Literal["import"] = "import"
     """`import` with `model` brings a base model."""
     model: AnyModelSource
-    """Where the model comes from; `source` says which of four ways: hub, folder, gguf or tiny."""
+    """Where the model comes from; `source` says which of four ways: hub, folder, gguf or tiny.
+    With a fifth, `endpoint`, it is asked and not brought (import-endpoint)."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
     pad_token: str | None = None
@@ -120,7 +127,7 @@ class ImportModel(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is not None
+        return super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
 
     @property
     def base(self) -> str | None:

@@ -150,9 +150,9 @@ class Sample(Stage):
         return self
 
     def model_refs(self) -> Iterator[ModelRef]:
-        yield ModelRef(("model",), self.model, "policy")
+        yield ModelRef(("model",), self.model, "policy", asked=True)
         if self.previous is not None:
-            yield ModelRef(("previous",), self.previous, "policy")
+            yield ModelRef(("previous",), self.previous, "policy", asked=True)
         yield from self.score.model_refs()
 
     def row_refs(self) -> Iterator[RowsPlace]:

@@ -22,7 +22,7 @@ from alignment.cluster.manifests.labels import (
     STAGE_LABEL,
     job_name,
 )
-from alignment.cluster.manifests.pods import RUN_FOLDER, STOP_STAGE
+from alignment.cluster.manifests.pods import RUN_FOLDER, SAVE_FIRST, STOP_STAGE
 from alignment.cluster.manifests.ray_job import RAY_VERSION, ray_job
 from alignment.config import AnyStage, Profile, Run, load_profile, load_run
 from alignment.errors import ConfigError
@@ -274,7 +274,8 @@ def test_ray_is_the_locked_one() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
-def test_the_hook_waits_until_process_one_catches_sigterm() -> None:
+@pytest.mark.parametrize("hook", [STOP_STAGE, SAVE_FIRST], ids=["head", "worker"])
+def test_the_hook_waits_until_process_one_catches_sigterm(hook: str) -> None:
     code = ("import signal,sys; print('up', flush=True); sys.stdin.readline(); "
             "signal.signal(signal.SIGTERM, lambda *_: sys.exit()); print('caught', flush=True); sys.stdin.readline()")
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -282,7 +283,7 @@ def test_the_hook_waits_until_process_one_catches_sigterm() -> None:
         assert one.stdin is not None
         assert one.stdout is not None
         one.stdout.readline()
-        hook = STOP_STAGE.replace("/proc/1/", f"/proc/{one.pid}/").replace("/tmp/kubealign-stage.pid", "/nowhere")
+        hook = hook.replace("/proc/1/", f"/proc/{one.pid}/").replace("/tmp/kubealign-", "/nowhere/")
         with subprocess.Popen(["/bin/sh", "-c", hook]) as waits:
             with pytest.raises(subprocess.TimeoutExpired):
                 waits.wait(1.5)

@@ -1,0 +1,89 @@
+"""Stages that ask an endpoint: what it cannot give, keys of the stage that nobody could honour, and what asking needs.
+
+An endpoint counts its own tokens, has no log-probabilities of given texts, and takes no parameter that it does not
+know. Asks none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from alignment.checks.seen import Sight, Wrong
+from alignment.config import AnyStage, EndpointModel, Evaluate, ImportEndpoint, Run, Sample
+from alignment.config.stages.fields import Place
+from alignment.config.stages.sample import Sampling
+from alignment.errors import ConfigError
+
+
+def named(run: Run, stage: ImportEndpoint, sight: Sight) -> Wrong:
+    """Nothing is wrong with a name; what its answers cost is said."""
+    limits = stage.model.limits
+    if limits.price is None:
+        sight.note(stage.name, "no price, so costs are not counted")
+    elif limits.budget is None:
+        sight.note(stage.name, "no budget")
+    yield from ()
+
+
+def askable_there(run: Run, stage: Sample | Evaluate) -> Wrong:
+    """What the endpoints among a stage's models cannot do."""
+    asked = dict(_endpoints(run, stage))
+    if not asked:
+        return
+    if run.compute.workers > 1:
+        yield (), ConfigError("an endpoint is asked by one process, so that its limits and budget hold",
+                              found=f"compute.workers: {run.compute.workers}", expected="0 or 1 for this stage",
+                              hint="a profile may give each stage its own: overrides")
+    models = [ref for ref in stage.model_refs() if ref.role == "policy"]
+    if stage.max_prompt_tokens is not None and len(asked) == len(models):
+        yield ("max_prompt_tokens",), ConfigError(
+            "an endpoint counts its own tokens, so nobody here can hold prompts to this", found=stage.max_prompt_tokens,
+            expected="to be left out: the endpoint refuses what it cannot take, and such rows are counted")
+    for name, model in asked.items():
+        for place, sampling in _samplings(stage):
+            yield from _unknown(name, model, place, sampling)
+
+
+def measurable_there(run: Run, stage: Evaluate) -> Wrong:
+    """Perplexity, which no endpoint can tell."""
+    if stage.perplexity and (asked := [name for name, _ in _endpoints(run, stage)]):
+        yield ("perplexity",), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
+                                           found=f"true, with {', '.join(asked)}", expected="perplexity: false")
+
+
+def reachable_here(run: Run, stage: AnyStage) -> Wrong:
+    """What a stage that asks an endpoint on this machine needs of it: the package, and the key in the environment."""
+    for name, model in _endpoints(run, stage):
+        if find_spec("openai") is None:
+            yield (), ConfigError("the openai package is not installed", found=f"model {name} is an endpoint",
+                                  expected="kubealign[endpoint]", hint="pip install 'kubealign[endpoint]'")
+        if model.key_env is not None and not os.environ.get(model.key_env, "").strip():
+            yield (), ConfigError("the endpoint's key is not in the environment", found=f"{model.key_env} of {name}",
+                                  expected=f"export {model.key_env}=... before the run")
+
+
+def _endpoints(run: Run, stage: AnyStage) -> Iterator[tuple[str, EndpointModel]]:
+    for name in dict.fromkeys(ref.stage for ref in stage.model_refs()):
+        model = run.stage(name).endpoint
+        if model is not None:
+            yield name, model
+
+
+def _samplings(stage: Sample | Evaluate) -> Iterator[tuple[Place, Sampling]]:
+    yield ("sampling",), stage.sampling
+    first: Sampling | None = getattr(stage, "first", None)
+    if first is not None:
+        yield ("first",), first
+
+
+def _unknown(name: str, model: EndpointModel, place: Place, sampling: Sampling) -> Wrong:
+    for key, idle in (("top_k", sampling.top_k in (0, (0, 0))), ("repetition_penalty",
+                                                                 sampling.repetition_penalty == 1.0)):
+        if not idle and key not in model.takes:
+            found = getattr(sampling, key)
+            yield (*place, key), ConfigError(
+                f"endpoint {name} is not known to take {key}", found=list(found) if isinstance(found, tuple) else found,
+                expected=f"sampling without it, or {key} in `takes` of {name}'s model, where its server knows it "
+                         "(vLLM does, OpenAI does not)")
