@@ -183,9 +183,10 @@ def _metrics() -> list[str]:
     parts = ["Numbers of a finished stage, in its manifest and in the report. An aim writes STAGE.METRIC with the "
              "stage's own name; MODEL, CHALLENGER, BASELINE and SPLIT stand for names of yours.",
              f"## Aims\n{_prose(AIM)}", _code("yaml", "aims:\n" + "\n".join(f"  - {aim}" for aim in AIMS))]
-    for kind in (kind for kind in KINDS if emitted.metrics(kind)):
+    for kind in KINDS:
         parts += [f"## {kind.tag}", _table(("metric", "what it is", "range", "better", "there when"), (
-            (f"`{m.name}`", m.text, m.span, m.better, m.when or "always") for m in emitted.metrics(kind)))]
+            (f"`{m.name}`", m.text, m.span, m.better, m.when or "always") for m in emitted.metrics(kind)))
+            if emitted.metrics(kind) else "None."]
     return parts
 
 
