@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from alignment.checks.seen import Sight, Wrong
-from alignment.config import AnyStage, EndpointModel, Evaluate, ImportEndpoint, Run, Sample
+from alignment.config import AnyStage, EndpointModel, Evaluate, Generate, ImportEndpoint, Run, Sample
 from alignment.config.stages.fields import Place
 from alignment.config.stages.sample import Sampling
 from alignment.errors import ConfigError
@@ -27,7 +27,7 @@ def named(run: Run, stage: ImportEndpoint, sight: Sight) -> Wrong:
     yield from ()
 
 
-def askable_there(run: Run, stage: Sample | Evaluate) -> Wrong:
+def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
     """What the endpoints among a stage's models cannot do."""
     asked = dict(_endpoints(run, stage))
     if not asked:
@@ -42,7 +42,7 @@ def askable_there(run: Run, stage: Sample | Evaluate) -> Wrong:
             "an endpoint counts its own tokens, so nobody here can hold prompts to this", found=stage.max_prompt_tokens,
             expected="to be left out: the endpoint refuses what it cannot take, and such rows are counted")
     for name, model in asked.items():
-        for place, sampling in _samplings(stage):
+        for place, sampling in stage.samplings():
             yield from _unknown(name, model, place, sampling)
 
 
@@ -69,13 +69,6 @@ def _endpoints(run: Run, stage: AnyStage) -> Iterator[tuple[str, EndpointModel]]
         model = run.stage(name).endpoint
         if model is not None:
             yield name, model
-
-
-def _samplings(stage: Sample | Evaluate) -> Iterator[tuple[Place, Sampling]]:
-    yield ("sampling",), stage.sampling
-    first: Sampling | None = getattr(stage, "first", None)
-    if first is not None:
-        yield ("first",), first
 
 
 def _unknown(name: str, model: EndpointModel, place: Place, sampling: Sampling) -> Wrong:

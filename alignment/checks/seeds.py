@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import SelfInstruct
+from alignment.config import Run, SelfInstruct
 from alignment.errors import ConfigError
 from alignment.generation.self_instruct import own_share
 from alignment.generation.tasks import seed_task
 
 
-def seedable(sight: Sight, stage: SelfInstruct) -> Wrong:
+def seedable(run: Run, sight: Sight, stage: SelfInstruct) -> Wrong:
     """Too few seeds, seeds of another language, prompts that cannot fit."""
     sets = [sight.rows.get(ref) for ref in stage.seeds]
     if None in sets:
@@ -29,9 +29,9 @@ def seedable(sight: Sight, stage: SelfInstruct) -> Wrong:
         yield ("language",), ConfigError(
             "most seed tasks are in another language", found=f"{len(own)} of {len(tasks)} in {stage.language}",
             expected="the language of the seeds")
-    # A word is a token or more, whatever the tokenizer.
+    # A word is a token or more, whatever the tokenizer; an endpoint says itself what it cannot take.
     least = sum(sorted(len(task.instruction.split()) for task in tasks)[:stage.demonstrations])
-    if least > stage.longest_prompt:
+    if least > stage.longest_prompt and run.stage(stage.teacher).endpoint is None:
         yield ("max_prompt_tokens",), ConfigError(
             "every prompt is longer than max_prompt_tokens, whatever the tokenizer",
             found=f"{stage.longest_prompt}, the shortest {stage.demonstrations} seeds have {least} tokens or more",

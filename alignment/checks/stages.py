@@ -240,7 +240,8 @@ def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
             read_prompt(prompt, f"stage {stage.name}")
         except ConfigError as error:
             yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
-    yield from seedable(sight, stage)
+    yield from askable_there(run, stage)
+    yield from seedable(run, sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:

@@ -172,8 +172,8 @@ def _check_model(
         yield Finding(ref.place, _not_before(ref.stage, names), ref.stage, _choices(allowed))
         return
     if ref.stage not in allowed and earlier[ref.stage].endpoint is not None:
-        yield Finding(ref.place, "is an endpoint, which has no weights here: sample and evaluate may ask it, and "
-                                 "nothing else", ref.stage, _choices(allowed))
+        yield Finding(ref.place, "is an endpoint, which has no weights here: sample, evaluate and generate may "
+                                 "ask it, and nothing else", ref.stage, _choices(allowed))
         return
     if ref.stage not in allowed:
         makers = ", ".join(kind.tag for kind in KINDS if kind.makes == ref.role)

@@ -65,7 +65,7 @@ def plan(context: StageContext, batches: Iterable[list[Item]],
 
 def make_parts(
     context: StageContext, planned: Plan[Item], maker: Callable[[StageContext], Maker[Item, P]], part: type[P], *,
-    folder: str, label: str, unit: str, note: Callable[[P], str] | None = None,
+    folder: str, label: str, unit: str, note: Callable[[P], str] | None = None, here: bool = False,
 ) -> Parts[P]:
     """Make what is missing of a plan, here or on `compute.workers` Ray workers, and give all of it.
 
@@ -75,6 +75,7 @@ def make_parts(
         folder: of the parts in the stage's work; one for each plan of the stage.
         label, unit: of the progress: what is done, and to how many of what.
         note: gets every part, those of earlier attempts first, and gives what progress says beside.
+        here: in this process, whatever `compute.workers` says.
 
     Raises:
         WorkersLost: workers died too often.
@@ -84,7 +85,8 @@ def make_parts(
     found = kept.find(planned)
     missing = {name: items for name, items in planned.items() if name not in found}
     reused = sum(len(planned[name]) for name in found)
-    made = _on_workers(context, missing, maker) if context.run.compute.workers else _here(context, missing, maker)
+    on_workers = context.run.compute.workers and not here
+    made = _on_workers(context, missing, maker) if on_workers else _here(context, missing, maker)
     with closing(made), context.track(label, sum(map(len, planned.values())), unit) as tracker:
         tracker.begin_at(reused)
         said = [note(one) for name in found if note is not None and (one := kept.read(name)) is not None]

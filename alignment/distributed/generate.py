@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.artifacts import RowCounts
@@ -25,10 +26,36 @@ from alignment.generation.bootstrap import Bad, Bootstrap
 from alignment.generation.tasks import Task, seed_task, to_record
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.requests import batches
+from alignment.inference.usage import Tally, budgets, endpoint_facts
 from alignment.records import Record, write_records
 
 EXAMPLES = 3
 """Refused texts that an error, the manifest and the report show."""
+
+
+@dataclass
+class Took:
+    """What the teacher's answers took, over all steps and attempts.
+
+    Attributes:
+        used: of each answer and failure of an endpoint.
+    """
+
+    tally: Tally
+    tokens: int = 0
+    seconds: float = 0.0
+    answers: int = 0
+    finished: int = 0
+    used: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, part: Part) -> str:
+        """Count one batch; returns what progress says beside."""
+        tokens, used = sum(one.tokens for one in part.said), [one.usage for one in part.said if one.usage is not None]
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + part.seconds
+        self.answers += sum(one.refused is None for one in part.said)
+        self.finished += sum(one.refused is None and one.finished for one in part.said)
+        self.used += used
+        return self.tally.add(tokens, part.seconds, used)
 
 
 def generate_stage(context: StageContext) -> Outcome:
@@ -38,6 +65,7 @@ def generate_stage(context: StageContext) -> Outcome:
         ConfigError: a prompt file cannot be used.
         DataError: too few seeds, or no prompt fits.
         StageError: nothing that the teacher said could be kept; bad.jsonl is then in the stage's work folder.
+        EndpointStopped: the teacher is an endpoint that cannot be asked any further; what was paid is kept.
     """
     stage = context.stage_as(SelfInstruct)
     texts = {prompt.step: read_prompt(prompt, f"stage {stage.name}, prompts.{prompt.step}")
@@ -45,9 +73,9 @@ def generate_stage(context: StageContext) -> Outcome:
     read, seeds, unfit = _seeds(context, stage)
     state = Bootstrap(stage, seeds, context.run.seed, context.run.scaled(stage.take) or stage.take, texts,
                       context.inputs[stage.teacher].manifest.digest)
-    speed: Counter[str] = Counter()
+    took = Took(Tally(budgets(context, [stage.teacher])))
     with open_engine(context, stage.teacher) as engine:
-        _make(context, stage, state, engine, speed)
+        _make(context, stage, state, engine, took)
     records = _apart(context, stage, state, [
         to_record(task, number, stage.recipe) for task in state.tasks for number in range(len(task.instances))])
     bad = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (one.line() for one in state.bad))
@@ -61,8 +89,8 @@ def generate_stage(context: StageContext) -> Outcome:
     shutil.move(bad_file, context.out / "bad.jsonl")
     context.event("refused", reasons=_by_step(state.bad), examples=_examples(state.bad))
     dropped = Counter(one.reason for one in state.bad) + unfit
-    return Outcome(RowCounts(read=read, written=written, dropped=dict(dropped)), _metrics(state, records, speed),
-                   _facts(state, speed))
+    return Outcome(RowCounts(read=read, written=written, dropped=dict(dropped)), _metrics(state, records, took),
+                   {**_facts(state, took), **endpoint_facts(context, {stage.teacher: took.used})})
 
 
 def _seeds(context: StageContext, stage: SelfInstruct) -> tuple[int, list[Task], Counter[str]]:
@@ -86,10 +114,10 @@ def _seeds(context: StageContext, stage: SelfInstruct) -> tuple[int, list[Task],
 
 
 def _make(context: StageContext, stage: SelfInstruct, state: Bootstrap, engine: Generator,
-          speed: Counter[str]) -> None:
+          took: Took) -> None:
     """Rounds of new tasks, then what kind each is, then its examples."""
     def answered(asks: Sequence[Ask], folder: str) -> dict[str, Said]:
-        return _answered(context, stage, engine, asks, folder, speed)
+        return _answered(context, stage, engine, asks, folder, took)
 
     while asks := state.ask():
         kept = len(state.tasks)
@@ -109,20 +137,16 @@ def _make(context: StageContext, stage: SelfInstruct, state: Bootstrap, engine: 
 
 
 def _answered(context: StageContext, stage: SelfInstruct, engine: Generator, asks: Sequence[Ask], folder: str,
-              speed: Counter[str]) -> dict[str, Said]:
-    """Request id -> what was said; the engine is shared by all steps where the stage is made in one process."""
+              took: Took) -> dict[str, Said]:
+    """Request id -> what was said; the engine is shared by all steps where the stage is made in one process. An
+    endpoint always is: a worker for each step would have limits and a count of what was spent of its own."""
     maker: Callable[[StageContext], Maker[Ask, Part]]
-    maker = AskBatch if context.run.compute.workers else lambda own: AskBatch(own, engine)
+    here = not context.run.compute.workers or context.run.stage(stage.teacher).endpoint is not None
+    maker = (lambda own: AskBatch(own, engine)) if here else AskBatch
     planned = plan(context, batches(asks, stage.batch_size), lambda ask: [ask.id, ask.digest])
-    parts = make_parts(context, planned, maker, Part, folder=folder, label=f"{stage.name}: {folder}", unit="requests")
-    said: dict[str, Said] = {}
-    for part in parts:
-        said |= {one.id: one for one in part.said}
-        speed["milliseconds"] += round(1000 * part.seconds)
-        speed["tokens"] += sum(one.tokens for one in part.said)
-        speed["answers"] += sum(one.refused is None for one in part.said)
-        speed["finished"] += sum(one.refused is None and one.finished for one in part.said)
-    return said
+    parts = make_parts(context, planned, maker, Part, folder=folder, label=f"{stage.name}: {folder}", unit="requests",
+                       note=took.add, here=here)
+    return {one.id: one for part in parts for one in part.said}
 
 
 def _apart(context: StageContext, stage: SelfInstruct, state: Bootstrap, records: list[Record]) -> list[Record]:
@@ -144,7 +168,7 @@ def _apart(context: StageContext, stage: SelfInstruct, state: Bootstrap, records
     return left
 
 
-def _metrics(state: Bootstrap, records: Sequence[Record], speed: Counter[str]) -> dict[str, float]:
+def _metrics(state: Bootstrap, records: Sequence[Record], took: Took) -> dict[str, float]:
     tasks = {record.meta["group"] for record in records}
     kinds = [task.is_classification for task in state.tasks if task.id in tasks]
     similar = [task.mean_similar for task in state.tasks if task.id in tasks]
@@ -154,17 +178,16 @@ def _metrics(state: Bootstrap, records: Sequence[Record], speed: Counter[str]) -
         "kept_share": round(len(tasks) / max(1, state.proposed), 4),
         "classification_share": round(sum(map(bool, kinds)) / max(1, len(kinds)), 4),
         "mean_similar": round(sum(similar) / max(1, len(similar)), 4),
-        "finished_share": round(speed["finished"] / max(1, speed["answers"]), 4),
+        "finished_share": round(took.finished / max(1, took.answers), 4),
     }
 
 
-def _facts(state: Bootstrap, speed: Counter[str]) -> dict[str, Any]:
-    seconds = speed["milliseconds"] / 1000
+def _facts(state: Bootstrap, took: Took) -> dict[str, Any]:
     return {
         "seeds": len(state.seeds), "requests": dict(state.asked), "refused": _by_step(state.bad),
         "examples": _examples(state.bad), "unclear_kinds": state.unclear,
-        "timing": {"tokens": speed["tokens"], "seconds": seconds,
-                   "tokens_per_second": round(speed["tokens"] / max(seconds, 1e-9), 1)},
+        "timing": {"tokens": took.tokens, "seconds": round(took.seconds, 3),
+                   "tokens_per_second": round(took.tokens / max(took.seconds, 1e-9), 1)},
     }
 
 
@@ -184,7 +207,7 @@ def _examples(bad: Sequence[Bad]) -> list[dict[str, str]]:
     ranked = [reason for reason, _ in Counter(one.reason for one in bad).most_common()]
     firsts = [next(one for one in bad if one.reason == reason) for reason in ranked[:EXAMPLES]]
     more = [one for one in bad if one not in firsts][: EXAMPLES - len(firsts)]
-    return [{"id": one.id, "reason": one.reason, "text": one.text[:200]} for one in [*firsts, *more]]
+    return [{"id": one.id, "reason": one.reason, "text": (one.found or one.text)[:200]} for one in [*firsts, *more]]
 
 
 def _shown(bad: Sequence[Bad]) -> str:

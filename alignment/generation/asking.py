@@ -1,6 +1,7 @@
 """One batch of requests to the teacher, answered. What every process of a generate stage does; reads no answer.
 
-A prompt that is too long for the stage is not asked, and says so in its answer's place.
+A prompt that is too long for the stage is not asked, and says so in its answer's place; so does a request that an
+endpoint gave no answer to. Neither is an empty answer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from alignment.config import Generate, Sampling
 from alignment.context import StageContext
 from alignment.errors import DataError
 from alignment.inference.draws import draws
+from alignment.inference.endpoint import reply
 from alignment.inference.generator import Generator, open_engine
-from alignment.inference.requests import Request
+from alignment.inference.requests import Completion, Request
 from alignment.records import Message
 
 TOO_LONG = "prompt-too-long"
 NO_TEMPLATE = "prompt-refused-by-template"
+FOR_GOOD = frozenset({reply.FILTERED, reply.TOO_LONG})
+"""Reasons of an endpoint that would come again, though nothing was paid."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class Said:
 
     Attributes:
         finished: False where max_new_tokens cut it.
-        refused: why it was not asked.
+        refused: why there is no answer: it was not asked, or the endpoint gave none; `text` is empty then.
+        found: what was seen of the endpoint's failure; None where there was none.
+        passing: whether that failure says nothing of the request: asked at another time it may be answered.
+        usage: what it took at an endpoint, failures included; None of a teacher that computes here.
     """
 
     id: str
@@ -68,6 +75,20 @@ class Said:
     finished: bool = True
     tokens: int = 0
     refused: str | None = None
+    found: str | None = None
+    passing: bool = False
+    usage: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, id_: str, one: Completion) -> Said:
+        """What an engine gave."""
+        usage = None if one.usage is None else one.usage._asdict()
+        if one.failure is not None:
+            nothing_came = one.usage is not None and one.usage.prompt_tokens == 0
+            return cls(id_, "", False, 0, one.failure.reason, one.failure.detail,
+                       nothing_came and one.failure.reason not in FOR_GOOD, usage)
+        # An endpoint counts the token that ends an answer itself, and gives no ids.
+        return cls(id_, one.text, one.finished, len(one.tokens) if usage is None else one.length, usage=usage)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,8 @@ class AskBatch:
             self.engine.close()
 
     def make(self, items: Sequence[Ask]) -> Part:
-        """Raises ModelError, ConfigError: the model cannot be loaded."""
+        """Raises ModelError, ConfigError: the model cannot be loaded. EndpointStopped: it is an endpoint that cannot be
+        asked any further."""
         began = time.monotonic()
         refused = {ask.id: reason for ask in items if (reason := self._refused(ask)) is not None}
         asked = [ask for ask in items if ask.id not in refused]
@@ -111,8 +133,7 @@ class AskBatch:
         requests = [Request(ask.id, ask.prompt, draws(ask.id, seed, 1, ask.sampling, model="teacher")) for ask in asked]
         answers = self.engine.generate(requests) if requests else []
         said = [Said(id_, refused=reason) for id_, reason in refused.items()]
-        said += [Said(ask.id, one.text, one.finished, len(one.tokens))
-                 for ask, (one,) in zip(asked, answers, strict=True)]
+        said += [Said.of(ask.id, one) for ask, (one,) in zip(asked, answers, strict=True)]
         return Part(said, round(time.monotonic() - began, 3))
 
     def _refused(self, ask: Ask) -> str | None:

@@ -28,17 +28,24 @@ RAW = 2000
 
 @dataclass(frozen=True)
 class Bad:
-    """Something that was refused: a response, an instruction, or an example."""
+    """Something that was refused: a response, an instruction, or an example.
+
+    Attributes:
+        text: what was refused; of a request without an answer, what it asked.
+        found: what was seen of an endpoint's failure.
+    """
 
     id: str
     step: str
     reason: str
     text: str
     origin: dict[str, Any]
+    found: str | None = None
 
     def line(self) -> dict[str, Any]:
         """A row of bad.jsonl."""
-        return {"id": self.id, "step": self.step, "reason": self.reason, "raw": self.text[:RAW], "origin": self.origin}
+        made = {"id": self.id, "step": self.step, "reason": self.reason, "raw": self.text[:RAW], "origin": self.origin}
+        return made if self.found is None else {**made, "found": self.found}
 
 
 @dataclass
@@ -50,7 +57,8 @@ class Bootstrap:
         texts: step -> its prompt with slots.
         model: what stands for the teacher in a row's origin.
         proposed: instructions that the teacher has proposed.
-        idle: rounds in a row that kept nothing.
+        idle: rounds in a row that kept nothing; rounds that an endpoint's passing failures left without any answer do
+            not count, as they say nothing of the teacher.
         unclear: answers about a task's kind that said neither yes nor no.
     """
 
@@ -115,14 +123,17 @@ class Bootstrap:
                 self._refuse(ask, ask.id, "empty-response", answer.text)
             for number, item in enumerate(found, 1):
                 self._propose(ask, f"{ask.id}-{number}", item)
-        self.idle = self.idle + 1 if len(self.tasks) == before else 0
+        if len(self.tasks) > before:
+            self.idle = 0
+        elif not all(said[ask.id].passing for ask in asks):
+            self.idle += 1
 
     def _whole(self, ask: Ask, answer: Said) -> str | None:
         """The part of a response that is read; None of one that is refused as a whole."""
         text, stopped = recipe.cut(answer.text, last_item=self.stage.last_item,
                                    blank_line=self.stage.stop_at_blank_line)
         if answer.refused is not None:
-            self._refuse(ask, ask.id, answer.refused, ask.text)
+            self.bad.append(Bad(ask.id, "instructions", answer.refused, ask.text, ask.origin(), answer.found))
         elif not answer.finished and not stopped:
             self._refuse(ask, ask.id, "response-cut", answer.text)
         else:
@@ -184,9 +195,16 @@ class Bootstrap:
         del self.tasks[most:]
 
     def read_kinds(self, asks: Sequence[Ask], said: Mapping[str, Said]) -> None:
-        """Take in what kind each task is. One that was not asked, or not told, is no classification, and counted."""
-        for task, ask in zip(self.tasks, asks, strict=True):
+        """Take in what kind each task is. One that was not asked, or not told, is no classification, and counted; one
+        that the endpoint failed on is refused."""
+        asked, self.tasks = self.tasks, []
+        for task, ask in zip(asked, asks, strict=True):
             answer = said[ask.id]
+            if answer.refused is not None and answer.found is not None:
+                origin = {**ask.origin(), "task": task.id, "instruction": task.instruction}
+                self.bad.append(Bad(task.id, "classification", answer.refused, task.instruction, origin, answer.found))
+                continue
+            self.tasks.append(task)
             kind = None if answer.refused else recipe.says_classification(answer.text, self.stage.language)
             self.unclear += kind is None
             task.is_classification = bool(kind)
@@ -214,7 +232,7 @@ class Bootstrap:
             answer, origin = said[ask.id], {**ask.origin(), "task": task.id, "instruction": task.instruction}
             task.origin["instances"] = ask.origin()
             if answer.refused is not None:
-                self.bad.append(Bad(task.id, "instances", answer.refused, task.instruction, origin))
+                self.bad.append(Bad(task.id, "instances", answer.refused, task.instruction, origin, answer.found))
                 continue
             parse = recipe.output_first if task.is_classification else recipe.input_first
             found = parse(answer.text, self.stage.language)

@@ -305,17 +305,22 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
         else {split: replace(seeds, rows=take, known=False) for split in stage.splits()}).items()}
-    size, tokens, seconds, longest = state.sizes[stage.teacher], 0.0, 0.0, 0.0
-    steps = stage.requests(take)
-    for asked, shown, whole, new in steps:
-        prompt = min(stage.longest_prompt, shown * (seeds.prompt + (seeds.answer if whole else 0)))
+    size, tokens, seconds, longest, cost = state.sizes[stage.teacher], 0.0, 0.0, 0.0, 0.0
+    there = state.run.stage(stage.teacher).endpoint
+    for asked, shown, whole, new in stage.requests(take):
+        prompt = shown * (seeds.prompt + (seeds.answer if whole else 0))
+        if there is None:
+            prompt = min(stage.longest_prompt, prompt)
+        elif there.limits.price is not None:
+            cost += asked * there.limits.price.of(prompt, new)
         tokens += asked * (prompt + new)
         longest = max(longest, stage.longest_prompt + new)
         if size is not None:
             seconds += estimate.generate_seconds(
                 size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
                 new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
-    base = StagePlan(stage.name, stage.title(), size, seeds.rows, tokens, False)
+    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    base = StagePlan(stage.name, title, size, seeds.rows, tokens, False, needs_model=there is None)
     if size is None:
         return base
     memory = estimate.generate_memory(

@@ -1,6 +1,6 @@
 """A model that is asked over the network: an OpenAI-compatible endpoint, named by a run file as a model.
 
-It has no weights here, so stages that only ask may read it (sample, evaluate), and stages that train may not.
+It has no weights here, so stages that only ask may read it (sample, evaluate, generate), and stages that train may not.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class EndpointModel(Strict):
 
 
 class ImportEndpoint(Stage):
-    """Name an OpenAI-compatible endpoint as a model that sample and evaluate may ask; it asks nothing itself."""
+    """Name an OpenAI-compatible endpoint as a model that sample, evaluate and generate may ask; asks nothing itself."""
 
     tag: ClassVar[str] = "import-endpoint"
     makes = "endpoint"

@@ -90,6 +90,10 @@ class Evaluate(Stage):
     def most_tokens(self) -> MostTokens:
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
 
+    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
+        """How answers are drawn, with the place in the config."""
+        yield ("sampling",), self.sampling
+
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt, at most."""

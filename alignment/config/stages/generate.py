@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from alignment.config.prompts import PromptFile
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
+from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
 from alignment.config.stages.sample import Sampling, prompt_and_answer
 
 Whole = Annotated[int, Field(ge=0)]
@@ -102,7 +102,7 @@ class Generate(Stage):
     kind: Literal["generate"] = "generate"
     """`generate`: a teacher makes rows from seeds; `recipe` says how."""
     teacher: Name
-    """The stage whose model is asked."""
+    """The stage whose model is asked; it may name an endpoint."""
     seeds: tuple[RowsRef, ...] = Field(min_length=1)
     """Row sets with the seed tasks, each STAGE/SPLIT. Format self-instruct keeps instruction and examples apart; of
     other rows the one user's turn is the instruction and the answer its output."""
@@ -118,13 +118,13 @@ class Generate(Stage):
     """Requests in one generation batch."""
     max_prompt_tokens: Positive | None = None
     """A request whose prompt is longer is not asked; it is counted and kept in bad.jsonl. Default: 1024, or what the
-    teacher's context length leaves beside the longest answer, where that is less."""
+    teacher's context length leaves beside the longest answer, where that is less. Not for an endpoint."""
     dtype: Dtype | None = None
     """Arithmetic of the teacher. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else
     float32 (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
     def model_refs(self) -> Iterator[ModelRef]:
-        yield ModelRef(("teacher",), self.teacher, "policy")
+        yield ModelRef(("teacher",), self.teacher, "policy", asked=True)
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield from (RowsPlace(("seeds", index), ref) for index, ref in enumerate(self.seeds))
@@ -140,6 +140,10 @@ class Generate(Stage):
 
     def splits(self) -> tuple[str, ...]:
         return ("train",)
+
+    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
+        """How each step's answers are drawn, with the place in the config."""
+        return iter(())
 
     def requests(self, take: int) -> list[Load]:
         """The most that each step asks for `take` tasks: unless a recipe knows better, once with one seed each."""
@@ -213,8 +217,12 @@ class SelfInstruct(Generate):
         return self
 
     def most_tokens(self) -> MostTokens:
-        answers = (self.instructions, self.classification, self.instances)
-        return prompt_and_answer(self.max_prompt_tokens, max(given.max_new_tokens for given in answers))
+        return prompt_and_answer(self.max_prompt_tokens, max(given.max_new_tokens for _, given in self.samplings()))
+
+    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
+        yield ("instructions",), self.instructions
+        yield ("classification",), self.classification
+        yield ("instances",), self.instances
 
     def requests(self, take: int) -> list[Load]:
         asked = self.rounds * self.requests_per_round

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Positive, RowsRef, Strict
+from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
@@ -159,8 +159,13 @@ class Sample(Stage):
         return (RowsPlace(("prompts", index), ref) for index, ref in enumerate(self.prompts))
 
     def most_tokens(self) -> MostTokens:
-        answers = [given.max_new_tokens for given in (self.sampling, self.first) if given is not None]
-        return prompt_and_answer(self.max_prompt_tokens, max(answers))
+        return prompt_and_answer(self.max_prompt_tokens, max(given.max_new_tokens for _, given in self.samplings()))
+
+    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
+        """How answers are drawn, with the place in the config."""
+        yield ("sampling",), self.sampling
+        if self.first is not None:
+            yield ("first",), self.first
 
     @property
     def longest_prompt(self) -> int:
