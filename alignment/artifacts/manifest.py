@@ -52,7 +52,7 @@ class Manifest(BaseModel):
     stage: str
     """The stage's name in the run that made it."""
     kind: str
-    """import, train, sample or evaluate, as in the run file."""
+    """import, generate, train, sample or evaluate, as in the run file."""
     config: dict[str, Any]
     """The stage's keys as they were obeyed, defaults filled in."""
     parts: dict[str, Any] = Field(default_factory=dict)

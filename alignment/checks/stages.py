@@ -21,6 +21,7 @@ from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
+from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
@@ -38,12 +39,14 @@ from alignment.config import (
     ImportModel,
     Run,
     Sample,
+    SelfInstruct,
     Stage,
     TinyModel,
     TrainBase,
     row_of,
 )
 from alignment.config.messages import close_to
+from alignment.config.prompts import read_prompt
 from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
@@ -231,6 +234,15 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from askable(sight, stage)
 
 
+def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
+    for prompt in stage.prompt_files():
+        try:
+            read_prompt(prompt, f"stage {stage.name}")
+        except ConfigError as error:
+            yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
+    yield from seedable(sight, stage)
+
+
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from askable_there(run, stage)
@@ -335,13 +347,13 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, TrainBase: _train,
-    Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, SelfInstruct: _nothing, TrainBase: train,
+    Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -25,6 +25,7 @@ from alignment.errors import ConfigError, DataError
 from alignment.records import Message, Record
 
 if TYPE_CHECKING:
+    from alignment.artifacts import Artifact
     from alignment.config import TrainBase
     from alignment.training.looked_at import Looked, Sequence
 
@@ -37,7 +38,8 @@ _MARKS = ("\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT W
 _BAR = 40
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A data file, or a run file with --stage.")]
-Stage = Annotated[str | None, typer.Option("--stage", help="Of a run file: this train stage's rows, for its model.")]
+Stage = Annotated[str | None, typer.Option("--stage", help="Of a run file: this train stage's rows, for its model; or "
+                                                          "what a stage has made (import, generate, sample).")]
 Format = Annotated[str | None, typer.Option("--format", help="The file's format, as in a run file. Default: the one "
                                                              "that reads its first rows.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", metavar="FIELD=COLUMN",
@@ -238,10 +240,13 @@ def _of_run(file: str, name: str | None, profile: str | None, overrides: list[st
 
     run, place = load(file, overrides, profile)
     run = settled_here(run if place is None else place.applied(run))
+    if name in {item.name for item in run.stages if item.makes == "rows"}:
+        return _made(file, str(name), Store(run.store).find(keys(run)[str(name)].key))
     trained = {item.name: stage for item in run.stages if (stage := as_train(item)) is not None}
     if name not in trained:
         raise ConfigError("no train stage of this name", where="--stage", found=name,
-                          expected="one of " + ", ".join(trained))
+                          expected="one of " + ", ".join(item.name for item in run.stages
+                                                         if item.name in trained or item.makes == "rows"))
     stage, store, known = trained[name], Store(run.store), keys(run)
     needed = {ref: ref.split("/")[0] for ref in stage.rows}
     found = {one: store.find(known[one].key) for one in {stage.model, *needed.values()}}
@@ -257,6 +262,19 @@ def _of_run(file: str, name: str | None, profile: str | None, overrides: list[st
     drawn = taken(records, stage, run)
     note = f"stage {name}: {len(drawn)} of {len(records)} rows of {', '.join(files)}; {_as(stage)}"
     return _Source(drawn, of_model(paths[stage.model]), stage, note=note)
+
+
+def _made(file: str, name: str, artifact: Artifact | None) -> _Source:
+    """All rows that a finished stage has written."""
+    from alignment.records import each_record
+
+    if artifact is None:
+        raise ConfigError("the stage is not finished", where=f"stage {name}",
+                          hint=f"kubealign run {file} --stage {name}")
+    rows = artifact.manifest.rows
+    files = [artifact.path() / "rows" / f"{split}.jsonl" for split, many in rows.written.items() if many]
+    records = itertools.chain.from_iterable(each_record(one) for one in files if one.exists())
+    return _Source(records, note=f"stage {name}: {rows.written} of {rows.read}; left out {rows.dropped or 'none'}")
 
 
 def _mapped(columns: list[str] | None) -> dict[str, str]:
@@ -300,6 +318,9 @@ def _show_texts(record: Record) -> None:
             out().print(Text(f"  {key}: {json.dumps(turn[key], ensure_ascii=False)}"), soft_wrap=True)
     if record.label is not None:
         say(f"label: {record.label}")
+    for key in ("origin", "similar"):
+        if key in record.meta:
+            out().print(Text(f"  {key}: {json.dumps(record.meta[key], ensure_ascii=False)}"), soft_wrap=True)
 
 
 def _show_looked(looked: Looked, source: _Source, ids: bool) -> None:

@@ -14,6 +14,8 @@ from alignment.config.rounds import Group
 from alignment.config.stages.fields import NAME, ROWS
 from alignment.errors import ConfigError
 
+_PARAMETER = r"^\$\{\w+\}$"
+
 
 def run_schema() -> dict[str, Any]:
     """JSON schema (2020-12) of a run file, with the docstrings as descriptions."""
@@ -24,6 +26,7 @@ def run_schema() -> dict[str, Any]:
         if "const" in properties.get("kind", {}) and "kind" not in definition.get("required", []):
             definition["required"] = ["kind", *definition.get("required", [])]
     _with_groups(schema)
+    _with_parameters(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "KubeAlign run"}
 
 
@@ -49,6 +52,18 @@ def _in_group(node: Any) -> Any:
     if "$ref" in made:
         made["$ref"] += "InGroup"
     return made
+
+
+def _with_parameters(node: Any) -> None:
+    """Let ${name} stand where a text has a pattern, or is one of a few; what it becomes, the loader looks at."""
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _with_parameters(part)
+    if not isinstance(node, dict) or node.get("type") != "string":
+        return
+    if isinstance(node.get("pattern"), str):
+        node["pattern"] = f"(?:{node['pattern']})|(?:{_PARAMETER})"
+    elif "enum" in node:
+        node["anyOf"] = [{"enum": node.pop("enum")}, {"pattern": _PARAMETER}]
 
 
 def schema(

@@ -229,7 +229,8 @@ def _read_before(stage: AnyStage, stages: Mapping[str, AnyStage]) -> dict[str, s
         if name in visited or name not in stages:
             continue
         visited.add(name)
-        for rows in stages[name].row_refs():
+        apart = {rows.place for rows in stages[name].kept_apart()}
+        for rows in (rows for rows in stages[name].row_refs() if rows.place not in apart):
             found.setdefault(rows.ref, name)
         waiting += stages[name].inputs()
     return found
@@ -241,7 +242,9 @@ def _read_of(ref: str, seen: Mapping[str, str], stages: Mapping[str, AnyStage]) 
         return ref
     name = ref.partition("/")[0]
     before = dict(takewhile(lambda item: item[0] != name, stages.items()))  # a wrong file may refer in a circle
-    read = [_read_of(rows.ref, seen, before) for rows in stages[name].row_refs()] if name in stages else []
+    apart = [rows.place for rows in stages[name].kept_apart()] if name in stages else []
+    read = [_read_of(rows.ref, seen, before) for rows in stages[name].row_refs()
+            if rows.place not in apart] if name in stages else []
     return None if None in read else next(iter(read), None)
 
 

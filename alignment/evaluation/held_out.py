@@ -85,8 +85,10 @@ def _seen_refs(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Ar
             read = set(artifact.manifest.inputs.values())
             made_from = tuple(source for source in made_from if context.keys[source] in read)
         inputs = {source: _input(artifact, name, source, context.keys[source]) for source in made_from}
-        for place in upstream.row_refs():
-            yield place.ref, inputs[place.stage]
+        apart = {rows.place for rows in upstream.kept_apart()}
+        for rows in upstream.row_refs():
+            if rows.place not in apart:
+                yield rows.ref, inputs[rows.stage]
         waiting.extend(inputs.items())
 
 

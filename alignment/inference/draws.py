@@ -60,6 +60,7 @@ def draws(row: str, seed: int, n: int, sampling: Sampling, first: Sampling | Non
             repetition_penalty=given.repetition_penalty,
             max_new_tokens=given.max_new_tokens,
             seed=source.getrandbits(62),
+            presence_penalty=given.presence_penalty or 0.0,
         ))
     return tuple(made)
 

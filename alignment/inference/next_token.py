@@ -1,7 +1,8 @@
 """One token per row from a batch of logits, each row with its own parameters and its own random numbers.
 
 A row's token depends on its logits, its parameters and (seed, step) alone: not on the other rows, nor on their
-number. Processors act in transformers' order: repetition penalty, temperature, top-k, top-p. Runs no model.
+number. Processors act in transformers' order: repetition penalty (presence penalty after it, as in vLLM), temperature,
+top-k, top-p. Runs no model.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class RowParameters:
     top_p: Tensor
     top_k: Tensor
     penalty: Tensor
+    presence: Tensor
     uniforms: Tensor
 
     @classmethod
@@ -40,13 +42,14 @@ class RowParameters:
             top_p=torch.tensor([d.top_p for d in draws], device=device),
             top_k=torch.tensor([min(d.top_k or vocabulary, vocabulary) for d in draws], device=device),
             penalty=torch.tensor([d.repetition_penalty for d in draws], device=device),
+            presence=torch.tensor([d.presence_penalty for d in draws], device=device, dtype=torch.float32),
             uniforms=torch.from_numpy(uniforms).to(device, torch.float32),
         )
 
     def select(self, rows: Tensor) -> RowParameters:
         """The parameters of some rows, [indices]."""
         return RowParameters(self.temperature[rows], self.top_p[rows], self.top_k[rows], self.penalty[rows],
-                             self.uniforms[rows])
+                             self.presence[rows], self.uniforms[rows])
 
 
 def penalized(scores: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
@@ -62,13 +65,25 @@ def penalized(scores: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
     return scores.scatter(1, history, torch.where(seen < 0, seen * factor, seen / factor))
 
 
+def present(scores: Tensor, answers: Tensor, presence: Tensor) -> Tensor:
+    """Lower the scores of tokens that the answer holds already, however often (OpenAI's presence_penalty, as vLLM has
+    it: the prompt does not count).
+
+    Args:
+        scores: [rows, vocabulary].
+        answers: [rows, steps so far] ids.
+        presence: [rows]; 0 changes nothing.
+    """
+    return scores.scatter(1, answers, scores.gather(1, answers) - presence[:, None])
+
+
 def sample(logits: Tensor, history: Tensor, rows: RowParameters, step: int) -> Tensor:
     """The next token of each row, [rows].
 
     Args:
         logits: [rows, vocabulary], any float type; computed on in float32.
-        history: see `penalized`.
-        step: which of a row's random numbers is used.
+        history: see `penalized`; its last `step` ids are the answer's.
+        step: which of a row's random numbers is used, and how many tokens its answer has.
 
     Raises:
         ModelError: a row's logits hold NaN or only infinities.
@@ -76,6 +91,8 @@ def sample(logits: Tensor, history: Tensor, rows: RowParameters, step: int) -> T
     scores = logits.float()
     if bool((rows.penalty != 1).any()):
         scores = penalized(scores, history, rows.penalty)
+    if step and bool((rows.presence != 0).any()):
+        scores = present(scores, history[:, -step:], rows.presence)
     greedy = rows.temperature == 0
     scores = scores / torch.where(greedy, 1.0, rows.temperature)[:, None]
     norm = scores.logsumexp(-1)

@@ -18,10 +18,11 @@ Item = tuple[list[Message], str]
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing.
+    """Parameters of one answer. temperature 0 is argmax; top_k 0 and top_p 1 filter nothing; penalties 1 and 0 change
+    nothing.
 
     Attributes:
-        presence_penalty: taken from the logit of every token that the answer has already; endpoints alone have it.
+        presence_penalty: taken from the logit of every token that the answer has already.
         stop: texts before which an answer ends, without them; endpoints alone have it.
     """
 

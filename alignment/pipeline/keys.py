@@ -27,6 +27,7 @@ from alignment.config import (
     TinyModel,
 )
 from alignment.config.arithmetic import settled_here
+from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.stages.fields import Place
 from alignment.data.fingerprint import file_digest, folder_digest, gguf_path, local_digest
 from alignment.planner.auto import resolved
@@ -107,6 +108,8 @@ CONTENT: dict[type, Callable[[str, Any], Any]] = {
     FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},
     GgufModel: lambda stage, model: {"source": "gguf", "file": local_digest(gguf_path(stage, model))},
     TinyModel: lambda stage, model: model.model_dump(mode="json"),
+    PromptFile: lambda stage, prompt: {f"prompt {prompt.step}": hashlib.sha256(
+        read_prompt(prompt, f"stage {stage}, prompts.{prompt.step}").encode()).hexdigest()},
     ShippedTemplate: lambda stage, template: {
         "template": hashlib.sha256(templates.source(template.name).encode()).hexdigest()},
 }

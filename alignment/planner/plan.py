@@ -16,6 +16,7 @@ from alignment.config import (
     Choose,
     Compute,
     Evaluate,
+    Generate,
     ImportData,
     ImportEndpoint,
     ImportModel,
@@ -297,6 +298,32 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     return _generation(state, stage, names, asked, prompts, stage.n)
 
 
+def _generate(state: _State, stage: Generate) -> StagePlan:
+    """The most that it may ask, every answer of full length; tasks refused on the way make it less."""
+    seeds = rows.together([state.sets[ref] for ref in stage.seeds])
+    artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take) or stage.take
+    state.sets |= {f"{stage.name}/{split}": found for split, found in (
+        rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
+        else {split: replace(seeds, rows=take, known=False) for split in stage.splits()}).items()}
+    size, tokens, seconds, longest = state.sizes[stage.teacher], 0.0, 0.0, 0.0
+    steps = stage.requests(take)
+    for asked, shown, whole, new in steps:
+        prompt = min(stage.longest_prompt, shown * (seeds.prompt + (seeds.answer if whole else 0)))
+        tokens += asked * (prompt + new)
+        longest = max(longest, stage.longest_prompt + new)
+        if size is not None:
+            seconds += estimate.generate_seconds(
+                size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
+                new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
+    base = StagePlan(stage.name, stage.title(), size, seeds.rows, tokens, False)
+    if size is None:
+        return base
+    memory = estimate.generate_memory(
+        size, weight_bytes=value_bytes(stage.arithmetic), sequences=stage.batch_size, length=round(longest),
+        scorer=False, quantised=_is_quantised(state.run, stage), on_gpu=state.device(stage).on_gpu)
+    return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
+
+
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
@@ -349,7 +376,7 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, TrainBase: _train,
-    Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, Generate: _generate,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

@@ -11,7 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.config import Choose, Evaluate, ImportData, ImportEndpoint, ImportModel, Sample, Stage, TrainBase, row_of
+from alignment.config import (
+    Choose,
+    Evaluate,
+    Generate,
+    ImportData,
+    ImportEndpoint,
+    ImportModel,
+    Sample,
+    Stage,
+    TrainBase,
+    row_of,
+)
 from alignment.config.stages.online import Online, Ppo
 from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
 
@@ -255,6 +266,19 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                     "most that there can be.", COUNT),
         Metric("best_step", "Step of the published weights.", COUNT, when=_HELD_OUT),
     ),
+    Generate: (
+        Metric("requests", "Requests to the teacher, of all steps.", COUNT),
+        Metric("rounds", "Rounds of requests for new tasks.", COUNT),
+        Metric("proposed", "Instructions that the teacher proposed, whatever became of them.", COUNT),
+        Metric("tasks", "Tasks with at least one row.", COUNT, "higher"),
+        Metric("rows_train", "Rows written: a task's examples, one each.", COUNT, "higher"),
+        Metric("kept_share", "tasks by proposed.", SHARE, "higher"),
+        Metric("classification_share", "Share of the tasks that the teacher called classifications.", SHARE),
+        Metric("mean_similar", "Mean over the tasks of their mean ROUGE-L F against the pool that they came to.", SHARE,
+               "lower"),
+        Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the teacher "
+                                 "does not know when to stop.", SHARE, "higher"),
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -341,6 +365,16 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "split": "The later split.", "rows": "How many of its rows.", "of": "Rows that it has.",
             "examples": "Up to 20, each with row, seen (the other row) and reason.",
         }, when="split by field, and the file's splits overlap"),
+    ),
+    Generate: (
+        _BATCH,
+        Event("round", "The answers of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it.", "proposed": "Instructions proposed.",
+            "kept": "Tasks kept.", "pool": "Seeds and tasks now.",
+        }),
+        Event("refused", "All steps are done.", {
+            "reasons": "Step -> reason -> how many.", "examples": "Three refused texts, each with id, reason and text.",
+        }),
     ),
     Sample: (
         _BATCH,

@@ -121,6 +121,15 @@ FORMATS: dict[str, Format] = {
          Field("history", False, "list of [instruction, response]: the turns before."), _TOOLS),
         {"instruction": "Answer in two words.", "input": "How deep is the harbour?", "output": "Nine metres."},
     ),
+    "self-instruct": Format(
+        "Seed tasks of Self-Instruct (Wang et al. 2022, arXiv:2212.10560), for a stage of kind generate. The first "
+        "example makes the row, as Alpaca's; a teacher is shown all of them.",
+        (Field("instruction", True, "The task."),
+         Field("instances", True, "list of {input, output}: examples of it; input may be empty."),
+         Field("is_classification", False, "Whether the answer is one of a few labels.")),
+        {"instruction": "Say whether the boat is seaworthy.", "is_classification": True,
+         "instances": [{"input": "Her hull leaks.", "output": "no"}]},
+    ),
     "sharegpt": Format(
         "Conversations in ShareGPT's names.",
         (Field("conversations", True, "list of {from, value}; from is human, user, gpt, assistant, chatgpt, model, "

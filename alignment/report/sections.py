@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    Generate,
     ImportData,
     ImportEndpoint,
     ImportModel,
@@ -101,8 +102,19 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
     return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
 
 
+def _generation(stage: Generate, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
+               for reason, count in reasons.items()]
+    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
+            "examples": facts.get("examples", []),
+            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
+
+
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, TrainBase: Section("training", _training),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, Generate: Section("generation", _generation),
+    TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

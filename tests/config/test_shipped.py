@@ -34,6 +34,9 @@ def test_shipped_config_loads_and_fits_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "path"), [
+    ({"stages": [{"name": "base", "kind": "import", "model": {"source": "tiny"}},
+                 {"name": "sft", "kind": "train", "method": "sft", "model": "B ase", "rows": ["seed/train"]}]},
+     ["stages", 1]),
     ({"stages": []}, ["stages"]), ({"seeed": 3}, []), ({"scale": 0}, ["scale"]),
     ({"stages": [{"name": "sft", "kind": "train", "method": "sft", "model": "base"}]}, ["stages", 0]),
     ({"stages": [{"name": "base", "model": {"source": "tiny"}}]}, ["stages", 0]),

@@ -28,7 +28,7 @@ from transformers import (
 from alignment.errors import DataError, ModelError
 from alignment.inference.engine import Engine
 from alignment.inference.loading import load_tokenizer
-from alignment.inference.next_token import CANDIDATES, RowParameters, penalized, sample
+from alignment.inference.next_token import CANDIDATES, RowParameters, penalized, present, sample
 from alignment.inference.requests import Draw, Request, batches
 from alignment.templates import encode_prompt
 
@@ -239,3 +239,22 @@ def test_penalty_equals_transformers_processor() -> None:
     for row, value in enumerate(penalty.tolist()):
         wanted = RepetitionPenaltyLogitsProcessor(value)(history[row : row + 1], scores[row : row + 1].clone())
         assert torch.equal(got[row : row + 1], wanted)
+
+
+def test_a_presence_penalty_lowers_what_the_answer_holds_once_each_and_nothing_of_the_prompt(engine: Engine) -> None:
+    scores = torch.randn(2, 7, generator=torch.Generator().manual_seed(4))
+    answers, presence = torch.tensor([[1, 1, 3], [0, 6, 6]]), torch.tensor([0.5, 0.0])
+    lowered = present(scores, answers, presence)
+    wanted = scores.clone()
+    wanted[0, 1] -= 0.5
+    wanted[0, 3] -= 0.5
+    assert torch.equal(lowered, wanted)
+    text = TEXTS[1]
+    plain = engine.generate([request(text)])[0][0].ids
+    strong = replace(GREEDY, presence_penalty=1e4)
+    ids = engine.generate([request(text, strong)])[0][0].ids
+    assert len(set(plain)) < len(plain), "without it the model repeats itself"
+    assert len(set(ids)) == len(ids)
+    assert ids[0] == plain[0], "the prompt does not count"
+    mixed = engine.generate([request(text), request(text, strong), request(TEXTS[0])])
+    assert [mixed[0][0].ids, mixed[1][0].ids] == [plain, ids]

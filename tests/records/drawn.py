@@ -71,6 +71,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "unpaired": {"messages": [user("Say it."), assistant("It.")], "label": False},
     "prompt-only": {"prompt": "Say it."},
     "alpaca": {"instruction": "Add.", "input": "1 and 2", "output": "3", "system": "Be brief."},
+    "self-instruct": {"id": "seed_1", "instruction": "Add.", "is_classification": False,
+                      "instances": [{"input": "1 and 2", "output": "3"}]},
     "sharegpt": {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi."}]},
     "sharegpt-preference": {"conversations": [{"from": "human", "value": "Hello"}],
                             "chosen": {"from": "gpt", "value": "Hi."}, "rejected": {"from": "gpt", "value": "No."}},

@@ -14,9 +14,12 @@ import pytest
 
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
+from alignment.distributed import generate
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
+from tests.distributed.test_generate import seed_rows
+from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
@@ -36,6 +39,13 @@ def crossing(folder: Path) -> dict[str, Any]:
             "split": {"by": "field", "names": ["train", "test"]}}
 
 
+def seeds(folder: Path) -> dict[str, Any]:
+    file = folder / "seeds.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in seed_rows()), encoding="utf-8")
+    return {"name": "seeds", "kind": "import", "data": [{"path": str(file), "format": "self-instruct"}],
+            "split": {"by": "ratio", "ratios": {"train": 1.0}}}
+
+
 def chain(folder: Path) -> Run:
     """Every kind and method; a stage is called as its class is tagged, but for base and data."""
     held = {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}
@@ -43,7 +53,9 @@ def chain(folder: Path) -> Run:
     trained = [small.train(method.tag, method.tag, "base" if method is METHODS[0] else METHODS[0].tag, **held,
                            **more.get(method.tag, {})) for method in METHODS]
     return small.run(
-        folder, crossing(folder), *trained,
+        folder, crossing(folder), *trained, seeds(folder),
+        {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
+         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
@@ -60,7 +72,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     """Stage class -> its finished artifacts."""
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
-    for name, artifact in execute(run).artifacts.items():
+    with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
+        patch.setattr(generate, "open_engine", lambda context, name: Scripted(good_teacher))
+        artifacts = execute(run).artifacts
+    for name, artifact in artifacts.items():
         assert artifact is not None
         found.setdefault(type(run.stage(name)), []).append(artifact)
     return found

@@ -14,6 +14,7 @@ from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.generate import RECIPES
 from alignment.config.stages.imports import ImportData, ImportModel
 from alignment.config.stages.online import Grpo, Ppo, Rloo
 from alignment.config.stages.sample import Sample
@@ -22,7 +23,8 @@ from alignment.config.stages.train import TrainBase
 
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
-KINDS: tuple[type[Stage], ...] = (ImportModel, ImportEndpoint, ImportData, *METHODS, Sample, Evaluate, Choose)
+KINDS: tuple[type[Stage], ...] = (
+    ImportModel, ImportEndpoint, ImportData, *RECIPES, *METHODS, Sample, Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
 
 
@@ -48,6 +50,7 @@ else:
             stage_tag,
             custom_error_type="unknown_stage",
             custom_error_message=f"not a stage: kind is one of {', '.join(kind_names())}; "
-            f"method (of a train stage) is one of {', '.join(method.tag for method in METHODS)}",
+            f"method (of a train stage) is one of {', '.join(method.tag for method in METHODS)}; "
+            f"recipe (of a generate stage) is one of {', '.join(recipe.tag.replace('-', '_') for recipe in RECIPES)}",
         ),
     ]

@@ -162,6 +162,10 @@ class Stage(Strict):
         """Every row set that the stage reads."""
         return iter(())
 
+    def kept_apart(self) -> Iterator[RowsPlace]:
+        """Those of `row_refs` that are read only to keep their texts out of what is made: nothing learns from them."""
+        return iter(())
+
     def names(self) -> Iterator[Place]:
         """Every place of the config that names another stage, alone or before a split."""
         yield from (ref.place for ref in self.model_refs())

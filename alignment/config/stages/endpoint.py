@@ -22,7 +22,7 @@ CONCURRENCY, TIMEOUT, RETRIES = 16, 120.0, 6
 """Where the file says none."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _OWN = frozenset({"model", "messages", "n", "stream", "seed", "temperature", "top_p", "top_k", "repetition_penalty",
-                  "max_tokens", "max_completion_tokens", "stop"})
+                  "presence_penalty", "max_tokens", "max_completion_tokens", "stop"})
 """Parts of a request that other keys decide."""
 
 

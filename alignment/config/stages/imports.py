@@ -169,6 +169,7 @@ class Source(Strict):
         "prompt-only",
         "passage-qa",
         "alpaca",
+        "self-instruct",
         "sharegpt",
         "sharegpt-preference",
         "hh-transcript",

@@ -29,6 +29,9 @@ class Sampling(Strict):
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Above 1, tokens that prompt or answer already hold get less likely; 1 changes nothing. 1.05 to 1.2 against
     loops of small models; it also punishes words quoted from the prompt."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken from the score of every token that the answer holds already, once, as OpenAI's and vLLM's key of this name:
+    0 (left out) changes nothing, up to 2 makes answers wander on to other words. The prompt does not count."""
     max_new_tokens: Positive = 128
     """Longest answer, in tokens. One that is cut here never becomes a good example; see finished_share. Time and
     memory grow with it."""

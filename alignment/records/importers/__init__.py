@@ -36,6 +36,7 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "unpaired": chat.unpaired,
     "prompt-only": chat.prompt_only,
     "alpaca": chat.alpaca,
+    "self-instruct": chat.self_instruct,
     "sharegpt": chat.sharegpt,
     "sharegpt-preference": chat.sharegpt_preference,
     "hh-transcript": ranked.hh_transcript,

@@ -1,4 +1,4 @@
-"""Conversations: our own (TRL's) field names, Alpaca, ShareGPT.
+"""Conversations: our own (TRL's) field names, Alpaca, Self-Instruct, ShareGPT.
 
 One function per format, raw row -> Record; raises RowError. Ids, sources, the key `system` and the common checks are
 added by the caller. How a prompt and an answer that brings turns along are put together stands in `turns`.
@@ -11,7 +11,7 @@ from typing import Any
 from alignment.records.importers.calls import calls
 from alignment.records.importers.checks import same
 from alignment.records.importers.flags import learned
-from alignment.records.importers.rows import RowError, expect, extras, get, given, optional_text, row_id, text
+from alignment.records.importers.rows import RowError, expect, extras, flag, get, given, optional_text, row_id, text
 from alignment.records.importers.turns import agree, answer, asked, assistant, content, joined, shown, turns, user
 from alignment.records.types import Message, Record
 
@@ -77,6 +77,21 @@ def alpaca(row: dict[str, Any]) -> Record:
         question, said = (expect(item, str, f"history[{index}]") for item in pair)
         before += [user(question), assistant(said)]
     return Record(row_id(row), "prompt-completion", before + instruction(row), text(row, "output"), meta=extras(row))
+
+
+def self_instruct(row: dict[str, Any]) -> Record:
+    """{instruction, instances: [{input, output}], is_classification}: the first example is learned, as Alpaca's rows
+    are; meta.task keeps all of them, for a stage of kind generate."""
+    said = text(row, "instruction")
+    instances = []
+    for index, value in enumerate(expect(get(row, "instances"), list, "instances")):
+        one = expect(value, dict, f"instances[{index}]")
+        instances.append({"input": optional_text(one, "input"), "output": text(one, "output")})
+    if not instances:
+        raise RowError("missing-field", "instances is an empty list")
+    task = {"instruction": said, "instances": instances, "is_classification": bool(flag(row, "is_classification"))}
+    prompt = instruction({"instruction": said, "input": instances[0]["input"]})
+    return Record(row_id(row), "prompt-completion", prompt, instances[0]["output"], meta={**extras(row), "task": task})
 
 
 def sharegpt(row: dict[str, Any]) -> Record:

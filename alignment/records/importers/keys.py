@@ -43,6 +43,7 @@ READ: dict[str, tuple[str, ...]] = {
     "unpaired": (*_turns("prompt", "completion", "messages"), "label", "tools"),
     "prompt-only": (*_turns("prompt"), "tools"),
     "alpaca": ("instruction", "input", "output", "history", "tools"),
+    "self-instruct": ("instruction", "instances", "instances[].input", "instances[].output", "is_classification"),
     "sharegpt": ("conversations", *_speech("conversations[]"), *_learned("conversations"), "tools"),
     "sharegpt-preference": ("conversations", *_speech("conversations[]"), "chosen", *_speech("chosen"), "rejected",
                             *_speech("rejected"), "tools"),

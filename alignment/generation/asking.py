@@ -1,0 +1,122 @@
+"""One batch of requests to the teacher, answered. What every process of a generate stage does; reads no answer.
+
+A prompt that is too long for the stage is not asked, and says so in its answer's place.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alignment.artifacts import digest_of
+from alignment.config import Generate, Sampling
+from alignment.context import StageContext
+from alignment.errors import DataError
+from alignment.inference.draws import draws
+from alignment.inference.generator import Generator, open_engine
+from alignment.inference.requests import Request
+from alignment.records import Message
+
+TOO_LONG = "prompt-too-long"
+NO_TEMPLATE = "prompt-refused-by-template"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to the teacher.
+
+    Attributes:
+        id: unique within the stage; its draws come from it and the run's seed.
+        seeds, machine: ids of the tasks that the prompt shows.
+    """
+
+    id: str
+    step: str
+    text: str
+    sampling: Sampling
+    seeds: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> list[Message]:
+        return [{"role": "user", "content": self.text}]
+
+    @property
+    def digest(self) -> str:
+        """Of the whole prompt."""
+        return digest_of(self.text)[:16]
+
+    def origin(self) -> dict[str, Any]:
+        """What is kept of it beside what came of it."""
+        return {"request": self.id, "prompt": self.digest, "seeds": list(self.seeds), "machine": list(self.machine)}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the teacher said to a request.
+
+    Attributes:
+        finished: False where max_new_tokens cut it.
+        refused: why it was not asked.
+    """
+
+    id: str
+    text: str = ""
+    finished: bool = True
+    tokens: int = 0
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The answers of one batch; `seconds` were spent on them."""
+
+    said: list[Said] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Part:
+        raw = json.loads(text)
+        return cls([Said(**said) for said in raw["said"]], raw["seconds"])
+
+
+class AskBatch:
+    """Answers batches of requests: a maker of distributed.batches.
+
+    Args:
+        engine: an open one that stays open; None: one of its own.
+    """
+
+    def __init__(self, context: StageContext, engine: Generator | None = None) -> None:
+        self.context, stage = context, context.stage_as(Generate)
+        self.longest, self.owned = stage.longest_prompt, engine is None
+        self.engine = engine or open_engine(context, stage.teacher)
+
+    def close(self) -> None:
+        if self.owned:
+            self.engine.close()
+
+    def make(self, items: Sequence[Ask]) -> Part:
+        """Raises ModelError, ConfigError: the model cannot be loaded."""
+        began = time.monotonic()
+        refused = {ask.id: reason for ask in items if (reason := self._refused(ask)) is not None}
+        asked = [ask for ask in items if ask.id not in refused]
+        seed = self.context.run.seed
+        requests = [Request(ask.id, ask.prompt, draws(ask.id, seed, 1, ask.sampling, model="teacher")) for ask in asked]
+        answers = self.engine.generate(requests) if requests else []
+        said = [Said(id_, refused=reason) for id_, reason in refused.items()]
+        said += [Said(ask.id, one.text, one.finished, len(one.tokens))
+                 for ask, (one,) in zip(asked, answers, strict=True)]
+        return Part(said, round(time.monotonic() - began, 3))
+
+    def _refused(self, ask: Ask) -> str | None:
+        try:
+            return TOO_LONG if self.engine.prompt_tokens(ask.prompt) > self.longest else None
+        except DataError:
+            return NO_TEMPLATE
