@@ -76,9 +76,9 @@ class Engine:
             if not ids or not request.draws:
                 raise DataError("a request needs a prompt and at least one draw", where=f"row {request.id}",
                                 found={"tokens": len(ids), "draws": len(request.draws)})
-            if any(draw.presence_penalty or draw.stop for draw in request.draws):
-                raise DataError("the transformers engine has no presence penalty and no stop texts",
-                                where=f"row {request.id}", expected="draws without them, or an endpoint")
+            if any(draw.stop for draw in request.draws):
+                raise DataError("the transformers engine has no stop texts", where=f"row {request.id}",
+                                expected="draws without them, or an endpoint")
         return self.continued(prompts, [request.draws for request in requests], on_progress)
 
     def continued(

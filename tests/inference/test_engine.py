@@ -258,3 +258,5 @@ def test_a_presence_penalty_lowers_what_the_answer_holds_once_each_and_nothing_o
     assert ids[0] == plain[0], "the prompt does not count"
     mixed = engine.generate([request(text), request(text, strong), request(TEXTS[0])])
     assert [mixed[0][0].ids, mixed[1][0].ids] == [plain, ids]
+    with pytest.raises(DataError, match="no stop texts"):
+        engine.generate([request(text, replace(GREEDY, stop=("\n",)))])
