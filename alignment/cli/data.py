@@ -244,7 +244,7 @@ def _of_run(file: str, name: str | None, profile: str | None, overrides: list[st
         return _made(file, str(name), Store(run.store).find(keys(run)[str(name)].key))
     trained = {item.name: stage for item in run.stages if (stage := as_train(item)) is not None}
     if name not in trained:
-        raise ConfigError("no train stage of this name", where="--stage", found=name,
+        raise ConfigError("no stage of this name that trains or makes rows", where="--stage", found=name,
                           expected="one of " + ", ".join(item.name for item in run.stages
                                                          if item.name in trained or item.makes == "rows"))
     stage, store, known = trained[name], Store(run.store), keys(run)

@@ -148,7 +148,7 @@ def test_what_cannot_be_shown_is_one_clear_error(
 
 def test_a_run_file_says_format_and_model_itself(call: Call, made: dict[str, Any]) -> None:
     assert "the run file says this itself" in call("data", "show", made["file"], "--format", "alpaca").err
-    assert "one of sft" in call("data", "show", made["file"], "--stage", "base").err
+    assert "one of data, sft" in call("data", "show", made["file"], "--stage", "base").err
 
 
 Lengths = some.lists(some.tuples(some.integers(1, 5000), some.integers(0, 100)).map(
