@@ -49,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> di
 
 
 def context(models: dict[str, Artifact], **compute: Any) -> StageContext:
-    run = parse_run(json.dumps({"name": "t", "compute": {"dtype": "float32", "device": "cpu", **compute},
-                     "stages": [{"name": "base", "kind": "import", "model": {"source": "tiny"}}]}))
+    run = parse_run(json.dumps({"name": "t", "compute": {"dtype": "float32", "device": "cpu", **compute}, "stages": [
+        {"name": name, "kind": "import", "model": {"source": "tiny"}} for name in models]}))
     store = models["base"].store
     return StageContext(run, run.stage("base"), store, "x-0", "d" * 64, models, store.workdir("x-0"))
 
