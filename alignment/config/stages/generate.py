@@ -123,6 +123,10 @@ class Generate(Stage):
     """Arithmetic of the teacher. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else
     float32 (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("recipe") == cls.tag.replace("-", "_")
+
     def model_refs(self) -> Iterator[ModelRef]:
         yield ModelRef(("teacher",), self.teacher, "policy", asked=True)
 
@@ -202,10 +206,6 @@ class SelfInstruct(Generate):
     """How examples are written; the last of an answer that max_new_tokens cuts is refused."""
     max_instances: Positive = 5
     """Examples of a task that are kept, drawn with the run's seed; each becomes a row."""
-
-    @classmethod
-    def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("recipe") == cls.model_fields["recipe"].annotation.__args__[0]  # type: ignore[union-attr]
 
     @model_validator(mode="after")
     def _settled(self) -> Self:
