@@ -23,6 +23,7 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
+from alignment.checks.selected import answerable, coverable, drawable, judgeable, united
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
@@ -38,8 +39,16 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    ImportReward,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
+    SelectUnion,
     SelfInstruct,
     Stage,
     TinyModel,
@@ -53,7 +62,7 @@ from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
-from alignment.data.fingerprint import gguf_path
+from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
@@ -112,7 +121,7 @@ def _check_gguf(stage: str, model: GgufModel) -> None:
 
 
 def _check_folder(stage: str, model: FolderModel) -> None:
-    folder = on_this_machine(model.path)
+    folder = folder_path(stage, model)
     if not folder.is_dir():
         raise ConfigError("the model folder does not exist", found=str(folder),
                           expected=f"a folder at {folder.absolute()}",
@@ -250,6 +259,25 @@ def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from seedable(run, sight, stage)
 
 
+def _import_reader(run: Run, stage: ImportReader, sight: Sight) -> Wrong:
+    try:
+        MODELS[type(stage.model)](stage.name, stage.model)
+    except KubeAlignError as error:
+        yield ("model",), error
+
+
+def _import_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
+    yield from _import_reader(run, stage, sight)
+    if stage.template is not None and stage.template not in templates.names():
+        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
+                                         expected="one of " + ", ".join(templates.names()))
+
+
+def _quality(run: Run, stage: SelectQuality, sight: Sight) -> Wrong:
+    yield from _scoring(stage)
+    yield from judgeable(sight, stage)
+
+
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from askable_there(run, stage)
@@ -259,8 +287,9 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
 
 def _continues(own: Adapter, start: AnyStage) -> Wrong:
     """An imported adapter is continued as it is."""
+    source: Any = start.sources()[0].source
     try:
-        made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")
+        made = read_adapter_config(folder_path(start.name, source), f"stage {start.name}, model.path")
     except KubeAlignError:
         return  # said of the stage that imports it
     if own.quantised is not None:
@@ -274,7 +303,7 @@ def _continues(own: Adapter, start: AnyStage) -> Wrong:
                 expected=str(made[name]), hint="or strategy full, which merges it")
 
 
-def _scoring(stage: Sample | Evaluate) -> Wrong:
+def _scoring(stage: Sample | Evaluate | SelectQuality) -> Wrong:
     if stage.score is not None and stage.score.function is not None:
         yield from _function(("score", "function"), stage.score.function, built_in=True)
 
@@ -355,12 +384,14 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    ImportReader: _import_reader, ImportReward: _import_reward, SelectQuality: _quality, SelectCoverage: coverable,
+    SelectNecessity: answerable, SelectUnion: united, SelectRandom: drawable,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
-    Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportReader: _nothing, Select: _nothing, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

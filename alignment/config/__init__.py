@@ -30,7 +30,10 @@ from alignment.config.stages.imports import (
     GgufModel,
     HubModel,
     ImportData,
+    ImportEmbedder,
     ImportModel,
+    ImportReader,
+    ImportReward,
     RatioSplit,
     ShippedTemplate,
     Source,
@@ -38,15 +41,25 @@ from alignment.config.stages.imports import (
 )
 from alignment.config.stages.rewards import RewardPart, Rewards
 from alignment.config.stages.sample import Sample, Sampling, Scorer
+from alignment.config.stages.select import (
+    WAYS,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
+    SelectUnion,
+)
 from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
-    "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Dpo", "EndpointModel",
+    "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Dpo", "EndpointModel",
     "Evaluate", "FieldSplit", "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images",
-    "ImportData", "ImportEndpoint", "ImportModel", "Lora", "Outside", "Pod", "Profile", "QLora", "RatioSplit", "Reward",
-    "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "SelfInstruct", "Sft", "ShippedTemplate", "Source",
-    "Stage", "StageOverride", "Storage",
+    "ImportData", "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Lora", "Outside",
+    "Pod", "Profile", "QLora", "RatioSplit", "Reward", "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer",
+    "Select", "SelectCoverage", "SelectNecessity", "SelectQuality", "SelectRandom", "SelectUnion", "SelfInstruct",
+    "Sft", "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage",
     "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run",
     "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

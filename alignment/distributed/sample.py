@@ -24,7 +24,7 @@ from alignment.rewards import resolve
 from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
 from alignment.sampling.measures import histogram, measures
 from alignment.sampling.prompts import as_prompt
-from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
+from alignment.sampling.select import Selection, best_of_n, pairs_max_min, pairs_newest_previous
 
 
 def sample_stage(context: StageContext) -> Outcome:
@@ -53,12 +53,13 @@ def sample_stage(context: StageContext) -> Outcome:
     answered = {answer.id for answer in answers}
     asked = {record.id: record for record in prompts if record.id in answered}
     best = best_of_n(asked, answers, min_score=stage.min_score)
-    select = pairs_max_min if stage.pairs == "max-min" else pairs_newest_previous
-    pairs = select(asked, answers, min_margin=stage.min_margin, min_score=stage.min_score)
-    rows = context.out / "rows"
-    written = {
-        "best": write_records(rows / "best.jsonl", best.records),
-        "pairs": write_records(rows / "pairs.jsonl", pairs.records),
+    rows, pairs = context.out / "rows", Selection()
+    written = {"best": write_records(rows / "best.jsonl", best.records)}
+    if stage.pairs != "none":
+        select = pairs_max_min if stage.pairs == "max-min" else pairs_newest_previous
+        pairs = select(asked, answers, min_margin=stage.min_margin, min_score=stage.min_score)
+        written["pairs"] = write_records(rows / "pairs.jsonl", pairs.records)
+    written |= {
         "samples": write_records(rows / "samples.jsonl", (answer.to_record(asked[answer.id]) for answer in answers)),
     }
     (context.out / "bad.jsonl").write_text(
@@ -67,7 +68,8 @@ def sample_stage(context: StageContext) -> Outcome:
     dropped = _reasons(bad) + best.dropped + pairs.dropped + Counter({"not taken": not_taken})
     return Outcome(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
-        {**measures(answers), "rows_best": float(written["best"]), "rows_pairs": float(written["pairs"])},
+        {**measures(answers), **{f"rows_{split}": float(written[split]) for split in ("best", "pairs")
+                                 if split in written}},
         {"histogram": histogram(answers), "timing": _timing(parts), **_endpoints(context, stage, parts)},
     )
 

@@ -20,8 +20,14 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
     Stage,
     TrainBase,
     row_of,
@@ -35,11 +41,11 @@ from alignment.config.stages.online import Online
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
-from alignment.planner.model_sizes import SIZES, of_artifact
+from alignment.planner.model_sizes import SIZES, of_artifact, of_reader
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
-from alignment.planner.sharing import Beside
+from alignment.planner.sharing import Beside, overhead
 from alignment.planner.sizes import ModelSize
 
 MFU, READ = 0.35, 0.6
@@ -163,6 +169,13 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
         return StagePlan(stage.name, stage.title(), size)
     size = SIZES[type(model)](stage.name, model) if artifact is None else of_artifact(artifact)
     state.sizes[stage.name] = size
+    stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
+    memory = None if size is None else Memory(weights=size.parameters * stored)
+    return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
+def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
+    size = state.sizes[stage.name] = of_reader(stage.name, stage.model)
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
     return StagePlan(stage.name, stage.title(), size, memory=memory)
@@ -329,6 +342,63 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _select(state: _State, stage: Select) -> StagePlan:
+    """Rows change hands, without a model."""
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows, known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _cut(state: _State, stage: SelectNecessity) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _quality(state: _State, stage: SelectQuality) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (1 - (stage.quantile or 0.0)), known=False)
+    length = read.prompt + read.answer
+    return _reading(state, stage, stage.score.model, read, length)
+
+
+def _few(state: _State, stage: SelectCoverage | SelectRandom) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    wanted = state.run.scaled(stage.take)
+    few = min(read.rows, wanted) if wanted is not None else max(1.0, round(read.rows * (stage.share or 1.0)))
+    _selected(state, stage, read, few, known=read.known)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _coverage(state: _State, stage: SelectCoverage) -> StagePlan:
+    _few(state, stage)
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    return _reading(state, stage, stage.embedder, read, min(read.prompt, stage.max_tokens))
+
+
+def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> None:
+    artifact = state.artifacts.get(stage.name)
+    made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
+            else rows.of_artifact(artifact, stage.splits(), state.lengths))
+    state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
+
+
+def _reading(
+    state: _State, stage: SelectQuality | SelectCoverage, model: str | None, read: RowSet, length: float
+) -> StagePlan:
+    """One pass of a model over every row."""
+    size, tokens = None if model is None else state.sizes[model], read.rows * length
+    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    if size is None:
+        return base
+    value = value_bytes(stage.arithmetic)
+    passing = round(stage.batch_size * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
+    memory = Memory(weights=size.parameters * value, activations=passing,
+                    overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
+    seconds = estimate.forward_flops(size, tokens, length) / state.rates.flops / max(1, state.compute.workers)
+    return replace(base, memory=memory, seconds=seconds)
+
+
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
@@ -381,7 +451,9 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, Generate: _generate,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
+    ImportData: _import_data, Generate: _generate, Select: _select, SelectQuality: _quality,
+    SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few, TrainBase: _train, Online: _online,
+    Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

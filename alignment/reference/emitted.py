@@ -18,7 +18,12 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
     SelfInstruct,
     Stage,
     TrainBase,
@@ -226,6 +231,7 @@ _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
 _SCORED, _SCORED_BY_BOTH = "score is given", "score has a function and a model"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
+_HAS_PAIRS = "pairs is not none"
 _PERPLEXITY = "perplexity is true and rows have references"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
@@ -240,6 +246,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
+    _HAS_PAIRS: lambda stage: stage.pairs != "none",
     _PERPLEXITY: lambda stage: stage.perplexity,
     _HAS_BETA: lambda stage: stage.has_reference,
 }
@@ -255,9 +262,20 @@ def _compared(name: str, text: str, span: str, when: str, draw: str) -> tuple[Me
                    span, "higher", when))
 
 
+_SELECTED = (
+    Metric("rows_train", "Rows that were chosen.", COUNT),
+    Metric("share", "rows_train by all rows read.", SHARE),
+)
+_SCORES = (
+    Metric("mean_score", "Mean score of all rows that have one.", ANY),
+    Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
+    Metric("cut", "The score that rows had to be above (necessity: below): the threshold, or the quantile's.", ANY),
+)
+
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportEndpoint: (),
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
+    ImportReader: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
         Metric("rows_SPLIT", "Rows of each split.", COUNT),
         Metric("mean_prompt_words", f"Mean length of the prompts in {_WORDS}.", POSITIVE),
@@ -283,6 +301,15 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                "lower"),
         _FINISHED,
     ),
+    Select: _SELECTED,
+    SelectQuality: (*_SELECTED, *_SCORES),
+    SelectNecessity: (*_SELECTED, *_SCORES),
+    SelectCoverage: (
+        *_SELECTED,
+        Metric("radius", "The largest distance of a row to the nearest chosen one, after the last was chosen.",
+               POSITIVE, "lower"),
+        Metric("texts_cut", "Texts that were longer than max_tokens and were cut before they were embedded.", COUNT),
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -299,7 +326,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
                when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
-        Metric("rows_pairs", "Preference pairs written.", COUNT, "higher"),
+        Metric("rows_pairs", "Preference pairs written.", COUNT, "higher", _HAS_PAIRS),
     ),
     Evaluate: (
         Metric("MODEL.exact_match", "Share of rows whose answer is a reference, after SQuAD's normalisation (case, "
@@ -348,6 +375,10 @@ _BATCH = Event("batch", "A batch of rows was made and kept.", {
     "rows": "Rows in it.", "seconds": "Time spent.",
 })
 
+_CHOSEN = Event("chosen", "The rows were chosen.", {
+    "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
+})
+
 _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ImportEndpoint: (
         Event("named", "The endpoint was written down; nothing was asked.", {
@@ -356,6 +387,10 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ),
     ImportModel: (
         Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
+        Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
+    ),
+    ImportReader: (
+        Event("load", "The model is about to be read.", {"source": "hub, folder or tiny."}),
         Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
     ),
     ImportData: (
@@ -382,6 +417,9 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
         }),
         _REFUSED,
     ),
+    Select: (_CHOSEN,),
+    SelectQuality: (_BATCH, _CHOSEN),
+    SelectCoverage: (_BATCH, _CHOSEN),
     Sample: (
         _BATCH,
     ),

@@ -17,7 +17,8 @@ from alignment.config.stages.strategies import Adapter
 if TYPE_CHECKING:
     from alignment.config.stages.endpoint import EndpointModel
 
-Role = Literal["policy", "reward"]
+Role = Literal["policy", "reward", "embedder"]
+"""What a model has to be; where an embedder is asked for, a language model serves too."""
 
 
 class ModelRef(NamedTuple):
@@ -104,7 +105,7 @@ class Stage(Strict):
 
     tag: ClassVar[str]
     """The stage kind or method by one name: import-model, sft, sample, ..."""
-    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files", "endpoint"]]
+    makes: ClassVar[Literal["rows", "policy", "reward", "embedder", "table", "files", "endpoint"]]
     known_by: ClassVar[str | None] = None
     """What tells it from other classes of its `kind`, where a key of its own does not."""
     body: ClassVar[str]

@@ -118,9 +118,9 @@ class Sample(Stage):
     """Sampling of each prompt's first answer, where it differs from the others: keys it leaves out are `sampling`'s."""
     score: Scorer
     """What judges the answers: a reward model, a function, or the weighted sum of both."""
-    pairs: Literal["max-min", "newest-previous"] = "max-min"
+    pairs: Literal["max-min", "newest-previous", "none"] = "max-min"
     """max-min: a prompt's best answer against its worst, of all models that answered. newest-previous: the best of
-    `model` against the worst of `previous`."""
+    `model` against the worst of `previous`. none: no pairs, as where n is 1 and only the scores are wanted."""
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """A pair is made only when chosen scores more than rejected by over this much."""
     min_score: float | None = None
@@ -146,7 +146,7 @@ class Sample(Stage):
         if self.pairs == "newest-previous" and self.previous is None:
             raise ValueError("pairs: newest-previous needs `previous`")
         if self.pairs == "max-min" and self.n < 2:
-            raise ValueError("pairs: max-min needs n of 2 or more")
+            raise ValueError("pairs: max-min needs n of 2 or more; for single answers without pairs: none")
         return self
 
     def model_refs(self) -> Iterator[ModelRef]:
@@ -173,7 +173,7 @@ class Sample(Stage):
         return self.max_prompt_tokens or LENGTH
 
     def splits(self) -> tuple[str, ...]:
-        return SPLITS
+        return tuple(split for split in SPLITS if split != "pairs" or self.pairs != "none")
 
     def findings(self) -> Iterator[Finding]:
         alike = self.sampling.greedy and self.n > (1 if self.first is None or self.first.greedy else 2)
