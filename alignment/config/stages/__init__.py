@@ -24,7 +24,8 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportEndpoint, ImportData, *RECIPES, *METHODS, Sample, Evaluate, Choose)
+    ImportModel, ImportEndpoint, ImportData, *(kind for kind in RECIPES if not issubclass(kind, Sample)), *METHODS,
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
 
 
