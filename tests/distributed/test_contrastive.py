@@ -26,6 +26,7 @@ from alignment.pipeline.keys import keys
 from alignment.planner.estimate import Rates
 from alignment.planner.plan import plan
 from alignment.records import Record, read_records, write_records
+from alignment.report import render
 from alignment.rewards.socratic import TYPES
 from tests import small
 from tests.endpoint_server import Asked, Reply, answer, endpoint, error, teacher
@@ -405,6 +406,9 @@ def test_what_the_endpoint_gave_no_answer_to_is_a_try_with_its_reason_and_never_
     assert line["reason"] == "the endpoint failed"
     assert [one["outcome"] for one in line["origin"]["tries"]] == ["the endpoint failed"] * 2
     assert "500: boom" in line["found"]
+    page = render(run, {stage.name: Store(run.store).find(keys(run)[stage.name].key) for stage in run.stages}, None, "")
+    assert "Tries:" in page
+    assert "the endpoint failed 2" in page
 
 
 def found(folder: Path, gen: dict[str, Any], **model: Any) -> list[str]:
