@@ -15,6 +15,7 @@ from typing import Any
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.contrast import contrastable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
@@ -31,6 +32,7 @@ from alignment.config import (
     Adapter,
     AnyStage,
     Choose,
+    Contrastive,
     Evaluate,
     FolderModel,
     Generate,
@@ -41,6 +43,7 @@ from alignment.config import (
     ImportModel,
     ImportReader,
     ImportReward,
+    JudgedScorer,
     Run,
     Sample,
     Select,
@@ -56,7 +59,7 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.messages import close_to
-from alignment.config.prompts import read_prompt
+from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
@@ -240,6 +243,7 @@ def _online(run: Run, stage: Online, sight: Sight) -> Wrong:
 
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    yield from _rubric(stage.score)
     yield from askable_there(run, stage)
     yield from askable(sight, stage)
 
@@ -247,10 +251,7 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
 def _generate(run: Run, stage: Generate) -> Wrong:
     """What every recipe has: prompt files that can be read, a teacher that can be asked."""
     for prompt in stage.prompt_files():
-        try:
-            read_prompt(prompt, f"stage {stage.name}")
-        except ConfigError as error:
-            yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
+        yield from _prompt(("prompts", prompt.step), prompt)
     yield from askable_there(run, stage)
 
 
@@ -276,6 +277,11 @@ def _import_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
 def _quality(run: Run, stage: SelectQuality, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from judgeable(sight, stage)
+def _contrastive(run: Run, stage: Contrastive, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from _scoring(stage)
+    yield from _rubric(stage.score)
+    yield from contrastable(sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
@@ -303,7 +309,19 @@ def _continues(own: Adapter, start: AnyStage) -> Wrong:
                 expected=str(made[name]), hint="or strategy full, which merges it")
 
 
-def _scoring(stage: Sample | Evaluate | SelectQuality) -> Wrong:
+def _rubric(score: JudgedScorer) -> Wrong:
+    if score.judge is not None:
+        yield from _prompt(("score", "judge", "prompt"), score.judge.file)
+
+
+def _prompt(place: Place, prompt: PromptFile) -> Wrong:
+    try:
+        read_prompt(prompt, "")
+    except ConfigError as error:
+        yield place, ConfigError(error.problem, found=error.found, expected=error.expected)
+
+
+def _scoring(stage: Sample | Evaluate | Contrastive | SelectQuality) -> Wrong:
     if stage.score is not None and stage.score.function is not None:
         yield from _function(("score", "function"), stage.score.function, built_in=True)
 
@@ -386,7 +404,8 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
     ImportReader: _import_reader, ImportReward: _import_reward, SelectQuality: _quality, SelectCoverage: coverable,
     SelectNecessity: answerable, SelectUnion: united, SelectRandom: drawable,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    Contrastive: _contrastive, TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
+    Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from alignment.config import (
     Choose,
+    Contrastive,
     Evaluate,
     Generate,
     ImportData,
@@ -229,7 +230,8 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
 
 _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
-_SCORED, _SCORED_BY_BOTH = "score is given", "score has a function and a model"
+_SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
+_HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
 _PERPLEXITY = "perplexity is true and rows have references"
@@ -238,11 +240,17 @@ _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
                                      "teacher does not know when to stop.", SHARE, "higher")
 
+_READ = Metric("judge_read_share", "Share of the judge's answers that could be read; of the others the answer gets no "
+                                   "score.", SHARE, "higher", _HAS_JUDGE)
+
 DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED: lambda stage: stage.score is not None,
     _SCORED_BY_MODEL: lambda stage: stage.score is not None and stage.score.model is not None,
     _SCORED_BY_FUNCTION: lambda stage: stage.score is not None and stage.score.function is not None,
-    _SCORED_BY_BOTH: lambda stage: stage.score.model is not None and stage.score.function is not None,
+    _SCORED_BY_BOTH: lambda stage: sum(part is not None for part in (
+        stage.score.model, stage.score.function, stage.score.judge)) > 1,
+    _HAS_JUDGE: lambda stage: stage.score.judge is not None,
+    _COMPARED: lambda stage: stage.score.judge is not None and stage.score.judge.mode == "compare",
     _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
@@ -310,6 +318,17 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                POSITIVE, "lower"),
         Metric("texts_cut", "Texts that were longer than max_tokens and were cut before they were embedded.", COUNT),
     ),
+    Contrastive: (
+        _REQUESTS,
+        Metric("rows", "Rows whose answers were scored.", COUNT),
+        Metric("good_share", "Share of the rows whose own answer has min_score.", SHARE, "higher"),
+        Metric("rows_train", "Pairs written.", COUNT, "higher"),
+        Metric("pair_share", "Pairs by good rows.", SHARE, "higher"),
+        Metric("mean_gap", "Mean over the pairs of the good answer's score less the opposite's.", POSITIVE, "higher"),
+        Metric("mean_tries", "Mean over the pairs of the tries that they took.", "1 or more", "lower"),
+        _READ,
+        _FINISHED,
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -323,6 +342,10 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
+        Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
+        _READ,
+        Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; the "
+                                  "others are ties.", SHARE, "higher", _COMPARED),
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
                when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
@@ -420,8 +443,22 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     Select: (_CHOSEN,),
     SelectQuality: (_BATCH, _CHOSEN),
     SelectCoverage: (_BATCH, _CHOSEN),
+    Contrastive: (
+        _BATCH,
+        Event("try", "The answers of a try were scored.", {
+            "number": "Its number.", "requests": "Requests in it.", "kept": "Pairs that it gave.",
+            "left": "Rows that wait for another.",
+        }),
+        _REFUSED,
+    ),
     Sample: (
         _BATCH,
+        Event("judged", "All answers are judged.", {
+            "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
+            "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
+            "examples": "Three of them, each with id, reason and text.",
+            "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
+        }, when=_HAS_JUDGE),
     ),
     Evaluate: (
         _BATCH,

@@ -102,7 +102,8 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
     title = f"{stage.name}: score of every sampled answer"
     drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
     values = [(name, texts.number(metrics[name])) for name in SCORES if name in metrics]
-    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
+    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values,
+            "judge": facts.get("judge")}
 
 
 def _generation(stage: Generate, artifact: Artifact | None, results: object) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
     refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
                for reason, count in reasons.items()]
     return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
-            "examples": facts.get("examples", []),
+            "examples": facts.get("examples", []), "tries": list(facts.get("tries", {}).items()),
+            "judge": facts.get("judge"),
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 

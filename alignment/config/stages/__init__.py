@@ -25,8 +25,9 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData, *RECIPES, *WAYS, *METHODS, Sample, Evaluate,
-    Choose)
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData,
+    *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
 
 

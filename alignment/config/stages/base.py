@@ -16,6 +16,7 @@ from alignment.config.stages.strategies import Adapter
 
 if TYPE_CHECKING:
     from alignment.config.stages.endpoint import EndpointModel
+    from alignment.config.stages.sampling import Sampling
 
 Role = Literal["policy", "reward", "embedder"]
 """What a model has to be; where an embedder is asked for, a language model serves too."""
@@ -26,12 +27,14 @@ class ModelRef(NamedTuple):
 
     Attributes:
         asked: whether it is asked alone, so that an endpoint, which has no weights here, serves as well.
+        drawn: how its answers are drawn, with the place in the config, where the stage's `samplings` do not say.
     """
 
     place: Place
     stage: str
     role: Role
     asked: bool = False
+    drawn: tuple[tuple[Place, Sampling], ...] = ()
 
 
 class RowsPlace(NamedTuple):
