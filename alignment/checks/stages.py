@@ -40,6 +40,7 @@ from alignment.config import (
     Run,
     Sample,
     SelfInstruct,
+    Source,
     Stage,
     TinyModel,
     TrainBase,
@@ -138,7 +139,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     problems, unread = list(_sources(stage, sight.limit)), []
     for index, error in problems:
         if error is None:
-            unread.append(stage.data[index].path)
+            unread.append(stage.data[index].place)
         else:
             yield ("data", index), error
     if any(error is not None for _, error in problems):
@@ -180,6 +181,9 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
 def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError | None]]:
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
+        if source.path is None:
+            yield index, _hub_library(source)
+            continue
         if "://" in source.path:
             yield index, next(nowhere(source.path), None)
             continue
@@ -193,6 +197,14 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
             yield index, ConfigError("the data file may not be read by this user", found=source.path)
         elif path.stat().st_size > limit:
             yield index, None
+
+
+def _hub_library(source: Source) -> ConfigError | None:
+    """A data set of the hub is not asked for before its stage is made: that may fetch all of it."""
+    if importlib.util.find_spec("datasets") is not None:
+        return None
+    return ConfigError("the datasets package, which reads the hub's data sets, is not installed", found=source.place,
+                       expected="kubealign[train]", hint="pip install 'kubealign[train]'")
 
 
 def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:

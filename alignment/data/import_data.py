@@ -77,7 +77,8 @@ def import_data(context: StageContext) -> Outcome:
 def _read_all(context: StageContext, stage: ImportData) -> _Read:
     read = _Read()
     for made in read_sources(context.run, stage):
-        source = {"path": made.source.path, "format": made.source.format}
+        source = {"path": made.source.place, "format": made.source.format,
+                  **({} if made.commit is None else {"commit": made.commit})}
         counts = {"read": len(made.good) + len(made.bad), "bad": len(made.bad), "taken": len(made.taken)}
         unread = dict(made.unread.most_common())
         context.event("source", name=made.name, **source, **counts, unread=unread,

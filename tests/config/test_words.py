@@ -52,8 +52,10 @@ EVERYTHING = {
         {"name": "seed", "kind": "import", "data": [{"path": "a", "format": "columns", "columns": {"prompt": "q"},
                                                      "take": 3, "name": "n"}], "system": "s", "passage_prompt": "p",
          "split": {"by": "ratio", "ratios": {"train": 0.5, "dev": 0.2, "test": 0.3}}, "max_bad": 0.1},
-        {"name": "own", "kind": "import", "data": [{"path": "a", "format": "squad"}],
-         "split": {"by": "field", "field": "split", "names": ["train"]}},
+        {"name": "own", "kind": "import", "data": [
+            {"path": "a", "format": "squad"},
+            {"hub": "a/b", "config": "c", "split": "train", "revision": "main", "streaming": True, "format": "squad"}],
+         "unanswerable": "No.", "split": {"by": "field", "field": "split", "names": ["train"]}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
          "take": 9, "max_requests": 30, "decontaminate": ["seed/test"], "language": "en", "batch_size": 3,
          "max_prompt_tokens": 900, "prompts": {"instructions": "a", "classification": "b", "output_first": "c",

@@ -64,12 +64,14 @@ class Options:
         passage_prompt: user message of the passage formats, with {passage} and {question}.
         split_field: field of the file that names the row's split; kept in meta.split.
         splits: the names that are allowed there.
+        unanswerable: answer of the questions that their passage does not answer (squad, musique); None: they have none.
     """
 
     system: str | None = None
     passage_prompt: str = "{passage}\n\n{question}"
     split_field: str | None = None
     splits: tuple[str, ...] = ()
+    unanswerable: str | None = None
 
 
 def read_source(
@@ -142,6 +144,8 @@ def _finish(
     record: Record, row: dict[str, Any], number: int, format: str, name: str, options: Options
 ) -> Record:
     """Add what no format knows: id, source, split, the passage's user message, the system message."""
+    if options.unanswerable is not None:
+        record = passages.answered(record, options.unanswerable)
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)
