@@ -187,8 +187,8 @@ FORMATS: dict[str, Format] = {
     "squad": Format(
         "SQuAD 1.1 and 2.0 as its makers give it out: one JSON document (Rajpurkar et al. 2016, arXiv:1606.05250). The "
         "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only; with the "
-        "stage's `unanswerable` it has that. Rows of the hub's data sets (squad, squad_v2), with answers as {text: [...]}, "
-        "are read as well; there an empty list says that a question is impossible.",
+        "stage's `unanswerable` it has that. Rows of the hub's (squad, squad_v2), with answers as {text: [...]}, are "
+        "read as well; there an empty list says that a question is impossible.",
         (Field("context", True, "The passage; it stands once, beside qas."), _QUESTION,
          Field("answers", True, "list of {text}; every text is an accepted reference."),
          Field("is_impossible", False, "true: the passage does not say; answers must then be empty.")),
