@@ -6,15 +6,15 @@ know. Asks none.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, EndpointModel, Evaluate, Generate, ImportEndpoint, Run, Sample
+from alignment.config.secrets import key_from
 from alignment.config.stages.fields import Place
 from alignment.config.stages.sample import Sampling
 from alignment.errors import ConfigError
+from alignment.inference.endpoint.client import package
 
 
 def named(run: Run, stage: ImportEndpoint, sight: Sight) -> Wrong:
@@ -56,12 +56,12 @@ def measurable_there(run: Run, stage: Evaluate) -> Wrong:
 def reachable_here(run: Run, stage: AnyStage) -> Wrong:
     """What a stage that asks an endpoint on this machine needs of it: the package, and the key in the environment."""
     for name, model in _endpoints(run, stage):
-        if find_spec("openai") is None:
-            yield (), ConfigError("the openai package is not installed", found=f"model {name} is an endpoint",
-                                  expected="kubealign[endpoint]", hint="pip install 'kubealign[endpoint]'")
-        if model.key_env is not None and not os.environ.get(model.key_env, "").strip():
-            yield (), ConfigError("the endpoint's key is not in the environment", found=f"{model.key_env} of {name}",
-                                  expected=f"export {model.key_env}=... before the run")
+        try:
+            package(f"model {name}")
+            if model.key_env is not None:
+                key_from(model.key_env, f"model {name}")
+        except ConfigError as error:
+            yield (), error
 
 
 def _endpoints(run: Run, stage: AnyStage) -> Iterator[tuple[str, EndpointModel]]:

@@ -32,6 +32,7 @@ from alignment.config import (
     Choose,
     Evaluate,
     FolderModel,
+    Generate,
     GgufModel,
     HubModel,
     ImportData,
@@ -246,13 +247,18 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from askable(sight, stage)
 
 
-def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
+def _generate(run: Run, stage: Generate) -> Wrong:
+    """What every recipe has: prompt files that can be read, a teacher that can be asked."""
     for prompt in stage.prompt_files():
         try:
             read_prompt(prompt, f"stage {stage.name}")
         except ConfigError as error:
             yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
     yield from askable_there(run, stage)
+
+
+def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
     yield from seedable(run, sight, stage)
 
 
@@ -365,7 +371,7 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, SelfInstruct: _nothing, TrainBase: train,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
     Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""

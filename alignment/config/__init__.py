@@ -22,7 +22,8 @@ from alignment.config.stages.base import Outside, Stage, row_of
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
-from alignment.config.stages.generate import Filters, Generate, SelfInstruct
+from alignment.config.stages.generate.base import Generate
+from alignment.config.stages.generate.self_instruct import Filters, SelfInstruct
 from alignment.config.stages.imports import (
     FieldSplit,
     FolderModel,

@@ -19,33 +19,8 @@ from alignment.config.prompts import fill
 from alignment.generation import self_instruct as recipe
 from alignment.generation.asking import Ask, Said
 from alignment.generation.novelty import TOKENS, Novelty
-from alignment.generation.self_instruct import Refused
+from alignment.generation.refused import Bad, Refused
 from alignment.generation.tasks import Task
-
-RAW = 2000
-"""Characters of a refused text that are kept."""
-
-
-@dataclass(frozen=True)
-class Bad:
-    """Something that was refused: a response, an instruction, or an example.
-
-    Attributes:
-        text: what was refused; of a request without an answer, what it asked.
-        found: what was seen of an endpoint's failure.
-    """
-
-    id: str
-    step: str
-    reason: str
-    text: str
-    origin: dict[str, Any]
-    found: str | None = None
-
-    def line(self) -> dict[str, Any]:
-        """A row of bad.jsonl."""
-        made = {"id": self.id, "step": self.step, "reason": self.reason, "raw": self.text[:RAW], "origin": self.origin}
-        return made if self.found is None else {**made, "found": self.found}
 
 
 @dataclass

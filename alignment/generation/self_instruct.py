@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from alignment.config import Filters
+from alignment.generation.refused import Refused
 from alignment.generation.tasks import Instance, Task
 from alignment.words import pieces, words
 
@@ -43,13 +44,6 @@ _ITEM = re.compile(r"(?:^|\n)[ \t*#]*(\d{1,4})[ \t]*(?:[.)．）](?=\D|$)|、)[ 
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _MARKUP = " \t*#"
-
-
-class Refused(NamedTuple):
-    """A part of a response that is not kept."""
-
-    reason: str
-    text: str
 
 
 # --- instructions ---

@@ -306,15 +306,15 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
 
 def _generate(state: _State, stage: Generate) -> StagePlan:
     """The most that it may ask, every answer of full length; tasks refused on the way make it less."""
-    seeds = rows.together([state.sets[ref] for ref in stage.seeds])
+    shown_rows = rows.together([state.sets[place.ref] for place in stage.shown()])
     artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take) or stage.take
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-        else {split: replace(seeds, rows=take, known=False) for split in stage.splits()}).items()}
+        else {split: replace(shown_rows, rows=take, known=False) for split in stage.splits()}).items()}
     size, tokens, seconds, longest, cost = state.sizes[stage.teacher], 0.0, 0.0, 0.0, 0.0
     there = state.run.stage(stage.teacher).endpoint
     for asked, shown, whole, new in stage.requests(take):
-        prompt = shown * (seeds.prompt + (seeds.answer if whole else 0))
+        prompt = shown * (shown_rows.prompt + (shown_rows.answer if whole else 0))
         if there is None:
             prompt = min(stage.longest_prompt, prompt)
         elif there.limits.price is not None:
@@ -326,7 +326,7 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
                 size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
                 new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
     title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
-    base = StagePlan(stage.name, title, size, seeds.rows, tokens, False, needs_model=there is None)
+    base = StagePlan(stage.name, title, size, shown_rows.rows, tokens, False, needs_model=there is None)
     if size is None:
         return base
     memory = estimate.generate_memory(

@@ -19,6 +19,7 @@ from alignment.config import (
     ImportEndpoint,
     ImportModel,
     Sample,
+    SelfInstruct,
     Stage,
     TrainBase,
     row_of,
@@ -227,6 +228,10 @@ _SCORED, _SCORED_BY_BOTH = "score is given", "score has a function and a model"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _PERPLEXITY = "perplexity is true and rows have references"
 
+_REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
+_FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
+                                     "teacher does not know when to stop.", SHARE, "higher")
+
 DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED: lambda stage: stage.score is not None,
     _SCORED_BY_MODEL: lambda stage: stage.score is not None and stage.score.model is not None,
@@ -266,8 +271,8 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                     "most that there can be.", COUNT),
         Metric("best_step", "Step of the published weights.", COUNT, when=_HELD_OUT),
     ),
-    Generate: (
-        Metric("requests", "Requests to the teacher, of all steps.", COUNT),
+    SelfInstruct: (
+        _REQUESTS,
         Metric("rounds", "Rounds of requests for new tasks.", COUNT),
         Metric("proposed", "Instructions that the teacher proposed, whatever became of them.", COUNT),
         Metric("tasks", "Tasks with at least one row.", COUNT, "higher"),
@@ -276,8 +281,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("classification_share", "Share of the tasks that the teacher called classifications.", SHARE),
         Metric("mean_similar", "Mean over the tasks of their mean ROUGE-L F against the pool that they came to.", SHARE,
                "lower"),
-        Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the teacher "
-                                 "does not know when to stop.", SHARE, "higher"),
+        _FINISHED,
     ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
@@ -335,6 +339,9 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
 }
 
+_REFUSED = Event("refused", "All steps are done.", {
+    "reasons": "Step -> reason -> how many.", "examples": "Three refused texts, each with id, reason and text.",
+})
 _REUSED = "How many of them an earlier, killed attempt had made already."
 _BATCH = Event("batch", "A batch of rows was made and kept.", {
     "of": "What it is part of: the folder in the stage's work.", "part": "Name of the batch, from what it holds.",
@@ -366,15 +373,14 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "examples": "Up to 20, each with row, seen (the other row) and reason.",
         }, when="split by field, and the file's splits overlap"),
     ),
-    Generate: (
+    Generate: (_BATCH, _REFUSED),
+    SelfInstruct: (
         _BATCH,
         Event("round", "The answers of a round were read.", {
             "round": "Its number.", "requests": "Requests in it.", "proposed": "Instructions proposed.",
             "kept": "Tasks kept.", "pool": "Seeds and tasks now.",
         }),
-        Event("refused", "All steps are done.", {
-            "reasons": "Step -> reason -> how many.", "examples": "Three refused texts, each with id, reason and text.",
-        }),
+        _REFUSED,
     ),
     Sample: (
         _BATCH,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from alignment.config import load_run
-from alignment.distributed import generate
+from alignment.distributed.generate import shared
 from alignment.pipeline import execute
 from tests.cli.conftest import Call, Said
 from tests.distributed.test_generate import seed_rows
@@ -67,7 +67,7 @@ def test_a_row_is_shown_with_what_made_it(
     checked: Callable[..., Said], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked()
-    monkeypatch.setattr(generate, "open_engine", lambda context, name: Scripted(good_teacher))
+    monkeypatch.setattr(shared, "open_engine", lambda context, name: Scripted(good_teacher))
     execute(load_run(Path("run.yaml")))
     said = call("data", "show", "run.yaml", "--stage", "gen")
     assert said.code == 0, said.err

@@ -11,8 +11,8 @@ import pytest
 from alignment.artifacts import Artifact, Store
 from alignment.config import parse_run
 from alignment.context import StageContext
-from alignment.distributed import generate
-from alignment.distributed.generate import generate_stage
+from alignment.distributed.generate import shared
+from alignment.distributed.generate.self_instruct import self_instruct_stage
 from alignment.errors import ConfigErrors, DataError, StageError
 from alignment.pipeline import execute
 from alignment.records import Record, read_records, write_records
@@ -59,7 +59,7 @@ def context(inputs: dict[str, Artifact], key: str = "gen-0", **more: Any) -> Sta
 
 
 def by(monkeypatch: pytest.MonkeyPatch, engine: Scripted) -> Scripted:
-    monkeypatch.setattr(generate, "open_engine", lambda context, name: engine)
+    monkeypatch.setattr(shared, "open_engine", lambda context, name: engine)
     return engine
 
 
@@ -71,7 +71,7 @@ def files(made: StageContext) -> dict[str, str]:
 def test_every_row_says_what_made_it(inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     by(monkeypatch, Scripted(good_teacher))
     made = context(inputs)
-    outcome = generate_stage(made)
+    outcome = self_instruct_stage(made)
     rows = read_records(made.out / "rows" / "train.jsonl")
     bad = [json.loads(line) for line in (made.out / "bad.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == outcome.rows.written["train"] == outcome.metrics["rows_train"] == 10
@@ -94,20 +94,20 @@ def test_interrupted_work_goes_on_with_nothing_asked_twice(
     inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     whole = by(monkeypatch, Scripted(good_teacher))
-    generate_stage(wanted := context(inputs, "gen-whole"))
+    self_instruct_stage(wanted := context(inputs, "gen-whole"))
     first = by(monkeypatch, Scripted(good_teacher, stop_after))
     with pytest.raises(KeyboardInterrupt):
-        generate_stage(context(inputs))
+        self_instruct_stage(context(inputs))
     second = by(monkeypatch, Scripted(good_teacher))
-    generate_stage(made := context(inputs))
+    self_instruct_stage(made := context(inputs))
     assert sorted(first.asked + second.asked) == sorted(whole.asked)
     assert files(made) == files(wanted)
 
 
 def test_batches_change_nothing(inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     by(monkeypatch, Scripted(good_teacher))
-    generate_stage(one := context(inputs, "gen-1", batch_size=1))
-    generate_stage(other := context(inputs, "gen-7", batch_size=7))
+    self_instruct_stage(one := context(inputs, "gen-1", batch_size=1))
+    self_instruct_stage(other := context(inputs, "gen-7", batch_size=7))
     assert files(one) == files(other)
 
 
@@ -128,7 +128,7 @@ def test_rows_that_overlap_what_is_kept_for_evaluation_are_refused(
         Record("held", "prompt-completion", [{"role": "user", "content": f"When? {tide}"}], "x")])
     write_records(folder / "rows" / "train.jsonl", read_records(inputs["seeds"].path() / "rows" / "train.jsonl"))
     apart = {**inputs, "seeds": published(store, "seeds-1", folder)}
-    outcome = generate_stage(context(apart, decontaminate=["seeds/test"]))
+    outcome = self_instruct_stage(context(apart, decontaminate=["seeds/test"]))
     assert outcome.rows.dropped["overlaps-held-out"] == 1
     assert outcome.metrics["rows_train"] == 9
 
@@ -141,7 +141,7 @@ def test_a_teacher_that_talks_noise_ends_within_its_budget_and_says_what_was_ref
     made = context(inputs, rounds=3, patience=2, instructions=short, instances=short, max_requests=30,
                    max_prompt_tokens=1500)
     with pytest.raises(StageError, match="nothing that the teacher said could be kept") as error:
-        generate_stage(made)
+        self_instruct_stage(made)
     assert "%" in str(error.value.found)
     assert str(error.value.hint).count(" (") >= 3
     lines = (made.work / "bad.jsonl").read_text(encoding="utf-8").splitlines()
@@ -154,14 +154,14 @@ def test_prompts_over_the_limit_are_one_clear_error(
 ) -> None:
     engine = by(monkeypatch, Scripted(good_teacher))
     with pytest.raises(DataError, match="no prompt of a round fits"):
-        generate_stage(context(inputs, max_prompt_tokens=20))
+        self_instruct_stage(context(inputs, max_prompt_tokens=20))
     assert engine.asked == []
 
 
 def test_too_few_seeds_are_one_clear_error(inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     by(monkeypatch, Scripted(good_teacher))
     with pytest.raises(DataError, match="too few seed tasks"):
-        generate_stage(context(inputs, demonstrations=11, last_item=30))
+        self_instruct_stage(context(inputs, demonstrations=11, last_item=30))
 
 
 @pytest.mark.parametrize(("key", "value"), [("take", 0), ("rounds", 0), ("max_requests", 0), ("max_requests", 2),

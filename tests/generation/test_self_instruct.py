@@ -13,7 +13,7 @@ from alignment.config import Filters, SelfInstruct
 from alignment.config.prompts import PromptFile, fill, read_prompt
 from alignment.errors import ConfigError
 from alignment.generation import self_instruct as recipe
-from alignment.generation.self_instruct import Refused
+from alignment.generation.refused import Refused
 from alignment.generation.tasks import Instance, Task, seed_task, to_record
 from alignment.records import Record
 

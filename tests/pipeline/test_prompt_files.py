@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.stages.generate import SelfInstruct
+from alignment.config import SelfInstruct
 from alignment.errors import ConfigError
 from alignment.pipeline.keys import keys
 from tests import small

@@ -14,7 +14,7 @@ import pytest
 
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
-from alignment.distributed import generate
+from alignment.distributed.generate import shared
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
@@ -73,7 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
-        patch.setattr(generate, "open_engine", lambda context, name: Scripted(good_teacher))
+        patch.setattr(shared, "open_engine", lambda context, name: Scripted(good_teacher))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():
         assert artifact is not None

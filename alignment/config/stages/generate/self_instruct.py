@@ -1,18 +1,16 @@
-"""Generation: rows that a teacher makes from a few seeds. One class for each recipe; what they share is `Generate`."""
+"""Self-Instruct: new tasks after the pattern of seed tasks, with their examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.prompts import PromptFile
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
-from alignment.config.stages.sample import Sampling, prompt_and_answer
-
-Whole = Annotated[int, Field(ge=0)]
+from alignment.config.stages.base import Finding, RowsPlace
+from alignment.config.stages.fields import Place, Positive, RowsRef, Strict
+from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
+from alignment.config.stages.sample import Sampling
 
 
 class Language(NamedTuple):
@@ -38,15 +36,6 @@ LANGUAGES: dict[str, Language] = {
 """Language -> the filters' defaults."""
 
 
-class Load(NamedTuple):
-    """What a step may ask of the teacher: requests, seeds shown in each, whether with their answers, longest answer."""
-
-    requests: int
-    shown: int
-    answers: bool
-    new_tokens: int
-
-
 class Filters(Strict):
     """What a proposed instruction must be, in the order in which it is asked. Keys left out are the language's."""
 
@@ -68,8 +57,15 @@ class Filters(Strict):
     tells Chinese from English, and not English from French."""
 
 
-class Prompts(Strict):
+class Prompts(OwnPrompts):
     """Files of your own in place of those in configs/prompts/; configs/prompts/README.md has their slots."""
+
+    slots: ClassVar[dict[str, Slots]] = {
+        "instructions": (("tasks", "next"), ("last",)),
+        "classification": (("examples", "instruction"), ()),
+        "output_first": (("examples", "instruction"), ("count",)),
+        "input_first": (("examples", "instruction"), ("count",)),
+    }
 
     instructions: str | None = None
     """Asks for new tasks after numbered ones; needs {tasks} and {next}, may have {last}."""
@@ -81,91 +77,21 @@ class Prompts(Strict):
     """Asks for other tasks' examples, input before output; needs {examples} and {instruction}."""
 
 
-SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "instructions": (("tasks", "next"), ("last",)),
-    "classification": (("examples", "instruction"), ()),
-    "output_first": (("examples", "instruction"), ("count",)),
-    "input_first": (("examples", "instruction"), ("count",)),
-}
-"""Step -> slots that its prompt must have, and those that it may have."""
+class SelfInstruct(Generate):
+    """Self-Instruct (Wang et al. 2022, arXiv:2212.10560): a teacher proposes tasks after seed tasks, says which are
+    classifications, and writes their examples; what is malformed or not new is refused, with the reason."""
 
+    tag: ClassVar[str] = "self-instruct"
+    body = "alignment.distributed.generate.self_instruct:self_instruct_stage"
 
-class Generate(Stage):
-    """What every recipe has: a teacher, a budget, rows to train on, and rows refused beside them with the reason."""
-
-    tag: ClassVar[str] = "generate"
-    makes = "rows"
-    body = "alignment.distributed.generate:generate_stage"
-    script = "generate"
-    bfloat16_on = frozenset({"gpu", "cpu"})
-
-    kind: Literal["generate"] = "generate"
-    """`generate`: a teacher makes rows from seeds; `recipe` says how."""
-    teacher: Name
-    """The stage whose model is asked; it may name an endpoint."""
+    recipe: Literal["self_instruct"]
+    """`self_instruct`: new tasks after the pattern of the seeds. Defaults are the paper's."""
     seeds: tuple[RowsRef, ...] = Field(min_length=1)
     """Row sets with the seed tasks, each STAGE/SPLIT. Format self-instruct keeps instruction and examples apart; of
     other rows the one user's turn is the instruction and the answer its output."""
     take: Positive = 1000
     """Tasks that are wanted (times the run's scale); when so many are kept, no more are asked for. The paper made
     52,000."""
-    max_requests: Positive | None = None
-    """At most so many requests in the whole stage, whatever comes of them. Left out: what `rounds` and `take` need."""
-    decontaminate: tuple[RowsRef, ...] = ()
-    """Row sets that are kept for evaluation: a generated row that shares its prompt or half of its runs of 8 words with
-    one of them is refused. Reading them here does not count as training on them."""
-    batch_size: Positive = 8
-    """Requests in one generation batch."""
-    max_prompt_tokens: Positive | None = None
-    """A request whose prompt is longer is not asked; it is counted and kept in bad.jsonl. Default: 1024, or what the
-    teacher's context length leaves beside the longest answer, where that is less. Not for an endpoint."""
-    dtype: Dtype | None = None
-    """Arithmetic of the teacher. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else
-    float32 (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
-
-    @classmethod
-    def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("recipe") == cls.tag.replace("-", "_")
-
-    def model_refs(self) -> Iterator[ModelRef]:
-        yield ModelRef(("teacher",), self.teacher, "policy", asked=True)
-
-    def row_refs(self) -> Iterator[RowsPlace]:
-        yield from (RowsPlace(("seeds", index), ref) for index, ref in enumerate(self.seeds))
-        yield from self.kept_apart()
-
-    def kept_apart(self) -> Iterator[RowsPlace]:
-        return (RowsPlace(("decontaminate", index), ref) for index, ref in enumerate(self.decontaminate))
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return self.max_prompt_tokens or LENGTH
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
-
-    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
-        """How each step's answers are drawn, with the place in the config."""
-        return iter(())
-
-    def requests(self, take: int) -> list[Load]:
-        """The most that each step asks for `take` tasks: unless a recipe knows better, once with one seed each."""
-        most = self.most_tokens()
-        return [Load(take, 1, True, 0 if most is None else most.beside)]
-
-    def title(self) -> str:
-        return f"generate · {self.tag}"
-
-
-class SelfInstruct(Generate):
-    """Self-Instruct (Wang et al. 2022, arXiv:2212.10560): a teacher proposes tasks after seed tasks, says which are
-    classifications, and writes their examples; what is malformed or not new is refused, with the reason."""
-
-    tag: ClassVar[str] = "self-instruct"
-
-    recipe: Literal["self_instruct"]
-    """`self_instruct`: new tasks after the pattern of the seeds. Defaults are the paper's."""
     language: Literal["en", "zh"] = "en"
     """Language of seeds, prompts and filters: English or Chinese."""
     prompts: Prompts = Prompts()
@@ -216,8 +142,12 @@ class SelfInstruct(Generate):
         object.__setattr__(self, "novelty_tokens", self.novelty_tokens or own.tokens)
         return self
 
-    def most_tokens(self) -> MostTokens:
-        return prompt_and_answer(self.max_prompt_tokens, max(given.max_new_tokens for _, given in self.samplings()))
+    def shown(self) -> Iterator[RowsPlace]:
+        return (RowsPlace(("seeds", index), ref) for index, ref in enumerate(self.seeds))
+
+    @property
+    def prompt_set(self) -> str:
+        return f"self_instruct-{self.language}"
 
     def samplings(self) -> Iterator[tuple[Place, Sampling]]:
         yield ("instructions",), self.instructions
@@ -235,25 +165,8 @@ class SelfInstruct(Generate):
             Load(take, self.instance_examples, True, self.instances.max_new_tokens),
         ]
 
-    def prompt_files(self) -> tuple[PromptFile, ...]:
-        """One for each step."""
-        return tuple(PromptFile(f"self_instruct-{self.language}", step, getattr(self.prompts, step), needed, allowed)
-                     for step, (needed, allowed) in SLOTS.items())
-
-    def sources(self) -> tuple[Outside, ...]:
-        return tuple(Outside(("prompts",) if prompt.path is None else ("prompts", prompt.step), prompt, prompt.path,
-                             travels=prompt.path is not None) for prompt in self.prompt_files())
-
-    def relocated(self, paths: Mapping[str, str]) -> Self:
-        own = {step: paths.get(path, path) for step in SLOTS if (path := getattr(self.prompts, step)) is not None}
-        return self.model_copy(update={"prompts": self.prompts.model_copy(update=own)})
-
-    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
-        config = super().learned(scaled)
-        del config["prompts"]  # their content counts, and where they lie does not
-        return config
-
     def findings(self) -> Iterator[Finding]:
+        yield from super().findings()
         if self.machine_demonstrations >= self.demonstrations:
             yield Finding(("machine_demonstrations",), "leaves no place for a seed", self.machine_demonstrations,
                           f"less than demonstrations, {self.demonstrations}")
@@ -266,14 +179,6 @@ class SelfInstruct(Generate):
         if self.max_requests is not None and self.max_requests < 3:
             yield Finding(("max_requests",), "is less than one task needs", self.max_requests,
                           "3 or more: a task is proposed, classified, and its examples are written")
-        if self.seeds and set(self.seeds) & set(self.decontaminate):
-            yield Finding(("decontaminate",), "names the seeds, which every generated row comes from",
-                          sorted(set(self.seeds) & set(self.decontaminate)), "rows kept for evaluation")
 
     def title(self) -> str:
         return f"generate · self_instruct {self.language}, {self.take:,} tasks"
-
-
-RECIPES: tuple[type[Generate], ...] = (SelfInstruct,)
-"""Every recipe, in the order in which errors and documents list them."""
-
