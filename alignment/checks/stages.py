@@ -55,7 +55,8 @@ from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import gguf_path
-from alignment.data.import_data import check_template
+from alignment.data.hygiene import lacks
+from alignment.data.import_data import broken, check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -164,12 +165,15 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         sight.note(stage.name, f"{len(seen.bad)} bad rows: {counted(row.slug for row in seen.bad)}")
     if seen.unread:
         sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
-    if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
-        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        sight.note(stage.name, f"hygiene is left to the stage, as {', '.join(lacking)} is not installed here")
+    bad = broken(seen.bad)
+    if stage.max_bad is not None and len(bad) > stage.max_bad * seen.read:
+        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in bad[:3])
         yield ("data",), ConfigError(
-            f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
+            f"{len(bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint=f"by reason: {counted(row.slug for row in seen.bad)}")
+            hint=f"by reason: {counted(row.slug for row in bad)}")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
@@ -346,6 +350,12 @@ def _nothing(stage: AnyStage) -> Wrong:
     return iter(())
 
 
+def _hygiene_here(stage: ImportData | Generate) -> Wrong:
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        yield ("hygiene",), ConfigError("a package that it looks with is not installed", found=", ".join(lacking),
+                                        expected="kubealign[hygiene]", hint="pip install 'kubealign[hygiene]'")
+
+
 def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
     """Nothing is wrong with files; what comes after it reads what its models have in common."""
     roots = {root(run, name) for name in stage.models}
@@ -371,8 +381,8 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
-    Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, Generate: _hygiene_here,
+    TrainBase: train, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

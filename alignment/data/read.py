@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from alignment.config import FieldSplit, ImportData, Run, Source
 from alignment.data.hub import hub_rows
+from alignment.data.hygiene import Cleaner
 from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record
 from alignment.records.importers import BadRow, Options, Seen, import_rows, read_source
@@ -37,8 +38,11 @@ class SourceRows:
     commit: str | None = None
 
 
-def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
+def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) -> Iterator[SourceRows]:
     """Each file of a stage, in its order; a text or id that an earlier one held is a bad row of the later.
+
+    Args:
+        cleaner: of the stage's `hygiene`; None: rows are not looked through.
 
     Raises:
         DataError: a file cannot be used.
@@ -49,7 +53,7 @@ def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
     seen = Seen()
     for source, name in zip(stage.data, source_names(stage.data), strict=True):
         made = SourceRows(name, source)
-        for row in _rows(made, stage.name, options, seen):
+        for row in _rows(made, stage.name, options, seen, cleaner):
             if isinstance(row, BadRow):
                 made.bad.append(row)
             else:
@@ -58,17 +62,19 @@ def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
         yield made
 
 
-def _rows(made: SourceRows, stage: str, options: Options, seen: Seen) -> Iterator[Record | BadRow]:
+def _rows(
+    made: SourceRows, stage: str, options: Options, seen: Seen, cleaner: Cleaner | None,
+) -> Iterator[Record | BadRow]:
     source = made.source
     if source.path is not None:
-        return read_source(source.path, source.format, made.name, options, source.columns, seen, made.unread)
+        return read_source(source.path, source.format, made.name, options, source.columns, seen, made.unread, cleaner)
     found = hub_rows(source, f"stage {stage}, data")
     made.commit, rows = found.commit, found.rows
     format: str = source.format
     if format == "columns":
         format = format_of(source.columns, source.place)
         rows = renamed(rows, found.columns, source.place, source.columns, made.name, options.split_field)
-    return import_rows(rows, format, made.name, options, seen, made.unread)
+    return import_rows(rows, format, made.name, options, seen, made.unread, cleaner)
 
 
 def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str, list[Record]], list[Record]]:

@@ -55,7 +55,10 @@ EVERYTHING = {
         {"name": "own", "kind": "import", "data": [
             {"path": "a", "format": "squad"},
             {"hub": "a/b", "config": "c", "split": "train", "revision": "main", "streaming": True, "format": "squad"}],
-         "unanswerable": "No.", "split": {"by": "field", "field": "split", "names": ["train"]}},
+         "unanswerable": "No.",
+         "hygiene": {"near_duplicates": 0.8, "language": ["en"], "personal_data": ["phone"], "phone_regions": ["US"],
+                     "found": "replace"},
+         "split": {"by": "field", "field": "split", "names": ["train"]}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
          "take": 9, "max_requests": 30, "decontaminate": ["seed/test"], "language": "en", "batch_size": 3,
          "max_prompt_tokens": 900, "prompts": {"instructions": "a", "classification": "b", "output_first": "c",

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, Outside, Stage, plural
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
+from alignment.config.stages.hygiene import Hygiene, hygiene_findings
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 """Name of a data set of the hub."""
@@ -291,10 +292,13 @@ class ImportData(Stage):
     unanswerable: str | None = None
     """Answer of the questions whose passage does not answer them (squad, musique), for example "The passage does not
     say.". Left out: they have none, so that a stage may ask them but none learns from them."""
+    hygiene: Hygiene | None = None
+    """Near duplicates, other languages and personal data: rows left out, or changed, and counted."""
     split: Split
     """How rows are divided into the row sets that later stages name as STAGE/SPLIT; `by` says which way."""
     max_bad: Fraction | None = 0.1
-    """The stage fails when more than this share of the rows is bad; null accepts any number."""
+    """The stage fails when more than this share of the rows is bad; null accepts any number. Rows that `hygiene` leaves
+    out do not count."""
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
@@ -309,6 +313,7 @@ class ImportData(Stage):
                           self.unanswerable, "a source of format squad or musique, or to be left out")
         elif self.unanswerable is not None and not self.unanswerable.strip():
             yield Finding(("unanswerable",), "is an answer without text", self.unanswerable, "a text")
+        yield from hygiene_findings(self.hygiene)
 
     @property
     def parted(self) -> bool:
