@@ -53,6 +53,7 @@ from alignment.config import (
     SelectRandom,
     SelectUnion,
     SelfInstruct,
+    Source,
     Stage,
     TinyModel,
     TrainBase,
@@ -66,7 +67,8 @@ from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import folder_path, gguf_path
-from alignment.data.import_data import check_template
+from alignment.data.hygiene import lacks
+from alignment.data.import_data import broken, check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -151,7 +153,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     problems, unread = list(_sources(stage, sight.limit)), []
     for index, error in problems:
         if error is None:
-            unread.append(stage.data[index].path)
+            unread.append(stage.data[index].place)
         else:
             yield ("data", index), error
     if any(error is not None for _, error in problems):
@@ -175,12 +177,15 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         sight.note(stage.name, f"{len(seen.bad)} bad rows: {counted(row.slug for row in seen.bad)}")
     if seen.unread:
         sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
-    if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
-        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        sight.note(stage.name, f"hygiene is left to the stage, as {', '.join(lacking)} is not installed here")
+    bad = broken(seen.bad)
+    if stage.max_bad is not None and len(bad) > stage.max_bad * seen.read:
+        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in bad[:3])
         yield ("data",), ConfigError(
-            f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
+            f"{len(bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint=f"by reason: {counted(row.slug for row in seen.bad)}")
+            hint=f"by reason: {counted(row.slug for row in bad)}")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
@@ -193,6 +198,9 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
 def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError | None]]:
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
+        if source.path is None:
+            yield index, _hub_library(source)
+            continue
         if "://" in source.path:
             yield index, next(nowhere(source.path), None)
             continue
@@ -206,6 +214,14 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
             yield index, ConfigError("the data file may not be read by this user", found=source.path)
         elif path.stat().st_size > limit:
             yield index, None
+
+
+def _hub_library(source: Source) -> ConfigError | None:
+    """A data set of the hub is not asked for before its stage is made: that may fetch all of it."""
+    if importlib.util.find_spec("datasets") is not None:
+        return None
+    return ConfigError("the datasets package, which reads the hub's data sets, is not installed", found=source.place,
+                       expected="kubealign[train]", hint="pip install 'kubealign[train]'")
 
 
 def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
@@ -381,6 +397,12 @@ def _nothing(stage: AnyStage) -> Wrong:
     return iter(())
 
 
+def _hygiene_here(stage: ImportData | Generate) -> Wrong:
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        yield ("hygiene",), ConfigError("a package that it looks with is not installed", found=", ".join(lacking),
+                                        expected="kubealign[hygiene]", hint="pip install 'kubealign[hygiene]'")
+
+
 def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
     """Nothing is wrong with files; what comes after it reads what its models have in common."""
     roots = {root(run, name) for name in stage.models}
@@ -409,8 +431,8 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
-    ImportReader: _nothing, Select: _nothing, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, Generate: _hygiene_here,
+    ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -17,7 +17,9 @@ from typing import Any
 
 from alignment.artifacts import RowCounts
 from alignment.config import ImportData
+from alignment.config.stages.hygiene import REFUSALS
 from alignment.context import Outcome, StageContext
+from alignment.data.hygiene import Cleaner
 from alignment.data.overlap import find_overlap
 from alignment.data.read import divided, read_sources
 from alignment.data.text import prompt_of, units
@@ -51,7 +53,8 @@ def import_data(context: StageContext) -> Outcome:
     """
     stage = context.stage_as(ImportData)
     check_template(stage)
-    read = _read_all(context, stage)
+    cleaner = None if stage.hygiene is None else Cleaner(stage.hygiene, f"stage {stage.name}")
+    read = _read_all(context, stage, cleaner)
     bad_path = context.work / "bad.jsonl"
     bad_path.parent.mkdir(parents=True, exist_ok=True)
     bad_path.write_text("".join(row.to_json() + "\n" for row in read.bad), encoding="utf-8", newline="\n")
@@ -70,14 +73,15 @@ def import_data(context: StageContext) -> Outcome:
     return Outcome(
         rows=RowCounts(read=read.read, written=written, dropped=dict(dropped)),
         metrics=_metrics(splits),
-        facts=_facts(context, read, splits),
+        facts={**_facts(context, read, splits), **({} if cleaner is None else {"hygiene": cleaner.found.to_json()})},
     )
 
 
-def _read_all(context: StageContext, stage: ImportData) -> _Read:
+def _read_all(context: StageContext, stage: ImportData, cleaner: Cleaner | None) -> _Read:
     read = _Read()
-    for made in read_sources(context.run, stage):
-        source = {"path": made.source.path, "format": made.source.format}
+    for made in read_sources(context.run, stage, cleaner):
+        source = {"path": made.source.place, "format": made.source.format,
+                  **({} if made.commit is None else {"commit": made.commit})}
         counts = {"read": len(made.good) + len(made.bad), "bad": len(made.bad), "taken": len(made.taken)}
         unread = dict(made.unread.most_common())
         context.event("source", name=made.name, **source, **counts, unread=unread,
@@ -106,15 +110,21 @@ def check_template(stage: ImportData) -> None:
 
 
 def _check_bad(stage: ImportData, read: _Read, bad_path: Path) -> None:
-    if stage.max_bad is not None and len(read.bad) > stage.max_bad * read.read:
-        first = [f"{row.source} row {row.row}: {row.reason}" for row in read.bad[:3]]
+    bad = broken(read.bad)
+    if stage.max_bad is not None and len(bad) > stage.max_bad * read.read:
+        first = [f"{row.source} row {row.row}: {row.reason}" for row in bad[:3]]
         raise DataError(
-            f"{len(read.bad)} of {read.read} rows are bad ({len(read.bad) / read.read:.1%})",
+            f"{len(bad)} of {read.read} rows are bad ({len(bad) / read.read:.1%})",
             where=f"stage {stage.name}",
-            found=f"{dict(Counter(row.slug for row in read.bad))}, first {'; '.join(first)}",
+            found=f"{dict(Counter(row.slug for row in bad))}, first {'; '.join(first)}",
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
             hint=f"all bad rows are in {bad_path}; mend them, correct `format`, or raise max_bad (null: any number)",
         )
+
+
+def broken(bad: list[BadRow]) -> list[BadRow]:
+    """Bad rows without those that `hygiene` left out, as it was asked to."""
+    return [row for row in bad if row.slug not in REFUSALS]
 
 
 def _check_splits(stage: ImportData, splits: dict[str, list[Record]], read: _Read, bad_path: Path) -> None:

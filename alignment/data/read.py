@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from alignment.config import FieldSplit, ImportData, Run, Source
+from alignment.data.hub import hub_rows
+from alignment.data.hygiene import Cleaner
 from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record
-from alignment.records.importers import BadRow, Options, Seen, read_source
+from alignment.records.importers import BadRow, Options, Seen, import_rows, read_source
+from alignment.records.importers.columns import format_of, renamed
 
 
 @dataclass
@@ -23,6 +26,7 @@ class SourceRows:
         good, bad: every row of the file is in one of them.
         taken: those of the good that `take` drew, in their order.
         unread: keys that good rows have and the format does not read, with their number of rows.
+        commit: of a data set of the hub, which one was read.
     """
 
     name: str
@@ -31,27 +35,46 @@ class SourceRows:
     bad: list[BadRow] = field(default_factory=list)
     taken: list[Record] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
+    commit: str | None = None
 
 
-def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
+def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) -> Iterator[SourceRows]:
     """Each file of a stage, in its order; a text or id that an earlier one held is a bad row of the later.
+
+    Args:
+        cleaner: of the stage's `hygiene`; None: rows are not looked through.
 
     Raises:
         DataError: a file cannot be used.
     """
-    options = Options(stage.system, stage.passage_prompt)
+    options = Options(stage.system, stage.passage_prompt, unanswerable=stage.unanswerable)
     if isinstance(stage.split, FieldSplit):
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()
     for source, name in zip(stage.data, source_names(stage.data), strict=True):
         made = SourceRows(name, source)
-        for row in read_source(source.path, source.format, name, options, source.columns, seen, made.unread):
+        for row in _rows(made, stage.name, options, seen, cleaner):
             if isinstance(row, BadRow):
                 made.bad.append(row)
             else:
                 made.good.append(row)
         made.taken = draw(made.good, run.scaled(source.take), run.seed, name)
         yield made
+
+
+def _rows(
+    made: SourceRows, stage: str, options: Options, seen: Seen, cleaner: Cleaner | None,
+) -> Iterator[Record | BadRow]:
+    source = made.source
+    if source.path is not None:
+        return read_source(source.path, source.format, made.name, options, source.columns, seen, made.unread, cleaner)
+    found = hub_rows(source, f"stage {stage}, data")
+    made.commit, rows = found.commit, found.rows
+    format: str = source.format
+    if format == "columns":
+        format = format_of(source.columns, source.place)
+        rows = renamed(rows, found.columns, source.place, source.columns, made.name, options.split_field)
+    return import_rows(rows, format, made.name, options, seen, made.unread, cleaner)
 
 
 def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str, list[Record]], list[Record]]:
@@ -66,7 +89,8 @@ def source_names(sources: tuple[Source, ...]) -> list[str]:
     """A name for each source: its own or its file's, numbered where two would be the same."""
     names: list[str] = []
     for source in sources:
-        stem = PurePosixPath(source.path.replace("\\", "/").partition("?")[0]).name.split(".")[0].lower()
+        path = (source.path or source.hub or "").replace("\\", "/").partition("?")[0]
+        stem = PurePosixPath(path).name.split(".")[0].lower()
         name = base = source.name or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:36] or "rows"
         number = 2
         while name in names:

@@ -103,7 +103,7 @@ def content_of(stage: AnyStage) -> Any:
 
 
 CONTENT: dict[type, Callable[[str, Any], Any]] = {
-    Source: lambda stage, source: file_digest(source.path),
+    Source: lambda stage, source: source.place if source.path is None else file_digest(source.path),
     HubModel: lambda stage, model: {"source": "hub", "repo": model.repo, "revision": model.revision},
     FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},
     GgufModel: lambda stage, model: {"source": "gguf", "file": local_digest(gguf_path(stage, model))},

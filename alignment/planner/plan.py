@@ -40,6 +40,7 @@ from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
 from alignment.config.stages.online import Online
+from alignment.errors import DataError
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
@@ -192,6 +193,11 @@ def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
+    hub = [source.place for source in stage.data if source.path is None]
+    if artifact is None and hub:
+        raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching them "
+                        "all", where=f"stage {stage.name}", found=", ".join(hub),
+                        hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
     sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
             else rows.of_sources(state.run, stage, state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}

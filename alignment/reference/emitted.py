@@ -389,6 +389,11 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
 }
 
+_HYGIENE = Event("hygiene", "Rows were looked through.", {
+    "kept": "Rows kept.", "of": "Rows looked through.", "personal_data": "Kind -> how many were found.",
+    "replaced": "Rows whose personal data was replaced.",
+    "language_unsure": "Texts of whose language nobody can be sure.",
+}, when="hygiene")
 _REFUSED = Event("refused", "All steps are done.", {
     "reasons": "Step -> reason -> how many.", "examples": "Three refused texts, each with id, reason and text.",
 })
@@ -431,13 +436,14 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "examples": "Up to 20, each with row, seen (the other row) and reason.",
         }, when="split by field, and the file's splits overlap"),
     ),
-    Generate: (_BATCH, _REFUSED),
+    Generate: (_BATCH, _HYGIENE, _REFUSED),
     SelfInstruct: (
         _BATCH,
         Event("round", "The answers of a round were read.", {
             "round": "Its number.", "requests": "Requests in it.", "proposed": "Instructions proposed.",
             "kept": "Tasks kept.", "pool": "Seeds and tasks now.",
         }),
+        _HYGIENE,
         _REFUSED,
     ),
     Select: (_CHOSEN,),

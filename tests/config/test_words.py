@@ -55,7 +55,12 @@ EVERYTHING = {
         {"name": "seed", "kind": "import", "data": [{"path": "a", "format": "columns", "columns": {"prompt": "q"},
                                                      "take": 3, "name": "n"}], "system": "s", "passage_prompt": "p",
          "split": {"by": "ratio", "ratios": {"train": 0.5, "dev": 0.2, "test": 0.3}}, "max_bad": 0.1},
-        {"name": "own", "kind": "import", "data": [{"path": "a", "format": "squad"}],
+        {"name": "own", "kind": "import", "data": [
+            {"path": "a", "format": "squad"},
+            {"hub": "a/b", "config": "c", "split": "train", "revision": "main", "streaming": True, "format": "squad"}],
+         "unanswerable": "No.",
+         "hygiene": {"near_duplicates": 0.8, "language": ["en"], "personal_data": ["phone"], "phone_regions": ["US"],
+                     "found": "replace"},
          "split": {"by": "field", "field": "split", "names": ["train"]}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
          "take": 9, "max_requests": 30, "decontaminate": ["seed/test"], "language": "en", "batch_size": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -10,6 +11,10 @@ from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, Outside, Stage, plural
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
+from alignment.config.stages.hygiene import Hygiene, hygiene_findings
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""Name of a data set of the hub."""
 
 
 class ModelSource(Strict):
@@ -232,10 +237,20 @@ class ImportEmbedder(ImportReader):
 
 
 class Source(Strict):
-    """One data file and how to read it."""
+    """One data file, or data set of the hub, and how to read it."""
 
-    path: str
-    """File, or any fsspec URL. Relative paths start at the working directory."""
+    path: str | None = None
+    """File, or any fsspec URL. Relative paths start at the working directory. Either this or `hub`."""
+    hub: str | None = None
+    """Name of a data set of the Hugging Face hub, openai/gsm8k for example; needs the network. Runs no script of it."""
+    config: str | None = None
+    """With `hub`: which of the data set's configurations (subsets). Default: its only one."""
+    split: str | None = None
+    """With `hub`: which of its splits, for example train or train[:5%]. `split` of the stage divides what comes in."""
+    revision: str | None = None
+    """With `hub`: branch, tag or commit. Default: main. The commit it resolves to is recorded in the manifest."""
+    streaming: bool | None = None
+    """With `hub`: read rows as they arrive, without a copy of the data set in the hub library's cache."""
     format: Literal[
         "messages",
         "prompt-completion",
@@ -265,6 +280,27 @@ class Source(Strict):
     """At most so many rows (times the run's `scale`), drawn with the run's seed; splits are made after that."""
     name: Name | None = None
     """Names the source in counts and ids. Default: from the file's name."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a source is either a file (path) or a data set of the hub (hub): one of the two")
+        if self.hub is None and (keys := [key for key in ("config", "split", "revision", "streaming")
+                                          if getattr(self, key) is not None]):
+            raise ValueError(f"{', '.join(keys)} of a file: for a data set of the hub (hub) alone")
+        if self.hub is not None and not _HUB.fullmatch(self.hub):
+            raise ValueError(f"hub: {self.hub!r} is no name of a data set; expected OWNER/NAME, not its URL")
+        if self.hub is not None and self.split is None:
+            raise ValueError("hub needs split: which of the data set's splits is read, for example train")
+        return self
+
+    @property
+    def place(self) -> str:
+        """What it is, for people: the path as it was written, or hub:OWNER/NAME/CONFIG/SPLIT@REVISION."""
+        if self.path is not None:
+            return self.path
+        parts = filter(None, (self.hub, self.config, self.split))
+        return f"hub:{'/'.join(parts)}@{self.revision or 'main'}"
 
 
 class FieldSplit(Strict):
@@ -328,10 +364,16 @@ class ImportData(Stage):
     """System message set before every prompt that has none."""
     passage_prompt: str = "{passage}\n\n{question}"
     """User message of the passage formats (passage-qa, squad, boolq, drop, ...)."""
+    unanswerable: str | None = None
+    """Answer of the questions whose passage does not answer them (squad, musique), for example "The passage does not
+    say.". Left out: they have none, so that a stage may ask them but none learns from them."""
+    hygiene: Hygiene | None = None
+    """Near duplicates, other languages and personal data: rows left out, or changed, and counted."""
     split: Split
     """How rows are divided into the row sets that later stages name as STAGE/SPLIT; `by` says which way."""
     max_bad: Fraction | None = 0.1
-    """The stage fails when more than this share of the rows is bad; null accepts any number."""
+    """The stage fails when more than this share of the rows is bad; null accepts any number. Rows that `hygiene` leaves
+    out do not count."""
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
@@ -340,13 +382,21 @@ class ImportData(Stage):
     def splits(self) -> tuple[str, ...]:
         return self.split.splits
 
+    def findings(self) -> Iterator[Finding]:
+        if self.unanswerable is not None and not any(source.format in ("squad", "musique") for source in self.data):
+            yield Finding(("unanswerable",), "no source has questions that are marked as unanswerable",
+                          self.unanswerable, "a source of format squad or musique, or to be left out")
+        elif self.unanswerable is not None and not self.unanswerable.strip():
+            yield Finding(("unanswerable",), "is an answer without text", self.unanswerable, "a text")
+        yield from hygiene_findings(self.hygiene)
+
     @property
     def parted(self) -> bool:
         return isinstance(self.split, RatioSplit)
 
     def sources(self) -> tuple[Outside, ...]:
-        return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
-                     for index, source in enumerate(self.data))
+        return tuple(Outside(("data", index, "hub" if source.path is None else "path"), source, source.path,
+                             travels=source.path is not None) for index, source in enumerate(self.data))
 
     @property
     def draws(self) -> bool:
@@ -358,14 +408,19 @@ class ImportData(Stage):
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(
+            source if source.path is None else
             source.model_copy(update={"path": paths.get(source.path, source.path)}) for source in self.data)})
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         config = super().learned(scaled)
         for source, entry in zip(self.data, config["data"], strict=True):
-            entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
+            if source.path is not None:
+                entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
             entry["take"] = scaled(source.take)
+            entry.pop("streaming", None)  # how rows come in, not which
         return config
 
     def title(self) -> str:
-        return f"import · {plural(len(self.data), 'file')}"
+        files = [source for source in self.data if source.path is not None]
+        hub = [str(source.hub) for source in self.data if source.path is None]
+        return "import · " + ", ".join([*([plural(len(files), "file")] if files else []), *hub])
