@@ -1,8 +1,8 @@
 """Runs of eight words that several rows hold, found in one pass over any number of rows.
 
 A run is a 64-bit hash. Runs of all rows go to a temporary file in sorted blocks; from there they are read back by
-ranges of the hash, and only those that two rows hold stay in memory, about 20 bytes for each row that does. Does not know
-what a row is, nor when two overlap.
+ranges of the hash, and only those that two rows hold stay in memory, about 20 bytes for each row that does. Does not
+know what a row is, nor when two overlap.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,14 @@ def format_of(columns: dict[str, str], where: str) -> str:
     )
 
 
-def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> list[Row | BadRow]:
+def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> Iterator[Row | BadRow]:
     """Rows with our field names; the split field is taken along under its own name.
 
     Raises DataError naming the file, its columns and the expected ones when one is in no row, or a pattern is broken.
     """
     rows, found = read_table(path, source)
     if not found:
-        raise DataError("no row of the file has columns", where=path, found=f"{len(rows)} rows",
+        raise DataError("no row of the file has columns", where=path, found=f"{sum(1 for _ in rows)} rows",
                         expected="a CSV (.csv, .tsv), Parquet or JSON-lines file",
                         hint="a CSV is known by the ending of its name")
     wanted = {field: _pattern(field, value, path) if "{" in value and value not in found else value
@@ -69,7 +70,7 @@ def read_columns(path: str, columns: dict[str, str], source: str, split_field: s
     if missing:
         raise DataError(f"the file has no column {', '.join(missing)}", where=path, found=found,
                         expected="columns " + ", ".join(used), hint=_hint(found))
-    return [_rename(row, wanted, source, frozenset(used)) for row in rows]
+    return (_rename(row, wanted, source, frozenset(used)) for row in rows)
 
 
 def _hint(found: list[str]) -> str:
