@@ -446,7 +446,8 @@ def test_parquet_cells_that_python_cannot_hold_cost_no_other(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_a_file_that_comes_in_pieces_is_the_same_file(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_comes_in_pieces_is_the_same_file(
+        size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, ends of lines and letters lie across the pieces."""
     lines = written(tmp_path, BOM + '{"q": "ü\u2028é"}\r\n\n{"q": 2}\nbroken'.encode(), "t.jsonl")
     table = written(tmp_path, BOM + 'q,a\r\n"ü\r\né",x\r1,2\n\n3\n'.encode(), "t.csv")
@@ -457,6 +458,8 @@ def test_a_file_that_comes_in_pieces_is_the_same_file(size: int, tmp_path: Path,
     assert [row.number if isinstance(row, Row) else row.row for row in whole[0]] == [1, 3, 4]
     with pytest.raises(DataError, match="not UTF-8 at byte 8: unexpected end of data"):
         list(read_table(late, "s")[0])
+    monkeypatch.setattr("alignment.records.importers.packed._HEAD", 5)
+    assert list(read_rows(lines, "s")) == whole[0]
 
 
 def test_a_long_file_of_lines_is_read_as_it_is_gone_through(tmp_path: Path) -> None:

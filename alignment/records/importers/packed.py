@@ -37,6 +37,8 @@ _FAILURES = (OSError, EOFError, ValueError, ImportError, RuntimeError, zlib.erro
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1 << 20
 """Bytes that are read at once."""
+_HEAD = 512
+"""Bytes by which a kind of file is told."""
 
 
 def load(path: str) -> tuple[bytes, str]:
@@ -55,7 +57,7 @@ class Unpacked:
 
     Attributes:
         name: in lower case, without the endings of packing.
-        head: its first bytes, at least up to the first that is not blank; a mebibyte, where it is that long.
+        head: its first bytes, at least up to the first that is not blank; a mebibyte, where they come at once.
         whole: `head` is all of it.
     """
 
@@ -111,7 +113,7 @@ def unpacked(path: str) -> Iterator[Unpacked]:
         except _FAILURES as error:
             raise _unreadable(path, error) from error
         made = Unpacked(path, name.removesuffix(ending or ""), file)
-        while not made.whole and (len(made.head) < _PIECE or not made.head.strip()):
+        while not made.whole and (len(made.head) < _HEAD or not made.head.strip()):
             piece = made.read(_PIECE)
             made.head, made.whole = made.head + piece, not piece
         made.head = made.head.removeprefix(_BOM)
