@@ -64,11 +64,12 @@ from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
+from alignment.config.stages.hygiene import REFUSALS
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
 from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.hygiene import lacks
-from alignment.data.import_data import broken, check_template
+from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -179,7 +180,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
     if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
         sight.note(stage.name, f"hygiene is left to the stage, as {', '.join(lacking)} is not installed here")
-    bad = broken(seen.bad)
+    bad = [row for row in seen.bad if row.slug not in REFUSALS]
     if stage.max_bad is not None and len(bad) > stage.max_bad * seen.read:
         first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in bad[:3])
         yield ("data",), ConfigError(
