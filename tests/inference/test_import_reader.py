@@ -33,7 +33,8 @@ def bert(folder: Path, kind: Any = BertForSequenceClassification, **config: Any)
                             ).save_pretrained(folder)
     torch.manual_seed(1)
     shape = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 32, "max_position_embeddings": 24, "num_labels": 1, "initializer_range": 0.5, **config}
+             "intermediate_size": 32, "max_position_embeddings": 24, "num_labels": 1, "initializer_range": 0.5,
+             **config}
     kind(BertConfig(**shape)).save_pretrained(folder)
     return str(folder)
 
