@@ -238,3 +238,14 @@ def test_the_plan_knows_how_many_rows_are_left_where_the_file_says_it(tmp_path: 
     assert planned["far"].seconds is not None
 
 
+
+
+@pytest.mark.ray
+def test_workers_choose_what_one_process_chooses(tmp_path: Path) -> None:
+    stages = [JUDGE, VECTORS, quality(score={"model": "judge"}, quantile=0.5, batch_size=6),
+              coverage(rows=["quality/train"], take=5, batch_size=3)]
+    found = [execute(small.run(tmp_path / str(workers), *stages, compute={
+        "dtype": "float32", "device": "cpu", "workers": workers, "cpus_per_worker": 0.5})).artifacts["far"]
+        for workers in (0, 2)]
+    alone, shared = ([record.id for record in chosen(artifact)] for artifact in found if artifact is not None)
+    assert alone == shared
