@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_a_pair_gets_the_score_that_the_classifier_itself_gives_whatever_its_bat
     assert theirs[0] != pytest.approx(theirs[1], abs=1e-4)
     assert numpy.isnan(scores[2])
     assert numpy.isnan(alone[2]), "it is over the model's context length"
+
+
+def test_in_bfloat16_the_number_itself_has_all_its_digits(tmp_path: Path) -> None:
+    context = imported(tmp_path, role="reward", model={"source": "folder", "path": bert(tmp_path / "bert")})
+    run = context.run.model_copy(update={"compute": context.run.compute.model_copy(update={"dtype": "bfloat16"})})
+    items = [([{"role": "user", "content": "what colour has the boat?"}], "red.")]
+    with open_scorer(replace(context, run=run), "read") as scorer, open_scorer(context, "read") as exact:
+        score, theirs = scorer.score(items)[0], exact.score(items)[0]
+    assert score == pytest.approx(theirs, rel=0.1)
+    assert torch.tensor(score).bfloat16().item() != score
 
 
 def test_a_classifier_with_a_chat_template_reads_conversations_as_transformers_does(tmp_path: Path) -> None:
