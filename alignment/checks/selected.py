@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import Run, Select, SelectCoverage, SelectNecessity, SelectQuality, SelectRandom, SelectUnion
+from alignment.config import Run, Select, SelectCoverage, SelectMerge, SelectNecessity, SelectQuality, SelectRandom
 from alignment.errors import ConfigError
 from alignment.records import Record
 from alignment.rewards import lacking
-from alignment.selection.rows import chosen_at_random, instruction_of, judged_of, size_of, together, united_rows
+from alignment.selection.rows import chosen_at_random, instruction_of, judged_of, merged_rows, size_of, together
 
 
 def _seen(sight: Sight, stage: Select) -> list[Record] | None:
@@ -88,11 +88,11 @@ def answerable(run: Run, stage: SelectNecessity, sight: Sight) -> Wrong:
                                         expected="a sample stage with these rows as prompts")
 
 
-def united(run: Run, stage: SelectUnion, sight: Sight) -> Wrong:
+def mergeable(run: Run, stage: SelectMerge, sight: Sight) -> Wrong:
     """Nothing can fail; remembers what will be written."""
     sets = [sight.rows.get(ref) for ref in stage.rows]
     if None not in sets:
-        made = united_rows([records or [] for records in sets])
+        made = merged_rows([records or [] for records in sets])
         sight.rows[f"{stage.name}/train"] = made.records
         sight.note(stage.name, f"{len(made.records):,} rows, {len(made.left):,} of them twice")
     yield from ()

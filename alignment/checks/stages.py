@@ -24,7 +24,7 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.checks.selected import answerable, coverable, drawable, judgeable, united
+from alignment.checks.selected import answerable, coverable, drawable, judgeable, mergeable
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
@@ -48,10 +48,10 @@ from alignment.config import (
     Sample,
     Select,
     SelectCoverage,
+    SelectMerge,
     SelectNecessity,
     SelectQuality,
     SelectRandom,
-    SelectUnion,
     SelfInstruct,
     Source,
     Stage,
@@ -426,7 +426,7 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
     ImportReader: _import_reader, ImportReward: _import_reward, SelectQuality: _quality, SelectCoverage: coverable,
-    SelectNecessity: answerable, SelectUnion: united, SelectRandom: drawable,
+    SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
     Contrastive: _contrastive, TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
     Choose: _choose,
 }

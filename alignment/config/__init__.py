@@ -49,10 +49,10 @@ from alignment.config.stages.select import (
     WAYS,
     Select,
     SelectCoverage,
+    SelectMerge,
     SelectNecessity,
     SelectQuality,
     SelectRandom,
-    SelectUnion,
 )
 from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
@@ -62,8 +62,8 @@ __all__ = [
     "EndpointModel", "Evaluate", "FieldSplit", "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel",
     "Images", "ImportData", "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge",
     "JudgedPairs", "JudgedScorer", "Lora", "Outside", "Pod", "Profile", "QLora", "RatioSplit", "Reward", "RewardPart",
-    "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectNecessity", "SelectQuality",
-    "SelectRandom", "SelectUnion", "SelfInstruct", "Sft", "ShippedTemplate", "Source", "Stage", "StageOverride",
-    "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge", "load_profile",
-    "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge", "SelectNecessity",
+    "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate", "Source", "Stage",
+    "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge",
+    "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

@@ -20,10 +20,10 @@ from alignment.artifacts import RowCounts
 from alignment.config import (
     Select,
     SelectCoverage,
+    SelectMerge,
     SelectNecessity,
     SelectQuality,
     SelectRandom,
-    SelectUnion,
     Stage,
     row_of,
 )
@@ -48,10 +48,10 @@ from alignment.selection.rows import (
     chosen_at_random,
     instruction_of,
     judged_of,
+    merged_rows,
     scored_rows,
     size_of,
     together,
-    united_rows,
     with_meta,
 )
 
@@ -197,12 +197,12 @@ def _random(context: StageContext, stage: SelectRandom, sets: list[list[Record]]
     return made, {}, {}
 
 
-def _union(context: StageContext, stage: SelectUnion, sets: list[list[Record]]) -> Made:
-    return united_rows(sets), {}, {}
+def _merge(context: StageContext, stage: SelectMerge, sets: list[list[Record]]) -> Made:
+    return merged_rows(sets), {}, {}
 
 
 WAYS: Mapping[type[Stage], Callable[[StageContext, Any, list[list[Record]]], Made]] = {
-    SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _necessity, SelectUnion: _union,
+    SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _necessity, SelectMerge: _merge,
     SelectRandom: _random,
 }
 """Way of selecting -> how it is made."""

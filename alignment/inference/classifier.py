@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alignment.inference.embedded import _Embedded
 from alignment.inference.embedding import plain_tokenizer
-from alignment.inference.loading import load_tokenizer, weights_of
+from alignment.inference.loading import input_to_float32, load_tokenizer, weights_of
 from alignment.inference.requests import Item
 from alignment.records import Message
 from alignment.templates import encode_completion
@@ -76,6 +76,14 @@ class ClassifierScorer(_Embedded[Any]):
         return [float(value) for value in logits[:, 0].float().tolist()]
 
     def _made(self, placement: dict[str, Any]) -> Any:
+        """The backbone in the stage's dtype; the layer that gives the number in float32, as it is stored:
+        three digits of a score are too few to rank rows by."""
         folder = self.artifact.path() / "model"
-        model = weights_of(AutoModelForSequenceClassification, folder, placement["dtype"])
+        model: Any = weights_of(AutoModelForSequenceClassification, folder, "auto")
+        heads = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == 1]
+        kept = {id(weight) for layer in heads for weight in layer.parameters()}
+        for weight in model.parameters():
+            weight.data = weight.data.to(torch.float32 if id(weight) in kept else placement["dtype"])
+        for layer in heads:
+            layer.register_forward_pre_hook(input_to_float32)
         return model.to(placement["device"]).eval()

@@ -21,7 +21,7 @@ def scatter(title: str, groups: Sequence[tuple[str, Sequence[Point], str]]) -> M
         return picture(WIDTH, HEIGHT, f"{title}: no points")
     x = Scale(widened([one for one, _ in points]), (LEFT + 4, WIDTH - EDGE - 4))
     y = Scale(widened([one for _, one in points]), (HEIGHT - EDGE - 4, TOP + 4))
-    children = [tag("rect", x=LEFT, y=TOP, width=WIDTH - EDGE - LEFT, height=HEIGHT - EDGE - TOP, class_="frame",
+    children = [tag("rect", x=LEFT, y=TOP, width=WIDTH - EDGE - LEFT, height=HEIGHT - EDGE - TOP, class_="axis",
                     fill="none")]
     for _, own, colour in groups:
         children += [tag("circle", cx=x(a), cy=y(b), r=2.2, class_=f"dot {colour}", fill_opacity="0.7")

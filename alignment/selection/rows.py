@@ -123,7 +123,7 @@ def chosen_at_random(records: Sequence[Record], take: int, seed: int) -> list[Re
     return choose(records, take, seed)
 
 
-def united_rows(sets: Iterable[Sequence[Record]]) -> Selected:
+def merged_rows(sets: Iterable[Sequence[Record]]) -> Selected:
     """All rows of several sets, each once: by id, and by the text of the conversation, its rejected side and label.
 
     Two rows with one id that say different things are two rows: the later one cannot keep that id, and is bad.

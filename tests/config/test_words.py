@@ -104,7 +104,7 @@ EVERYTHING = {
          "dtype": "float32"},
         {"name": "necessity", "kind": "select", "by": "necessity", "rows": ["quality/train"], "answers": "rs/samples",
          "quantile": 0.25},
-        {"name": "both", "kind": "select", "by": "union", "rows": ["coverage/train", "necessity/train"]},
+        {"name": "both", "kind": "select", "by": "merge", "rows": ["coverage/train", "necessity/train"]},
         {"name": "drawn", "kind": "select", "by": "random", "rows": ["seed/train"], "share": 0.5},
         {"name": "dpo", "kind": "train", "method": "dpo", "model": "base", "rows": ["rs/pairs"], "reference": "auto",
          "reference_model": "sft"},

@@ -69,7 +69,7 @@ def chain(folder: Path) -> Run:
         {"name": "select-coverage", "kind": "select", "by": "coverage", "rows": ["data/train"],
          "embedder": "import-embedder", "pooling": "mean", "take": 4},
         {"name": "select-random", "kind": "select", "by": "random", "rows": ["data/train"], "take": 4},
-        {"name": "select-union", "kind": "select", "by": "union", "rows": ["select-random/train", "data/dev"]},
+        {"name": "select-merge", "kind": "select", "by": "merge", "rows": ["select-random/train", "data/dev"]},
         *({"name": name, **kind, "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
            "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4},
            "score": {**SCORE, "judge": {"model": "base", "mode": "compare"}}}

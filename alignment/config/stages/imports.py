@@ -202,6 +202,9 @@ class ImportReader(Stage):
     def findings(self) -> Iterator[Finding]:
         if isinstance(self.model, FolderModel) and self.model.base is not None:
             yield Finding(("model", "base"), "is for an adapter of a language model", self.model.base, "a whole model")
+        if isinstance(self.model, HubModel) and self.model.trust_remote_code:
+            yield Finding(("model", "trust_remote_code"), "is offered for language models alone", True,
+                          "a model that transformers itself knows")
 
     def title(self) -> str:
         named = self.model.repo if isinstance(self.model, HubModel) else f"{self.model.source} model"

@@ -17,7 +17,7 @@ class Scorer(Strict):
     """How good an answer is: a reward model's scalar, a plain function's value, or a weighted sum of both."""
 
     model: Name | None = None
-    """A stage of method reward."""
+    """A stage of method reward, or an import with role: reward."""
     function: str | None = None
     """A built-in reward function (`kubealign explain reward` lists them), or package.module:function of your own."""
     model_weight: float = 1.0

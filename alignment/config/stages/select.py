@@ -1,7 +1,7 @@
 """Selection: which rows of a pool are worth learning from. One class for each way; what they share is `Select`.
 
 MoDS (Du et al. 2023, arXiv:2311.15653) is a chain of these: quality, coverage, an sft on what was chosen, its answers
-scored (a sample stage), necessity, union, and the sft of the raw base.
+scored (a sample stage), necessity, merge, and the sft of the raw base.
 """
 
 from __future__ import annotations
@@ -178,13 +178,13 @@ class SelectNecessity(_Cut):
         return f"select · necessity below {self.cut_text}"
 
 
-class SelectUnion(Select):
+class SelectMerge(Select):
     """Several row sets as one, each row once: by id, and by its text."""
 
-    tag: ClassVar[str] = "select-union"
+    tag: ClassVar[str] = "select-merge"
 
-    by: Literal["union"]
-    """`union`: all rows, each text once; of equal ones the first row set's counts."""
+    by: Literal["merge"]
+    """`merge`: all rows, each text once; of equal ones the first row set's counts."""
 
 
 class SelectRandom(_Few):
@@ -199,5 +199,5 @@ class SelectRandom(_Few):
         return f"select · random, {self.size_text}"
 
 
-WAYS: tuple[type[Select], ...] = (SelectQuality, SelectCoverage, SelectNecessity, SelectUnion, SelectRandom)
+WAYS: tuple[type[Select], ...] = (SelectQuality, SelectCoverage, SelectNecessity, SelectMerge, SelectRandom)
 """Every way of selecting, in the order in which errors and documents list them."""
