@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import Contrastive
+from alignment.config.prompts import read_prompt
 from alignment.errors import ConfigError, KubeAlignError
-from alignment.generation.good_rows import good_row
+from alignment.generation.good_rows import ONE_KIND, Needs, good_row
 from alignment.records import Record
 from alignment.rewards import BUILT_IN, lacking
 
@@ -18,20 +19,28 @@ def contrastable(sight: Sight, stage: Contrastive) -> Wrong:
     sets = [sight.rows.get(ref) for ref in stage.rows]
     if None in sets:
         return
-    made = [good_row(record, kinds=stage.ask == "other_kind") for records in sets for record in records or ()]
+    needs = Needs.of(stage, _prompt(stage))
+    made = [good_row(record, needs) for records in sets for record in records or ()]
     rows, unfit = [one for one in made if not isinstance(one, str)], [one for one in made if isinstance(one, str)]
     if not rows:
         yield ("rows",), ConfigError("no row has a prompt and a good answer", found=counted(unfit),
                                      expected="rows with a prompt and an answer" + (
-                                         ", and a kind that the prompt names" if stage.ask == "other_kind" else ""))
+                                         ", and a kind (meta.kind)" if needs.kind else ""))
         return
     if unfit:
         sight.warn(stage.name, f"{len(unfit)} of {len(made)} rows get no pair: {counted(unfit)}")
-    kinds = {str(row.meta.get("kind")) for row in rows}
-    if stage.ask == "other_kind" and len(kinds) < 2:
-        yield ("ask",), ConfigError("all rows are of one kind, so there is no other to ask for", found=counted(kinds),
-                                    expected="rows of two kinds or more, or ask: opposite")
+    if not needs.met(rows):
+        yield ("ask",), ConfigError(ONE_KIND, found=rows[0].meta["kind"],
+                                    expected="rows of two kinds or more, or a prompt without {other}")
     yield from _good(sight, stage, rows)
+
+
+def _prompt(stage: Contrastive) -> str:
+    """Of its prompt file; nothing where there is none, or none that can be read, which another check says."""
+    try:
+        return "".join(read_prompt(prompt, "") for prompt in stage.prompt_files())
+    except ConfigError:
+        return ""
 
 
 def _good(sight: Sight, stage: Contrastive, rows: list[Record]) -> Wrong:

@@ -89,19 +89,15 @@ def _judge(stage: Sample, parts: list[Part]) -> JudgeTally:
     told = JudgeTally()
     for part in parts:
         told.add(part.judge)
-    if stage.score.judge is not None and not told.read:
-        raise StageError("nothing that the judge said could be read", where=f"stage {stage.name}, score.judge",
-                         found=told.refused or "it was asked nothing",
-                         expected="a score or a verdict in the form that its rubric asks for",
-                         hint="; ".join(f"{one['id']} ({one['reason']}): {one['text'][:80]!r}" for one in told.examples)
-                         or None)
+    if stage.score.judge is not None:
+        told.demand(f"stage {stage.name}")
     return told
 
 
 def _of_judge(stage: Sample, told: JudgeTally) -> dict[str, float]:
     if stage.score.judge is None:
         return {}
-    read = {"judge_read_share": round(told.read / max(1, told.read + sum(told.refused.values())), 4)}
+    read = {"judge_read_share": told.read_share}
     if stage.score.judge.mode == "compare":
         read["judge_agreement"] = round(1 - told.disagreed / max(1, told.compared), 4)
     return read

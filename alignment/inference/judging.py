@@ -18,7 +18,7 @@ from alignment.artifacts import digest_of
 from alignment.config import Judge, JudgedScorer
 from alignment.config.prompts import fill, read_prompt
 from alignment.context import StageContext
-from alignment.errors import DataError
+from alignment.errors import DataError, StageError
 from alignment.inference.draws import draws
 from alignment.inference.generator import Generator, Scorer, open_engine, open_scorer
 from alignment.inference.requests import Completion, Request, batches
@@ -90,6 +90,21 @@ class JudgeTally:
         self.refused = dict(Counter(self.refused) + Counter(other.refused))
         self.examples = [*self.examples, *other.examples][:EXAMPLES]
         self.used = [*self.used, *other.used]
+
+    def demand(self, where: str) -> None:
+        """Raises StageError: nothing that the judge said could be read."""
+        if self.read:
+            return
+        raise StageError("nothing that the judge said could be read", where=f"{where}, score.judge",
+                         found=self.refused or "it was asked nothing",
+                         expected="a score or a verdict in the form that its rubric asks for",
+                         hint="; ".join(f"{one['id']} ({one['reason']}): {one['text'][:80]!r}" for one in self.examples)
+                         or None)
+
+    @property
+    def read_share(self) -> float:
+        """Share of what was to be asked that could be read."""
+        return round(self.read / max(1, self.read + sum(self.refused.values())), 4)
 
     def facts(self) -> dict[str, Any]:
         """For a manifest."""

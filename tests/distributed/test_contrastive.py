@@ -288,8 +288,24 @@ def test_a_config_that_can_make_nothing_is_refused(
 
 def test_rows_of_one_kind_alone_are_one_clear_error(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     apart = over(inputs, tmp_path, *(row(index, kind="clarity") for index in range(3)))
-    with pytest.raises(DataError, match="all rows are of one kind"):
-        contrastive_stage(context(apart, ask="other_kind"))
+    (tmp_path / "own.txt").write_text("{prompt} But make it {other}, not {kind}: {answer}", encoding="utf-8")
+    for more in ({"ask": "other_kind"}, {"prompts": {"opposite": str(tmp_path / "own.txt")}}):
+        with pytest.raises(DataError, match="all rows are of one kind"):
+            contrastive_stage(context(apart, **more))
+
+
+def test_a_prompt_of_ones_own_gets_its_slots_and_rows_that_cannot_fill_them_are_counted(
+    inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = by(monkeypatch, opposite)
+    (tmp_path / "own.txt").write_text("{prompt} But make it {other}, not {kind}: {answer}", encoding="utf-8")
+    bare = Record("q5", "prompt-completion", [{"role": "user", "content": "Ask."}], OF["assumptions"])
+    made = context(over(inputs, tmp_path, row(1, meta="{answer}"), row(2), bare),
+                   prompts={"opposite": str(tmp_path / "own.txt")})
+    outcome = contrastive_stage(made)
+    assert outcome.rows.dropped == {"no kind (meta.kind)": 1}
+    wanted = f"But make it reasons_evidence, not assumptions: {OF['assumptions']}"
+    assert any(wanted in prompt for prompt in engine.prompts)
 
 
 def test_a_judge_scores_both_sides(
@@ -311,6 +327,17 @@ def test_a_judge_scores_both_sides(
     assert outcome.facts["judge"]["requests"] == outcome.facts["judge"]["read"] == 4
     assert outcome.metrics["judge_read_share"] == 1
     assert len(engine.asked) == 6
+
+
+def test_a_judge_that_says_nothing_to_be_read_ends_the_stage_before_a_teacher_is_asked(
+    inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = by(monkeypatch, lambda request, index: ("very good", True))
+    with pytest.raises(StageError, match="nothing that the judge said could be read") as failed:
+        contrastive_stage(context(inputs, score={"judge": {"model": "base"}}, min_score=7))
+    assert failed.value.found == {"no-score": 8}
+    assert "'very good'" in str(failed.value.hint)
+    assert all("/judge/" in id_ for id_ in engine.asked)
 
 
 # --- through the pipeline, and asked over the network ---

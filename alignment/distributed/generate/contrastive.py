@@ -20,7 +20,7 @@ from alignment.distributed.batches import make_parts, plan
 from alignment.distributed.generate.shared import Asking, apart, finish, prompts_of, teacher, teacher_digest
 from alignment.errors import DataError
 from alignment.generation.contrastive import Contrast
-from alignment.generation.good_rows import TWICE, good_row
+from alignment.generation.good_rows import ONE_KIND, TWICE, Needs, good_row
 from alignment.inference.draws import choose
 from alignment.inference.generator import Generator
 from alignment.inference.judging import Answered, AnswerScorer, JudgeTally, Marks
@@ -37,14 +37,15 @@ def contrastive_stage(context: StageContext) -> Outcome:
     Raises:
         ConfigError: the prompt file, the rubric or the function cannot be used.
         DataError: no row can serve, or a function's needs are not met.
-        StageError: no row got a pair; bad.jsonl is then in the stage's work folder.
+        StageError: no row got a pair; bad.jsonl is then in the stage's work folder. Nothing that a judge said of the
+            rows' own answers could be read.
         EndpointStopped: teacher or judge is an endpoint that cannot be asked any further; what was paid is kept.
     """
     stage = context.stage_as(Contrastive)
     if stage.score.function is not None:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
     texts = prompts_of(stage)
-    read, rows, unfit = _rows(context, stage)
+    read, rows, unfit = _rows(context, stage, Needs.of(stage, texts.get("opposite", "")))
     state = Contrast(stage, rows, context.run.seed, texts, teacher_digest(context, stage))
     judge = JudgeTally()
     with teacher(context, stage) as asking:
@@ -61,14 +62,14 @@ def contrastive_stage(context: StageContext) -> Outcome:
                   facts=facts if stage.score.judge is None else {**facts, "judge": judge.facts()})
 
 
-def _rows(context: StageContext, stage: Contrastive) -> tuple[int, list[Record], Counter[str]]:
+def _rows(context: StageContext, stage: Contrastive, needs: Needs) -> tuple[int, list[Record], Counter[str]]:
     """(rows read, those to make pairs of, why others are none)."""
     fit: dict[str, Record] = {}
     unfit: Counter[str] = Counter()
     read = 0
     for record in (record for ref in stage.rows for record in context.each_row(ref)):
         read += 1
-        made = good_row(record, kinds=stage.ask == "other_kind")
+        made = good_row(record, needs)
         if isinstance(made, str) or made.id in fit:
             unfit[made if isinstance(made, str) else TWICE] += 1
         else:
@@ -76,10 +77,9 @@ def _rows(context: StageContext, stage: Contrastive) -> tuple[int, list[Record],
     chosen = choose(list(fit.values()), context.run.scaled(stage.take), context.run.seed)
     if not chosen:
         raise DataError("no row has a prompt and a good answer", where=f"stage {stage.name}", found=dict(unfit))
-    kinds = {record.meta["kind"] for record in chosen} if stage.ask == "other_kind" else {"", "any"}
-    if len(kinds) < 2:
-        raise DataError("all rows are of one kind, so there is no other to ask for", where=f"stage {stage.name}",
-                        found=sorted(kinds), expected="rows of two kinds or more, or ask: opposite")
+    if not needs.met(chosen):
+        raise DataError(ONE_KIND, where=f"stage {stage.name}", found=chosen[0].meta["kind"],
+                        expected="rows of two kinds or more, or a prompt without {other}")
     unfit["not taken"] += len(fit) - len(chosen)
     return read, chosen, +unfit
 
@@ -87,6 +87,8 @@ def _rows(context: StageContext, stage: Contrastive) -> tuple[int, list[Record],
 def _make(asking: Asking, scoring: Scoring, state: Contrast) -> None:
     """The rows' own answers first, then tries, each for the rows that still wait."""
     state.read_good(scoring.marks({row.id: Answered(row, row.completion or "") for row in state.rows}, "answers"))
+    if state.stage.score.judge is not None:
+        scoring.judge.demand(f"stage {state.stage.name}")
     while asks := state.ask():
         kept, step = len(state.pairs), f"try-{state.number}"
         said = asking.answered(asks, step)
@@ -200,5 +202,5 @@ def _metrics(state: Contrast, records: Sequence[Record], judge: JudgeTally, stag
         "mean_tries": round(sum(tries) / max(1, len(tries)), 4),
     }
     if stage.score.judge is not None:
-        found["judge_read_share"] = round(judge.read / max(1, judge.read + sum(judge.refused.values())), 4)
+        found["judge_read_share"] = judge.read_share
     return found
