@@ -55,7 +55,7 @@ def chain(folder: Path) -> Run:
     return small.run(
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
-         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3, "hygiene": {"personal_data": ["email"]}},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
