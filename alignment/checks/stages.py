@@ -15,6 +15,7 @@ from typing import Any
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.contrast import contrastable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
@@ -23,6 +24,7 @@ from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
+from alignment.checks.selected import answerable, coverable, drawable, judgeable, united
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
@@ -30,6 +32,7 @@ from alignment.config import (
     Adapter,
     AnyStage,
     Choose,
+    Contrastive,
     Evaluate,
     FolderModel,
     Generate,
@@ -38,8 +41,17 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    ImportReward,
+    JudgedScorer,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
+    SelectUnion,
     SelfInstruct,
     Source,
     Stage,
@@ -48,15 +60,16 @@ from alignment.config import (
     row_of,
 )
 from alignment.config.messages import close_to
-from alignment.config.prompts import read_prompt
+from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
+from alignment.config.stages.hygiene import REFUSALS
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
-from alignment.data.fingerprint import gguf_path
+from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.hygiene import lacks
-from alignment.data.import_data import broken, check_template
+from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -114,7 +127,7 @@ def _check_gguf(stage: str, model: GgufModel) -> None:
 
 
 def _check_folder(stage: str, model: FolderModel) -> None:
-    folder = on_this_machine(model.path)
+    folder = folder_path(stage, model)
     if not folder.is_dir():
         raise ConfigError("the model folder does not exist", found=str(folder),
                           expected=f"a folder at {folder.absolute()}",
@@ -167,7 +180,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
     if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
         sight.note(stage.name, f"hygiene is left to the stage, as {', '.join(lacking)} is not installed here")
-    bad = broken(seen.bad)
+    bad = [row for row in seen.bad if row.slug not in REFUSALS]
     if stage.max_bad is not None and len(bad) > stage.max_bad * seen.read:
         first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in bad[:3])
         yield ("data",), ConfigError(
@@ -247,6 +260,7 @@ def _online(run: Run, stage: Online, sight: Sight) -> Wrong:
 
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    yield from _rubric(stage.score)
     yield from askable_there(run, stage)
     yield from askable(sight, stage)
 
@@ -254,16 +268,37 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
 def _generate(run: Run, stage: Generate) -> Wrong:
     """What every recipe has: prompt files that can be read, a teacher that can be asked."""
     for prompt in stage.prompt_files():
-        try:
-            read_prompt(prompt, f"stage {stage.name}")
-        except ConfigError as error:
-            yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
+        yield from _prompt(("prompts", prompt.step), prompt)
     yield from askable_there(run, stage)
 
 
 def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from _generate(run, stage)
     yield from seedable(run, sight, stage)
+
+
+def _import_reader(run: Run, stage: ImportReader, sight: Sight) -> Wrong:
+    try:
+        MODELS[type(stage.model)](stage.name, stage.model)
+    except KubeAlignError as error:
+        yield ("model",), error
+
+
+def _import_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
+    yield from _import_reader(run, stage, sight)
+    if stage.template is not None and stage.template not in templates.names():
+        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
+                                         expected="one of " + ", ".join(templates.names()))
+
+
+def _quality(run: Run, stage: SelectQuality, sight: Sight) -> Wrong:
+    yield from _scoring(stage)
+    yield from judgeable(sight, stage)
+def _contrastive(run: Run, stage: Contrastive, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from _scoring(stage)
+    yield from _rubric(stage.score)
+    yield from contrastable(sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
@@ -275,8 +310,9 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
 
 def _continues(own: Adapter, start: AnyStage) -> Wrong:
     """An imported adapter is continued as it is."""
+    source: Any = start.sources()[0].source
     try:
-        made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")
+        made = read_adapter_config(folder_path(start.name, source), f"stage {start.name}, model.path")
     except KubeAlignError:
         return  # said of the stage that imports it
     if own.quantised is not None:
@@ -290,7 +326,19 @@ def _continues(own: Adapter, start: AnyStage) -> Wrong:
                 expected=str(made[name]), hint="or strategy full, which merges it")
 
 
-def _scoring(stage: Sample | Evaluate) -> Wrong:
+def _rubric(score: JudgedScorer) -> Wrong:
+    if score.judge is not None:
+        yield from _prompt(("score", "judge", "prompt"), score.judge.file)
+
+
+def _prompt(place: Place, prompt: PromptFile) -> Wrong:
+    try:
+        read_prompt(prompt, "")
+    except ConfigError as error:
+        yield place, ConfigError(error.problem, found=error.found, expected=error.expected)
+
+
+def _scoring(stage: Sample | Evaluate | Contrastive | SelectQuality) -> Wrong:
     if stage.score is not None and stage.score.function is not None:
         yield from _function(("score", "function"), stage.score.function, built_in=True)
 
@@ -377,12 +425,15 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    ImportReader: _import_reader, ImportReward: _import_reward, SelectQuality: _quality, SelectCoverage: coverable,
+    SelectNecessity: answerable, SelectUnion: united, SelectRandom: drawable,
+    Contrastive: _contrastive, TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
+    Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, Generate: _hygiene_here,
-    TrainBase: train, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

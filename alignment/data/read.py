@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -38,8 +39,11 @@ class SourceRows:
     commit: str | None = None
 
 
-def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) -> Iterator[SourceRows]:
-    """Each file of a stage, in its order; a text or id that an earlier one held is a bad row of the later.
+def each_source(
+    run: Run, stage: ImportData, cleaner: Cleaner | None = None,
+) -> Iterator[tuple[SourceRows, Iterator[Record | BadRow]]]:
+    """Each file of a stage, in its order, and its rows, to be gone through before the next; a text or id that an
+    earlier one held is a bad row of the later. `unread` is counted on the way.
 
     Args:
         cleaner: of the stage's `hygiene`; None: rows are not looked through.
@@ -53,12 +57,18 @@ def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) ->
     seen = Seen()
     for source, name in zip(stage.data, source_names(stage.data), strict=True):
         made = SourceRows(name, source)
-        for row in _rows(made, stage.name, options, seen, cleaner):
+        yield made, _rows(made, stage.name, options, seen, cleaner)
+
+
+def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) -> Iterator[SourceRows]:
+    """Each file of a stage with its rows in memory. Raises as `each_source`."""
+    for made, rows in each_source(run, stage, cleaner):
+        for row in rows:
             if isinstance(row, BadRow):
                 made.bad.append(row)
             else:
                 made.good.append(row)
-        made.taken = draw(made.good, run.scaled(source.take), run.seed, name)
+        made.taken = draw(made.good, run.scaled(made.source.take), run.seed, made.name)
         yield made
 
 
@@ -101,8 +111,14 @@ def source_names(sources: tuple[Source, ...]) -> list[str]:
 
 def draw(records: list[Record], count: int | None, seed: int, name: str) -> list[Record]:
     """`count` rows at random (None: all), in their order. A smaller draw is part of a larger one."""
-    if count is None or count >= len(records):
-        return records
-    order = list(range(len(records)))
+    kept = drawn(len(records), count, seed, name)
+    return records if kept is None else [records[index] for index in sorted(kept)]
+
+
+def drawn(rows: int, count: int | None, seed: int, name: str) -> array[int] | None:
+    """Numbers of the rows that `draw` takes of so many, in no order; None: all."""
+    if count is None or count >= rows:
+        return None
+    order = array("q", range(rows))
     random.Random(f"{seed}/{name}").shuffle(order)
-    return [records[index] for index in sorted(order[:count])]
+    return order[:count]

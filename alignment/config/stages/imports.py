@@ -50,13 +50,16 @@ class FolderModel(ModelSource):
     source: Literal["folder"]
     """A model that lies on this machine, or on a volume that every node sees."""
     path: str
-    """A folder with config.json, safetensors weights and a tokenizer; with `base`, one with adapter_config.json."""
+    """A folder with config.json, safetensors weights and a tokenizer; with `base`, one with adapter_config.json. With
+    `package`, relative to that installed package's folder."""
+    package: str | None = None
+    """Name of an installed Python package that carries the folder. The package is located, never imported."""
     base: Name | None = None
     """For a LoRA adapter: the stage that imports the full weights it was trained on. A tokenizer and a chat template
     beside the adapter count before the base's."""
 
-    def local(self) -> tuple[str, str]:
-        return "path", self.path
+    def local(self) -> tuple[str, str] | None:
+        return None if self.package is not None else ("path", self.path)
 
 
 class GgufModel(ModelSource):
@@ -106,6 +109,10 @@ def names_endpoint(model: Any) -> bool:
     return bool((model.get("source") if isinstance(model, dict) else getattr(model, "source", None)) == "endpoint")
 
 
+ROLES = ("reward", "embedder")
+"""What `role` of an import may say: a model that is no language model."""
+
+
 class ImportModel(Stage):
     """Bring a base model into the store: safetensors weights, tokenizer and chat template in one folder."""
 
@@ -132,7 +139,8 @@ class ImportModel(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
+        return (super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
+                and get("role") not in ROLES)
 
     @property
     def base(self) -> str | None:
@@ -159,6 +167,73 @@ class ImportModel(Stage):
         if isinstance(self.model, HubModel):
             return f"import · {self.model.repo}"
         return f"import · {self.model.source} {'model' if self.base is None else f'adapter on {self.base}'}"
+
+
+class ImportReader(Stage):
+    """What imports of models have in common that read texts and write none."""
+
+    tag: ClassVar[str] = "import-reader"
+    body = "alignment.inference.import_reader:import_reader"
+    script = "import_stage"
+
+    kind: Literal["import"] = "import"
+    """`import` with `model` and `role` brings a model that is no language model."""
+    model: Annotated[HubModel | FolderModel | TinyModel, Field(discriminator="source")]
+    """Where the model comes from; `source` says which of three ways: hub, folder or tiny."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Storage type of the weights."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("model") is not None and get("role") == cls.makes
+
+    def sources(self) -> tuple[Outside, ...]:
+        local = self.model.local()
+        return (Outside(("model",), self.model) if local is None
+                else Outside(("model", local[0]), self.model, local[1]),)
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.model, TinyModel)
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return {**super().learned(scaled), "model": {"source": self.model.source}}
+
+    def findings(self) -> Iterator[Finding]:
+        if isinstance(self.model, FolderModel) and self.model.base is not None:
+            yield Finding(("model", "base"), "is for an adapter of a language model", self.model.base, "a whole model")
+
+    def title(self) -> str:
+        named = self.model.repo if isinstance(self.model, HubModel) else f"{self.model.source} model"
+        return f"import · {named} as {self.makes}"
+
+
+class ImportReward(ImportReader):
+    """Bring somebody else's reward model: a sequence classifier with one label, which scores a prompt with its
+    answer. It serves wherever a reward model of a train stage does."""
+
+    tag: ClassVar[str] = "import-reward"
+    makes = "reward"
+
+    role: Literal["reward"]
+    """`reward`: a sequence classifier with one label, whose number is the score."""
+    template: str | None = None
+    """Name of a shipped chat template for a model that scores conversations. Left out: the model's own; a model
+    without any reads a pair of texts: all turns of the prompt, a line each, and the answer."""
+
+    def sources(self) -> tuple[Outside, ...]:
+        return super().sources() + (() if self.template is None else (
+            Outside(("template",), ShippedTemplate(self.template)),))
+
+
+class ImportEmbedder(ImportReader):
+    """Bring a model that makes vectors of texts: BERT, MiniLM, or any other that transformers' AutoModel loads."""
+
+    tag: ClassVar[str] = "import-embedder"
+    makes = "embedder"
+
+    role: Literal["embedder"]
+    """`embedder`: a model whose hidden states stand for a text."""
 
 
 class Source(Strict):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from alignment.artifacts import RowCounts
@@ -156,6 +157,7 @@ def _clean(
 def finish(
     context: StageContext, stage: Generate, records: Sequence[Record], bad: Sequence[Bad], took: Took, *,
     read: int, unfit: Mapping[str, int], metrics: Mapping[str, float], facts: Mapping[str, Any],
+    used: Mapping[str, Sequence[dict[str, Any]]] = MappingProxyType({}),
 ) -> Outcome:
     """rows/train.jsonl and bad.jsonl in `context.out`, and what the manifest says of them.
 
@@ -163,6 +165,7 @@ def finish(
         read: rows that the stage read; unfit: why some of them cannot be used -> how many.
         metrics: the recipe's own; rows_train and finished_share are added.
         facts: the recipe's own, beside refusals, examples of them, time and what an endpoint took.
+        used: what other models than the teacher took, by stage; the teacher's own where it has another part too.
 
     Raises:
         StageError: there is no row; bad.jsonl is then in the stage's work folder.
@@ -185,7 +188,8 @@ def finish(
         {**metrics, "rows_train": float(len(records)),
          "finished_share": round(took.finished / max(1, took.answers), 4)},
         {**facts, "refused": _by_step(bad), "examples": _examples(bad), "timing": timing,
-         **endpoint_facts(context, {stage.teacher: took.used})})
+         **endpoint_facts(context, {stage.teacher: [*took.used, *used.get(stage.teacher, ())],
+                                    **{name: own for name, own in used.items() if name != stage.teacher}})})
 
 
 def _by_step(bad: Sequence[Bad]) -> dict[str, dict[str, int]]:

@@ -50,14 +50,14 @@ def format_of(columns: dict[str, str], where: str) -> str:
     )
 
 
-def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> list[Row | BadRow]:
+def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> Iterator[Row | BadRow]:
     """Rows of a file with our field names. Raises DataError as `renamed` does, or where it has no columns."""
     rows, found = read_table(path, source)
     if not found:
-        raise DataError("no row of the file has columns", where=path, found=f"{len(rows)} rows",
+        raise DataError("no row of the file has columns", where=path, found=f"{sum(1 for _ in rows)} rows",
                         expected="a CSV (.csv, .tsv), Parquet or JSON-lines file",
                         hint="a CSV is known by the ending of its name")
-    return list(renamed(rows, found, path, columns, source, split_field))
+    return renamed(rows, found, path, columns, source, split_field)
 
 
 def renamed(

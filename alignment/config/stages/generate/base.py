@@ -11,7 +11,7 @@ from alignment.config.prompts import PromptFile
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage
 from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
 from alignment.config.stages.hygiene import Hygiene, hygiene_findings
-from alignment.config.stages.sample import Sampling, prompt_and_answer
+from alignment.config.stages.sampling import Sampling, prompt_and_answer
 
 Whole = Annotated[int, Field(ge=0)]
 Slots = tuple[tuple[str, ...], tuple[str, ...]]
@@ -40,6 +40,8 @@ class Generate(Stage):
     tag: ClassVar[str] = "generate"
     makes = "rows"
     script = "generate"
+    per_row: ClassVar[bool] = False
+    """Whether it makes at most one row of each that is shown, so that there are no more than those."""
     bfloat16_on = frozenset({"gpu", "cpu"})
 
     kind: Literal["generate"] = "generate"
