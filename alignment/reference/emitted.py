@@ -455,6 +455,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "number": "Its number.", "requests": "Requests in it.", "kept": "Pairs that it gave.",
             "left": "Rows that wait for another.",
         }),
+        _HYGIENE,
         _REFUSED,
     ),
     Sample: (

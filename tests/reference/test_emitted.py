@@ -57,9 +57,9 @@ def chain(folder: Path) -> Run:
     return small.run(
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
-         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3, "hygiene": {"personal_data": ["email"]}},
         {"name": "contrastive", "kind": "generate", "recipe": "contrastive", "teacher": "base", "rows": ["data/train"],
-         "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7},
+         "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7, "hygiene": {"personal_data": ["ip"]}},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "import-reward", "kind": "import", "role": "reward", "model": small.BASE["model"]},

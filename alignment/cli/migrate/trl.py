@@ -133,8 +133,9 @@ def _datasets(read: Reading, into: Target, given: Mapping[str, Any]) -> None:
         read.take("dataset_test_split", "held.data.split")
     else:
         read.leave("dataset_test_split", "nothing is measured while it trains: eval_strategy is not set")
+    mixed = read.flag("streaming", "data.data.streaming")
     for index, entry in enumerate(given["datasets"] if isinstance(given.get("datasets"), list) else []):
-        _mixed(read, into, f"datasets[{index}]", entry if isinstance(entry, Mapping) else {}, form)
+        _mixed(read, into, f"datasets[{index}]", entry if isinstance(entry, Mapping) else {}, form, mixed)
     held = read.number("test_split_size", "data.split.ratios.dev")
     if held is not None and 0 < held < 1:
         into.held = held
@@ -149,13 +150,18 @@ def _place(named: str) -> dict[str, Any]:
     return {"hub": named}
 
 
-def _mixed(read: Reading, into: Target, at: str, entry: Mapping[str, Any], form: str) -> None:
+def _mixed(
+    read: Reading, into: Target, at: str, entry: Mapping[str, Any], form: str, streaming: bool | None
+) -> None:
     """One data set of a mixture."""
     path, files = str(entry.get("path") or ""), entry.get("data_files")
-    for key in ("fraction", "columns", "data_dir"):
+    if entry.get("data_dir") is not None:
+        for each in read.left(f"{at}."):
+            read.leave(each, "a folder of a data set is no source: name its file as path")
+        return
+    for key, why in (("fraction", "`take` of a source draws rows"), ("columns", "`columns` of a source maps them")):
         for each in read.left(f"{at}.{key}"):
-            read.leave(each, {"fraction": "`take` of a source draws rows", "columns": "`columns` of a source maps them",
-                              "data_dir": "a folder of a data set is no source: name its file"}[key])
+            read.leave(each, why)
     if isinstance(files, str) and path:
         read.take(f"{at}.data_files", "data.data.path")
         read.take(f"{at}.path", "data.data.path", "data_files names the file")
@@ -166,7 +172,7 @@ def _mixed(read: Reading, into: Target, at: str, entry: Mapping[str, Any], form:
         config = read.take(f"{at}.name", "data.data.config")
         split = read.take(f"{at}.split", "data.data.split") or "train"
         into.sources.append({**place, **({"config": str(config)} if config else {}), "split": str(split),
-                             "format": form})
+                             **({} if streaming is None else {"streaming": streaming}), "format": form})
     else:
         for each in read.left(f"{at}."):
             read.leave(each, "a source is one file (path), or a data set of the hub by its name")

@@ -183,6 +183,30 @@ def test_trl_learns_whole_conversations_and_at_its_own_rate() -> None:
         assert (stage(found, "sft")["loss"], stage(found, "sft")["learning_rate"]) == (loss, 2e-5)
 
 
+def test_trls_mixture_is_a_source_each() -> None:
+    found, _ = made({"model_name_or_path": "a/b", "use_peft": True, "packing": False, "test_split_size": 0.1,
+                     "dataset_streaming": None, "streaming": True, "datasets": [
+                         {"path": "some/chats", "name": "en", "split": "train"},
+                         {"path": "json", "data_files": "more.jsonl", "split": "train"},
+                         {"path": "some/part", "data_dir": "sub", "fraction": 0.5}, {"path": "local-folder"}]})
+    assert stage(found, "data")["data"] == [
+        {"hub": "some/chats", "config": "en", "split": "train", "streaming": True, "format": "messages"},
+        {"path": "more.jsonl", "format": "messages"}]
+    assert stage(found, "data")["split"]["ratios"] == {"train": 0.9, "dev": 0.1}
+    assert (became(found)["datasets[2].data_dir"], became(found)["datasets[2].path"]) == (None, None)
+    assert became(found)["datasets[3].path"] is None
+
+
+def test_axolotls_file_and_what_is_held_out_of_it() -> None:
+    found, run = made({**AXOLOTL, "val_set_size": 0, "test_datasets": [
+        {"path": "data/held.jsonl", "type": "chat_template", "split": "train"}], "ray_num_workers": 4})
+    assert stage(found, "held")["data"] == [{"path": "data/held.jsonl", "format": "messages"}]
+    assert stage(found, "sft")["eval_rows"] == "held/dev"
+    assert run.compute.workers == 4
+    assert stage(found, "sft")["batch_size"] == 32
+    assert became(found)["test_datasets[0].split"] is None
+
+
 def test_a_value_that_the_method_refuses_is_said_with_its_reason() -> None:
     found, _ = made({**AXOLOTL, "lr_scheduler": "one_cycle", "optimizer": "came_pytorch"})
     assert became(found)["lr_scheduler"] is None
