@@ -6,13 +6,14 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from alignment.config import FieldSplit, ImportData, Run, Source
 from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record
+from alignment.records.few import Few
 from alignment.records.importers import BadRow, Options, Seen, read_source
 
 
@@ -24,6 +25,8 @@ class SourceRows:
         good, bad: every row of the file is in one of them.
         taken: those of the good that `take` drew, in their order.
         unread: keys that good rows have and the format does not read, with their number of rows.
+        few: what took only some of the rows; then `good` and `bad` are of those that were drawn, and `longest` has the
+            good ones of the others that it gave.
     """
 
     name: str
@@ -32,11 +35,26 @@ class SourceRows:
     bad: list[BadRow] = field(default_factory=list)
     taken: list[Record] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
+    few: Few | None = None
+    longest: list[Record] = field(default_factory=list)
 
 
-def each_source(run: Run, stage: ImportData) -> Iterator[tuple[SourceRows, Iterator[Record | BadRow]]]:
+NamesFew = Callable[[str], Few | None]
+"""A source's name -> what takes only some of its rows."""
+
+
+def _all_rows(name: str) -> None:
+    return None
+
+
+def each_source(
+    run: Run, stage: ImportData, few: NamesFew = _all_rows
+) -> Iterator[tuple[SourceRows, Iterator[Record | BadRow]]]:
     """Each file of a stage, in its order, and its rows, to be gone through before the next; a text or id that an
     earlier one held is a bad row of the later. `unread` is counted on the way.
+
+    Args:
+        few: of a source's name, what takes only some of its rows.
 
     Raises:
         DataError: a file cannot be used.
@@ -46,15 +64,17 @@ def each_source(run: Run, stage: ImportData) -> Iterator[tuple[SourceRows, Itera
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()
     for source, name in zip(stage.data, source_names(stage.data), strict=True):
-        made = SourceRows(name, source)
-        yield made, read_source(source.path, source.format, name, options, source.columns, seen, made.unread)
+        made = SourceRows(name, source, few=few(name))
+        yield made, read_source(source.path, source.format, name, options, source.columns, seen, made.unread, made.few)
 
 
-def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
-    """Each file of a stage with its rows in memory. Raises as `each_source`."""
-    for made, rows in each_source(run, stage):
-        for row in rows:
-            if isinstance(row, BadRow):
+def read_sources(run: Run, stage: ImportData, few: NamesFew = _all_rows) -> Iterator[SourceRows]:
+    """Each file of a stage with its rows in memory. Takes and raises what `each_source` does."""
+    for made, rows in each_source(run, stage, few):
+        for number, row in enumerate(rows):
+            if made.few is not None and number >= made.few.drawn:
+                made.longest += [] if isinstance(row, BadRow) else [row]
+            elif isinstance(row, BadRow):
                 made.bad.append(row)
             else:
                 made.good.append(row)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignment.errors import DataError
+from alignment.records.few import Few
 from alignment.records.importers import chat, passages, ranked
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
-from alignment.records.importers.files import load_json, read_rows
+from alignment.records.importers.files import few_of, load_json, read_rows
 from alignment.records.importers.keys import check_keys
 from alignment.records.importers.ranked import join_transcript, split_transcript
 from alignment.records.importers.rows import BadRow, Row, RowError, expect, optional_text
@@ -80,6 +81,7 @@ def read_source(
     columns: dict[str, str] | None = None,
     seen: Seen | None = None,
     unread: Counter[str] | None = None,
+    few: Few | None = None,
 ) -> Iterator[Record | BadRow]:
     """Records and bad rows of one file, in the file's order.
 
@@ -91,6 +93,7 @@ def read_source(
         seen: shared between sources, so that a row which two files hold is kept once.
         unread: gets the keys that good rows have, or a document around its rows, and the format does not read, each
             with its number.
+        few: takes those rows of the file that are to be read; others are counted alone.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -107,8 +110,8 @@ def read_source(
         if unread is not None:
             unread.update(above(document))
     else:
-        rows = read_rows(path, name)
-    return import_rows(rows, format, name, options, seen, unread)
+        rows, few = read_rows(path, name, few), None
+    return import_rows(few_of(rows, few), format, name, options, seen, unread)
 
 
 def import_rows(
