@@ -20,6 +20,7 @@ from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
+from alignment.checks.looked import look
 from alignment.checks.machine import train
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
@@ -160,7 +161,7 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     if any(error is not None for _, error in problems):
         return
     if unread:
-        sight.note(stage.name, f"not read now: {', '.join(unread)}")
+        yield from look(run, stage, sight, unread)
         return
     try:
         check_template(stage)

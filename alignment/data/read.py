@@ -6,7 +6,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -15,8 +15,10 @@ from alignment.data.hub import hub_rows
 from alignment.data.hygiene import Cleaner
 from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record
+from alignment.records.few import Few
 from alignment.records.importers import BadRow, Options, Seen, import_rows, read_source
 from alignment.records.importers.columns import format_of, renamed
+from alignment.records.importers.files import few_of
 
 
 @dataclass
@@ -28,6 +30,8 @@ class SourceRows:
         taken: those of the good that `take` drew, in their order.
         unread: keys that good rows have and the format does not read, with their number of rows.
         commit: of a data set of the hub, which one was read.
+        few: what took only some of the rows; then `good` and `bad` are of those that were drawn, and `longest` has the
+            good ones of the others that it gave.
     """
 
     name: str
@@ -37,16 +41,27 @@ class SourceRows:
     taken: list[Record] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     commit: str | None = None
+    few: Few | None = None
+    longest: list[Record] = field(default_factory=list)
+
+
+NamesFew = Callable[[str], Few | None]
+"""A source's name -> what takes only some of its rows."""
+
+
+def _all_rows(name: str) -> None:
+    return None
 
 
 def each_source(
-    run: Run, stage: ImportData, cleaner: Cleaner | None = None,
+    run: Run, stage: ImportData, cleaner: Cleaner | None = None, few: NamesFew = _all_rows,
 ) -> Iterator[tuple[SourceRows, Iterator[Record | BadRow]]]:
     """Each file of a stage, in its order, and its rows, to be gone through before the next; a text or id that an
     earlier one held is a bad row of the later. `unread` is counted on the way.
 
     Args:
         cleaner: of the stage's `hygiene`; None: rows are not looked through.
+        few: of a source's name, what takes only some of its rows.
 
     Raises:
         DataError: a file cannot be used.
@@ -56,15 +71,19 @@ def each_source(
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()
     for source, name in zip(stage.data, source_names(stage.data), strict=True):
-        made = SourceRows(name, source)
+        made = SourceRows(name, source, few=few(name))
         yield made, _rows(made, stage.name, options, seen, cleaner)
 
 
-def read_sources(run: Run, stage: ImportData, cleaner: Cleaner | None = None) -> Iterator[SourceRows]:
-    """Each file of a stage with its rows in memory. Raises as `each_source`."""
-    for made, rows in each_source(run, stage, cleaner):
-        for row in rows:
-            if isinstance(row, BadRow):
+def read_sources(
+    run: Run, stage: ImportData, cleaner: Cleaner | None = None, few: NamesFew = _all_rows,
+) -> Iterator[SourceRows]:
+    """Each file of a stage with its rows in memory. Takes and raises what `each_source` does."""
+    for made, rows in each_source(run, stage, cleaner, few):
+        for number, row in enumerate(rows):
+            if made.few is not None and number >= made.few.drawn:
+                made.longest += [] if isinstance(row, BadRow) else [row]
+            elif isinstance(row, BadRow):
                 made.bad.append(row)
             else:
                 made.good.append(row)
@@ -77,14 +96,15 @@ def _rows(
 ) -> Iterator[Record | BadRow]:
     source = made.source
     if source.path is not None:
-        return read_source(source.path, source.format, made.name, options, source.columns, seen, made.unread, cleaner)
+        return read_source(source.path, source.format, made.name, options, source.columns, seen, made.unread, cleaner,
+                           made.few)
     found = hub_rows(source, f"stage {stage}, data")
     made.commit, rows = found.commit, found.rows
     format: str = source.format
     if format == "columns":
         format = format_of(source.columns, source.place)
         rows = renamed(rows, found.columns, source.place, source.columns, made.name, options.split_field)
-    return import_rows(rows, format, made.name, options, seen, made.unread, cleaner)
+    return import_rows(few_of(rows, made.few), format, made.name, options, seen, made.unread, cleaner)
 
 
 def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str, list[Record]], list[Record]]:

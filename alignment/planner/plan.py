@@ -68,6 +68,8 @@ class StagePlan:
             answers of full length. `counted`: by the tokenizer.
         needs_model: False where the stage computes with none, so that its `size` never comes.
         memory: of one worker at its highest moment; `beside` what it takes elsewhere.
+        rows_about: `rows` is estimated from those that were looked at; `looked`: how many, of how many, of rows that it
+            makes, where not at all.
         micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
         seconds: estimated by the rates that were given; measured where the stage is finished.
         like: of a training that shares nothing out, `likeness`; `probed`: the probe that `memory` starts from.
@@ -80,6 +82,8 @@ class StagePlan:
     tokens: float | None = None
     rows_known: bool = True
     counted: bool = False
+    rows_about: bool = False
+    looked: tuple[float, float] | None = None
     memory: Memory | None = None
     beside: Beside | None = None
     micro_batch: int | None = None
@@ -153,7 +157,10 @@ def plan(
 
 
 def _stage(state: _State, stage: AnyStage) -> StagePlan:
-    made = row_of(PLANS, type(stage))(state, stage)
+    made: StagePlan = row_of(PLANS, type(stage))(state, stage)
+    own = rows.together([state.sets[f"{stage.name}/{split}"] for split in stage.splits()])
+    about = own.about or any(state.sets[ref.ref].about for ref in stage.row_refs())
+    made = replace(made, rows_about=about, looked=None if own.looked is None else (own.looked, own.rows))
     artifact = state.artifacts.get(stage.name)
     if artifact is None:
         return made
@@ -331,7 +338,7 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     assert take is not None, "only where every row may be shown is there no number of them"
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-        else {split: replace(shown_rows, rows=take, known=False) for split in stage.splits()}).items()}
+        else {split: rows.at_most(shown_rows, take) for split in stage.splits()}).items()}
     size, tokens, seconds, longest, cost = state.sizes[stage.teacher], 0.0, 0.0, 0.0, 0.0
     there = state.run.stage(stage.teacher).endpoint
     for asked, shown, whole, new in stage.requests(take):

@@ -1,8 +1,9 @@
 """How many rows a stage will read and how long they are, in tokens.
 
-Counted from a finished artifact, else from the source files. Tokens are the tokenizer's own where the model is
-imported (and `tokenizers` is installed), else a character count over `CHARS_PER_TOKEN`. The chat template's own
-tokens are not counted.
+Counted from a finished artifact, else from the source files; of more than 20,000 rows the lengths are those of 5,000
+(and of the longest), and of files also the number is estimated from them. Tokens are the tokenizer's own where the
+model is imported (and `tokenizers` is installed), else a character count over `CHARS_PER_TOKEN`. The chat template's
+own tokens are not counted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import ImportData, Run, Sample
+from alignment.config import FieldSplit, ImportData, Run, Sample
 from alignment.data.hygiene import Cleaner, lacks
-from alignment.data.read import divided, read_sources
-from alignment.records import Record, read_records
+from alignment.data.read import SourceRows, divided, read_sources
+from alignment.records import Record, each_line, record_of
+from alignment.records.few import Few
 from alignment.records.importers import BadRow
 
 CHARS_PER_TOKEN = 4
@@ -35,6 +37,8 @@ class RowSet:
         longest: tokens of the longest row, prompt and longer answer.
         counted: False where the lengths are an estimate.
         known: False where the number of rows is one.
+        looked: rows whose lengths were looked at; None: all.
+        about: where the number of rows is estimated from those.
     """
 
     rows: float
@@ -44,6 +48,8 @@ class RowSet:
     longest: float = 0.0
     counted: bool = False
     known: bool = True
+    looked: float | None = None
+    about: bool = False
 
 
 @dataclass
@@ -96,14 +102,25 @@ def measure(records: Sequence[Record], lengths: Lengths, counted: bool) -> RowSe
 
 
 def of_artifact(artifact: Artifact, splits: Iterable[str], lengths: Lengths | None) -> dict[str, RowSet]:
-    """Each split of a finished import or sample stage."""
+    """Each split of a finished import or sample stage; of many rows, lengths of a few."""
     folder = artifact.path() / "rows"
     found = {}
     for split in splits:
-        file = folder / f"{split}.jsonl"
-        records = read_records(file) if file.exists() else []
-        found[split] = measure(records, lengths or by_characters, lengths is not None)
+        file, few = folder / f"{split}.jsonl", Few(split)
+        lines = few.of(each_line(file), lambda line: len(line[1])) if file.exists() else []
+        records = [record_of(file, number, line) for number, line in lines]
+        made = measure_few(records[:few.drawn], records[few.drawn:], lengths)
+        found[split] = made if few.is_whole else replace(made, rows=few.read, looked=few.drawn)
     return found
+
+
+def measure_few(records: Sequence[Record], longest: Sequence[Record], lengths: Lengths | None) -> RowSet:
+    """Lengths of records, and the longest of them and of those that are longer than the others."""
+    made = measure(records, lengths or by_characters, lengths is not None)
+    if not longest:
+        return made
+    most = measure(longest, lengths or by_characters, lengths is not None).longest
+    return replace(made, longest=max(made.longest, most), counted=False)
 
 
 def preview(run: Run, stage: ImportData) -> Preview:
@@ -113,9 +130,16 @@ def preview(run: Run, stage: ImportData) -> Preview:
     Raises:
         DataError: a file cannot be read.
     """
+    return _preview(run, stage, list(read_sources(run, stage, _cleaner(stage))))
+
+
+def _cleaner(stage: ImportData) -> Cleaner | None:
+    return None if stage.hygiene is None or lacks(stage.hygiene) else Cleaner(stage.hygiene, f"stage {stage.name}")
+
+
+def _preview(run: Run, stage: ImportData, sources: Sequence[SourceRows]) -> Preview:
     made, taken = Preview(), list[Record]()
-    cleaner = None if stage.hygiene is None or lacks(stage.hygiene) else Cleaner(stage.hygiene, f"stage {stage.name}")
-    for source in read_sources(run, stage, cleaner):
+    for source in sources:
         made.bad += source.bad
         made.read += len(source.good) + len(source.bad)
         made.unread.update(source.unread)
@@ -125,9 +149,37 @@ def preview(run: Run, stage: ImportData) -> Preview:
 
 
 def of_sources(run: Run, stage: ImportData, lengths: Lengths | None) -> dict[str, RowSet]:
-    """Each split of an import that has not run. Raises DataError when a file cannot be read."""
-    return {name: measure(records, lengths or by_characters, lengths is not None)
-            for name, records in preview(run, stage).splits.items()}
+    """Each split of an import that has not run; where a file has many rows, estimated from a few of each file.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    sources = list(read_sources(run, stage, _cleaner(stage), lambda name: Few(f"{run.seed}/{name}")))
+    if all(source.few is None or source.few.is_whole for source in sources):
+        splits = _preview(run, stage, sources).splits
+        return {name: measure(records, lengths or by_characters, lengths is not None)
+                for name, records in splits.items()}
+    return of_few(run, stage, sources, lengths)
+
+
+def of_few(run: Run, stage: ImportData, sources: Sequence[SourceRows], lengths: Lengths | None) -> dict[str, RowSet]:
+    """Splits of sources of which a few rows were drawn: their share of good rows and, by field, of each split are
+    taken for those of the whole. What lies twice in a file, and what rows of one text move, is not known."""
+    field_split = isinstance(stage.split, FieldSplit)
+    sets: dict[str, list[RowSet]] = {name: [] for name in stage.splits()}
+    for source in sources:
+        assert source.few is not None
+        good = source.few.read * len(source.good) / max(1, source.few.drawn)
+        take = run.scaled(source.source.take)
+        taken = good if take is None else min(good, take)
+        for name, rows in sets.items():
+            mine = [row for row in source.good if not field_split or row.meta["split"] == name]
+            share = (len(mine) / max(1, len(source.good)) if isinstance(stage.split, FieldSplit)
+                     else stage.split.cut[name])
+            found = measure_few(mine, source.longest if mine else [], lengths)
+            rows.append(replace(found, rows=round(taken * share), known=False, about=True, counted=False,
+                                looked=len(source.good) * share))
+    return {name: together(rows) for name, rows in sets.items()}
 
 
 def of_sample(run: Run, stage: Sample, prompts: RowSet) -> dict[str, RowSet]:
@@ -135,19 +187,27 @@ def of_sample(run: Run, stage: Sample, prompts: RowSet) -> dict[str, RowSet]:
     take = run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
     new = stage.sampling.max_new_tokens
-    one = RowSet(asked, prompts.prompt, new, longest=prompts.longest + new, known=False)
+    one = RowSet(asked, prompts.prompt, new, longest=prompts.longest + new, known=False, about=prompts.about)
     samples = replace(one, rows=asked * stage.n, known=prompts.known)
     made = {"best": one, "pairs": replace(one, rejected=new), "samples": samples}
     return {name: made[name] for name in stage.splits()}
 
 
+def at_most(like: RowSet, rows: float) -> RowSet:
+    """Rows that are still to be made, as long as others."""
+    return replace(like, rows=rows, known=False, looked=None, about=False)
+
+
 def together(sets: Sequence[RowSet]) -> RowSet:
     """Several row sets read one after the other."""
     rows = sum(s.rows for s in sets)
+    said = RowSet(
+        rows, longest=max((s.longest for s in sets), default=0.0), counted=all(s.counted for s in sets),
+        known=all(s.known for s in sets), about=any(s.about for s in sets),
+        looked=None if all(s.looked is None for s in sets) else sum(
+            s.rows if s.looked is None else s.looked for s in sets))
     if not rows:
-        return RowSet(0, counted=all(s.counted for s in sets), known=all(s.known for s in sets))
-    return RowSet(
-        rows, prompt=sum(s.prompt * s.rows for s in sets) / rows, answer=sum(s.answer * s.rows for s in sets) / rows,
-        rejected=sum(s.rejected * s.rows for s in sets) / rows,
-        longest=max(s.longest for s in sets), counted=all(s.counted for s in sets), known=all(s.known for s in sets),
-    )
+        return replace(said, longest=0.0)
+    return replace(said, prompt=sum(s.prompt * s.rows for s in sets) / rows,
+                   answer=sum(s.answer * s.rows for s in sets) / rows,
+                   rejected=sum(s.rejected * s.rows for s in sets) / rows)

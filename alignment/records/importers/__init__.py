@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignment.errors import DataError
+from alignment.records.few import Few
 from alignment.records.importers import chat, passages, ranked
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
-from alignment.records.importers.files import load_json, read_rows
+from alignment.records.importers.files import few_of, load_json, read_rows
 from alignment.records.importers.keys import check_keys
 from alignment.records.importers.ranked import join_transcript, split_transcript
 from alignment.records.importers.rows import BadRow, Row, RowError, expect, optional_text
@@ -83,6 +84,7 @@ def read_source(
     seen: Seen | None = None,
     unread: Counter[str] | None = None,
     clean: Callable[[Record], Record] | None = None,
+    few: Few | None = None,
 ) -> Iterator[Record | BadRow]:
     """Records and bad rows of one file, in the file's order.
 
@@ -95,6 +97,7 @@ def read_source(
         unread: gets the keys that good rows have, or a document around its rows, and the format does not read, each
             with its number.
         clean: gives each good row back, changed or not, or raises a RowError: why it is left out.
+        few: takes those rows of the file that are to be read; others are counted alone.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -111,8 +114,8 @@ def read_source(
         if unread is not None:
             unread.update(above(document))
     else:
-        rows = read_rows(path, name)
-    return import_rows(rows, format, name, options, seen, unread, clean)
+        rows, few = read_rows(path, name, few), None
+    return import_rows(few_of(rows, few), format, name, options, seen, unread, clean)
 
 
 def import_rows(

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from alignment.errors import DataError
+from alignment.records.few import Few
 from alignment.records.importers.packed import Unpacked, load, unpacked
-from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row
+from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row, size_of
 from alignment.records.importers.tables import doubled, read_csv, read_parquet
 
 _PARQUET = b"PAR1"
@@ -24,16 +25,19 @@ def load_json(path: str) -> Any:
     return _parse(load(path)[0], path)
 
 
-def read_rows(path: str, source: str) -> Iterable[Row | BadRow]:
+def read_rows(path: str, source: str, few: Few | None = None) -> Iterable[Row | BadRow]:
     """Rows of a JSON-lines file, a JSON list or a Parquet file, told apart by their content; to be gone through once.
 
     JSON lines whose first is an object, and Parquet, are read as they are gone through.
+
+    Args:
+        few: takes those that are to be given.
 
     Raises:
         DataError: unreadable, empty, a CSV, or one JSON document that is not a list.
     """
     with unpacked(path) as file:
-        if (rows := _as_they_come(file, source)) is not None:
+        if (rows := _as_they_come(file, source, few)) is not None:
             return rows
         data, name = b"".join([file.head, *file.rest()]), file.name
     found = _rows(data, path, source)
@@ -41,23 +45,44 @@ def read_rows(path: str, source: str) -> Iterable[Row | BadRow]:
             isinstance(row, Row) and isinstance(row.value, dict) for row in found):
         raise DataError("a table is read by format columns", where=path, found=f"a CSV, from {name}",
                         expected="format: columns, with columns: {prompt: NAME OF A COLUMN, ...}")
-    return found
+    return few_of(found, few)
 
 
-def _as_they_come(file: Unpacked, source: str) -> Iterable[Row | BadRow] | None:
+def comes_in_rows(path: str) -> bool:
+    """Whether a file is read as it is gone through, and not as a whole. Raises DataError where it cannot be read."""
+    with unpacked(path) as file:
+        table = file.name.endswith((".csv", ".tsv")) or file.head.startswith(_PARQUET)
+        return table or _is_lines(file)
+
+
+def _is_lines(file: Unpacked) -> bool:
+    """A file is JSON lines for certain if its first line is an object by itself."""
+    first, end, _ = file.head.lstrip().partition(b"\n")
+    return bool(end or file.whole) and _is_json(first, dict)
+
+
+def few_of(rows: Iterable[Row | BadRow], few: Few | None) -> Iterable[Row | BadRow]:
+    """Those of the rows that are taken; all without `few`."""
+    if few is None:
+        return rows
+    return few.of(rows, lambda row: size_of(row.raw if isinstance(row, BadRow) else row.value))
+
+
+def _as_they_come(file: Unpacked, source: str, few: Few | None) -> Iterable[Row | BadRow] | None:
     """The rows of a file that need not be read as a whole; None for one that must, to know what it is."""
     if file.head.startswith(_PARQUET):
-        return read_parquet(file)
-    first, end, _ = file.head.lstrip().partition(b"\n")
-    # A file is one document if its first line is none by itself.
-    if (end or file.whole) and _is_json(first, dict):
-        return _each_line(file.path, source)
-    return None
+        return few_of(read_parquet(file), few)
+    return _each_line(file.path, source, few) if _is_lines(file) else None
 
 
-def _each_line(path: str, source: str) -> Iterator[Row | BadRow]:
+def _each_line(path: str, source: str, few: Few | None) -> Iterator[Row | BadRow]:
     with unpacked(path) as file:
-        yield from _lines(file.lines(), source)
+        lines = enumerate(file.lines(), start=1)
+        if few is None:
+            yield from _lines(lines, source)
+        else:  # nothing is made of the others
+            held = (line for line in lines if line[1].strip())
+            yield from _lines(few.of(held, lambda line: len(line[1])), source)
 
 
 def _rows(data: bytes, path: str, source: str) -> list[Row | BadRow]:
@@ -66,7 +91,7 @@ def _rows(data: bytes, path: str, source: str) -> list[Row | BadRow]:
     first = data.lstrip().split(b"\n", 1)[0]
     if first.startswith(b"[") and (_is_json(data, list) or not _is_json(first, list)):
         return _items(_parse(data, path), path)
-    rows = list(_lines(data.split(b"\n"), source))
+    rows = list(_lines(enumerate(data.split(b"\n"), start=1), source))
     # A document over several lines may have lines that are objects by themselves; as a whole it is no JSON lines.
     objects = sum(isinstance(row, Row) and isinstance(row.value, dict) for row in rows)
     if objects < len(rows) and (objects == 0 or len(rows) > 1) and _is_json(data, object):
@@ -139,8 +164,8 @@ def _items(value: list[Any], path: str) -> list[Row | BadRow]:
     return [Row(number, item) for number, item in enumerate(value, start=1)]
 
 
-def _lines(lines: Iterable[bytes], source: str) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines, start=1):
+def _lines(lines: Iterable[tuple[int, bytes]], source: str) -> Iterator[Row | BadRow]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:

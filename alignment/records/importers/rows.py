@@ -99,6 +99,15 @@ class Unreadable:
         return f"(not readable: {self.reason})"
 
 
+def size_of(value: Any) -> int:
+    """Letters in all texts of a row, about: by which a row is among the longest."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    return sum(map(size_of, value)) if isinstance(value, list) else 1
+
+
 def given(row: dict[str, Any], field: str) -> Any:
     """A field's value, None where there is none: missing, null, blank text and NaN (pandas' null) are the same.
 
