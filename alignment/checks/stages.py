@@ -15,11 +15,13 @@ from typing import Any
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
+from alignment.checks.passages import questionable
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
@@ -30,12 +32,14 @@ from alignment.config import (
     Adapter,
     AnyStage,
     Choose,
+    DocumentQa,
     Evaluate,
     FolderModel,
     Generate,
     GgufModel,
     HubModel,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     Run,
@@ -250,6 +254,11 @@ def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from seedable(run, sight, stage)
 
 
+def _document_qa(run: Run, stage: DocumentQa, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from questionable(run, sight, stage)
+
+
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from askable_there(run, stage)
@@ -354,12 +363,14 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data,
+    ImportDocuments: readable, SelfInstruct: _self_instruct, DocumentQa: _document_qa,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, ImportDocuments: _nothing,
+    Generate: _nothing, TrainBase: train,
     Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""

@@ -102,7 +102,7 @@ def find_text_overlap(
     for text in test:
         if text.id in ids:
             found[text.id] = (text.id, "same-id")
-        elif text.prompt in prompts:
+        elif text.prompt and text.prompt in prompts:  # a passage alone has none
             found[text.id] = (prompts[text.prompt], "same-prompt")
         elif text.passage in passages and text.passage and len(text.parts[0]) >= SHORT:
             found[text.id] = (passages[text.passage], "same-passage")

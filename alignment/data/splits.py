@@ -109,4 +109,5 @@ def _names(record: Record, text: Text) -> list[str]:
     """What ties a row to others, strongest first."""
     group = record.meta.get("group")
     names = [] if group is None else [f"group {group}"]
-    return [*names, *([f"passage {text.passage}"] if text.passage else []), f"prompt {text.prompt}"]
+    return [*names, *([f"passage {text.passage}"] if text.passage else []),
+            *([f"prompt {text.prompt}"] if text.prompt else [])]

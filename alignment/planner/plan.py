@@ -18,6 +18,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     Run,
@@ -175,9 +176,16 @@ def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
+    return _import_rows(state, stage, lambda: rows.of_sources(state.run, stage, state.lengths))
+
+
+def _import_documents(state: _State, stage: ImportDocuments) -> StagePlan:
+    return _import_rows(state, stage, lambda: rows.of_documents(state.run, stage, state.lengths))
+
+
+def _import_rows(state: _State, stage: AnyStage, to_come: Callable[[], dict[str, RowSet]]) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
-    sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-            else rows.of_sources(state.run, stage, state.lengths))
+    sets = rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None else to_come()
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}
     every = rows.together(list(sets.values()))
     return StagePlan(stage.name, stage.title(), rows=every.rows, rows_known=every.known, counted=every.counted,
@@ -381,7 +389,8 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, Generate: _generate,
+    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data,
+    ImportDocuments: _import_documents, Generate: _generate,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

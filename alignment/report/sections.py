@@ -16,6 +16,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     Sample,
@@ -113,7 +114,8 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, Generate: Section("generation", _generation),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    Generate: Section("generation", _generation),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
