@@ -18,7 +18,8 @@ from alignment.generation.self_instruct import Language, own_share, says_classif
 from alignment.words import pieces, words
 
 _LABEL = re.compile(r"^(?:Q(?:uestion)?|问题?|问)[ \t]*\d*[ \t]*[:：.][ \t]*", re.IGNORECASE)
-_QUOTES = re.compile(r"^[\"'“”‘’「」『』*_`\s]+|[\"'“”‘’「」『』*_`\s]+$")
+_MARKUP = " *_`"
+_QUOTED = re.compile(r"[\"'“‘「『](.*)[\"'”’」』]")
 _MARK = re.compile(r"[?？]+[\"'”’」』)）]*")
 _AUXILIARY = (r"(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)"
               r"(?:n['’]t)?")
@@ -48,11 +49,13 @@ class Question(NamedTuple):
 
 def question_of(item: str) -> Question:
     """The question of an item: without label and quotes, and up to its first question mark."""
-    text = _QUOTES.sub("", _LABEL.sub("", _QUOTES.sub("", squeezed(item))))
+    text = _LABEL.sub("", squeezed(item).strip(_MARKUP)).strip(_MARKUP)
+    if whole := _QUOTED.fullmatch(text):
+        text = whole[1].strip(_MARKUP)
     mark = _MARK.search(text)
-    if mark is None or not text[mark.end():].strip(" *_`"):
+    if mark is None:
         return Question(text, False)
-    return Question(text[:mark.end()], True)
+    return Question(text[:mark.end()], bool(text[mark.end():].strip(_MARKUP)))
 
 
 def numbered(questions: Sequence[str]) -> str:

@@ -142,7 +142,9 @@ def test_a_table_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
     ("a.doc", b"x", "unknown-ending", "save it as .docx"),
     ("a", b"x", "unknown-ending", "none"),
 ])
-def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, name: str, data: bytes, slug: str, detail: str | None) -> None:
+def test_a_file_that_cannot_be_used_says_why(
+    tmp_path: Path, name: str, data: bytes, slug: str, detail: str | None
+) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(RowError, match=detail) as error:
         parts(tmp_path / name)

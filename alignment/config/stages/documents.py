@@ -22,7 +22,8 @@ ENDINGS = {
     ".xhtml": "html", ".pdf": "pdf", ".docx": "docx", ".csv": "csv", ".tsv": "csv",
 }
 """Ending of a file's name, in small letters -> what reads it."""
-_MAGIC = re.compile(r"[*?\[]")
+_MAGIC = re.compile(r"[*?]")
+"""Brackets are no pattern: many files are called `paper [1].pdf`."""
 
 
 class DocumentFile(NamedTuple):
@@ -73,7 +74,8 @@ class Documents(Strict):
                 return Listed([self._file(f"{self.path.rstrip('/') or '/'}/{one}", one) for one in below], skipped)
             if (magic := _MAGIC.search(self.path)) and not local.exists():
                 base = self.path[: self.path.rfind("/", 0, magic.start()) + 1]
-                found = sorted(one for one in glob.glob(str(local), recursive=True) if os.path.isfile(one))
+                pattern = str(local).replace("[", "[[]")
+                found = sorted(one for one in glob.glob(pattern, recursive=True) if os.path.isfile(one))
                 start = len(str(on_this_machine(base or "."))) + 1 if base else 0
                 known = [one for one in found if Path(one).suffix.lower() in ENDINGS]
                 skipped.update(f"ending {_ending(one)}" for one in found if one not in known)
