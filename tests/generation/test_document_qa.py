@@ -64,7 +64,8 @@ def test_what_is_shown_is_what_would_be_read(questions: list[str]) -> None:
     ("Is it red or blue?", "en", False), ("Will it float or not?", "en", True), ("Isn't it late?", "en", True),
     ("Didn’t the pilot know?", "en", True), ("In which year did it open?", "en", False),
     ("Island ferries stop when?", "en", False),
-    ("港口很深吗？", "zh", True), ("它是否结冰？", "zh", True), ("有没有渡轮？", "zh", True), ("能不能停？", "zh", True),
+    ("港口很深吗？", "zh", True), ("它是否结冰？", "zh", True), ("有没有渡轮？", "zh", True),
+    ("能不能停？", "zh", True),
     ("谁修的码头？", "zh", False), ("是红的还是蓝的？", "zh", False), ("你知道有多少米吗？", "zh", False),
 ])
 def test_what_yes_or_no_answers(question: str, language: Language, judged: bool) -> None:
@@ -102,7 +103,8 @@ def test_yes_and_no_come_with_their_reason(text: str, made: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "made"), [
-    ("是，港口会结冰。", "是。港口会结冰。"), ("是的，因为结冰。", "是。因为结冰。"), ("否。它一直开。", "否。它一直开。"),
+    ("是，港口会结冰。", "是。港口会结冰。"), ("是的，因为结冰。", "是。因为结冰。"),
+    ("否。它一直开。", "否。它一直开。"),
     ("不是，它一直开。", "否。它一直开。"), ("答案：是。理由：港口结冰。", "是。港口结冰。"),
 ])
 def test_they_do_in_chinese(text: str, made: str) -> None:

@@ -15,9 +15,11 @@ import pytest
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
 from alignment.distributed.generate import shared
+from alignment.inference.requests import Request
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
+from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
 from tests.generation.scripted import Scripted, good_teacher
 
@@ -46,6 +48,19 @@ def seeds(folder: Path) -> dict[str, Any]:
             "split": {"by": "ratio", "ratios": {"train": 1.0}}}
 
 
+def documents(folder: Path) -> dict[str, Any]:
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text("The harbour is nine metres deep, and it freezes in most winters. Ferries "
+                                           "stop then, and the pilot repairs the nets of his sister.")
+    return {"name": "import-documents", "kind": "import", "documents": [{"path": str(folder / "docs")}]}
+
+
+def taught(request: Request) -> tuple[str, bool]:
+    """Self-instruct's tasks, or questions and answers."""
+    asked = request.prompt[-1]["content"]
+    return said(asked, request.id) if asked.startswith("Passage:") else good_teacher(request)
+
+
 def chain(folder: Path) -> Run:
     """Every kind and method; a stage is called as its class is tagged, but for base and data."""
     held = {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}
@@ -56,6 +71,9 @@ def chain(folder: Path) -> Run:
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
          "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+        documents(folder),
+        {"name": "document-qa", "kind": "generate", "recipe": "document_qa", "teacher": "base",
+         "passages": ["import-documents/train"], "take": 4, "rounds": 2, "questions_per_request": 2},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
@@ -73,7 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
-        patch.setattr(shared, "open_engine", lambda context, name: Scripted(good_teacher))
+        patch.setattr(shared, "open_engine", lambda context, name: Scripted(taught))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():
         assert artifact is not None
