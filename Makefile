@@ -78,7 +78,7 @@ lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UP
 	    --python-version 3.11 $(UPGRADE) --quiet -o requirements/lock.txt
 	$(UV) pip compile pyproject.toml --extra cluster --extra s3 --no-header --no-annotate --generate-hashes \
 	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/control.txt
-	$(UV) pip compile pyproject.toml --extra train --extra endpoint --extra s3 --no-header --no-annotate --generate-hashes \
+	$(UV) pip compile pyproject.toml --extra train --extra endpoint --extra hygiene --extra s3 --no-header --no-annotate --generate-hashes \
 	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/train.txt
 	printf '%s\n' setuptools uv | $(UV) pip compile - --no-header --no-annotate --generate-hashes \
 	    --python-version 3.11 $(UPGRADE) --quiet -c requirements/lock.txt -o requirements/build.txt

@@ -6,15 +6,15 @@ know. Asks none.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, EndpointModel, Evaluate, Generate, ImportEndpoint, Run, Sample
+from alignment.config.secrets import key_from
 from alignment.config.stages.fields import Place
-from alignment.config.stages.sample import Sampling
+from alignment.config.stages.sampling import Sampling
 from alignment.errors import ConfigError
+from alignment.inference.endpoint.client import package
 
 
 def named(run: Run, stage: ImportEndpoint, sight: Sight) -> Wrong:
@@ -36,13 +36,14 @@ def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
         yield (), ConfigError("an endpoint is asked by one process, so that its limits and budget hold",
                               found=f"compute.workers: {run.compute.workers}", expected="0 or 1 for this stage",
                               hint="a profile may give each stage its own: overrides")
-    models = [ref for ref in stage.model_refs() if ref.role == "policy"]
-    if stage.max_prompt_tokens is not None and len(asked) == len(models):
+    models = [ref for ref in stage.model_refs() if ref.role == "policy" and not ref.drawn]
+    if stage.max_prompt_tokens is not None and models and all(ref.stage in asked for ref in models):
         yield ("max_prompt_tokens",), ConfigError(
             "an endpoint counts its own tokens, so nobody here can hold prompts to this", found=stage.max_prompt_tokens,
             expected="to be left out: the endpoint refuses what it cannot take, and such rows are counted")
     for name, model in asked.items():
-        for place, sampling in stage.samplings():
+        drawn = {given for ref in stage.model_refs() if ref.stage == name for given in ref.drawn or stage.samplings()}
+        for place, sampling in sorted(drawn, key=lambda given: given[0]):
             yield from _unknown(name, model, place, sampling)
 
 
@@ -56,12 +57,12 @@ def measurable_there(run: Run, stage: Evaluate) -> Wrong:
 def reachable_here(run: Run, stage: AnyStage) -> Wrong:
     """What a stage that asks an endpoint on this machine needs of it: the package, and the key in the environment."""
     for name, model in _endpoints(run, stage):
-        if find_spec("openai") is None:
-            yield (), ConfigError("the openai package is not installed", found=f"model {name} is an endpoint",
-                                  expected="kubealign[endpoint]", hint="pip install 'kubealign[endpoint]'")
-        if model.key_env is not None and not os.environ.get(model.key_env, "").strip():
-            yield (), ConfigError("the endpoint's key is not in the environment", found=f"{model.key_env} of {name}",
-                                  expected=f"export {model.key_env}=... before the run")
+        try:
+            package(f"model {name}")
+            if model.key_env is not None:
+                key_from(model.key_env, f"model {name}")
+        except ConfigError as error:
+            yield (), error
 
 
 def _endpoints(run: Run, stage: AnyStage) -> Iterator[tuple[str, EndpointModel]]:

@@ -166,8 +166,9 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
 def _check_model(
     stage: AnyStage, ref: ModelRef, earlier: Mapping[str, AnyStage], names: list[str]
 ) -> Iterator[Finding]:
+    roles = ("embedder", "policy") if ref.role == "embedder" else (ref.role,)
     allowed = [other.name for other in earlier.values()
-               if other.makes == ref.role or (ref.asked and other.endpoint is not None)]
+               if other.makes in roles or (ref.asked and other.endpoint is not None)]
     if ref.stage not in earlier:
         yield Finding(ref.place, _not_before(ref.stage, names), ref.stage, _choices(allowed))
         return
@@ -176,8 +177,9 @@ def _check_model(
                                  "ask it, and nothing else", ref.stage, _choices(allowed))
         return
     if ref.stage not in allowed:
-        makers = ", ".join(kind.tag for kind in KINDS if kind.makes == ref.role)
-        wanted = "a stage that makes a language model" if ref.role == "policy" else f"a stage of method {makers}"
+        makers = " or ".join(kind.tag for kind in KINDS if kind.makes == ref.role)
+        wanted = {"policy": "a stage that makes a language model", "reward": f"a stage of {makers}",
+                  "embedder": f"a stage of {makers}, or one that makes a language model"}[ref.role]
         yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
         return
     start, own = adapter_of(earlier, ref.stage), stage.adapter

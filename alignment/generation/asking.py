@@ -35,6 +35,7 @@ class Ask:
     Attributes:
         id: unique within the stage; its draws come from it and the run's seed.
         seeds, machine: ids of the tasks that the prompt shows.
+        turns: the whole conversation, where it is more than `text` as the user's one turn.
     """
 
     id: str
@@ -43,15 +44,16 @@ class Ask:
     sampling: Sampling
     seeds: tuple[str, ...] = ()
     machine: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
 
     @property
     def prompt(self) -> list[Message]:
-        return [{"role": "user", "content": self.text}]
+        return list(self.turns) or [{"role": "user", "content": self.text}]
 
     @property
     def digest(self) -> str:
         """Of the whole prompt."""
-        return digest_of(self.text)[:16]
+        return digest_of(list(self.turns) or self.text)[:16]
 
     def origin(self) -> dict[str, Any]:
         """What is kept of it beside what came of it."""

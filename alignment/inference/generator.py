@@ -1,4 +1,5 @@
-"""How every other room has a model answer, weigh and score: `open_engine` and `open_scorer` for a stage's input.
+"""How every other room has a model answer, weigh, score and embed: `open_engine`, `open_scorer`, `open_embedder` for
+a stage's input.
 
 Opening is cheap: the tokenizer is read when a prompt is counted, the weights when they are first needed (or by `load`),
 and `close` gives the memory back. Nobody outside this room loads a model to generate with, settles a device or a
@@ -8,11 +9,15 @@ dtype for it, or holds its tokenizer. Imports no torch until something is opened
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from alignment.context import StageContext
 from alignment.inference.requests import Completion, Item, Request
 from alignment.records import Message
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
 
 
 class Opened(Protocol):
@@ -80,6 +85,25 @@ class Scorer(Opened, Protocol):
         """
 
 
+class Embedder(Opened, Protocol):
+    """A model that makes a vector of a text."""
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["cls", "mean"], max_tokens: int, normalise: bool
+    ) -> tuple[NDArray[numpy.float32], list[int]]:
+        """Vectors [texts, H] of the last hidden layer, and the places of texts that were cut.
+
+        Args:
+            pooling: the first token's state, or the mean over all tokens but padding.
+            max_tokens: of a text, special tokens included, or as many as the model takes where that is less; what is
+                longer is cut at the right.
+            normalise: to length 1.
+
+        Raises:
+            ModelError: the model cannot be loaded, gives numbers that are not finite, or has no such pooling.
+        """
+
+
 def open_engine(context: StageContext, name: str) -> Generator:
     """The policy that the stage `name` made, an adapter merged, on the device and in the dtype of `compute`; or the
     endpoint that it names."""
@@ -93,7 +117,19 @@ def open_engine(context: StageContext, name: str) -> Generator:
 
 
 def open_scorer(context: StageContext, name: str) -> Scorer:
-    """The reward model that the stage `name` made; its head computes in float32."""
+    """The reward model that the stage `name` made, whose head computes in float32; or the one that it imported."""
+    if "reads" in context.inputs[name].manifest.facts:
+        from alignment.inference.classifier import ClassifierScorer
+
+        return ClassifierScorer(context.inputs[name], context.run.compute)
     from alignment.inference.embedded import EmbeddedScorer
 
     return EmbeddedScorer(context.inputs[name], context.run.compute)
+
+
+def open_embedder(context: StageContext, name: str) -> Embedder:
+    """The embedder that the stage `name` imported; or of a language model, its adapter merged, what stands below its
+    head."""
+    from alignment.inference.embedding import EncoderEmbedder
+
+    return EncoderEmbedder(context.inputs[name], context.run.compute)

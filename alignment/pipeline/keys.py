@@ -104,7 +104,7 @@ def content_of(stage: AnyStage) -> Any:
 
 
 CONTENT: dict[type, Callable[[str, Any], Any]] = {
-    Source: lambda stage, source: file_digest(source.path),
+    Source: lambda stage, source: source.place if source.path is None else file_digest(source.path),
     DocumentFile: lambda stage, file: document_digest(stage, file),
     HubModel: lambda stage, model: {"source": "hub", "repo": model.repo, "revision": model.revision},
     FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},

@@ -15,14 +15,22 @@ from alignment.config import (
     AnyStage,
     Choose,
     Compute,
+    Contrastive,
     Evaluate,
     Generate,
     ImportData,
     ImportDocuments,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    JudgedScorer,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
     Stage,
     TrainBase,
     row_of,
@@ -33,14 +41,16 @@ from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
 from alignment.config.stages.online import Online
+from alignment.errors import DataError
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
-from alignment.planner.model_sizes import SIZES, of_artifact
+from alignment.planner.judging import judging, together
+from alignment.planner.model_sizes import SIZES, of_artifact, of_reader
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
-from alignment.planner.sharing import Beside
+from alignment.planner.sharing import Beside, overhead
 from alignment.planner.sizes import ModelSize
 
 MFU, READ = 0.35, 0.6
@@ -169,6 +179,13 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
+def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
+    size = state.sizes[stage.name] = of_reader(stage.name, stage.model)
+    stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
+    memory = None if size is None else Memory(weights=size.parameters * stored)
+    return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
 def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
     """Nothing is computed here; what asking takes is planned with who asks."""
     state.sizes[stage.name] = None
@@ -176,7 +193,14 @@ def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
-    return _import_rows(state, stage, lambda: rows.of_sources(state.run, stage, state.lengths))
+    def to_come() -> dict[str, RowSet]:
+        if hub := [source.place for source in stage.data if source.path is None]:
+            raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching "
+                            "them all", where=f"stage {stage.name}", found=", ".join(hub),
+                            hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
+        return rows.of_sources(state.run, stage, state.lengths)
+
+    return _import_rows(state, stage, to_come)
 
 
 def _import_documents(state: _State, stage: ImportDocuments) -> StagePlan:
@@ -303,13 +327,18 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     take = state.run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
     names = [stage.model] if stage.previous is None else [stage.model, stage.previous]
-    return _generation(state, stage, names, asked, prompts, stage.n)
+    made_of = _generation(state, stage, names, asked, prompts, stage.n)
+    answers, prompt = len(names) * stage.n, min(prompts.prompt, stage.longest_prompt)
+    return _judged(state, stage, stage.score, made_of, asked, answers, prompt, stage.sampling.max_new_tokens)
 
 
 def _generate(state: _State, stage: Generate) -> StagePlan:
     """The most that it may ask, every answer of full length; tasks refused on the way make it less."""
     shown_rows = rows.together([state.sets[place.ref] for place in stage.shown()])
-    artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take) or stage.take
+    artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take)
+    if stage.per_row:
+        take = round(shown_rows.rows) if take is None else min(take, round(shown_rows.rows))
+    assert take is not None, "only where every row may be shown is there no number of them"
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
         else {split: replace(shown_rows, rows=take, known=False) for split in stage.splits()}).items()}
@@ -335,6 +364,63 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
         size, weight_bytes=value_bytes(stage.arithmetic), sequences=stage.batch_size, length=round(longest),
         scorer=False, quantised=_is_quantised(state.run, stage), on_gpu=state.device(stage).on_gpu)
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
+
+
+def _select(state: _State, stage: Select) -> StagePlan:
+    """Rows change hands, without a model."""
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows, known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _cut(state: _State, stage: SelectNecessity) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _quality(state: _State, stage: SelectQuality) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (1 - (stage.quantile or 0.0)), known=False)
+    length = read.prompt + read.answer
+    return _reading(state, stage, stage.score.model, read, length)
+
+
+def _few(state: _State, stage: SelectCoverage | SelectRandom) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    wanted = state.run.scaled(stage.take)
+    few = min(read.rows, wanted) if wanted is not None else max(1.0, round(read.rows * (stage.share or 1.0)))
+    _selected(state, stage, read, few, known=read.known)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _coverage(state: _State, stage: SelectCoverage) -> StagePlan:
+    _few(state, stage)
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    return _reading(state, stage, stage.embedder, read, min(read.prompt, stage.max_tokens))
+
+
+def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> None:
+    artifact = state.artifacts.get(stage.name)
+    made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
+            else rows.of_artifact(artifact, stage.splits(), state.lengths))
+    state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
+
+
+def _reading(
+    state: _State, stage: SelectQuality | SelectCoverage, model: str | None, read: RowSet, length: float
+) -> StagePlan:
+    """One pass of a model over every row."""
+    size, tokens = None if model is None else state.sizes[model], read.rows * length
+    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    if size is None:
+        return base
+    value = value_bytes(stage.arithmetic)
+    passing = round(stage.batch_size * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
+    memory = Memory(weights=size.parameters * value, activations=passing,
+                    overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
+    seconds = estimate.forward_flops(size, tokens, length) / state.rates.flops / max(1, state.compute.workers)
+    return replace(base, memory=memory, seconds=seconds)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
@@ -374,6 +460,47 @@ def _generation(
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
+    """Every try of every row, and every answer scored; the pairs have an answer of full length as their second."""
+    made = _generate(state, stage)
+    split = f"{stage.name}/{stage.splits()[0]}"
+    shown = rows.together([state.sets[place.ref] for place in stage.shown()])
+    if stage.name not in state.artifacts or state.artifacts[stage.name] is None:
+        state.sets[split] = replace(state.sets[split], rejected=stage.opposites.max_new_tokens)
+    asked, = stage.requests(round(state.sets[split].rows))
+    return _judged(state, stage, stage.score, made, 1, asked.requests + state.sets[split].rows, shown.prompt,
+                   stage.opposites.max_new_tokens)
+
+
+def _judged(
+    state: _State, stage: Sample | Contrastive, score: JudgedScorer, made: StagePlan, prompts: float, answers: float,
+    prompt: float, answer: float,
+) -> StagePlan:
+    """The plan of a stage with what its judge takes beside.
+
+    Args:
+        answers: to each prompt.
+    """
+    if (judge := score.judge) is None:
+        return made
+    size = state.sizes[judge.model]
+    own = judging(state.run, judge, size, state.rates, prompts=prompts, answers=answers, prompt=prompt, answer=answer,
+                  batch=stage.batch_size, weight_bytes=value_bytes(stage.arithmetic),
+                  on_gpu=state.device(stage).on_gpu)
+    what = f"{made.what}, its judge costs about {own.cost:.3g} at most" if own.cost else made.what
+    made = replace(made, what=what, tokens=(made.tokens or 0.0) + own.tokens)
+    if state.run.stage(judge.model).endpoint is not None:
+        return made
+    one_model = any(ref.stage == judge.model for ref in stage.model_refs() if not ref.drawn)
+    seconds = None if own.seconds is None else own.seconds / max(1, state.compute.workers)
+    if not made.needs_model:  # who answers is an endpoint
+        return replace(made, size=size, seconds=seconds, memory=own.memory, needs_model=True)
+    if seconds is None or made.seconds is None:
+        return replace(made, seconds=None, memory=None)
+    return replace(made, seconds=made.seconds + seconds,
+                   memory=together(made.memory, own.memory, one_model=one_model))
+
+
 def _choose(state: _State, stage: Choose) -> StagePlan:
     """Files change hands; the largest of the models may be the one."""
     sizes = [size for name in stage.models if (size := state.sizes[name]) is not None]
@@ -389,8 +516,10 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data,
-    ImportDocuments: _import_documents, Generate: _generate,
+    ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
+    ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
+    SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
+    Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

@@ -18,6 +18,7 @@ from alignment.config import ImportData, ImportDocuments, Run, Sample
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.documents.readers import missing
 from alignment.data.documents.rows import Reading
+from alignment.data.hygiene import Cleaner, lacks
 from alignment.data.import_documents import divided_documents
 from alignment.data.read import divided, read_sources
 from alignment.records import Record, read_records
@@ -112,13 +113,15 @@ def of_artifact(artifact: Artifact, splits: Iterable[str], lengths: Lengths | No
 
 
 def preview(run: Run, stage: ImportData) -> Preview:
-    """What an import stage will write, from its files; nothing is written.
+    """What an import stage will write, from its files; nothing is written. Where packages of its `hygiene` are not
+    installed, its rows are not looked through.
 
     Raises:
         DataError: a file cannot be read.
     """
     made, taken = Preview(), list[Record]()
-    for source in read_sources(run, stage):
+    cleaner = None if stage.hygiene is None or lacks(stage.hygiene) else Cleaner(stage.hygiene, f"stage {stage.name}")
+    for source in read_sources(run, stage, cleaner):
         made.bad += source.bad
         made.read += len(source.good) + len(source.bad)
         made.unread.update(source.unread)

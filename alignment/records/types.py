@@ -15,7 +15,7 @@ line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only", "passage"]
@@ -56,11 +56,11 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON without empty fields."""
-        kept = {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        kept = {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, [], {})}
         return json.dumps(kept, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
+    def from_json(cls, line: str | bytes) -> Record:
         """Inverse of to_json; raises ValueError or TypeError on anything else."""
         return cls(**json.loads(line))
 
@@ -78,3 +78,6 @@ class Record:
             return self.messages
         last = [] if self.completion is None else [{"role": "assistant", "content": self.completion}]
         return [*self.prompt, *last]
+
+
+_FIELDS = tuple(item.name for item in fields(Record))

@@ -86,7 +86,9 @@ _HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
 FORMATS: dict[str, Format] = {
     "messages": Format(
         "Whole conversations; the last turn is the answer. For sft, where loss: assistant learns every turn.",
-        (Field("messages", True, f"The conversation: {_TURNS}.{_CALLING}{_FLAGS}"), _TOOLS),
+        (Field("messages", True, f"The conversation: {_TURNS}.{_CALLING}{_FLAGS}"), _TOOLS,
+         Field("parallel_tool_calls", False, "OpenAI's: false where no turn may call several tools at once; a row "
+                                             "whose turns do is a bad row. No template says it to a model.")),
         {"messages": _TALK},
     ),
     "prompt-completion": Format(
@@ -184,7 +186,9 @@ FORMATS: dict[str, Format] = {
     ),
     "squad": Format(
         "SQuAD 1.1 and 2.0 as its makers give it out: one JSON document (Rajpurkar et al. 2016, arXiv:1606.05250). The "
-        "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only.",
+        "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only; with the "
+        "stage's `unanswerable` it has that. Rows of the hub's (squad, squad_v2), with answers as {text: [...]}, are "
+        "read as well; there an empty list says that a question is impossible.",
         (Field("context", True, "The passage; it stands once, beside qas."), _QUESTION,
          Field("answers", True, "list of {text}; every text is an accepted reference."),
          Field("is_impossible", False, "true: the passage does not say; answers must then be empty.")),
@@ -216,7 +220,7 @@ FORMATS: dict[str, Format] = {
     ),
     "musique": Format(
         "Questions of two to four hops (Trivedi et al. 2022, arXiv:2108.00573). One that is not answerable has no "
-        "answer: prompt-only.",
+        "answer: prompt-only; with the stage's `unanswerable` it has that.",
         (Field("paragraphs", True, "list of {title, paragraph_text}."), _QUESTION,
          Field("answer", True, "Text; not read where answerable is false."),
          Field("answer_aliases", False, "list of further accepted answers."),

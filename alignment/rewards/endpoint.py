@@ -12,7 +12,6 @@ for parts.py to say. Needs nothing but the standard library.
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -20,8 +19,9 @@ from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import Any
 
+from alignment.config.secrets import key_from
 from alignment.config.stages.rewards import BATCH_SIZE, RETRIES, RewardPart
-from alignment.errors import ConfigError, StageError
+from alignment.errors import StageError
 from alignment.records import Record
 from alignment.rewards.limits import TookTooLong, within
 
@@ -60,13 +60,7 @@ class Endpoint:
         self.part, self.url, self.where, self.pause = part, part.url, where, pause
         self.headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if part.key_env is not None:
-            key = os.environ.get(part.key_env, "")
-            if not key or not key.isprintable():
-                raise ConfigError("the endpoint's key is not in the environment", where=where,
-                                  found=f"{part.key_env}, {'empty or not set' if not key else 'with control letters'}",
-                                  expected="the key as its value, on every worker",
-                                  hint="on a cluster: env_from of the profile names the Secret")
-            self.headers["Authorization"] = f"Bearer {key}"
+            self.headers["Authorization"] = f"Bearer {key_from(part.key_env, where)}"
 
     def __call__(self, records: Sequence[Record], answers: Sequence[str]) -> list[Any]:
         """What the endpoint says of each answer, unchecked, in order.

@@ -15,7 +15,7 @@ from alignment.config import ImportData, parse_run
 from alignment.context import StageContext
 from alignment.data.import_data import import_data
 from alignment.data.read import divided, draw, source_names
-from alignment.errors import DataError
+from alignment.errors import ConfigErrors, DataError
 from alignment.records import Record
 from tests.data.written import bad_of, rows_of
 
@@ -109,6 +109,26 @@ def test_nested_files(context_of, write_rows):
     context, outcome = one(context_of, write_rows([DROP], "drop.json"), "drop")
     assert [row.completion for row in rows_of(context, "all")] == ["2", "Ann, song", "3 May"]
     assert outcome.facts["kinds"] == {"number": 1, "spans": 1, "date": 1}
+
+
+def test_a_run_may_name_the_answer_of_unanswerable_questions(context_of, tmp_path):
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(SQUAD))
+    context, outcome = one(context_of, str(path), "squad", unanswerable="The passage does not say.")
+    answered, impossible = rows_of(context, "all")
+    assert (impossible.type, impossible.completion) == ("prompt-completion", "The passage does not say.")
+    assert impossible.meta["references"] == ["The passage does not say."]
+    assert answered.completion == "Ann"
+    assert outcome.facts["kinds"] == {"extractive": 1, "unanswerable": 1}
+
+
+@pytest.mark.parametrize(("format", "text", "problem"), [
+    ("alpaca", "No.", "no source has questions that are marked"), ("squad", "  ", "an answer without text")])
+def test_an_answer_that_nothing_asks_for_is_refused(format, text, problem):
+    source = {"path": "a", "format": format}
+    stage = {"kind": "import", "name": "seed", "data": [source], "split": ALL, "unanswerable": text}
+    with pytest.raises(ConfigErrors, match=problem):
+        parse_run(json.dumps({"name": "r", "stages": [stage]}))
 
 
 SURROGATE = '{"prompt": "Say \\ud800", "completion": "x"}'

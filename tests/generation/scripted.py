@@ -64,3 +64,20 @@ def good_teacher(request: Request) -> tuple[str, bool]:
         f"{NOUNS[(number + 5 * index) % 11]} for {VERBS[(number * 5 + 3 * index) % 8].lower()}rs of {request.id} "
         f"{index}"
         for index in range(3)), True
+
+
+class SeveralAnswers(Scripted):
+    """The same with an answer to each draw of a request: (request, index of the draw) -> (text, whether it ended)."""
+
+    def __init__(self, answer: Callable[[Request, int], tuple[str, bool]], stop_after: int | None = None) -> None:
+        super().__init__(lambda request: ("", True), stop_after)
+        self.each = answer
+        self.prompts: list[str] = []
+
+    def generate(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        super().generate(requests)
+        self.prompts += [request.prompt[-1]["content"] for request in requests]
+        answers = [[self.each(request, index) for index in range(len(request.draws))] for request in requests]
+        return [[Completion(text, [0] * len(text.split()), finished) for text, finished in own] for own in answers]

@@ -15,6 +15,7 @@ import pytest
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
 from alignment.distributed.generate import shared
+from alignment.inference import judging
 from alignment.inference.requests import Request
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
@@ -74,15 +75,38 @@ def chain(folder: Path) -> Run:
         documents(folder),
         {"name": "document-qa", "kind": "generate", "recipe": "document_qa", "teacher": "base",
          "passages": ["import-documents/train"], "take": 4, "rounds": 2, "questions_per_request": 2},
+        {"name": "contrastive", "kind": "generate", "recipe": "contrastive", "teacher": "base", "rows": ["data/train"],
+         "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
-        {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
-         "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
+        {"name": "import-reward", "kind": "import", "role": "reward", "model": small.BASE["model"]},
+        {"name": "import-embedder", "kind": "import", "role": "embedder", "model": small.BASE["model"]},
+        {"name": "select-quality", "kind": "select", "by": "quality", "rows": ["data/train"], "quantile": 0.25,
+         "score": {"model": "import-reward"}},
+        {"name": "select-coverage", "kind": "select", "by": "coverage", "rows": ["data/train"],
+         "embedder": "import-embedder", "pooling": "mean", "take": 4},
+        {"name": "select-random", "kind": "select", "by": "random", "rows": ["data/train"], "take": 4},
+        {"name": "select-union", "kind": "select", "by": "union", "rows": ["select-random/train", "data/dev"]},
+        *({"name": name, **kind, "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
+           "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4},
+           "score": {**SCORE, "judge": {"model": "base", "mode": "compare"}}}
+          for name, kind in (("sample", {"kind": "sample"}),
+                             ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
+        {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
+         "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "score": SCORE, "bootstrap": 100, "sampling": SHORT},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )
+
+
+def says(request: Request) -> tuple[str, bool]:
+    """As a judge, that short answers are good and the first of two is better; as a teacher, a long one."""
+    text = request.prompt[-1]["content"]
+    if "/judge/" not in request.id:
+        return f"The thing has many colours, {len(text)} in all, as one sees from afar.", True
+    return "Verdict: A" if "Answer B:" in text else f"Score: {9 if 'many colours' not in text else 2}", True
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +115,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
-        patch.setattr(shared, "open_engine", lambda context, name: Scripted(taught))
+        patch.setattr(shared, "open_engine", lambda context, name: Scripted(
+            says if context.stage.name == "contrastive" else taught))
+        patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():
         assert artifact is not None

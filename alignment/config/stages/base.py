@@ -16,8 +16,10 @@ from alignment.config.stages.strategies import Adapter
 
 if TYPE_CHECKING:
     from alignment.config.stages.endpoint import EndpointModel
+    from alignment.config.stages.sampling import Sampling
 
-Role = Literal["policy", "reward"]
+Role = Literal["policy", "reward", "embedder"]
+"""What a model has to be; where an embedder is asked for, a language model serves too."""
 
 
 class ModelRef(NamedTuple):
@@ -25,12 +27,14 @@ class ModelRef(NamedTuple):
 
     Attributes:
         asked: whether it is asked alone, so that an endpoint, which has no weights here, serves as well.
+        drawn: how its answers are drawn, with the place in the config, where the stage's `samplings` do not say.
     """
 
     place: Place
     stage: str
     role: Role
     asked: bool = False
+    drawn: tuple[tuple[Place, Sampling], ...] = ()
 
 
 class RowsPlace(NamedTuple):
@@ -104,7 +108,7 @@ class Stage(Strict):
 
     tag: ClassVar[str]
     """The stage kind or method by one name: import-model, sft, sample, ..."""
-    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files", "endpoint"]]
+    makes: ClassVar[Literal["rows", "policy", "reward", "embedder", "table", "files", "endpoint"]]
     known_by: ClassVar[str | None] = None
     """What tells it from other classes of its `kind`, where a key of its own does not."""
     body: ClassVar[str]

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
-from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
+from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
+from alignment.config.stages.score import Scorer
 
 REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""

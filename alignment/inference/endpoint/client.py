@@ -8,12 +8,13 @@ is kept. Redirects are not followed: the key would go along.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from alignment.config.secrets import key_from
 from alignment.config.stages.endpoint import EndpointModel
 from alignment.errors import ConfigError
 from alignment.inference.endpoint.messages import to_openai
@@ -63,21 +64,11 @@ class Broken:
 Result = Said | Refused | Broken
 
 
-def key_of(model: EndpointModel, where: str) -> str | None:
-    """The key, from the environment; None where none is asked for.
-
-    Raises:
-        ConfigError: the variable is not set, or holds what no header can.
-    """
-    if model.key_env is None:
-        return None
-    key = os.environ.get(model.key_env, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ConfigError("the endpoint's key is not in the environment", where=where,
-                          found=f"{model.key_env}, {'with letters that no header has' if key else 'empty or not set'}",
-                          expected="the key as its value, where the stage is made",
-                          hint="on a cluster: env_from of the profile names the Secret")
-    return key
+def package(where: str) -> None:
+    """Raises ConfigError: the openai package is not installed."""
+    if find_spec("openai") is None:
+        raise ConfigError("the openai package is not installed", where=where, expected="an engine for endpoints",
+                          hint="pip install 'kubealign[endpoint]'")
 
 
 class Client:
@@ -89,7 +80,7 @@ class Client:
 
     def __init__(self, model: EndpointModel, where: str) -> None:
         self.model = model
-        self._key = key_of(model, where)
+        self._key = None if model.key_env is None else key_from(model.key_env, where)
         self._openai = _opened(model, self._key, where)
 
     def __repr__(self) -> str:
@@ -170,11 +161,9 @@ class Client:
 
 
 def _opened(model: EndpointModel, key: str | None, where: str) -> AsyncOpenAI:
-    try:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-    except ImportError as error:
-        raise ConfigError("the openai package is not installed", where=where, expected="an engine for endpoints",
-                          hint="pip install 'kubealign[endpoint]'") from error
+    package(where)
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
     return AsyncOpenAI(
         base_url=model.base_url, api_key=key or "none", max_retries=0, timeout=model.timeout,
         http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=model.timeout),

@@ -64,12 +64,14 @@ class Options:
         passage_prompt: user message of the passage formats, with {passage} and {question}.
         split_field: field of the file that names the row's split; kept in meta.split.
         splits: the names that are allowed there.
+        unanswerable: answer of the questions that their passage does not answer (squad, musique); None: they have none.
     """
 
     system: str | None = None
     passage_prompt: str = "{passage}\n\n{question}"
     split_field: str | None = None
     splits: tuple[str, ...] = ()
+    unanswerable: str | None = None
 
 
 def read_source(
@@ -80,6 +82,7 @@ def read_source(
     columns: dict[str, str] | None = None,
     seen: Seen | None = None,
     unread: Counter[str] | None = None,
+    clean: Callable[[Record], Record] | None = None,
 ) -> Iterator[Record | BadRow]:
     """Records and bad rows of one file, in the file's order.
 
@@ -91,6 +94,7 @@ def read_source(
         seen: shared between sources, so that a row which two files hold is kept once.
         unread: gets the keys that good rows have, or a document around its rows, and the format does not read, each
             with its number.
+        clean: gives each good row back, changed or not, or raises a RowError: why it is left out.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -108,12 +112,12 @@ def read_source(
             unread.update(above(document))
     else:
         rows = read_rows(path, name)
-    return import_rows(rows, format, name, options, seen, unread)
+    return import_rows(rows, format, name, options, seen, unread, clean)
 
 
 def import_rows(
     rows: Iterable[Row | BadRow], format: str, name: str, options: Options = Options(), seen: Seen | None = None,
-    unread: Counter[str] | None = None,
+    unread: Counter[str] | None = None, clean: Callable[[Record], Record] | None = None,
 ) -> Iterator[Record | BadRow]:
     """Raw rows -> records and bad rows, one for each, in order."""
     parse, seen = FORMATS[format], seen or Seen()
@@ -128,6 +132,8 @@ def import_rows(
             record = _finish(parse(value), value, row.number, format, name, options)
             check(record)
             seen.add(record)
+            if clean is not None:
+                check(record := clean(record))
         except RowError as error:
             yield BadRow(name, row.number, str(error), row.raw)
         except RecursionError:
@@ -142,6 +148,8 @@ def _finish(
     record: Record, row: dict[str, Any], number: int, format: str, name: str, options: Options
 ) -> Record:
     """Add what no format knows: id, source, split, the passage's user message, the system message."""
+    if options.unanswerable is not None:
+        record = passages.answered(record, options.unanswerable)
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)

@@ -37,7 +37,7 @@ def _learned(field: str) -> tuple[str, ...]:
 _DROP = ("number", "spans", "date", "date.day", "date.month", "date.year")
 
 READ: dict[str, tuple[str, ...]] = {
-    "messages": (*_turns("messages"), *_learned("messages"), "tools"),
+    "messages": (*_turns("messages"), *_learned("messages"), "tools", "parallel_tool_calls"),
     "prompt-completion": (*_turns("prompt", "completion"), "tools"),
     "preference": (*_turns("prompt", "chosen", "rejected", "completion"), "tools"),
     "unpaired": (*_turns("prompt", "completion", "messages"), "label", "tools"),
@@ -51,7 +51,7 @@ READ: dict[str, tuple[str, ...]] = {
     "pandalm": ("instruction", "input", "response1", "response2", "annotator1", "annotator2", "annotator3"),
     "stack-exchange-paired": ("question", "response_j", "response_k", "qid"),
     "passage-qa": ("passage", "question", "answer", "rejected", "type"),
-    "squad": ("context", "question", "answers", "answers[].text", "is_impossible"),
+    "squad": ("context", "question", "answers", "answers[].text", "answers.text", "is_impossible"),
     "boolq": ("passage", "question", "answer"),
     "drop": ("passage", "question", "answer", *(f"answer.{key}" for key in _DROP), "validated_answers",
              *(f"validated_answers[].{key}" for key in _DROP)),

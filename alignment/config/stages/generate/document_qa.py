@@ -11,7 +11,7 @@ from alignment.config.prompts import PromptFile
 from alignment.config.stages.base import Finding, RowsPlace
 from alignment.config.stages.fields import Place, Positive, RowsRef, Strict
 from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
-from alignment.config.stages.sample import Sampling
+from alignment.config.stages.sampling import Sampling
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Branch = Literal["judgmental", "open"]
