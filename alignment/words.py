@@ -72,6 +72,29 @@ def pieces(text: str) -> list[str]:
     return parts.findall(trimmed.sub(" ", text))
 
 
+def word_starts(text: str) -> list[int]:
+    """Where each word begins in the text as it stands: between two of these places nothing may be cut apart.
+
+    Words are what stands between blanks, and the units of scripts without them; signs belong to the word before them.
+    """
+    if text.isascii():
+        return [match.start() for match in re.finditer(r"\S+", text)]
+    parts, _ = _pieces()
+    starts: list[int] = []
+    end, lettered = -1, False
+    for match in parts.finditer(text):
+        first = next((place for place, sign in enumerate(match[0]) if sign.isalnum()), None)
+        if match.start() > end:
+            starts.append(match.start())
+            lettered = first is not None
+        elif not lettered:  # an opening bracket goes with what it opens
+            lettered = first is not None
+        elif first is not None:  # a full stop after a Chinese character belongs to that, a mark to its letter
+            starts.append(match.start() + first)
+        end = match.end()
+    return starts
+
+
 @cache
 def punctuation(*, typographic: bool) -> re.Pattern[str]:
     """A sign of punctuation: ASCII's and category P; the curly quotes and dashes of Latin typesetting if wanted."""

@@ -16,12 +16,14 @@ from typing import Any
 from alignment import templates
 from alignment.artifacts import Artifact
 from alignment.checks.contrast import contrastable
+from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.looked import look
 from alignment.checks.machine import train
+from alignment.checks.passages import questionable
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
@@ -34,12 +36,14 @@ from alignment.config import (
     AnyStage,
     Choose,
     Contrastive,
+    DocumentQa,
     Evaluate,
     FolderModel,
     Generate,
     GgufModel,
     HubModel,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
@@ -278,6 +282,11 @@ def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from seedable(run, sight, stage)
 
 
+def _document_qa(run: Run, stage: DocumentQa, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from questionable(run, sight, stage)
+
+
 def _import_reader(run: Run, stage: ImportReader, sight: Sight) -> Wrong:
     try:
         MODELS[type(stage.model)](stage.name, stage.model)
@@ -295,6 +304,8 @@ def _import_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
 def _quality(run: Run, stage: SelectQuality, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from judgeable(sight, stage)
+
+
 def _contrastive(run: Run, stage: Contrastive, sight: Sight) -> Wrong:
     yield from _generate(run, stage)
     yield from _scoring(stage)
@@ -425,16 +436,17 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
-    ImportReader: _import_reader, ImportReward: _import_reward, SelectQuality: _quality, SelectCoverage: coverable,
-    SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
-    Contrastive: _contrastive, TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
-    Choose: _choose,
+    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, ImportDocuments: readable,
+    ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
+    DocumentQa: _document_qa, Contrastive: _contrastive, SelectQuality: _quality, SelectCoverage: coverable,
+    SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable, TrainBase: _train, Online: _online,
+    Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, Generate: _hygiene_here,
-    ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, ImportDocuments: _nothing,
+    Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
+    Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -318,7 +318,9 @@ def _show_texts(record: Record) -> None:
             out().print(Text(f"  {key}: {json.dumps(turn[key], ensure_ascii=False)}"), soft_wrap=True)
     if record.label is not None:
         say(f"label: {record.label}")
-    for key in ("origin", "similar"):
+    if record.type == "passage":
+        out().print(Text(str(record.meta["passage"])), soft_wrap=True)
+    for key in ("document", "origin", "similar"):
         if key in record.meta:
             out().print(Text(f"  {key}: {json.dumps(record.meta[key], ensure_ascii=False)}"), soft_wrap=True)
 

@@ -96,7 +96,8 @@ class ComparedTexts:
         """Take one row more."""
         row = len(self.ids)
         self.ids.append(text.id)
-        prompt, passage = number_of(text.prompt), number_of(text.passage) if text.passage else 0
+        # A passage alone has no prompt, and shares none.
+        prompt, passage = (number_of(part) if part else 0 for part in (text.prompt, text.passage))
         name = passage or (prompt if text.name == text.prompt else number_of(text.name))
         for column, value in zip(self._columns.values(), (number_of(text.id), prompt, passage, name), strict=True):
             column.append(value)

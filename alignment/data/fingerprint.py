@@ -20,10 +20,11 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from alignment.artifacts import cache_folder, sha256_of
-from alignment.config import FolderModel, GgufModel
+from alignment.config import DocumentFile, FolderModel, GgufModel
+from alignment.config.stages.documents import ENDINGS
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.unreadable import unreadable
-from alignment.errors import ArtifactError, ModelError
+from alignment.errors import ArtifactError, DataError, ModelError
 from alignment.progress import waiting
 
 SMALL = 64 * 2**20
@@ -54,6 +55,14 @@ def file_digest(path: str) -> str:
         if "://" not in path and not isinstance(error, OSError | ValueError | ImportError):
             raise
         raise unreadable(path, error) from error
+
+
+def document_digest(stage: str, file: DocumentFile) -> str:
+    """sha256 of a document; raises DataError also for a folder or a pattern without one."""
+    if "://" not in file.path and on_this_machine(file.path).is_dir():
+        raise DataError("there is no document to read", where=f"stage {stage}, documents", found=file.path,
+                        expected=f"files that end in {' '.join(ENDINGS)}")
+    return file_digest(file.path)
 
 
 def folder_digest(stage: str, model: FolderModel) -> dict[str, str]:

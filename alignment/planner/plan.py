@@ -19,6 +19,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
@@ -199,14 +200,23 @@ def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
+    def to_come() -> dict[str, RowSet]:
+        if hub := [source.place for source in stage.data if source.path is None]:
+            raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching "
+                            "them all", where=f"stage {stage.name}", found=", ".join(hub),
+                            hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
+        return rows.of_sources(state.run, stage, state.lengths)
+
+    return _import_rows(state, stage, to_come)
+
+
+def _import_documents(state: _State, stage: ImportDocuments) -> StagePlan:
+    return _import_rows(state, stage, lambda: rows.of_documents(state.run, stage, state.lengths))
+
+
+def _import_rows(state: _State, stage: AnyStage, to_come: Callable[[], dict[str, RowSet]]) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
-    hub = [source.place for source in stage.data if source.path is None]
-    if artifact is None and hub:
-        raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching them "
-                        "all", where=f"stage {stage.name}", found=", ".join(hub),
-                        hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
-    sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-            else rows.of_sources(state.run, stage, state.lengths))
+    sets = rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None else to_come()
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}
     every = rows.together(list(sets.values()))
     return StagePlan(stage.name, stage.title(), rows=every.rows, rows_known=every.known, counted=every.counted,
@@ -514,8 +524,9 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
-    ImportData: _import_data, Generate: _generate, Select: _select, SelectQuality: _quality,
-    SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few, Contrastive: _contrastive,
+    ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
+    SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
+    Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

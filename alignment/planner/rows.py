@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import FieldSplit, ImportData, Run, Sample
+from alignment.config import FieldSplit, ImportData, ImportDocuments, Run, Sample
+from alignment.config.stages.fields import on_this_machine
+from alignment.data.documents.readers import missing
+from alignment.data.documents.rows import Reading
 from alignment.data.hygiene import Cleaner, lacks
+from alignment.data.import_documents import divided_documents
 from alignment.data.read import SourceRows, divided, read_sources
 from alignment.records import Record, each_line, record_of
 from alignment.records.few import Few
@@ -90,6 +94,8 @@ def measure(records: Sequence[Record], lengths: Lengths, counted: bool) -> RowSe
     prompts, answers, rejected = [], [], []
     for record in records:
         turns = [message["content"] for message in record.conversation()]
+        if record.type == "passage":
+            turns = [record.meta["passage"]]
         answer = turns.pop() if record.completion is not None or record.messages else ""
         prompts.append("\n".join(turns))
         answers.append(answer)
@@ -180,6 +186,48 @@ def of_few(run: Run, stage: ImportData, sources: Sequence[SourceRows], lengths: 
             rows.append(replace(found, rows=round(taken * share), known=False, about=True, counted=False,
                                 looked=len(source.good) * share))
     return {name: together(rows) for name, rows in sets.items()}
+
+
+READ_NOW = 4_000_000
+"""Bytes of documents up to which they are read before their stage is made."""
+_SLOW = {"pdf": 8, "docx": 4}
+"""Kind of file -> how much longer a byte of it takes."""
+
+
+def preview_documents(run: Run, stage: ImportDocuments) -> tuple[Preview, Reading] | None:
+    """What an import of documents will write; None where that is not known now: it is too much, or
+    elsewhere, or a library that reads it is not here.
+
+    Raises:
+        DataError: a file cannot be opened.
+    """
+    files = stage.listed().files
+    if any("://" in file.path or missing(file.kind) for file in files) or sum(
+            on_this_machine(file.path).stat().st_size * _SLOW.get(str(file.kind), 1) for file in files
+            if on_this_machine(file.path).is_file()) > READ_NOW:
+        return None
+    made, reading = Preview(), Reading(stage)
+    rows = [row for file in files for row in reading.each(file)]
+    made.bad = [row for row in rows if isinstance(row, BadRow)]
+    made.read = len(rows)
+    made.splits, _ = divided_documents(run, stage, [row for row in rows if isinstance(row, Record)])
+    return made, reading
+
+
+def of_documents(run: Run, stage: ImportDocuments, lengths: Lengths | None) -> dict[str, RowSet]:
+    """Each split of an import of documents that has not run; of many, a guess from their bytes. Raises DataError when a
+    file cannot be opened."""
+    seen = preview_documents(run, stage)
+    if seen is not None:
+        return {name: measure(records, lengths or by_characters, lengths is not None)
+                for name, records in seen[0].splits.items()}
+    sizes = [on_this_machine(file.path).stat().st_size for file in stage.listed().files if "://" not in file.path]
+    tokens = stage.chunk_words * 1.4
+    guessed = max(1.0, sum(sizes) / CHARS_PER_TOKEN / tokens)
+    take = run.scaled(stage.take)
+    one = RowSet(guessed if take is None else min(take, guessed), tokens, longest=tokens, known=False)
+    ratios = {"train": 1.0} if stage.split is None else stage.split.ratios
+    return {name: replace(one, rows=one.rows * ratios[name]) for name in stage.splits()}
 
 
 def of_sample(run: Run, stage: Sample, prompts: RowSet) -> dict[str, RowSet]:

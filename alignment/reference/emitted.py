@@ -14,9 +14,11 @@ from typing import Any, Literal
 from alignment.config import (
     Choose,
     Contrastive,
+    DocumentQa,
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
@@ -291,6 +293,13 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("mean_answer_words", f"Mean length of the answers in {_WORDS}.", POSITIVE, when="rows have answers"),
         Metric("max_answer_words", "Length of the longest answer.", COUNT, when="rows have answers"),
     ),
+    ImportDocuments: (
+        Metric("documents", "Files that were read.", COUNT),
+        Metric("rows_SPLIT", "Passages of each split.", COUNT),
+        Metric("mean_passage_words", "Mean length of a passage, its headings included; each Chinese character is a "
+                                     "word.", POSITIVE),
+        Metric("max_passage_words", "Length of the longest.", COUNT),
+    ),
     TrainBase: (
         Metric("steps", "Optimizer steps made.", COUNT),
         Metric("supervised_tokens", "Tokens that a loss is taken over, in one epoch; of answers still to be drawn, the "
@@ -306,6 +315,19 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("kept_share", "tasks by proposed.", SHARE, "higher"),
         Metric("classification_share", "Share of the tasks that the teacher called classifications.", SHARE),
         Metric("mean_similar", "Mean over the tasks of their mean ROUGE-L F against the pool that they came to.", SHARE,
+               "lower"),
+        _FINISHED,
+    ),
+    DocumentQa: (
+        _REQUESTS,
+        Metric("rounds", "Rounds of questions and their answers.", COUNT),
+        Metric("proposed", "Questions that the teacher proposed, whatever became of them.", COUNT),
+        Metric("passages", "Passages with at least one row.", COUNT, "higher"),
+        Metric("rows_train", "Rows written: a question with its answer each.", COUNT, "higher"),
+        Metric("kept_share", "rows_train by proposed.", SHARE, "higher"),
+        Metric("judgmental_share", "Share of the rows whose question yes or no answers.", SHARE),
+        Metric("yes_share", "Share of yes among these. Near 0 or 1, a model learns to say it always.", SHARE),
+        Metric("mean_similar", "Mean over the rows of their mean ROUGE-L F against the pool that they came to.", SHARE,
                "lower"),
         _FINISHED,
     ),
@@ -436,6 +458,11 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "examples": "Up to 20, each with row, seen (the other row) and reason.",
         }, when="split by field, and the file's splits overlap"),
     ),
+    ImportDocuments: (
+        Event("document", "A file was read.", {
+            "name": "What its rows call it.", "passages": "Passages of it.", "refused": "Reason -> how many.",
+        }),
+    ),
     Generate: (_BATCH, _HYGIENE, _REFUSED),
     SelfInstruct: (
         _BATCH,
@@ -456,6 +483,15 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "left": "Rows that wait for another.",
         }),
         _HYGIENE,
+        _REFUSED,
+    ),
+    DocumentQa: (
+        _BATCH,
+        Event("round", "The answers of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it, for questions and for answers.",
+            "proposed": "Questions proposed.", "questions": "Those that were asked to be answered.",
+            "kept": "Rows kept.",
+        }),
         _REFUSED,
     ),
     Sample: (

@@ -16,6 +16,7 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
@@ -136,8 +137,9 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, Generate: Section("generation", _generation),
-    ImportReader: None, Select: Section("selection", _selection), TrainBase: Section("training", _training),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
+    TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

@@ -20,6 +20,7 @@ from alignment.inference.requests import Request
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
+from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
 from tests.generation.scripted import Scripted, good_teacher
 
@@ -48,6 +49,19 @@ def seeds(folder: Path) -> dict[str, Any]:
             "split": {"by": "ratio", "ratios": {"train": 1.0}}}
 
 
+def documents(folder: Path) -> dict[str, Any]:
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text("The harbour is nine metres deep, and it freezes in most winters. Ferries "
+                                           "stop then, and the pilot repairs the nets of his sister.")
+    return {"name": "import-documents", "kind": "import", "documents": [{"path": str(folder / "docs")}]}
+
+
+def taught(request: Request) -> tuple[str, bool]:
+    """Self-instruct's tasks, or questions and answers."""
+    asked = request.prompt[-1]["content"]
+    return said(asked, request.id) if asked.startswith("Passage:") else good_teacher(request)
+
+
 def chain(folder: Path) -> Run:
     """Every kind and method; a stage is called as its class is tagged, but for base and data."""
     held = {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}
@@ -58,6 +72,9 @@ def chain(folder: Path) -> Run:
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
          "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3, "hygiene": {"personal_data": ["email"]}},
+        documents(folder),
+        {"name": "document-qa", "kind": "generate", "recipe": "document_qa", "teacher": "base",
+         "passages": ["import-documents/train"], "take": 4, "rounds": 2, "questions_per_request": 2},
         {"name": "contrastive", "kind": "generate", "recipe": "contrastive", "teacher": "base", "rows": ["data/train"],
          "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7, "hygiene": {"personal_data": ["ip"]}},
         {"name": "import-endpoint", "kind": "import",
@@ -99,7 +116,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
         patch.setattr(shared, "open_engine", lambda context, name: Scripted(
-            says if context.stage.name == "contrastive" else good_teacher))
+            says if context.stage.name == "contrastive" else taught))
         patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Tag
 
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
+from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.generate import RECIPES
@@ -25,7 +26,7 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData,
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData, ImportDocuments,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
     Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""

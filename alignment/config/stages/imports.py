@@ -380,7 +380,7 @@ class ImportData(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is None
+        return super().is_meant(get) and get("model") is None and get("documents") is None
 
     def splits(self) -> tuple[str, ...]:
         return self.split.splits

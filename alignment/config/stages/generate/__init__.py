@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from alignment.config.stages.base import Stage
 from alignment.config.stages.generate.contrastive import Contrastive
+from alignment.config.stages.generate.document_qa import DocumentQa
 from alignment.config.stages.generate.judged_pairs import JudgedPairs
 from alignment.config.stages.generate.self_instruct import SelfInstruct
 
-RECIPES: tuple[type[Stage], ...] = (SelfInstruct, Contrastive, JudgedPairs)
+RECIPES: tuple[type[Stage], ...] = (SelfInstruct, DocumentQa, Contrastive, JudgedPairs)
 """Every recipe, in the order in which errors and documents list them."""
