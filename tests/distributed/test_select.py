@@ -213,7 +213,8 @@ def test_what_is_known_before_launch_is_said_by_check(tmp_path: Path, stages: li
 
 @pytest.mark.parametrize(("stage", "said"), [
     (quality(), "give threshold or quantile"), (quality(threshold=0.0, quantile=0.5), "give threshold or quantile"),
-    (coverage(embedder="base"), "give take or share"), (coverage(take=3, embedder="data"), "an import with role: embedder"),
+    (coverage(embedder="base"), "give take or share"),
+    (coverage(take=3, embedder="data"), "an import with role: embedder"),
     (quality(threshold=0.0, score={"model": "base"}), "stage of method reward, or an import with role: reward"),
     ({"name": "n", "kind": "select", "by": "necessity", "rows": ["data/train"], "answers": "data/dev",
       "threshold": 0.0}, "has no scored answers"),
