@@ -213,8 +213,9 @@ def test_what_is_known_before_launch_is_said_by_check(tmp_path: Path, stages: li
 
 @pytest.mark.parametrize(("stage", "said"), [
     (quality(), "give threshold or quantile"), (quality(threshold=0.0, quantile=0.5), "give threshold or quantile"),
-    (coverage(embedder="base"), "give take or share"), (coverage(take=3, embedder="data"), "stage of import-embedder"),
-    (quality(threshold=0.0, score={"model": "base"}), "stage of import-reward or reward"),
+    (coverage(embedder="base"), "give take or share"),
+    (coverage(take=3, embedder="data"), "an import with role: embedder"),
+    (quality(threshold=0.0, score={"model": "base"}), "stage of method reward, or an import with role: reward"),
     ({"name": "n", "kind": "select", "by": "necessity", "rows": ["data/train"], "answers": "data/dev",
       "threshold": 0.0}, "has no scored answers"),
     ({"name": "n", "kind": "select", "by": "quantity", "rows": ["data/train"]}, "by .of a select stage. is one of"),
