@@ -20,6 +20,8 @@ from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.machine import train
+from alignment.checks.new_tokens import learned
+from alignment.checks.retrieved import answerable
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
@@ -38,6 +40,7 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    MultiHop,
     Run,
     Sample,
     SelfInstruct,
@@ -213,6 +216,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     if (said := stage.defaulted()) is not None:
         sight.note(stage.name, said)
     yield from adaptable(sight, stage)
+    yield from learned(run, stage)
     yield from learnable(sight, stage)
     yield from tellable(sight, stage)
     yield from comparable(run, sight, stage)
@@ -248,6 +252,11 @@ def _generate(run: Run, stage: Generate) -> Wrong:
 def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from _generate(run, stage)
     yield from seedable(run, sight, stage)
+
+
+def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from answerable(run, sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
@@ -355,6 +364,7 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    MultiHop: _multihop,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""

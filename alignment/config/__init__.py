@@ -23,6 +23,7 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.generate.base import Generate
+from alignment.config.stages.generate.multihop import MultiHop
 from alignment.config.stages.generate.self_instruct import Filters, SelfInstruct
 from alignment.config.stages.imports import (
     FieldSplit,
@@ -44,9 +45,9 @@ from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 __all__ = [
     "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Dpo", "EndpointModel",
     "Evaluate", "FieldSplit", "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images",
-    "ImportData", "ImportEndpoint", "ImportModel", "Lora", "Outside", "Pod", "Profile", "QLora", "RatioSplit", "Reward",
-    "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "SelfInstruct", "Sft", "ShippedTemplate", "Source",
-    "Stage", "StageOverride", "Storage",
+    "ImportData", "ImportEndpoint", "ImportModel", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora",
+    "RatioSplit", "Reward", "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "SelfInstruct", "Sft",
+    "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage",
     "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run",
     "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

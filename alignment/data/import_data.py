@@ -92,7 +92,8 @@ def _read_all(context: StageContext, stage: ImportData) -> _Read:
 
 def check_template(stage: ImportData) -> None:
     """Raises DataError where a stage with passages has a passage_prompt that lacks a slot or has a strange one."""
-    if not any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data):
+    asked = any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data)
+    if stage.retrieve or not asked:
         return
     missing = [name for name in ("{passage}", "{question}") if name not in stage.passage_prompt]
     if missing:

@@ -14,6 +14,9 @@ from alignment.data.splits import by_field, by_ratio
 from alignment.records import Record
 from alignment.records.importers import BadRow, Options, Seen, read_source
 
+UNANSWERABLE = "unanswerable"
+"""Kind of a row whose passage does not answer it."""
+
 
 @dataclass
 class SourceRows:
@@ -39,7 +42,7 @@ def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
     Raises:
         DataError: a file cannot be used.
     """
-    options = Options(stage.system, stage.passage_prompt)
+    options = Options(stage.system, stage.passage_prompt, retrieve=bool(stage.retrieve))
     if isinstance(stage.split, FieldSplit):
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()
@@ -50,8 +53,19 @@ def read_sources(run: Run, stage: ImportData) -> Iterator[SourceRows]:
                 made.bad.append(row)
             else:
                 made.good.append(row)
-        made.taken = draw(made.good, run.scaled(source.take), run.seed, name)
+        made.taken = _taken(run, source, made.good, name)
         yield made
+
+
+def _taken(run: Run, source: Source, good: list[Record], name: str) -> list[Record]:
+    if source.take_unanswerable is None:
+        return draw(good, run.scaled(source.take), run.seed, name)
+    without = [record.meta.get("kind") == UNANSWERABLE for record in good]
+    parts = [[record for record, lacks in zip(good, without, strict=True) if lacks == wanted]
+             for wanted in (False, True)]
+    kept = {record.id for part, take in zip(parts, (source.take, source.take_unanswerable), strict=True)
+            for record in draw(part, run.scaled(take), run.seed, name)}
+    return [record for record in good if record.id in kept]
 
 
 def divided(run: Run, stage: ImportData, taken: list[Record]) -> tuple[dict[str, list[Record]], list[Record]]:

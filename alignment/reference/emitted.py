@@ -18,6 +18,7 @@ from alignment.config import (
     ImportData,
     ImportEndpoint,
     ImportModel,
+    MultiHop,
     Sample,
     SelfInstruct,
     Stage,
@@ -283,6 +284,19 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                "lower"),
         _FINISHED,
     ),
+    MultiHop: (
+        _REQUESTS,
+        Metric("rounds", "Rounds of requests for comparisons.", COUNT),
+        Metric("proposed", "Comparisons that the teacher was asked for and answered.", COUNT),
+        Metric("comparisons", "Comparisons written, with all of their answers.", COUNT, "higher"),
+        Metric("kept_share", "comparisons by proposed.", SHARE, "higher"),
+        Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
+        Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
+        Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
+                            "the one that was drawn.", SHARE, "higher"),
+        Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
+        _FINISHED,
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -379,6 +393,14 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
         Event("round", "The answers of a round were read.", {
             "round": "Its number.", "requests": "Requests in it.", "proposed": "Instructions proposed.",
             "kept": "Tasks kept.", "pool": "Seeds and tasks now.",
+        }),
+        _REFUSED,
+    ),
+    MultiHop: (
+        _BATCH,
+        Event("round", "The comparisons of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it.", "kept": "Comparisons that passed.",
+            "comparisons": "So many now.",
         }),
         _REFUSED,
     ),

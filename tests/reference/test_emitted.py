@@ -19,7 +19,8 @@ from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_generate import seed_rows
-from tests.generation.scripted import Scripted, good_teacher
+from tests.generation.hops import hop_teacher
+from tests.generation.scripted import Scripted
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
@@ -56,6 +57,8 @@ def chain(folder: Path) -> Run:
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
          "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+        {"name": "multihop", "kind": "generate", "recipe": "multihop", "teacher": "base", "take": 4,
+         "requests_per_round": 4, "negative_share": 1.0},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
@@ -73,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
-        patch.setattr(shared, "open_engine", lambda context, name: Scripted(good_teacher))
+        patch.setattr(shared, "open_engine", lambda context, name: Scripted(hop_teacher))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():
         assert artifact is not None

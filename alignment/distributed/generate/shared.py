@@ -20,6 +20,7 @@ from alignment.config import Generate
 from alignment.config.prompts import read_prompt
 from alignment.context import Outcome, StageContext
 from alignment.data.overlap import find_overlap
+from alignment.data.text import prompt_of
 from alignment.distributed.batches import Maker, make_parts, plan
 from alignment.errors import StageError
 from alignment.generation.asking import Ask, AskBatch, Part, Said
@@ -127,7 +128,7 @@ def apart(context: StageContext, stage: Generate, records: list[Record], bad: li
         for record in left:
             if record.id in found:
                 other, reason = found[record.id]
-                bad.append(Bad(record.id, "rows", "overlaps-held-out", record.prompt[-1]["content"],
+                bad.append(Bad(record.id, "rows", "overlaps-held-out", prompt_of(record)[0]["content"],
                                      {**record.meta["origin"], "held_out": other, "overlap": reason}))
         left = [record for record in left if record.id not in found]
     return left

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from alignment.config.stages.generate.base import Generate
+from alignment.config.stages.generate.multihop import MultiHop
 from alignment.config.stages.generate.self_instruct import SelfInstruct
 
-RECIPES: tuple[type[Generate], ...] = (SelfInstruct,)
+RECIPES: tuple[type[Generate], ...] = (SelfInstruct, MultiHop)
 """Every recipe, in the order in which errors and documents list them."""
