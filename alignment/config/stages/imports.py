@@ -141,6 +141,10 @@ class ImportModel(Stage):
                           "new_tokens of the stage that imports the base")
 
     @property
+    def untaught(self) -> tuple[str, ...]:
+        return self.new_tokens or ()
+
+    @property
     def base(self) -> str | None:
         return self.model.base if isinstance(self.model, FolderModel) else None
 
