@@ -23,7 +23,9 @@ from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.looked import look
 from alignment.checks.machine import train
+from alignment.checks.new_tokens import learned
 from alignment.checks.passages import questionable
+from alignment.checks.retrieved import answerable as retrievable
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
@@ -49,6 +51,7 @@ from alignment.config import (
     ImportReader,
     ImportReward,
     JudgedScorer,
+    MultiHop,
     Run,
     Sample,
     Select,
@@ -247,6 +250,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     if (said := stage.defaulted()) is not None:
         sight.note(stage.name, said)
     yield from adaptable(sight, stage)
+    yield from learned(run, stage)
     yield from learnable(sight, stage)
     yield from tellable(sight, stage)
     yield from comparable(run, sight, stage)
@@ -311,6 +315,11 @@ def _contrastive(run: Run, stage: Contrastive, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from _rubric(stage.score)
     yield from contrastable(sight, stage)
+
+
+def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from retrievable(run, sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
@@ -438,9 +447,9 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, ImportDocuments: readable,
     ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
-    DocumentQa: _document_qa, Contrastive: _contrastive, SelectQuality: _quality, SelectCoverage: coverable,
-    SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable, TrainBase: _train, Online: _online,
-    Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
+    SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {

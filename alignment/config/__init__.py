@@ -27,6 +27,7 @@ from alignment.config.stages.generate.base import Generate
 from alignment.config.stages.generate.contrastive import Contrastive
 from alignment.config.stages.generate.document_qa import DocumentQa, QuestionFilters
 from alignment.config.stages.generate.judged_pairs import JudgedPairs
+from alignment.config.stages.generate.multihop import MultiHop
 from alignment.config.stages.generate.self_instruct import Filters, SelfInstruct
 from alignment.config.stages.imports import (
     FieldSplit,
@@ -64,9 +65,9 @@ __all__ = [
     "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "FieldSplit", "Filters",
     "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
     "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge", "JudgedPairs",
-    "JudgedScorer", "Lora", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
+    "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
     "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge",
-    "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate",
-    "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train",
-    "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate", "Source", "Stage",
+    "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge",
+    "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

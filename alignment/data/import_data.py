@@ -26,7 +26,7 @@ from alignment.config.stages.hygiene import REFUSALS
 from alignment.context import Outcome, StageContext
 from alignment.data.divide import Divided, SplitTally, divide, facts_of, metrics_of, taken_lines
 from alignment.data.hygiene import Cleaner
-from alignment.data.read import drawn, each_source
+from alignment.data.read import drawn_of, each_source, lacks_answer
 from alignment.errors import DataError
 from alignment.records import Record
 from alignment.records.importers import PASSAGE_FORMATS, BadRow
@@ -97,7 +97,7 @@ def _read_all(
     with (good_path.open("wb") as good_file, bad_path.open("wb") as bad_file,
           context.track(f"{stage.name}: read", None, "rows") as tracker):
         for made, rows in each_source(context.run, stage, cleaner):
-            bad, good = Counter[str](), 0
+            bad, lacks = Counter[str](), bytearray()
             for row in tracker.counted(rows):
                 if isinstance(row, BadRow):
                     bad_file.write(f"{row.to_json()}\n".encode())
@@ -106,12 +106,11 @@ def _read_all(
                         read.first_bad.append(row)
                 else:
                     good_file.write(f"{row.to_json()}\n".encode())
-                    good += 1
-            read.taken.append(_taken(good, drawn(good, context.run.scaled(made.source.take), context.run.seed,
-                                                 made.name)))
+                    lacks.append(lacks_answer(row))
+            read.taken.append(_taken(len(lacks), drawn_of(context.run, made, lacks)))
             source = {"path": made.source.place, "format": made.source.format,
                       **({} if made.commit is None else {"commit": made.commit})}
-            counts = {"read": good + bad.total(), "bad": bad.total(), "taken": int(read.taken[-1].sum())}
+            counts = {"read": len(lacks) + bad.total(), "bad": bad.total(), "taken": int(read.taken[-1].sum())}
             unread = dict(made.unread.most_common())
             context.event("source", name=made.name, **source, **counts, unread=unread, reasons=dict(bad))
             read.sources[made.name] = {**source, **counts, **({"unread": unread} if unread else {})}
@@ -165,7 +164,8 @@ def _crossing(context: StageContext, divided: Divided) -> dict[str, int]:
 
 def check_template(stage: ImportData) -> None:
     """Raises DataError where a stage with passages has a passage_prompt that lacks a slot or has a strange one."""
-    if not any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data):
+    asked = any(source.format in PASSAGE_FORMATS or "passage" in source.columns for source in stage.data)
+    if stage.retrieve or not asked:
         return
     missing = [name for name in ("{passage}", "{question}") if name not in stage.passage_prompt]
     if missing:

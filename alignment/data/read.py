@@ -6,7 +6,7 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -19,6 +19,7 @@ from alignment.records.few import Few
 from alignment.records.importers import BadRow, Options, Seen, import_rows, read_source
 from alignment.records.importers.columns import format_of, renamed
 from alignment.records.importers.files import few_of
+from alignment.records.importers.passages import UNANSWERABLE
 
 
 @dataclass
@@ -66,7 +67,8 @@ def each_source(
     Raises:
         DataError: a file cannot be used.
     """
-    options = Options(stage.system, stage.passage_prompt, unanswerable=stage.unanswerable)
+    options = Options(stage.system, stage.passage_prompt, unanswerable=stage.unanswerable,
+                      retrieve=bool(stage.retrieve))
     if isinstance(stage.split, FieldSplit):
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()
@@ -87,8 +89,31 @@ def read_sources(
                 made.bad.append(row)
             else:
                 made.good.append(row)
-        made.taken = draw(made.good, run.scaled(made.source.take), run.seed, made.name)
+        kept = drawn_of(run, made, [lacks_answer(record) for record in made.good])
+        made.taken = made.good if kept is None else [made.good[index] for index in sorted(kept)]
         yield made
+
+
+def lacks_answer(record: Record) -> bool:
+    """Whether the row's passage does not answer it."""
+    return bool(record.meta.get("kind") == UNANSWERABLE)
+
+
+def drawn_of(run: Run, made: SourceRows, lacks: Sequence[int | bool]) -> array[int] | None:
+    """Numbers of the good rows that `take` and `take_unanswerable` draw, in no order; None: all.
+
+    Args:
+        lacks: of each good row, whether its passage does not answer it.
+    """
+    source = made.source
+    if source.take_unanswerable is None:
+        return drawn(len(lacks), run.scaled(source.take), run.seed, made.name)
+    numbers = array("q")
+    for wanted, take in ((False, source.take), (True, source.take_unanswerable)):
+        places = [number for number, lacking in enumerate(lacks) if bool(lacking) == wanted]
+        kept = drawn(len(places), run.scaled(take), run.seed, made.name)
+        numbers.extend(places if kept is None else (places[place] for place in kept))
+    return numbers
 
 
 def _rows(
@@ -129,14 +154,8 @@ def source_names(sources: tuple[Source, ...]) -> list[str]:
     return names
 
 
-def draw(records: list[Record], count: int | None, seed: int, name: str) -> list[Record]:
-    """`count` rows at random (None: all), in their order. A smaller draw is part of a larger one."""
-    kept = drawn(len(records), count, seed, name)
-    return records if kept is None else [records[index] for index in sorted(kept)]
-
-
 def drawn(rows: int, count: int | None, seed: int, name: str) -> array[int] | None:
-    """Numbers of the rows that `draw` takes of so many, in no order; None: all."""
+    """`count` numbers of so many rows at random, in no order; None: all. A smaller draw is part of a larger one."""
     if count is None or count >= rows:
         return None
     order = array("q", range(rows))

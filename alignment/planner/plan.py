@@ -346,13 +346,16 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     if stage.per_row:
         take = round(shown_rows.rows) if take is None else min(take, round(shown_rows.rows))
     assert take is not None, "only where every row may be shown is there no number of them"
+    loads = stage.requests(take)
+    more = shown_rows.rows * any(load.per_row for load in loads)
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-        else {split: rows.at_most(shown_rows, take) for split in stage.splits()}).items()}
+        else {split: rows.at_most(shown_rows, take + more) for split in stage.splits()}).items()}
     size, tokens, seconds, longest, cost = state.sizes[stage.teacher], 0.0, 0.0, 0.0, 0.0
     there = state.run.stage(stage.teacher).endpoint
-    for asked, shown, whole, new in stage.requests(take):
-        prompt = shown * (shown_rows.prompt + (shown_rows.answer if whole else 0))
+    for load in loads:
+        asked, new = load.requests + load.per_row * shown_rows.rows, load.new_tokens
+        prompt = load.own + load.shown * (shown_rows.prompt + (shown_rows.answer if load.answers else 0))
         if there is None:
             prompt = min(stage.longest_prompt, prompt)
         elif there.limits.price is not None:

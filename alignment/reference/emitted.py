@@ -22,6 +22,7 @@ from alignment.config import (
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    MultiHop,
     Sample,
     Select,
     SelectCoverage,
@@ -351,6 +352,19 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         _READ,
         _FINISHED,
     ),
+    MultiHop: (
+        _REQUESTS,
+        Metric("rounds", "Rounds of requests for comparisons.", COUNT),
+        Metric("proposed", "Comparisons that the teacher was asked for and answered.", COUNT),
+        Metric("comparisons", "Comparisons written, with all of their answers.", COUNT, "higher"),
+        Metric("kept_share", "comparisons by proposed.", SHARE, "higher"),
+        Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
+        Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
+        Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
+                            "the one that was drawn.", SHARE, "higher"),
+        Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
+        _FINISHED,
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -491,6 +505,14 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "round": "Its number.", "requests": "Requests in it, for questions and for answers.",
             "proposed": "Questions proposed.", "questions": "Those that were asked to be answered.",
             "kept": "Rows kept.",
+        }),
+        _REFUSED,
+    ),
+    MultiHop: (
+        _BATCH,
+        Event("round", "The comparisons of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it.", "kept": "Comparisons that passed.",
+            "comparisons": "So many now.",
         }),
         _REFUSED,
     ),

@@ -230,6 +230,25 @@ FORMATS: dict[str, Format] = {
          "paragraphs": [{"title": "Bremen", "paragraph_text": "Its port is called Haven."},
                         {"title": "Haven", "paragraph_text": "The harbour is nine metres deep."}]},
     ),
+    "multihop": Format(
+        "Questions that are answered over calls of `retrieve`, as qa_expert has them (docs/multihop.md): conversations "
+        "in which each call carries the long answer before it.",
+        (_QUESTION, Field("final_answer", True, "The answer that is given in the end."),
+         Field("sub_questions", True, "list of {question, paragraph, long_answer, answer, unanswerable}; with several, "
+                                      "or multihop, each needs its long_answer."),
+         Field("answer", False, "The answer in a few words, for evaluation."),
+         Field("src", False, "Where the row comes from; without a kind, the kind."),
+         Field("multihop", False, "Whether the answers are summed up; with one sub-question only."),
+         Field("meta_info", False, "Kept as it is."), Field("tag", False, "Kept as it is.")),
+        {"src": "gen_qa.json", "question": "Is the harbour of Haven deeper than that of Varde?",
+         "final_answer": "Haven's is deeper, by three metres.", "answer": None,
+         "sub_questions": [
+             {"question": "How deep is the harbour of Haven?", "answer": None, "unanswerable": False,
+              "long_answer": "The harbour of Haven is nine metres deep.", "paragraph": _HARBOUR},
+             {"question": "How deep is the harbour of Varde?", "answer": None, "unanswerable": False,
+              "long_answer": "The harbour of Varde is six metres deep.",
+              "paragraph": "Varde's harbour is six metres deep and was built in 1874."}]},
+    ),
     "columns": Format(
         "Any CSV, TSV, Parquet or JSON-lines file whose columns have other names, or must first be put together. The "
         "source's `columns` gives each of our fields a column's name, or a text with {Column} slots, which each row "

@@ -90,6 +90,12 @@ GOOD: dict[str, dict[str, Any]] = {
                  "context": [["Ann", ["Ann sang. ", "Often."]], ["Bob", ["Bob ran."]]]},
     "musique": {"id": "2hop__1_2", "question": "Who?", "answer": "Ann", "answer_aliases": ["Anna"],
                 "answerable": True, "paragraphs": [{"title": "Ann", "paragraph_text": "Ann sang."}]},
+    "multihop": {"id": "e", "src": "gen_qa.json", "question": "Did both sing?", "final_answer": "Ann alone did.",
+                 "answer": None, "sub_questions": [
+                     {"question": "Did Ann sing?", "answer": "yes", "long_answer": "Ann sang.", "unanswerable": False,
+                      "paragraph": "Ann sang."},
+                     {"question": "Did Bob sing?", "answer": None, "long_answer": "Bob did not.",
+                      "paragraph": "Bob only ran."}]},
 }  # fmt: skip
 """Format -> a good row of it."""
 

@@ -22,6 +22,7 @@ from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
@@ -77,6 +78,8 @@ def chain(folder: Path) -> Run:
          "passages": ["import-documents/train"], "take": 4, "rounds": 2, "questions_per_request": 2},
         {"name": "contrastive", "kind": "generate", "recipe": "contrastive", "teacher": "base", "rows": ["data/train"],
          "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7, "hygiene": {"personal_data": ["ip"]}},
+        {"name": "multihop", "kind": "generate", "recipe": "multihop", "teacher": "base", "take": 4,
+         "requests_per_round": 4, "negative_share": 1.0},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         {"name": "import-reward", "kind": "import", "role": "reward", "model": small.BASE["model"]},
@@ -116,7 +119,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
         patch.setattr(shared, "open_engine", lambda context, name: Scripted(
-            says if context.stage.name == "contrastive" else taught))
+            {"contrastive": says, "multihop": hop_teacher}.get(context.stage.name, taught)))
         patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():

@@ -235,6 +235,11 @@ class Stage(Strict):
         return None
 
     @property
+    def untaught(self) -> tuple[str, ...]:
+        """Tokens of its model that nothing was learned of yet."""
+        return ()
+
+    @property
     def base(self) -> str | None:
         """The stage with the full weights, where this one brings an adapter that others made."""
         return None

@@ -129,6 +129,9 @@ class ImportModel(Stage):
     With a fifth, `endpoint`, it is asked and not brought (import-endpoint)."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
+    new_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Special tokens that the model has not and the template writes: `["<|bof|>", "<|eof|>", "<|eot|>"]` for
+    retrieval. Nothing is known of them until a stage trains the embeddings (modules_to_save, or strategy full)."""
     pad_token: str | None = None
     """An existing special token to pad with. Default: the model's own, if it differs from its end token."""
     special_tokens_in_text: Literal["as-text", "as-tokens", "refuse"] | None = None
@@ -141,6 +144,18 @@ class ImportModel(Stage):
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
         return (super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
                 and get("role") not in ROLES)
+
+    def findings(self) -> Iterator[Finding]:
+        tokens = self.new_tokens or ()
+        if any(not token.strip() for token in tokens) or len(set(tokens)) < len(tokens):
+            yield Finding(("new_tokens",), "has an empty text, or one twice", list(tokens), "different texts")
+        if tokens and self.base is not None:
+            yield Finding(("new_tokens",), "an adapter has the tokens of its base", list(tokens),
+                          "new_tokens of the stage that imports the base")
+
+    @property
+    def untaught(self) -> tuple[str, ...]:
+        return self.new_tokens or ()
 
     @property
     def base(self) -> str | None:
@@ -272,6 +287,7 @@ class Source(Strict):
         "drop",
         "hotpotqa",
         "musique",
+        "multihop",
         "stack-exchange-paired",
         "columns",
     ]
@@ -281,6 +297,9 @@ class Source(Strict):
     text with columns in braces, for example "{Type}: {Context}"; braces that are meant are doubled."""
     take: Positive | None = None
     """At most so many rows (times the run's `scale`), drawn with the run's seed; splits are made after that."""
+    take_unanswerable: Positive | None = None
+    """At most so many (times `scale`) of the rows of kind unanswerable (of SQuAD 2.0, of MuSiQue); `take` is then for
+    the others alone."""
     name: Name | None = None
     """Names the source in counts and ids. Default: from the file's name."""
 
@@ -304,6 +323,10 @@ class Source(Strict):
             return self.path
         parts = filter(None, (self.hub, self.config, self.split))
         return f"hub:{'/'.join(parts)}@{self.revision or 'main'}"
+
+
+RETRIEVED = ("squad", "boolq", "drop", "hotpotqa", "musique", "passage-qa", "multihop")
+"""Formats of rows that retrieve: true can make, or that are so already."""
 
 
 class FieldSplit(Strict):
@@ -372,6 +395,9 @@ class ImportData(Stage):
     say.". Left out: they have none, so that a stage may ask them but none learns from them."""
     hygiene: Hygiene | None = None
     """Near duplicates, other languages and personal data: rows left out, or changed, and counted."""
+    retrieve: bool | None = None
+    """true: rows of passage formats become conversations that call `retrieve` for their passages (docs/multihop.md);
+    passage_prompt is then not read."""
     split: Split
     """How rows are divided into the row sets that later stages name as STAGE/SPLIT; `by` says which way."""
     max_bad: Fraction | None = 0.1
@@ -392,6 +418,16 @@ class ImportData(Stage):
         elif self.unanswerable is not None and not self.unanswerable.strip():
             yield Finding(("unanswerable",), "is an answer without text", self.unanswerable, "a text")
         yield from hygiene_findings(self.hygiene)
+        if self.retrieve:
+            yield from self._unretrievable()
+
+    def _unretrievable(self) -> Iterator[Finding]:
+        for index, source in enumerate(self.data):
+            if source.format not in RETRIEVED:
+                yield Finding(("data", index, "format"), "has no passage that could be retrieved", source.format,
+                              f"with retrieve: true one of {', '.join(RETRIEVED)}")
+        for key in {"passage_prompt", "unanswerable"} & self.model_fields_set:
+            yield Finding((key,), "is not read with retrieve: true", getattr(self, key), "one of the two keys")
 
     @property
     def parted(self) -> bool:
@@ -403,7 +439,8 @@ class ImportData(Stage):
 
     @property
     def draws(self) -> bool:
-        return isinstance(self.split, RatioSplit) or any(source.take is not None for source in self.data)
+        return isinstance(self.split, RatioSplit) or any(
+            (source.take, source.take_unanswerable) != (None, None) for source in self.data)
 
     def mended(self) -> dict[str, int]:
         # Rows were cut in the order in which the file has the ratios, which the digest does not know.
@@ -421,6 +458,8 @@ class ImportData(Stage):
                 entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
             entry["take"] = scaled(source.take)
             entry.pop("streaming", None)  # how rows come in, not which
+            if source.take_unanswerable is not None:
+                entry["take_unanswerable"] = scaled(source.take_unanswerable)
         return config
 
     def title(self) -> str:

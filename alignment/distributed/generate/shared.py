@@ -133,7 +133,7 @@ def apart(context: StageContext, stage: Generate, records: list[Record], bad: li
         for record in left:
             if record.id in found:
                 other, reason = found[record.id]
-                bad.append(Bad(record.id, "rows", "overlaps-held-out", record.prompt[-1]["content"],
+                bad.append(Bad(record.id, "rows", "overlaps-held-out", prompt_of(record)[0]["content"],
                                      {**record.meta["origin"], "held_out": other, "overlap": reason}))
         left = [record for record in left if record.id not in found]
     return left if stage.hygiene is None else _clean(context, stage, stage.hygiene, left, bad)

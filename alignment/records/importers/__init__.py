@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.few import Few
-from alignment.records.importers import chat, passages, ranked
+from alignment.records.importers import chat, passages, ranked, retrieval, retrieved
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
@@ -49,6 +49,7 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "drop": passages.drop,
     "hotpotqa": passages.hotpotqa,
     "musique": passages.musique,
+    "multihop": retrieval.multihop,
 }
 """Format -> one raw row to a record. `columns` is not here: it becomes one of these."""
 PASSAGE_FORMATS = frozenset({"passage-qa", "squad", "boolq", "drop", "hotpotqa", "musique"})
@@ -66,6 +67,7 @@ class Options:
         split_field: field of the file that names the row's split; kept in meta.split.
         splits: the names that are allowed there.
         unanswerable: answer of the questions that their passage does not answer (squad, musique); None: they have none.
+        retrieve: passage formats become conversations that retrieve their passages; passage_prompt is not read.
     """
 
     system: str | None = None
@@ -73,6 +75,7 @@ class Options:
     split_field: str | None = None
     splits: tuple[str, ...] = ()
     unanswerable: str | None = None
+    retrieve: bool = False
 
 
 def read_source(
@@ -131,7 +134,7 @@ def import_rows(
         try:
             value = expect(row.value, dict, "the row")
             # Before the row is parsed: a turn that is all tool call has no content, and that is not what is wrong.
-            left = check_keys(value, format, () if options.split_field is None else (options.split_field,))
+            left = check_keys(value, format, _also(format, options))
             record = _finish(parse(value), value, row.number, format, name, options)
             check(record)
             seen.add(record)
@@ -147,6 +150,12 @@ def import_rows(
             yield record
 
 
+def _also(format: str, options: Options) -> tuple[str, ...]:
+    """Keys that are read for another reason than the format."""
+    split = () if options.split_field is None else (options.split_field,)
+    return (*split, *retrieved.READ.get(format, ())) if options.retrieve else split
+
+
 def _finish(
     record: Record, row: dict[str, Any], number: int, format: str, name: str, options: Options
 ) -> Record:
@@ -156,7 +165,10 @@ def _finish(
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)
-    if format in PASSAGE_FORMATS:
+    if format in PASSAGE_FORMATS and options.retrieve:
+        record = retrieved.retrieved(replace(record, meta=meta), row, format)
+        meta = record.meta
+    elif format in PASSAGE_FORMATS:
         record = replace(record, prompt=[user(passages.fill(options.passage_prompt, meta["passage"],
                                                             meta["question"]))])
     record = with_system(record, optional_text(row, "system") or None, differs=True)

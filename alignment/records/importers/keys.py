@@ -58,6 +58,9 @@ READ: dict[str, tuple[str, ...]] = {
     "hotpotqa": ("context", "context.title", "context.sentences", "question", "answer", "type"),
     "musique": ("paragraphs", "paragraphs[].title", "paragraphs[].paragraph_text", "question", "answer",
                 "answer_aliases", "answerable"),
+    "multihop": ("src", "question", "final_answer", "answer", "multihop", "meta_info", "tag", "sub_questions",
+                 *(f"sub_questions[].{key}" for key in ("question", "answer", "long_answer", "paragraph",
+                                                        "unanswerable"))),
 }
 """Format -> the keys that are read beside COMMON: `a.b` is the key b of the object a, `a[].b` of each of a's items."""
 
@@ -86,7 +89,7 @@ _OF_TURNS = {
 """Likewise, for keys of a turn."""
 _ROLE_OF = {"tool_calls": "assistant", "reasoning_content": "assistant", "name": "tool", "tool_call_id": "tool"}
 """Keys of a turn that are read of one role alone."""
-_WHOLE = ("meta", "tools", "tool_calls")
+_WHOLE = ("meta", "tools", "tool_calls", "meta_info", "tag")
 """Objects and lists that are taken as they are."""
 _EMPTY_TEXT = frozenset({"", "[]", "{}", "null", "None"})
 

@@ -19,12 +19,15 @@ Slots = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Load(NamedTuple):
-    """What a step may ask of the teacher: requests, rows shown in each, whether with their answers, longest answer."""
+    """What a step may ask of the teacher: requests, rows shown in each, whether with their answers, longest answer,
+    tokens of the prompt beside the rows, requests for each shown row beside `requests`."""
 
     requests: int
     shown: int
     answers: bool
     new_tokens: int
+    own: int = 0
+    per_row: int = 0
 
 
 class OwnPrompts(Strict):
