@@ -26,7 +26,7 @@ from alignment.generation.bootstrap import Bad, Bootstrap
 from alignment.generation.tasks import Task, seed_task, to_record
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
 
 EXAMPLES = 3
@@ -39,6 +39,7 @@ class Took:
 
     Attributes:
         used: of each answer and failure of an endpoint.
+        engines: who answered, of each batch.
     """
 
     tally: Tally
@@ -47,6 +48,7 @@ class Took:
     answers: int = 0
     finished: int = 0
     used: list[dict[str, Any]] = field(default_factory=list)
+    engines: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, part: Part) -> str:
         """Count one batch; returns what progress says beside."""
@@ -55,6 +57,7 @@ class Took:
         self.answers += sum(one.refused is None for one in part.said)
         self.finished += sum(one.refused is None and one.finished for one in part.said)
         self.used += used
+        self.engines += [part.engine] if part.engine else []
         return self.tally.add(tokens, part.seconds, used)
 
 
@@ -90,7 +93,8 @@ def generate_stage(context: StageContext) -> Outcome:
     context.event("refused", reasons=_by_step(state.bad), examples=_examples(state.bad))
     dropped = Counter(one.reason for one in state.bad) + unfit
     return Outcome(RowCounts(read=read, written=written, dropped=dict(dropped)), _metrics(state, records, took),
-                   {**_facts(state, took), **endpoint_facts(context, {stage.teacher: took.used})})
+                   {**_facts(state, took), **endpoint_facts(context, {stage.teacher: took.used}),
+                    **engine_facts({stage.teacher: took.engines})})
 
 
 def _seeds(context: StageContext, stage: SelfInstruct) -> tuple[int, list[Task], Counter[str]]:

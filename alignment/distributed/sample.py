@@ -18,7 +18,7 @@ from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
 from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
@@ -68,7 +68,9 @@ def sample_stage(context: StageContext) -> Outcome:
     return Outcome(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
         {**measures(answers), "rows_best": float(written["best"]), "rows_pairs": float(written["pairs"])},
-        {"histogram": histogram(answers), "timing": _timing(parts), **_endpoints(context, stage, parts)},
+        {"histogram": histogram(answers), "timing": _timing(parts), **_endpoints(context, stage, parts),
+         **engine_facts({name: [part.engines[source] for part in parts if source in part.engines]
+                         for source, name in (("newest", stage.model), ("previous", stage.previous)) if name})},
     )
 
 

@@ -18,7 +18,7 @@ from alignment.context import StageContext
 from alignment.errors import KubeAlignError, StageError
 from alignment.inference.draws import draws
 from alignment.inference.generator import Generator, Scorer, open_engine, open_scorer
-from alignment.inference.requests import Completion, Draw, EndpointStopped, Failure, Request
+from alignment.inference.requests import Completion, Draw, EndpointStopped, EngineStopped, Failure, Request
 from alignment.records import Record
 from alignment.rewards import RewardFunction, combine, resolve
 from alignment.sampling.answers import Answer, Source
@@ -34,11 +34,13 @@ class Part:
         bad: {"id", "reason", "raw"} of each row without answers, and of each answer that an endpoint refused or failed
             on also which, with what was seen and what it took.
         seconds: spent generating; the only number here that is not the same when made again.
+        engines: which model -> who answered (Generator.made_by); nothing of endpoints.
     """
 
     answers: list[Answer] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line; scores that are NaN are written as NaN, which `from_json` reads."""
@@ -48,7 +50,7 @@ class Part:
     def from_json(cls, text: str) -> Part:
         """Inverse of to_json."""
         raw = json.loads(text)
-        return cls([Answer(**answer) for answer in raw["answers"]], raw["bad"], raw["seconds"])
+        return cls([Answer(**answer) for answer in raw["answers"]], raw["bad"], raw["seconds"], raw.get("engines", {}))
 
 
 def used_by(part: Part) -> Iterator[tuple[Source, dict[str, Any]]]:
@@ -77,6 +79,17 @@ class SampleBatch:
         self.reward: Scorer | None = None if score.model is None else open_scorer(context, score.model)
         self.function: RewardFunction | None = None if score.function is None else resolve(score.function)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a model here works on several batches at once and would hear of another."""
+        return any(engine.ahead for engine in self.engines.values())
+
+    def begin(self, items: Sequence[Record]) -> None:
+        """Have the models begin with a batch that will be made soon."""
+        fit, _ = self._lengths(items)
+        for source, engine in self.engines.items():
+            engine.begin(self._requests(source, fit))
+
     def close(self) -> None:
         """Give back the memory of the models."""
         for opened in self._opened():
@@ -96,7 +109,7 @@ class SampleBatch:
         try:
             answers, failed = self._answers(fit)
             bad += failed
-        except EndpointStopped:
+        except (EndpointStopped, EngineStopped):
             raise
         except Exception as error:
             if len(fit) > 1:
@@ -108,7 +121,8 @@ class SampleBatch:
                                  where=f"stage {self.stage.name}", found=[record.id for record in fit][:5],
                                  hint="the rows are probably not at fault: look at the models, the reward function "
                                       "and memory (a smaller batch_size)") from error
-        return Part(answers, bad, round(time.monotonic() - began, 3))
+        engines = {str(source): dict(engine.made_by) for source, engine in self.engines.items() if engine.made_by}
+        return Part(answers, bad, round(time.monotonic() - began, 3), engines)
 
     def _opened(self) -> list[Generator | Scorer]:
         return [*self.engines.values(), *([] if self.reward is None else [self.reward])]
@@ -138,7 +152,7 @@ class SampleBatch:
             try:
                 made, failed = self._answers([record])
                 answers, bad = answers + made, bad + failed
-            except EndpointStopped:
+            except (EndpointStopped, EngineStopped):
                 raise
             except Exception as error:
                 bad.append(bad_row(record, _said(error)))
@@ -171,16 +185,19 @@ class SampleBatch:
 
     def _generate(self, source: Source, records: Sequence[Record]) -> list[tuple[Answer, Failure | None]]:
         """Answers of one model, not yet scored, each with why it is none where it is none."""
-        stage, seed = self.stage, self.context.run.seed
-        requests = [
-            Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
-            for record in records
-        ]
+        requests = self._requests(source, records)
         made = self.engines[source].generate(requests)
         return [
             (_unscored(request.id, source, index, draw, completion), completion.failure)
             for request, completions in zip(requests, made, strict=True)
             for index, (draw, completion) in enumerate(zip(request.draws, completions, strict=True))
+        ]
+
+    def _requests(self, source: Source, records: Sequence[Record]) -> list[Request]:
+        stage, seed = self.stage, self.context.run.seed
+        return [
+            Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
+            for record in records
         ]
 
 
