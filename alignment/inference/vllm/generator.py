@@ -138,8 +138,11 @@ class VllmGenerator:
             try:
                 if self.adapter is not None:
                     prove(client, self.adapter, self.artifact.path() / "model", self.tokenizer, self.where)
-            except BaseException:
+            except EngineStopped:
                 shared.discard(client)
+                raise
+            except BaseException:  # of this adapter; others may be at work
+                shared.release(client)
                 raise
             self._client = client
         return self._client
