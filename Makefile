@@ -22,6 +22,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 REGISTRY ?= docker.io/local
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD_ARGS ?=
+TARGETS ?= train control
 # What the package clients inside a build trust, in place of the base image's own bundle; it stays out of the images.
 CA_BUNDLE ?= $(SSL_CERT_FILE)
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
@@ -97,15 +98,15 @@ lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UP
 	    $(call beside,requirements/train.txt) -o requirements/vllm.txt
 	printf '%s\n' setuptools uv | $(LOCKED) $(UPGRADE) - -o requirements/build.txt
 
-images:  ## build the images train and control (BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
+images:  ## build the images train and control (TARGETS="vllm control" for GPUs with vLLM; BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
 	@if [ -n "$(CA_BUNDLE)" ] && [ ! -e docker/ca.crt ]; then \
 	    trap 'rm -f docker/ca.crt' EXIT; cp "$(CA_BUNDLE)" docker/ca.crt; fi; \
-	for target in train control; do \
+	for target in $(TARGETS); do \
 	    $(DOCKER) build --file docker/Dockerfile --target $$target --tag $(REGISTRY)/kubealign-$$target:$(TAG) \
 	        $(addprefix --build-arg ,BASE_IMAGE=$(BASE_IMAGE) VERSION=$(TAG) REVISION=$(REVISION) PIP_INDEX_URL \
 	            UV_DEFAULT_INDEX HTTP_PROXY HTTPS_PROXY NO_PROXY) $(BUILD_ARGS) . </dev/null; \
 	done
-	@for target in train control; do \
+	@for target in $(TARGETS); do \
 	    $(DOCKER) image inspect --format '{{.Size}}' $(REGISTRY)/kubealign-$$target:$(TAG) \
 	        | awk -v name=$(REGISTRY)/kubealign-$$target:$(TAG) '{printf "%-50s %6.0f MB\n", name, $$1 / 1e6}'; done
 

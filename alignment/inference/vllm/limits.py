@@ -14,7 +14,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes of its attention on CPUs, which fails at the first prompt with any other."""
 _HEADS = ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", "word_embeddings", "score")
-_READ = frozenset({"r", "lora_alpha", "target_modules", "use_rslora", "peft_type", "task_type", "bias"})
+_READ = frozenset({"r", "lora_alpha", "target_modules", "use_rslora", "peft_type", "task_type"})
 _IDLE = frozenset({
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "init_lora_weights",
     "layers_pattern", "layers_to_transform", "lora_dropout", "loftq_config", "megatron_core", "peft_version",
