@@ -19,7 +19,7 @@ from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.judging import JudgeTally
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
 from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
@@ -76,7 +76,9 @@ def sample_stage(context: StageContext) -> Outcome:
         {**measures(answers), **{f"rows_{split}": float(written[split]) for split in ("best", "pairs")
                                  if split in written}, **_of_judge(stage, judge)},
         {"histogram": histogram(answers), "timing": _timing(parts),
-         **({} if stage.score.judge is None else {"judge": judge.facts()}), **_endpoints(context, stage, parts)},
+         **({} if stage.score.judge is None else {"judge": judge.facts()}), **_endpoints(context, stage, parts),
+         **engine_facts({name: [part.engines[source] for part in parts if source in part.engines]
+                         for source, name in (("newest", stage.model), ("previous", stage.previous)) if name})},
     )
 
 

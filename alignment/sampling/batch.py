@@ -19,7 +19,7 @@ from alignment.errors import KubeAlignError, StageError
 from alignment.inference.draws import draws
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.judging import Answered, AnswerScorer, JudgeTally
-from alignment.inference.requests import Completion, Draw, EndpointStopped, Failure, Request
+from alignment.inference.requests import Completion, Draw, EndpointStopped, EngineStopped, Failure, Request
 from alignment.records import Record
 from alignment.sampling.answers import Answer, Source
 
@@ -35,12 +35,14 @@ class Part:
             on also which, with what was seen and what it took.
         seconds: spent generating and scoring; the only number here that is not the same when made again.
         judge: what asking the judge came to.
+        engines: which model -> who answered (Generator.made_by); nothing of endpoints.
     """
 
     answers: list[Answer] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     judge: JudgeTally = field(default_factory=JudgeTally)
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line; scores that are NaN are written as NaN, which `from_json` reads."""
@@ -51,7 +53,7 @@ class Part:
         """Inverse of to_json."""
         raw = json.loads(text)
         return cls([Answer(**answer) for answer in raw["answers"]], raw["bad"], raw["seconds"],
-                   JudgeTally(**raw.get("judge", {})))
+                   JudgeTally(**raw.get("judge", {})), raw.get("engines", {}))
 
 
 def used_by(part: Part) -> Iterator[tuple[Source | Literal["judge"], dict[str, Any]]]:
@@ -80,6 +82,17 @@ class SampleBatch:
         opened = {str(names[source]): engine for source, engine in self.engines.items()}
         self.scorer = AnswerScorer(context, self.stage.score, opened, self.stage.batch_size)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a model here works on several batches at once and would hear of another."""
+        return any(engine.ahead for engine in self.engines.values())
+
+    def begin(self, items: Sequence[Record]) -> None:
+        """Have the models begin with a batch that will be made soon."""
+        fit, _ = self._lengths(items)
+        for source, engine in self.engines.items():
+            engine.begin(self._requests(source, fit))
+
     def close(self) -> None:
         """Give back the memory of the models."""
         for engine in self.engines.values():
@@ -101,7 +114,7 @@ class SampleBatch:
         try:
             answers, failed, judge = self._answers(fit)
             bad += failed
-        except EndpointStopped:
+        except (EndpointStopped, EngineStopped):
             raise
         except Exception as error:
             if len(fit) > 1:
@@ -113,7 +126,8 @@ class SampleBatch:
                                  where=f"stage {self.stage.name}", found=[record.id for record in fit][:5],
                                  hint="the rows are probably not at fault: look at the models, the reward function "
                                       "and memory (a smaller batch_size)") from error
-        return Part(answers, bad, round(time.monotonic() - began, 3), judge)
+        engines = {str(source): dict(engine.made_by) for source, engine in self.engines.items() if engine.made_by}
+        return Part(answers, bad, round(time.monotonic() - began, 3), judge, engines)
 
     def _lengths(self, records: Sequence[Record]) -> tuple[list[Record], list[dict[str, Any]]]:
         """Rows whose prompt fits, and the bad ones; a prompt that the template refuses is bad too."""
@@ -142,7 +156,7 @@ class SampleBatch:
                 made, failed, told = self._answers([record])
                 answers, bad = answers + made, bad + failed
                 judge.add(told)
-            except EndpointStopped:
+            except (EndpointStopped, EngineStopped):
                 raise
             except Exception as error:
                 bad.append(bad_row(record, _said(error)))
@@ -170,16 +184,19 @@ class SampleBatch:
 
     def _generate(self, source: Source, records: Sequence[Record]) -> list[tuple[Answer, Failure | None]]:
         """Answers of one model, not yet scored, each with why it is none where it is none."""
-        stage, seed = self.stage, self.context.run.seed
-        requests = [
-            Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
-            for record in records
-        ]
+        requests = self._requests(source, records)
         made = self.engines[source].generate(requests)
         return [
             (_unscored(request.id, source, index, draw, completion), completion.failure)
             for request, completions in zip(requests, made, strict=True)
             for index, (draw, completion) in enumerate(zip(request.draws, completions, strict=True))
+        ]
+
+    def _requests(self, source: Source, records: Sequence[Record]) -> list[Request]:
+        stage, seed = self.stage, self.context.run.seed
+        return [
+            Request(record.id, record.prompt, draws(record.id, seed, stage.n, stage.sampling, stage.first, source))
+            for record in records
         ]
 
 

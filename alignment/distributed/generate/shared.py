@@ -45,6 +45,7 @@ class Took:
 
     Attributes:
         used: of each answer and failure of an endpoint.
+        engines: who answered, of each batch.
     """
 
     tally: Tally
@@ -53,6 +54,7 @@ class Took:
     answers: int = 0
     finished: int = 0
     used: list[dict[str, Any]] = field(default_factory=list)
+    engines: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, part: Part) -> str:
         """Count one batch; returns what progress says beside."""
@@ -61,6 +63,7 @@ class Took:
         self.answers += sum(one.refused is None for one in part.said)
         self.finished += sum(one.refused is None and one.finished for one in part.said)
         self.used += used
+        self.engines += [part.engine] if part.engine else []
         return self.tally.add(tokens, part.seconds, used)
 
 
@@ -189,7 +192,8 @@ def finish(
          "finished_share": round(took.finished / max(1, took.answers), 4)},
         {**facts, "refused": _by_step(bad), "examples": _examples(bad), "timing": timing,
          **endpoint_facts(context, {stage.teacher: [*took.used, *used.get(stage.teacher, ())],
-                                    **{name: own for name, own in used.items() if name != stage.teacher}})})
+                                    **{name: own for name, own in used.items() if name != stage.teacher}}),
+         **engine_facts({stage.teacher: took.engines})})
 
 
 def _by_step(bad: Sequence[Bad]) -> dict[str, dict[str, int]]:
