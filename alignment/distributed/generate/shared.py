@@ -30,7 +30,7 @@ from alignment.generation.asking import Ask, AskBatch, Part, Said
 from alignment.generation.refused import Bad
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
 from alignment.records.importers.checks import check
 from alignment.records.importers.rows import RowError
