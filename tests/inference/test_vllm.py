@@ -186,14 +186,13 @@ def test_what_is_begun_ahead_and_beside_other_models_gets_the_same_answers(
         engine.close()
 
 
-def test_an_answer_ends_at_a_stop_token_and_says_so(
-    models: dict[str, Artifact], kept: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_ends_at_a_stop_token_and_says_so(models: dict[str, Artifact], kept: None) -> None:
     ours, _ = both(models, "sft")
+    assert isinstance(ours, VllmGenerator)
     with ours:
         whole = ours.generate(REQUESTS)
         stops = {one.ids[5] for own in whole for one in own if len(one.ids) > 5}
-        monkeypatch.setattr("alignment.inference.vllm.generator.stop_ids", lambda tokenizer: sorted(stops))
+        ours.stops = tuple(sorted(stops))
         cut = ours.generate(REQUESTS)
     for before, after in zip(chain.from_iterable(whole), chain.from_iterable(cut), strict=True):
         place = next((place for place, token in enumerate(before.ids) if token in stops), None)

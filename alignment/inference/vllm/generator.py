@@ -45,6 +45,11 @@ class VllmGenerator:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.artifact.path() / "model", side="left")
 
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return tuple(stop_ids(self.tokenizer))
+
     @property
     def context_length(self) -> int | None:
         """As the import of the model recorded it."""
@@ -172,7 +177,7 @@ class VllmGenerator:
 
     def _ask(self, request: Request, ids: list[int]) -> list[int]:
         assert self._client is not None
-        numbers = [self._client.ask(ids, stop_ids(self.tokenizer), draw, self.adapter) for draw in request.draws]
+        numbers = [self._client.ask(ids, self.stops, draw, self.adapter) for draw in request.draws]
         self._begun[_key(request)] = numbers
         return numbers
 
