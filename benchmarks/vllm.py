@@ -3,8 +3,8 @@
     python -m benchmarks.vllm [--prompts 200] [--n 4] [--mean 16] [--longest 128] [--dtype bfloat16] [--device cpu]
 
 The bare side gets all requests at once, with vLLM's own sampler and defaults. Ours gets them as a stage does, in
-batches of 32 prompts, those to come begun ahead; its prompts are tokenized and its answers decoded here, in one
-process, and made in another. Lengths of answers are drawn once, log-normal, so that a few are long; no answer ends by itself, so
+batches of 32 prompts, those to come begun ahead; its prompts are tokenized and its answers decoded in one process and
+made in another. Lengths of answers are drawn once, log-normal, so that a few are long; no answer ends by itself, so
 both sides do the same work. Sides run one after the other, each after a warm-up. On a machine with other work read
 tokens per CPU second; both count all processes of a side. The model is the quickstart's. Not a measure of quality.
 Prints a table and writes benchmarks/results/vllm.json.
