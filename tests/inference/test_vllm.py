@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,10 +36,12 @@ from alignment.inference.generator import Generator, open_engine
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.requests import Completion, Draw, EngineStopped, Request
 from alignment.inference.vllm import shared
+from alignment.inference.vllm.choice import launch_for
 from alignment.inference.vllm.generator import VllmGenerator
 from alignment.records import read_records
 from tests.models import imported, published
 from tests.small import data
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.vllm, pytest.mark.slow,
@@ -230,7 +234,7 @@ def test_what_cannot_be_answered_is_refused_before_it_is_asked(models: dict[str,
         assert ours.generate([]) == []
 
 
-def test_a_process_that_dies_stops_the_stage_and_one_that_is_closed_is_gone(models: dict[str, Artifact]) -> None:
+def test_a_process_that_dies_stops_the_stage(models: dict[str, Artifact]) -> None:
     ours, _ = both(models, "base")
     ours.load()
     assert isinstance(ours, VllmGenerator)
@@ -242,14 +246,26 @@ def test_a_process_that_dies_stops_the_stage_and_one_that_is_closed_is_gone(mode
         ours.generate(REQUESTS)
     assert process.returncode == -signal.SIGKILL
     assert not shared._running
-    only = {"base": models["base"]}
-    with open_engine(context(only, "vllm", ["base"]), "base") as again:
-        assert isinstance(again, VllmGenerator)
-        again.load()
-        assert again._client is not None
-        process = again._client._process
-        assert process.poll() is None
-    assert process.poll() is not None, "close ends it"
+
+
+def test_vllm_ends_with_the_process_that_asked_it(models: dict[str, Artifact], tmp_path: Path) -> None:
+    """However that ends: no handler runs at SIGKILL."""
+    only = context({"base": models["base"]}, "vllm", ["base"])
+    (tmp_path / "launch").write_bytes(pickle.dumps(launch_for(only, models["base"], 32)))
+    code = ("import os, pickle, signal, sys\nfrom alignment.inference.vllm.client import Client\n"
+            "client = Client(pickle.load(open(sys.argv[1], 'rb')))\nprint(client._process.pid, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "launch")], stdout=subprocess.PIPE, text=True,
+                          check=False)
+    assert done.returncode == -signal.SIGKILL
+    until(lambda: over(int(done.stdout)))
+
+
+def over(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_a_sample_stage_by_vllm_is_the_one_by_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,3 +308,6 @@ def test_the_quickstarts_model_and_an_adapter_answer_as_by_transformers(tmp_path
                 item = (asked[0].prompt, "The capital of France is Paris.")
                 (a, tokens), (b, _) = ours.log_probs([item])[0], theirs.log_probs([item])[0]
                 assert abs(a - b) / tokens < 1e-4
+        process = shared._running[0].client._process
+        assert process.poll() is None
+    assert process.poll() is not None, "nobody asks it any more"
