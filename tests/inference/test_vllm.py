@@ -39,7 +39,7 @@ from alignment.inference.vllm import shared
 from alignment.inference.vllm.choice import launch_for
 from alignment.inference.vllm.generator import VllmGenerator
 from alignment.records import read_records
-from tests.models import imported, published
+from tests.models import as_it_lies, imported, published
 from tests.small import data
 from tests.waiting import until
 
@@ -106,7 +106,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     strange = with_adapter(base, "strange")
     file = strange.path() / "model" / "adapter_model.safetensors"
     save_file({name.replace("layers.1", "layers.7"): tensor for name, tensor in load_file(file).items()}, file)
-    return {**made, "strange": strange}
+    return {**made, "strange": known(as_it_lies(strange))}
 
 
 def context(models: dict[str, Artifact], engine: str, names: list[str]) -> StageContext:
