@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,10 +36,12 @@ from alignment.inference.generator import Generator, open_engine
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.requests import Completion, Draw, EngineStopped, Request
 from alignment.inference.vllm import shared
+from alignment.inference.vllm.choice import launch_for
 from alignment.inference.vllm.generator import VllmGenerator
 from alignment.records import read_records
-from tests.models import imported, published
+from tests.models import as_it_lies, imported, published
 from tests.small import data
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.vllm, pytest.mark.slow,
@@ -102,7 +106,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     strange = with_adapter(base, "strange")
     file = strange.path() / "model" / "adapter_model.safetensors"
     save_file({name.replace("layers.1", "layers.7"): tensor for name, tensor in load_file(file).items()}, file)
-    return {**made, "strange": strange}
+    return {**made, "strange": known(as_it_lies(strange))}
 
 
 def context(models: dict[str, Artifact], engine: str, names: list[str]) -> StageContext:
@@ -186,14 +190,13 @@ def test_what_is_begun_ahead_and_beside_other_models_gets_the_same_answers(
         engine.close()
 
 
-def test_an_answer_ends_at_a_stop_token_and_says_so(
-    models: dict[str, Artifact], kept: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_ends_at_a_stop_token_and_says_so(models: dict[str, Artifact], kept: None) -> None:
     ours, _ = both(models, "sft")
+    assert isinstance(ours, VllmGenerator)
     with ours:
         whole = ours.generate(REQUESTS)
         stops = {one.ids[5] for own in whole for one in own if len(one.ids) > 5}
-        monkeypatch.setattr("alignment.inference.vllm.generator.stop_ids", lambda tokenizer: sorted(stops))
+        ours.stops = tuple(sorted(stops))
         cut = ours.generate(REQUESTS)
     for before, after in zip(chain.from_iterable(whole), chain.from_iterable(cut), strict=True):
         place = next((place for place, token in enumerate(before.ids) if token in stops), None)
@@ -231,7 +234,7 @@ def test_what_cannot_be_answered_is_refused_before_it_is_asked(models: dict[str,
         assert ours.generate([]) == []
 
 
-def test_a_process_that_dies_stops_the_stage_and_one_that_is_closed_is_gone(models: dict[str, Artifact]) -> None:
+def test_a_process_that_dies_stops_the_stage(models: dict[str, Artifact]) -> None:
     ours, _ = both(models, "base")
     ours.load()
     assert isinstance(ours, VllmGenerator)
@@ -243,14 +246,26 @@ def test_a_process_that_dies_stops_the_stage_and_one_that_is_closed_is_gone(mode
         ours.generate(REQUESTS)
     assert process.returncode == -signal.SIGKILL
     assert not shared._running
-    only = {"base": models["base"]}
-    with open_engine(context(only, "vllm", ["base"]), "base") as again:
-        assert isinstance(again, VllmGenerator)
-        again.load()
-        assert again._client is not None
-        process = again._client._process
-        assert process.poll() is None
-    assert process.poll() is not None, "close ends it"
+
+
+def test_vllm_ends_with_the_process_that_asked_it(models: dict[str, Artifact], tmp_path: Path) -> None:
+    """However that ends: no handler runs at SIGKILL."""
+    only = context({"base": models["base"]}, "vllm", ["base"])
+    (tmp_path / "launch").write_bytes(pickle.dumps(launch_for(only, models["base"], 32)))
+    code = ("import os, pickle, signal, sys\nfrom alignment.inference.vllm.client import Client\n"
+            "client = Client(pickle.load(open(sys.argv[1], 'rb')))\nprint(client._process.pid, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "launch")], stdout=subprocess.PIPE, text=True,
+                          check=False)
+    assert done.returncode == -signal.SIGKILL
+    until(lambda: over(int(done.stdout)))
+
+
+def over(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_a_sample_stage_by_vllm_is_the_one_by_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,3 +308,6 @@ def test_the_quickstarts_model_and_an_adapter_answer_as_by_transformers(tmp_path
                 item = (asked[0].prompt, "The capital of France is Paris.")
                 (a, tokens), (b, _) = ours.log_probs([item])[0], theirs.log_probs([item])[0]
                 assert abs(a - b) / tokens < 1e-4
+        process = shared._running[0].client._process
+        assert process.poll() is None
+    assert process.poll() is not None, "nobody asks it any more"

@@ -90,7 +90,7 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
     adapters = {own.key: own for own in over if model_info(own)["form"] == "adapter"}
     options: dict[str, Any] = {"enforce_eager": device == "cpu"}
     environment = {}
-    dtype = "bfloat16" if compute.dtype == "bfloat16" else "float32"
+    dtype = dtype_of(context)
     if device == "cpu":
         options |= {"kv_cache_memory_bytes": _cpu_cache(_config(base), dtype, longest), "max_num_seqs": SEQUENCES,
                     "max_num_batched_tokens": max(2048, longest), "block_size": 32}
@@ -110,6 +110,11 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
         options["distributed_executor_backend"] = "mp"
     return Launch(str(base), dtype, longest, tuple(_adapter(own) for _, own in sorted(adapters.items())), options,
                   environment)
+
+
+def dtype_of(context: StageContext) -> str:
+    """Arithmetic of the stage, whose `auto` was settled before its key was made."""
+    return "bfloat16" if context.run.compute.dtype == "bfloat16" else "float32"
 
 
 def _adapter(artifact: Artifact) -> Adapter:

@@ -89,12 +89,7 @@ class Client:
         if on_answer is not None and len(left) < len(wanted):
             on_answer(len(wanted) - len(left))
         while left:
-            said = self._receive()
-            number = said.number if isinstance(said, (Answered, Weighed, Failed)) else None
-            if number is None:
-                raise self._failed(f"vLLM failed: {getattr(said, 'words', said)}")
-            self._open.discard(number)
-            self._answers[number] = said  # type: ignore[assignment]
+            number = self._take()
             if number in left:
                 left.remove(number)
                 if on_answer is not None:
@@ -105,9 +100,10 @@ class Client:
             raise ModelError(f"vLLM refused a question: {refused[0].words}", where=self.launch.model, hint=HINT)
         return [one for one in found if not isinstance(one, Failed)]
 
-    @property
     def unanswered(self) -> int:
-        """Questions that vLLM is at work on."""
+        """How many questions vLLM is at work on. Raises EngineStopped where it is gone."""
+        while self._ready_to_read():
+            self._take()
         return len(self._open)
 
     def close(self) -> None:
@@ -130,6 +126,21 @@ class Client:
             self._pipe.send(what)
         except OSError:
             raise self._failed("vLLM's process is gone") from None
+
+    def _ready_to_read(self) -> bool:
+        try:
+            return self._pipe.poll(0)
+        except OSError:
+            raise self._failed("vLLM's process is gone") from None
+
+    def _take(self) -> int:
+        """Keep the next answer; returns its number."""
+        said = self._receive()
+        if not isinstance(said, (Answered, Weighed, Failed)) or said.number is None:
+            raise self._failed(f"vLLM failed: {getattr(said, 'words', said)}")
+        self._open.discard(said.number)
+        self._answers[said.number] = said
+        return said.number
 
     def _receive(self) -> object:
         try:

@@ -20,7 +20,7 @@ from alignment.inference.info import model_info
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.requests import Completion, EngineStopped, Item, Request
 from alignment.inference.vllm import shared
-from alignment.inference.vllm.choice import launch_for
+from alignment.inference.vllm.choice import dtype_of, launch_for
 from alignment.inference.vllm.client import Client
 from alignment.inference.vllm.launch import Answered, Weighed
 from alignment.inference.vllm.proof import prove
@@ -45,6 +45,11 @@ class VllmGenerator:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.artifact.path() / "model", side="left")
 
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return tuple(stop_ids(self.tokenizer))
+
     @property
     def context_length(self) -> int | None:
         """As the import of the model recorded it."""
@@ -54,7 +59,7 @@ class VllmGenerator:
     @property
     def made_by(self) -> Mapping[str, Any]:
         return {"engine": "vllm", "version": None if self._client is None else self._client.ready.version,
-                "dtype": self._launch(0).dtype, "adapter": "apart" if self.adapter else None}
+                "dtype": dtype_of(self.context), "adapter": "apart" if self.adapter else None}
 
     @cached_property
     def adapter(self) -> str | None:
@@ -85,15 +90,16 @@ class VllmGenerator:
 
     @property
     def ahead(self) -> bool:
-        return self._client is None or self._client.unanswered < AHEAD
+        return self._client is None or self._client.unanswered() < AHEAD
 
     def begin(self, requests: Sequence[Request]) -> None:
         self.load()
+        assert self._client is not None
         for request in requests:
-            if _key(request) not in self._begun:
-                ids = encode_prompt(self.tokenizer, request.prompt)
-                if ids and request.draws and self._too_long(ids, request) is None:
-                    self._ask(request, ids)
+            ids = encode_prompt(self.tokenizer, request.prompt)
+            if ids and request.draws and _key(request) not in self._begun and (
+                    self._too_long(ids, request) is None and _most(ids, request) <= self._client.launch.max_model_len):
+                self._ask(request, ids)
 
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
@@ -104,8 +110,7 @@ class VllmGenerator:
             self._check(request, ids)
         if not requests:
             return []
-        self._ready(max(len(ids) + max(draw.max_new_tokens for draw in request.draws)
-                        for request, ids in zip(requests, prompts, strict=True)))
+        self._ready(max(_most(ids, request) for request, ids in zip(requests, prompts, strict=True)))
         asked = [self._begun.get(_key(request)) or self._ask(request, ids)
                  for request, ids in zip(requests, prompts, strict=True)]
         for request in requests:
@@ -167,12 +172,12 @@ class VllmGenerator:
                             hint="lower max_prompt_tokens or max_new_tokens")
 
     def _too_long(self, ids: list[int], request: Request) -> int | None:
-        tokens = len(ids) + max(draw.max_new_tokens for draw in request.draws)
+        tokens = _most(ids, request)
         return tokens if self.context_length is not None and tokens > self.context_length else None
 
     def _ask(self, request: Request, ids: list[int]) -> list[int]:
         assert self._client is not None
-        numbers = [self._client.ask(ids, stop_ids(self.tokenizer), draw, self.adapter) for draw in request.draws]
+        numbers = [self._client.ask(ids, self.stops, draw, self.adapter) for draw in request.draws]
         self._begun[_key(request)] = numbers
         return numbers
 
@@ -192,6 +197,11 @@ class VllmGenerator:
         finished = answer.stop is not None
         return Completion(decode_answer(self.tokenizer, answer.ids, finished=finished), answer.ids, finished,
                           answer.stop)
+
+
+def _most(ids: list[int], request: Request) -> int:
+    """Tokens of a prompt and its longest answer, at most."""
+    return len(ids) + max(draw.max_new_tokens for draw in request.draws)
 
 
 def _key(request: Request) -> tuple[Any, ...]:
