@@ -84,6 +84,13 @@ class Scorer(Strict):
         if self.model is not None:
             yield ModelRef(("score", "model"), self.model, "reward")
 
+    def findings(self) -> Iterator[Finding]:
+        """What makes every score the same."""
+        parts = ((self.model, self.model_weight), (self.function, self.function_weight))
+        if not any(weight for name, weight in parts if name is not None):
+            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
+                          "a weight other than 0")
+
 
 class Sample(Stage):
     """N answers per prompt, scored and joined by row id: best-of-N rows and preference pairs."""
@@ -183,10 +190,7 @@ class Sample(Stage):
                           "a temperature above 0, or n: 1 with pairs: newest-previous")
         if self.previous == self.model:
             yield Finding(("previous",), "is the model itself", self.previous, "the model before")
-        parts = ((self.score.model, self.score.model_weight), (self.score.function, self.score.function_weight))
-        if not any(weight for name, weight in parts if name is not None):
-            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
-                          "a weight other than 0")
+        yield from self.score.findings()
 
     def mended(self) -> dict[str, int]:
         # Adapters were merged into models whose rotary positions were then in bfloat16 as well.
