@@ -88,7 +88,7 @@ def chosen(few: int) -> list[dict[str, Any]]:
         {**coverage, "name": "seed", "rows": ["quality/train"], "take": few},
         train("first", ["seed/train"]),
         {"name": "answers", "kind": "sample", "model": "first", "prompts": ["quality/train"], "n": 1, "pairs": "none",
-         "sampling": {"temperature": 0.0, "max_new_tokens": 16}, "score": {"model": "rm"}},
+         "sampling": {"temperature": 0.0, "max_new_tokens": 16}, "score": {"model": "rm"}, "dtype": "bfloat16"},
         {"name": "needed", "kind": "select", "by": "necessity", "rows": ["quality/train"],
          "answers": "answers/samples", "quantile": 0.3},
         {**coverage, "name": "more", "rows": ["needed/train"], "take": few},
