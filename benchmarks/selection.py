@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -87,7 +88,7 @@ def chosen(few: int) -> list[dict[str, Any]]:
         {**coverage, "name": "seed", "rows": ["quality/train"], "take": few},
         train("first", ["seed/train"]),
         {"name": "answers", "kind": "sample", "model": "first", "prompts": ["quality/train"], "n": 1, "pairs": "none",
-         "sampling": {"temperature": 0.0, "max_new_tokens": 16}, "score": {"model": "rm"}},
+         "sampling": {"temperature": 0.0, "max_new_tokens": 16}, "score": {"model": "rm"}, "dtype": "bfloat16"},
         {"name": "needed", "kind": "select", "by": "necessity", "rows": ["quality/train"],
          "answers": "answers/samples", "quantile": 0.3},
         {**coverage, "name": "more", "rows": ["needed/train"], "take": few},
@@ -102,6 +103,8 @@ def compared(rows: int) -> list[dict[str, Any]]:
         {"name": "far", "kind": "select", "by": "coverage", "rows": ["quality/train"], "embedder": "minilm",
          "pooling": "mean", "normalise": True, "take": rows},
         {"name": "drawn", "kind": "select", "by": "random", "rows": ["pool/train"], "take": rows},
+        {"name": "start", "kind": "evaluate", "models": ["base"], "rows": "pool/test", "bootstrap": 100,
+         "sampling": {"temperature": 0.0, "max_new_tokens": 1}},
         train("sft-random", ["drawn/train"], **held), train("sft-coverage", ["far/train"], **held),
         train("sft-mods", ["mods/train"], **held), train("sft-full", ["pool/train"], **held),
     ]
@@ -117,8 +120,9 @@ def run_of(store: Path, seed: int, stages: list[dict[str, Any]]) -> Run:
 
 
 def figures(artifacts: dict[str, Artifact]) -> dict[str, Any]:
-    """Held-out loss, tokens that were learned, and the share of P3 of each training."""
-    found: dict[str, Any] = {}
+    """Held-out loss, tokens that were learned, and the share of P3 of each training; of the base its loss alone."""
+    start = artifacts["start"].manifest.metrics["base.perplexity"]
+    found: dict[str, Any] = {"base": {"loss": round(math.log(start), 4)}}
     for way, rows in (("random", "drawn"), ("coverage", "far"), ("mods", "mods"), ("full", "pool")):
         records = read_records(artifacts[rows].path() / "rows" / "train.jsonl")
         metrics = artifacts[f"sft-{way}"].manifest.metrics

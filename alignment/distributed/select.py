@@ -169,6 +169,9 @@ def _coverage(context: StageContext, stage: SelectCoverage, sets: list[list[Reco
             points = numpy.empty((len(usable), part.vectors.shape[1]), dtype=numpy.float32)
         points[[place[row] for row in part.ids]] = part.vectors
         cut |= set(part.cut)
+    if cut:
+        console.print(f"! {stage.name}: {len(cut):,} of {len(usable):,} texts had over {stage.max_tokens} tokens "
+                      "and were cut", markup=False)
     ids = list(usable)
     first = ids.index(min(ids, key=lambda row: hashlib.sha256(f"{context.run.seed}/first/{row}".encode()).digest()))
     with context.track(f"{stage.name}: k-center", take, "picks") as tracker:

@@ -17,7 +17,6 @@ __all__ = ["SPLITS", "Sample", "Sampling", "Scorer", "prompt_and_answer"]
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
 
-
 class Sample(Stage):
     """N answers per prompt, scored and joined by row id: best-of-N rows and preference pairs."""
 

@@ -37,6 +37,15 @@ class Scorer(Strict):
         if self.model is not None:
             yield ModelRef(("score", "model"), self.model, "reward")
 
+    def _parts(self) -> list[tuple[str | None, float]]:
+        return [(self.model, self.model_weight), (self.function, self.function_weight)]
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong in a stage that has this as `score`."""
+        if not any(weight for name, weight in self._parts() if name is not None):
+            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
+                          "a weight other than 0")
+
 
 class Judge(Strict):
     """A language model that marks answers by a rubric, or says which of two is better."""
@@ -115,13 +124,8 @@ class JudgedScorer(Scorer):
         path = paths.get(self.judge.prompt, self.judge.prompt)
         return self.model_copy(update={"judge": self.judge.model_copy(update={"prompt": path})})
 
-    def findings(self) -> Iterator[Finding]:
-        """What is wrong in a stage that has this as `score`."""
-        parts = [(self.model, self.model_weight), (self.function, self.function_weight)]
-        parts += [] if self.judge is None else [(self.judge.model, self.judge.weight)]
-        if not any(weight for name, weight in parts if name is not None):
-            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
-                          "a weight other than 0")
+    def _parts(self) -> list[tuple[str | None, float]]:
+        return [*super()._parts(), *([] if self.judge is None else [(self.judge.model, self.judge.weight)])]
 
     @staticmethod
     def without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,9 @@ class SelectQuality(_Cut):
     def model_refs(self) -> Iterator[ModelRef]:
         yield from self.score.model_refs()
 
+    def findings(self) -> Iterator[Finding]:
+        return self.score.findings()
+
     def title(self) -> str:
         return f"select · quality above {self.cut_text}"
 
