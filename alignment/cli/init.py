@@ -32,7 +32,8 @@ def recipes() -> dict[str, str]:
 
 def init(
     file: Annotated[str | None, typer.Argument(metavar="RUN.yaml", help="The file to write.")] = None,
-    recipe: Annotated[str, typer.Option(help="Which recipe to start from; --list shows them.")] = "qa",
+    recipe: Annotated[str | None, typer.Option(help="Which recipe to start from (default: qa); --list shows "
+                                                        "them.")] = None,
     source: Annotated[Path | None, typer.Option(
         "--from", metavar="FILE", help="Instead of a recipe: a training YAML of LLaMA-Factory, Axolotl or TRL; says "
                                        "what became of each of its keys.")] = None,
@@ -51,11 +52,15 @@ def init(
     if file is None:
         raise typer.BadParameter("name the file to write, for example my-run.yaml", param_hint="RUN.yaml")
     if source is not None:
+        if recipe is not None:
+            raise ConfigError("a run starts from one of them", where="--recipe", found=f"{recipe}, and --from {source}",
+                              expected="--recipe NAME or --from FILE")
         _migrated(source, Path(file), processes, method, force=force)
         return
     if method is not None or processes != 1:
         raise ConfigError("is for files of other tools", where="--method" if method else "--processes",
                           expected="--from FILE beside it")
+    recipe = recipe or "qa"
     if recipe not in known:
         raise ConfigError("no recipe of this name", where="--recipe", found=recipe,
                           expected="one of " + ", ".join(known))

@@ -13,8 +13,6 @@ from alignment.errors import ConfigError
 TOOL = "Axolotl"
 METHODS = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo"}
 """Its `rl` -> our method; sft without one."""
-_DEFAULTS = {"num_epochs": 1.0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "lr_scheduler": "cosine",
-             "optimizer": "adamw_torch_fused"}
 _LEFT = {
     **dict.fromkeys(("strict", "model_type", "tokenizer_type", "is_llama_derived_model", "is_mistral_derived_model",
                      "is_falcon_derived_model", "is_qwen_derived_model", "tokenizer_use_fast", "tokenizer_legacy",
@@ -150,8 +148,10 @@ def _strategy(read: Reading, into: Target) -> None:
 def _amounts(read: Reading, into: Target, processes: int) -> None:
     train, method = into.train, into.method
     note = "a longer row is dropped and counted (`too_long`), as there"
-    if (length := read.whole("sequence_len", f"{method}.max_length", note)) is not None:
-        train["max_length"] = length
+    length = read.whole("sequence_len", f"{method}.max_length", note)
+    train["max_length"] = length or 512
+    if length is None:
+        into.said.append("max_length: 512, the default of Axolotl's sequence_len")
     epochs = read.number("num_epochs", f"{method}.epochs")
     train["epochs"] = 1.0 if epochs is None else epochs
     steps = read.whole("max_steps", f"{method}.trl.max_steps")

@@ -67,6 +67,8 @@ def test_refusals(call: Call) -> None:
     assert "cannot be read" in call("init", "x.yaml", "--from", "nowhere.yaml").err
     Path("list.yaml").write_text("[1]")
     assert "is a mapping" in call("init", "x.yaml", "--from", "list.yaml").err
+    both = call("init", "x.yaml", "--from", theirs, "--method", "dpo", "--recipe", "qa")
+    assert (both.code, "one of them" in both.err) == (2, True)
     assert "files of other tools" in call("init", "x.yaml", "--processes", "2").err
     assert "this one says it itself" in call("init", "x.yaml", "--from", write(AXOLOTL), "--method", "dpo").err
     bad = call("init", "x.yaml", "--from", write({**AXOLOTL, "lora_r": -1}))
