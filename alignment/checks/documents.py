@@ -7,6 +7,7 @@ import os
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.store import nowhere
 from alignment.config import DocumentFile, ImportDocuments, Run
+from alignment.config.stages.base import plural
 from alignment.config.stages.documents import ENDINGS
 from alignment.config.stages.fields import on_this_machine
 from alignment.errors import ConfigError, KubeAlignError
@@ -37,11 +38,11 @@ def readable(run: Run, stage: ImportDocuments, sight: Sight) -> Wrong:
         yield ("documents",), error
         return
     if found is None:
-        sight.note(stage.name, f"{len(stage.listed().files)} files, not read now")
+        sight.note(stage.name, f"{plural(len(stage.listed().files), 'file')}, not read now")
         return
     seen, reading = found
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in seen.splits.items())
-    sight.note(stage.name, f"{sum(reading.kinds.values())} documents, passages: {rows}")
+    sight.note(stage.name, f"{plural(sum(reading.kinds.values()), 'document')}, passages: {rows}")
     if seen.bad:
         sight.note(stage.name, f"refused: {counted(row.slug for row in seen.bad)}")
     without = [f"{row.source}: {row.reason}" for row in seen.bad if row.slug not in ("duplicate", "too-short")]

@@ -120,7 +120,8 @@ class Interview:
         wanted = self.take - len(self.rows)
         if wanted <= 0 or self.round >= self.stage.rounds or self.idle >= self.stage.patience:
             return []
-        many = self.stage.requests_of_round(wanted)
+        asked = self.turns.total() * self.stage.questions_per_request
+        many = self.stage.requests_of_round(wanted, min(1.0, len(self.rows) / asked) if asked else 1.0)
         if self.left is not None:
             # A question that cannot have its answer was asked for in vain.
             many = min(many, max(self.left // (1 + self.stage.questions_per_request), int(self.left >= 2)))

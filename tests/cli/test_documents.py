@@ -49,7 +49,7 @@ def checked(call: Call) -> Callable[..., Said]:
 def test_the_run_itself_passes_and_says_what_it_saw(checked: Callable[..., Said]) -> None:
     said = checked()
     assert (said.code, said.err) == (0, "")
-    assert "1 documents, passages: 2 train" in said.out
+    assert "1 document, passages: 2 train" in said.out
     assert "2 passages" in said.out
 
 
@@ -91,7 +91,7 @@ def test_files_that_are_not_read_now_are_said(checked: Callable[..., Said], monk
     monkeypatch.setattr("alignment.planner.rows.READ_NOW", 10)
     said = checked()
     assert (said.code, said.err) == (0, "")
-    assert "1 files, not read now" in said.out
+    assert "1 file, not read now" in said.out
     assert checked("plan").code == 0
 
 

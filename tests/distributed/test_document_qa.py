@@ -220,6 +220,30 @@ def test_rows_of_an_import_with_passages_and_seeds_of_rows_serve_as_well(
     assert {row.meta["group"][0] for row in read_records(gen.path() / "rows" / "train.jsonl")} == {"g"}
 
 
+def test_it_asks_and_reads_in_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chinese(request: Request) -> tuple[str, bool]:
+        text, draw = request.prompt[-1]["content"], random.Random(request.id)
+        if "编号" not in text:
+            return ("答案：是的，港口冬天会结冰。", True) if "“是”或“否”" in text else ("九米深。", True)
+        names = ["".join(chr(draw.randrange(0x4E00, 0x9000)) for _ in range(12)) for _ in range(2)]
+        made = [f"{name}是不是很深？" if "判断题" in text else f"{name}为什么很深？" for name in names]
+        return f"{made[0]}\n10、{made[1]}回答：不知道。", True
+
+    by(monkeypatch, Scripted(chinese))
+    (tmp_path / "zh").mkdir()
+    (tmp_path / "zh" / "a.txt").write_text("港口有九米深，大多数冬天都会结冰。渡轮那时停航，领航员修补他妹妹的渔网。")
+    run = run_of(tmp_path, language="zh", take=4)
+    tree = run.model_dump(mode="json", exclude_none=True)
+    tree["stages"][1]["documents"] = [{"path": str(tmp_path / "zh")}]
+    run = parse_run(yaml.safe_dump(tree))
+    execute(run)
+    rows = read_records(made(run).path() / "rows" / "train.jsonl")
+    assert {(row.meta["kind"], row.completion) for row in rows} == {
+        ("judgmental", "是。港口冬天会结冰。"), ("open", "九米深。")}
+    assert all(row.meta["question"].endswith("？") for row in rows)
+    assert made(run).manifest.facts["trimmed"] == 2
+
+
 def test_no_passages_and_long_ones_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by(monkeypatch, Scripted(good))
     with pytest.raises(DataError, match="no prompt of a round fits"):

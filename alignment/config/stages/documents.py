@@ -206,4 +206,4 @@ class ImportDocuments(Stage):
                           f"at most {self.chunk_words}")
 
     def title(self) -> str:
-        return f"import · {plural(len(self.documents), 'source')} of documents"
+        return f"import · documents of {plural(len(self.documents), 'place')}"

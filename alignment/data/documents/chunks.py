@@ -144,10 +144,11 @@ def _again(atoms: Sequence[Atom], blocks: Sequence[Block], begin: int, stop: int
     that what is new would not fit."""
     room = min(overlap, most - atoms[stop].words)
     count = words = 0
-    for atom in reversed(atoms[begin + 1:stop]):
+    for number, atom in enumerate(reversed(atoms[begin + 1:stop]), 1):
         if words + atom.words > room or blocks[atom.block].heading:
             break
-        count, words = count + 1, words + atom.words
+        words += atom.words
+        count = number if atom.words else count  # signs alone are shown again within what is
     return count
 
 

@@ -17,6 +17,8 @@ from alignment.words import word_starts
 
 EDGE = 2
 """Lines at either end of a page among which running heads and page numbers are looked for."""
+_LEADERS = re.compile(r"(?: ?\.){4,}")
+"""Dots that lead to a page number, in a table of contents."""
 _HYPHEN = re.compile(r"[^\W\d_]-$")
 _ENDS = re.compile(r"[.!?:;…。！？：；][\"'”’»)\]」』）】]*$")
 _CJK = re.compile("[\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60]")
@@ -77,7 +79,7 @@ def _pages(data: bytes) -> list[list[str]]:
 
 
 def _lines(text: str) -> list[str]:
-    lines = [" ".join(line.split()) for line in text.replace("\xad", "").split("\n")]
+    lines = [" ".join(_LEADERS.sub(" ... ", line).split()) for line in text.replace("\xad", "").split("\n")]
     while lines and not lines[0]:
         lines.pop(0)
     while lines and not lines[-1]:

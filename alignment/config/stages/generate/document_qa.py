@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -15,6 +16,8 @@ from alignment.config.stages.sampling import Sampling
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Branch = Literal["judgmental", "open"]
+MOST_FOR_A_ROW = 8
+"""Questions that are asked for to get one row, at most; of a teacher that loses more, a round leaves fewer rows."""
 
 
 class QuestionLanguage(NamedTuple):
@@ -115,7 +118,8 @@ class DocumentQa(Generate):
     rounds: Positive = 20
     """At most so many rounds. What a round keeps can be shown as an example from the next round on."""
     questions_per_round: Positive = 2000
-    """Questions that a round asks for, and no more than are still wanted."""
+    """Questions that a round asks for; where fewer rows are wanted, so many as will leave these by what was kept of
+    earlier rounds, at most eight for a row."""
     questions_per_request: Positive = 4
     """New questions that one request asks for, all about one passage; passages take turns in a drawn order."""
     patience: Positive = 2
@@ -172,12 +176,17 @@ class DocumentQa(Generate):
         yield ("questions",), self.questions
         yield ("answers",), self.answers
 
-    def requests_of_round(self, wanted: int) -> int:
-        """Requests of a round that is to make `wanted` questions, or as many as a round asks for."""
-        return -(-min(wanted, self.questions_per_round) // self.questions_per_request)
+    def requests_of_round(self, wanted: int, kept: float = 1.0) -> int:
+        """Requests of a round that is to leave `wanted` rows, or as many questions as a round asks for.
+
+        Args:
+            kept: rows by questions that were asked for, so far.
+        """
+        questions = math.ceil(wanted / max(kept, 1 / MOST_FOR_A_ROW) - 1e-9)
+        return -(-min(questions, self.questions_per_round) // self.questions_per_request)
 
     def requests(self, take: int) -> list[Load]:
-        asked = self.rounds * self.requests_of_round(take)
+        asked = self.requests_of_round(take) + (self.rounds - 1) * self.requests_of_round(take, 0.0)
         answered = min(asked * self.questions_per_request, self.rounds * take)
         if self.max_requests is not None:
             asked = min(asked, self.max_requests)
