@@ -96,6 +96,10 @@ def test_the_recipes_numbers_are_their_publications(inputs: dict[str, Artifact])
     assert shorter.sampling == stage.sampling.model_copy(update={"max_new_tokens": 9})
     assert shorter.first is not None
     assert shorter.first.max_new_tokens == 9
+    shorter_judge = context(inputs, score={"judge": {"model": "judge", "sampling": {"max_new_tokens": 9}}})
+    judge = shorter_judge.stage_as(JudgedPairs).score.judge
+    assert judge is not None
+    assert judge.sampling.greedy
     again = JudgedPairs.model_validate_json(shorter.model_dump_json(exclude_none=True))
     assert again == shorter
 

@@ -47,6 +47,13 @@ class Scorer(Strict):
                           "a weight other than 0")
 
 
+class Judgement(Sampling):
+    """Sampling of a judge's answers: the likeliest ones, unless a temperature is given."""
+
+    temperature: float | Range = 0.0
+    """0 always takes the likeliest token, so that a judge says the same of the same answer; at most 10."""
+
+
 class Judge(Strict):
     """A language model that marks answers by a rubric, or says which of two is better."""
 
@@ -62,7 +69,7 @@ class Judge(Strict):
     prompt: str | None = None
     """A rubric of your own, a text file: with {prompt} and {answer}, or for mode compare {prompt}, {first} and
     {second}; it may have {reference}, and for mode score {low} and {high}."""
-    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=128)
+    sampling: Judgement = Judgement()
     """How the judge answers. What max_new_tokens cuts is not read: half of a 10 is a 1."""
     weight: float = 1.0
     """What the judge's score is multiplied by in the sum."""

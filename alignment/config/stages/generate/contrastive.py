@@ -11,7 +11,7 @@ from alignment.config.prompts import PromptFile
 from alignment.config.stages.base import Finding, ModelRef, Outside, RowsPlace, plural
 from alignment.config.stages.fields import Place, Positive, RowsRef
 from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
-from alignment.config.stages.sampling import Sampling
+from alignment.config.stages.sampling import Range, Sampling
 from alignment.config.stages.score import JudgedScorer
 
 
@@ -22,6 +22,15 @@ class Prompts(OwnPrompts):
 
     opposite: str | None = None
     """Asks for an answer that is not what was asked for; needs {prompt}, may have {answer}, {kind} and {other}."""
+
+
+class Opposites(Sampling):
+    """Sampling of opposites: varied, so that a further try gives another one."""
+
+    temperature: float | Range = 0.8
+    """0 always takes the likeliest token, which leaves nothing to try again; at most 10."""
+    top_p: float | Range = 0.95
+    """Draws only among the likeliest tokens that together hold this much probability; 1 leaves all."""
 
 
 class Contrastive(Generate):
@@ -59,7 +68,7 @@ class Contrastive(Generate):
     retries: Whole = 4
     """Further tries after the first. An opposite that half of the tries give is missed by 3 % of the rows after five,
     while a row that resists five costs more tries than it is worth: kept in bad.jsonl, with all of them."""
-    opposites: Sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=128)
+    opposites: Opposites = Opposites()
     """How opposites are drawn. One that max_new_tokens cuts is asked for again."""
 
     def shown(self) -> Iterator[RowsPlace]:
