@@ -12,7 +12,7 @@ from typing import Any
 
 from alignment.checks.seen import Wrong
 from alignment.checks.tokens import root
-from alignment.config import Adapter, AnyStage, Compute, FolderModel, ImportModel, Run, TinyModel
+from alignment.config import Adapter, AnyStage, Compute, FolderModel, Run, TinyModel
 from alignment.config.engines import not_installed, vllm_here
 from alignment.config.hardware import device_here
 from alignment.config.run import adapter_of
@@ -51,23 +51,24 @@ def _of_adapter(run: Run, name: str) -> Iterator[Unfit]:
             yield from unfit_model({}, "cuda", own.quantised)
         yield from unfit_adapter({"r": own.r, "modules_to_save": own.modules_to_save})
     stage: AnyStage = stages[name]
-    while not isinstance(stage, ImportModel) and (start := next(stage.model_refs(), None)) is not None:
+    while stage.base is None and (start := next(stage.model_refs(), None)) is not None:
         stage = stages[start.stage]
-    if isinstance(stage, ImportModel) and stage.base is not None and isinstance(stage.model, FolderModel):
+    source = getattr(stage, "model", None)
+    if stage.base is not None and isinstance(source, FolderModel):
         try:
-            yield from unfit_adapter(read_adapter_config(on_this_machine(stage.model.path), f"stage {stage.name}"))
+            yield from unfit_adapter(read_adapter_config(on_this_machine(source.path or ""), f"stage {stage.name}"))
         except KubeAlignError:
             return  # said of the stage that imports it
 
 
 def _of_weights(run: Run, name: str, device: str) -> Iterator[Unfit]:
-    start = run.stage(root(run, name))
+    source = getattr(run.stage(root(run, name)), "model", None)
     config: dict[str, Any] = {}
-    if isinstance(start, ImportModel) and isinstance(start.model, FolderModel):
+    if isinstance(source, FolderModel):
         try:
-            config = dict(json.loads((on_this_machine(start.model.path) / "config.json").read_text(encoding="utf-8")))
+            config = dict(json.loads((on_this_machine(source.path or "") / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return  # said of the stage that imports it
-    if isinstance(start, ImportModel) and isinstance(start.model, TinyModel):
-        config = {"hidden_size": start.model.hidden_size, "num_attention_heads": start.model.heads}
+    if isinstance(source, TinyModel):
+        config = {"hidden_size": source.hidden_size, "num_attention_heads": source.heads}
     yield from unfit_model(config, device)

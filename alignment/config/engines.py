@@ -7,6 +7,7 @@ one module.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ PASSED: Mapping[str, tuple[type[float] | type[bool], ...]] = {
     "enable_prefix_caching": (bool,), "disable_custom_all_reduce": (bool,),
 }
 """Options of vllm.EngineArgs that are about memory and speed, and what their values are."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 OURS = {
     "model": "the stage", "tokenizer": "the stage", "dtype": "dtype", "seed": "seed",
     "max_model_len": "the stage's lengths",
@@ -39,13 +41,13 @@ def refused_options(options: Mapping[str, Any] | None) -> Iterator[str]:
     """What of `compute.vllm` is no option of memory or speed, in words."""
     for key, value in (options or {}).items():
         if key in OURS:
-            yield f"vllm: {key} is said by {OURS[key]}"
+            yield f"vllm.{key}: this is said by {OURS[key]}"
         elif key not in PASSED:
-            yield f"vllm: {key} is not handed on; it takes {', '.join(PASSED)}"
+            yield f"vllm.{key}: not an option that is handed on to vLLM, which are {', '.join(PASSED)}"
         elif not isinstance(value, PASSED[key]) or (isinstance(value, bool) and bool not in PASSED[key]):
-            yield f"vllm: {key}: {value!r} is no {' or '.join(kind.__name__ for kind in PASSED[key])}"
+            yield f"vllm.{key}: {json.dumps(value, default=str)} is not {_KINDS[PASSED[key][0]]}"
         elif not isinstance(value, bool) and float(value) <= 0:
-            yield f"vllm: {key}: {value} is not more than 0"
+            yield f"vllm.{key}: {value} is not more than 0"
 
 
 def vllm_here(device: str) -> str | None:

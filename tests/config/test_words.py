@@ -34,7 +34,8 @@ EVERYTHING = {
     "name": "all", "description": "d", "seed": 1, "store": "runs", "scale": 1.0, "params": {"a": 1},
     "compute": {"workers": 1, "address": "auto", "device": "cpu", "dtype": "auto", "cpus_per_worker": 1.0,
                 "gpus_per_worker": 0.0, "gpu": "h100", "sharding": "zero2",
-                "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}}},
+                "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}}, "engine": "auto",
+                "vllm": {"enforce_eager": True}},
     "stages": [
         {"name": "hub", "kind": "import", "model": {"source": "hub", "repo": "a/b", "revision": "main",
                                                     "trust_remote_code": False}, "template": "chatml",
@@ -59,10 +60,12 @@ EVERYTHING = {
         {"name": "own", "kind": "import", "data": [
             {"path": "a", "format": "squad", "take_unanswerable": 2},
             {"hub": "a/b", "config": "c", "split": "train", "revision": "main", "streaming": True, "format": "squad"}],
-         "unanswerable": "No.", "retrieve": True,
+         "unanswerable": "No.",
          "hygiene": {"near_duplicates": 0.8, "language": ["en"], "personal_data": ["phone"], "phone_regions": ["US"],
                      "found": "replace"},
          "split": {"by": "field", "field": "split", "names": ["train"]}},
+        {"name": "fetched", "kind": "import", "data": [{"path": "a", "format": "squad"}], "retrieve": True,
+         "split": {"by": "ratio", "ratios": {"train": 1.0}}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
          "take": 9, "max_requests": 30, "decontaminate": ["seed/test"], "language": "en", "batch_size": 3,
          "max_prompt_tokens": 900, "prompts": {"instructions": "a", "classification": "b", "output_first": "c",

@@ -119,6 +119,8 @@ class Stage(Strict):
     """Whether `compute.workers` counts; else it runs in one process."""
     revision: ClassVar[int] = 1
     """Raised when what the kind makes changes, so that an artifact of a faulty version is made again."""
+    opens_all: ClassVar[bool] = False
+    """Whether all of its models are in memory at once, and not one after the other."""
     not_learned: ClassVar[frozenset[str]] = frozenset({"name"})
     """Keys that change nothing in what the stage makes."""
     says_names: ClassVar[bool] = False
@@ -152,6 +154,11 @@ class Stage(Strict):
     def arithmetic(self) -> Dtype | None:
         """The dtype that it computes with a model in, where that is settled."""
         return getattr(self, "dtype", None) if self.bfloat16_on else None
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """Whether its models are asked how likely given texts are, beside answers."""
+        return False
 
     @property
     def draws(self) -> bool:

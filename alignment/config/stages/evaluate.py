@@ -73,6 +73,10 @@ class Evaluate(Stage):
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
+    @property
+    def asks_likelihoods(self) -> bool:
+        return self.perplexity
+
     def model_refs(self) -> Iterator[ModelRef]:
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
         if self.score is not None:

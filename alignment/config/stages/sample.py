@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
 from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef
 from alignment.config.stages.sampling import Sampling, prompt_and_answer
-from alignment.config.stages.score import JudgedScorer, Scorer
-
-__all__ = ["SPLITS", "Sample", "Sampling", "Scorer", "prompt_and_answer"]
+from alignment.config.stages.score import JudgedScorer
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
+
 
 class Sample(Stage):
     """N answers per prompt, scored and joined by row id: best-of-N rows and preference pairs."""
@@ -23,6 +22,7 @@ class Sample(Stage):
     tag: ClassVar[str] = "sample"
     makes = "rows"
     body = "alignment.distributed.sample:sample_stage"
+    opens_all = True
     script = "sample"
     # 1 rewarded answers without blanks (Chinese, Thai, ...) as one word, and took answers that differ in indentation or
     # line breaks for the same.

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage, plural
 from alignment.config.stages.fields import Dtype, Fraction, Name, Positive, RowsRef
-from alignment.config.stages.sample import Scorer
+from alignment.config.stages.score import Scorer
 
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from safetensors import safe_open
 
 from alignment.artifacts import Artifact
-from alignment.config import Evaluate, Sample
 from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here, gpu_here
 from alignment.context import StageContext
@@ -102,7 +101,7 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
         options |= {"gpu_memory_utilization": _share(context)}
         if compute.gpus_per_worker > 1:
             options["tensor_parallel_size"] = int(compute.gpus_per_worker)
-    if isinstance(context.stage, Evaluate) and context.stage.perplexity:
+    if context.stage.asks_likelihoods:
         # Likelihoods of prompts take logits of all their tokens at once, in float32.
         options["max_num_batched_tokens"] = 2048
     options |= compute.vllm or {}
@@ -152,11 +151,12 @@ def _share(context: StageContext) -> float:
     compute, stage = context.run.compute, context.stage
     share = SHARE * (compute.gpus_per_worker if compute.workers and compute.gpus_per_worker < 1 else 1.0)
     found = gpu_here()
-    if isinstance(stage, Sample):
-        if stage.score.model is not None and found is not None:
-            reward = sum(file.stat().st_size for file in
-                         base_folder(context.inputs[stage.score.model]).glob("*.safetensors"))
-            share -= (1.2 * reward + 2 * GIB) / found[1]
+    if stage.opens_all:
+        rewards = [ref.stage for ref in stage.model_refs() if ref.role == "reward"]
+        if rewards and found is not None:
+            size = sum(file.stat().st_size for name in rewards
+                       for file in base_folder(context.inputs[name]).glob("*.safetensors"))
+            share -= (1.2 * size + 2 * GIB) / found[1]
         share /= len({base_folder(own) for own in policies(context).values()})
     if share < 0.1:
         raise ConfigError("the GPU has no room for vLLM beside the reward model", where=f"stage {stage.name}",

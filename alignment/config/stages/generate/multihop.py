@@ -10,7 +10,7 @@ from pydantic import Field
 from alignment.config.stages.base import Finding, RowsPlace
 from alignment.config.stages.fields import Place, Positive, RowsRef
 from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
-from alignment.config.stages.sample import Sampling
+from alignment.config.stages.sampling import Sampling
 
 Swap = Literal["entity", "attribute", "both"]
 PROMPT = 450
