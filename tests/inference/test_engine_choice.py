@@ -60,9 +60,9 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"max_model_len": 5}, "max_model_len is said by the stage's lengths"), ({"seed": 3}, "seed is said by seed"),
-    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is not handed on"), ({"max_num_seqs": 0}, "is not more than 0"),
-    ({"max_num_seqs": True}, "is no int"), ({"enforce_eager": 1}, "is no bool"),
+    ({"max_model_len": 5}, "max_model_len: this is said by the stage's lengths"), ({"seed": 3}, "seed: this is said by seed"),
+    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: not an option"), ({"max_num_seqs": 0}, "is not more than 0"),
+    ({"max_num_seqs": True}, "is not a whole number"), ({"enforce_eager": 1}, "is not true or false"),
 ])
 def test_options_that_are_not_about_memory_and_speed_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
