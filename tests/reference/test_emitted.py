@@ -64,7 +64,7 @@ def chain(folder: Path) -> Run:
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
         *({"name": name, **kind, "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
            "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4},
-           "score": {**SCORE, "judge": {"model": "base", "mode": "compare"}}}
+           "score": {**SCORE, "judge": {"model": "other", "mode": "compare"}}}
           for name, kind in (("sample", {"kind": "sample"}),
                              ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
