@@ -92,7 +92,7 @@ def chain(folder: Path) -> Run:
         {"name": "select-merge", "kind": "select", "by": "merge", "rows": ["select-random/train", "data/dev"]},
         *({"name": name, **kind, "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
            "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4},
-           "score": {**SCORE, "judge": {"model": "base", "mode": "compare"}}}
+           "score": {**SCORE, "judge": {"model": "other", "mode": "compare"}}}
           for name, kind in (("sample", {"kind": "sample"}),
                              ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
