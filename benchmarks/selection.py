@@ -70,8 +70,8 @@ def common(data: Path, file: Path) -> list[dict[str, Any]]:
          "split": {"by": "field", "names": ["train", "test"]}, "max_bad": None},
         {"name": "pref", "kind": "import", "max_bad": None,
          "split": {"by": "ratio", "ratios": {"train": 0.8, "dev": 0.2}},
-         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 200},
-                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 60}]},
+         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 140},
+                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 50}]},
         {"name": "rm", "kind": "train", "method": "reward", "model": "base", "rows": ["pref/train"],
          "eval_rows": "pref/dev", "strategy": {"kind": "lora", "r": 16, "alpha": 32}, "batch_size": 4,
          "micro_batch_size": 4, "learning_rate": 4e-4, "max_length": 200, "checkpoints": {"every": 1000},
@@ -138,8 +138,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--store", type=Path, default=Path("benchmarks/out/selection"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[17, 18, 19])
-    parser.add_argument("--each", type=int, default=400)
-    parser.add_argument("--few", type=int, default=50)
+    parser.add_argument("--each", type=int, default=260)
+    parser.add_argument("--few", type=int, default=40)
     given = parser.parse_args()
     given.store.mkdir(parents=True, exist_ok=True)
     file = given.store / "pool.jsonl"
