@@ -60,7 +60,8 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"max_model_len": 5}, "max_model_len: this is said by the stage's lengths"), ({"seed": 3}, "seed: this is said by seed"),
+    ({"max_model_len": 5}, "max_model_len: this is said by the stage's lengths"),
+    ({"seed": 3}, "seed: this is said by seed"),
     ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: not an option"), ({"max_num_seqs": 0}, "is not more than 0"),
     ({"max_num_seqs": True}, "is not a whole number"), ({"enforce_eager": 1}, "is not true or false"),
 ])
