@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from alignment.artifacts import Artifact, Store
 from alignment.checks.engines import installed, servable
+from alignment.checks.seen import Sight
 from alignment.config import Compute, parse_run
 from alignment.config import engines as config_engines
 from alignment.config.engines import wanted
@@ -91,14 +92,24 @@ def test_check_refuses_models_that_the_run_file_says_vllm_cannot_serve(
               {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test"}]
     for engine in ("vllm", "auto"):
         run = small.run(tmp_path, *stages, compute={"device": "cpu", "engine": engine})
-        found = list(servable(run, run.stage("eval")))
+        sight = Sight(0)
+        found = list(servable(run, run.stage("eval"), sight))
         if engine == "auto":
-            assert not found
+            assert (found, sight.notes) == ([], {}), "no GPU, no vLLM"
         else:
             heads = [place for place, error in found if "no heads of this size" in str(error)]
             assert heads == [("models", 0), ("models", 1)], "the small model's heads are 8 wide"
             rest = [str(error) for place, error in found if place not in heads or "heads" not in str(error)]
             assert [said in one for one in rest if said] == ([True] if said else [])
+
+
+def test_check_says_what_auto_takes(with_vllm: None, tmp_path: Path) -> None:
+    evaluation = {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test"}
+    for kind, said in (("lora", "vLLM"), ("qlora", "transformers, since of sft the adapter stands on weights rounded")):
+        run = small.run(tmp_path, small.train("sft", strategy={"kind": kind}), evaluation, compute={"device": "cuda"})
+        sight = Sight(0)
+        assert not list(servable(run, run.stage("eval"), sight))
+        assert sight.notes["eval"][0].startswith(said)
 
 
 # --- what it cannot serve ------------------------------------------------------------------------------------
