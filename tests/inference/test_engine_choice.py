@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"max_model_len": 5}, "max_model_len is said by the stage's lengths"), ({"seed": 3}, "seed is said by seed"),
-    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is not handed on"), ({"max_num_seqs": 0}, "is not more than 0"),
-    ({"max_num_seqs": True}, "is no int"), ({"enforce_eager": 1}, "is no bool"),
+    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is not handed on"), ({"max_num_seqs": 0}, "is a whole number"),
+    ({"max_num_seqs": True}, "is a whole number"), ({"enforce_eager": 1}, "is true or false"),
+    ({"gpu_memory_utilization": 1.5}, "is a share above 0"), ({"gpu_memory_utilization": math.nan}, "is a share"),
 ])
 def test_options_that_are_not_about_memory_and_speed_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
