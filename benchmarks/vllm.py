@@ -147,7 +147,8 @@ def main() -> int:
 
 def _apart(side: str, model: Path) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-m", "benchmarks.vllm", *sys.argv[1:], "--side", side, "--folder",
-                           str(model)], stdout=subprocess.PIPE, text=True, check=True)
+                           str(model)], stdout=subprocess.PIPE, text=True, check=True,
+                          env={"VLLM_CPU_OMP_THREADS_BIND": "nobind", **os.environ})
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

@@ -2,8 +2,8 @@
 
 vLLM's own random numbers are others, and without a seed for each request depend on the batch. Here a token depends on
 its logits and its draw alone, by the embedded engine's code: the same draws give the same answers on both, as far as
-their logits are the same numbers. vLLM is asked greedily, so that all it does is to take what is left. Penalties are ours
-too, since they come before the temperature. Lives in vLLM's process and its workers.
+their logits are the same numbers. vLLM is asked greedily, so that all it does is to take what is left. Penalties are
+ours too, since they come before the temperature. Lives in vLLM's process and its workers.
 """
 
 from __future__ import annotations
