@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from alignment.config import Compute, parse_run
 from alignment.config import engines as config_engines
 from alignment.config.engines import wanted
 from alignment.context import StageContext
-from alignment.distributed.batches import _in_turn
+from alignment.distributed.batches import _in_turn, _together, _Worker
 from alignment.errors import ConfigError, ModelError
 from alignment.inference.embedded import EmbeddedGenerator
 from alignment.inference.generator import open_engine
@@ -276,6 +277,23 @@ def test_batches_to_come_are_begun_in_order_as_far_as_the_maker_would_hear_of_th
     made = [text for _, text, _ in _in_turn(maker, [(name, [name]) for name in "abcd"])]
     assert made == ["a", "b", "c", "d"]
     assert maker.log == ["begin a", "begin b", "make a", "begin c", "make b", "begin d", "make c", "make d"]
+
+
+def test_a_worker_gets_several_batches_where_vllm_answers_and_gives_part_after_part(with_vllm: None) -> None:
+    vllm, embedded = Compute(engine="vllm", device="cpu", workers=2), Compute(device="cpu", workers=2)
+    assert [_together(vllm, count) for count in (1, 9, 100)] == [1, 4, 8]
+    assert _together(embedded, 100) == 1
+
+    class Failing(Maker):
+        def make(self, items: list[str]) -> Part:
+            if items[0] == "c":
+                raise ModelError("the third is bad")
+            return super().make(items)
+
+    made = list(_Worker(None, lambda context: Failing())(  # type: ignore[arg-type]
+        {"batches": [pickle.dumps([(name, [name]) for name in "abcd"])]}))
+    assert [(row["name"], row["part"]) for row in made] == [(["a"], ["a"]), (["b"], ["b"]), ([""], [""])]
+    assert pickle.loads(made[-1]["error"][0]).problem == "the third is bad"
 
 
 def test_a_process_that_does_not_come_up_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
