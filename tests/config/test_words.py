@@ -34,8 +34,8 @@ EVERYTHING = {
     "name": "all", "description": "d", "seed": 1, "store": "runs", "scale": 1.0, "params": {"a": 1},
     "compute": {"workers": 1, "address": "auto", "device": "cpu", "dtype": "auto", "cpus_per_worker": 1.0,
                 "gpus_per_worker": 0.0, "gpu": "h100", "sharding": "zero2",
-                "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}}, "engine": "auto",
-                "vllm": {"enforce_eager": True}},
+                "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1}},
+                "engine": "vllm", "vllm": {"max_num_seqs": 64}},
     "stages": [
         {"name": "hub", "kind": "import", "model": {"source": "hub", "repo": "a/b", "revision": "main",
                                                     "trust_remote_code": False}, "template": "chatml",
