@@ -47,7 +47,7 @@ def pool(data: Path, file: Path, each: int) -> None:
         rows += [{"id": f"{name}-{at}", "prompt": prompt, "completion": answer, "kind": name}
                  for at, (prompt, answer) in enumerate(draw.sample(fit, min(each, len(fit))))]
     draw.shuffle(rows)
-    held = len(rows) // 7
+    held = len(rows) // 4
     lines = [{**row, "split": "test" if at < held else "train"} for at, row in enumerate(rows)]
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
@@ -70,11 +70,11 @@ def common(data: Path, file: Path) -> list[dict[str, Any]]:
          "split": {"by": "field", "names": ["train", "test"]}, "max_bad": None},
         {"name": "pref", "kind": "import", "max_bad": None,
          "split": {"by": "ratio", "ratios": {"train": 0.8, "dev": 0.2}},
-         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 140},
-                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 50}]},
+         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 70},
+                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 25}]},
         {"name": "rm", "kind": "train", "method": "reward", "model": "base", "rows": ["pref/train"],
          "eval_rows": "pref/dev", "strategy": {"kind": "lora", "r": 16, "alpha": 32}, "batch_size": 4,
-         "micro_batch_size": 4, "learning_rate": 4e-4, "max_length": 200, "checkpoints": {"every": 1000},
+         "micro_batch_size": 4, "learning_rate": 4e-4, "max_length": 160, "checkpoints": {"every": 1000},
          "trl": {"lr_scheduler_type": "cosine", "warmup_steps": 4}},
         {"name": "quality", "kind": "select", "by": "quality", "rows": ["pool/train"], "score": {"model": "rm"},
          "quantile": 0.25},
@@ -138,8 +138,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--store", type=Path, default=Path("benchmarks/out/selection"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[17, 18, 19])
-    parser.add_argument("--each", type=int, default=260)
-    parser.add_argument("--few", type=int, default=40)
+    parser.add_argument("--each", type=int, default=140)
+    parser.add_argument("--few", type=int, default=20)
     given = parser.parse_args()
     given.store.mkdir(parents=True, exist_ok=True)
     file = given.store / "pool.jsonl"
