@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from alignment.config import DocumentFile, Documents
 from alignment.data.documents.blocks import Block, Part
@@ -149,6 +151,29 @@ def test_a_file_that_cannot_be_used_says_why(
     with pytest.raises(RowError, match=detail) as error:
         parts(tmp_path / name)
     assert error.value.slug == slug
+
+
+WHOLE = {"a.pdf": pdf([["The harbour is deep.", "Ferries stop."]] * 2), "a.html": b"<p>Hello <b>x</b><table><tr><td>1",
+         "a.docx": docx([("Title", "Harbour"), ("Normal", "It rises."), [["a", "b"]]]), "a.csv": b'a,b\n1,"2\n3"\n',
+         "a.md": b"# a\n\n```\nx\n```\ntext\n---\n"}
+
+
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_is_read_or_refused_with_a_reason(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    whole = WHOLE[name]
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 60)))
+    (tmp_path / name).write_bytes(whole[:start] + data.draw(st.binary(max_size=9)) + whole[end:])
+    try:
+        made = parts(tmp_path / name)
+    except RowError as error:
+        made = [error]
+    for part in made:
+        if isinstance(part, RowError):
+            assert part.slug in ("broken", "encoding", "empty", "no-text", "encrypted", "cells-differ")
+        else:
+            assert part.text.strip()
 
 
 def test_a_scanned_pdf_says_its_pages(tmp_path: Path) -> None:

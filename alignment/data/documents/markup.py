@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,7 +139,7 @@ def of_docx(data: bytes) -> Iterator[Block]:
                 continue
             if text := item.text.strip():
                 yield Block(text, _level(item.style.name if item.style is not None else ""))
-    except (KeyError, ValueError, OSError, AttributeError, SyntaxError) as error:
+    except (KeyError, ValueError, OSError, AttributeError, SyntaxError, RuntimeError, EOFError, zlib.error) as error:
         raise RowError("broken", f"not a Word document: {' '.join(str(error).split())[:200]}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("docx", "zipfile", "lxml"):

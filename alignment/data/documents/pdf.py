@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import re
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -72,8 +74,8 @@ def _pages(data: bytes) -> list[list[str]]:
         return [_lines(page.extract_text()) for page in reader.pages]
     except DependencyError as error:
         raise RowError("encrypted", f"the PDF is encrypted: {' '.join(str(error).split())[:200]}") from error
-    except (PyPdfError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RecursionError,
-            NotImplementedError, AssertionError, ZeroDivisionError) as error:  # what pypdf says of a damaged file
+    except (PyPdfError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RuntimeError,
+            AssertionError, ArithmeticError, zlib.error, struct.error) as error:  # what pypdf says of a damaged file
         raise RowError("broken", f"not a PDF that can be read: {type(error).__name__}: "
                                  f"{' '.join(str(error).split())[:200]}") from error
 
