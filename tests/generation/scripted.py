@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from alignment.inference.requests import Completion, Item, Request
 from alignment.records import Message
@@ -14,9 +14,6 @@ Answer = Callable[[Request], tuple[str, bool]]
 
 class Scripted:
     """A `Generator` whose answers are scripted. A prompt's words are its tokens."""
-
-    made_by: Mapping[str, Any] = {"engine": "scripted"}
-    ahead = False
 
     def __init__(self, answer: Answer, stop_after: int | None = None) -> None:
         self.answer, self.stop_after = answer, stop_after
@@ -35,8 +32,6 @@ class Scripted:
     def load(self) -> None: ...
 
     def close(self) -> None: ...
-
-    def begin(self, requests: Sequence[Request]) -> None: ...
 
     def __enter__(self) -> Self:
         return self

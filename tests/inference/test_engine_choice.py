@@ -67,7 +67,8 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(
     ({"seed": 3}, "seed: this is said by seed"),
     ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: not an option"), ({"max_num_seqs": 0}, "is not a whole number"),
     ({"max_num_seqs": True}, "is not a whole number"), ({"enforce_eager": 1}, "is not true or false"),
-    ({"gpu_memory_utilization": 1.5}, "is not a share above 0"), ({"gpu_memory_utilization": math.nan}, "is not a share"),
+    ({"gpu_memory_utilization": 1.5}, "is not a share above 0"),
+    ({"gpu_memory_utilization": math.nan}, "is not a share"),
 ])
 def test_options_that_are_not_about_memory_and_speed_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
