@@ -28,10 +28,11 @@ NEAR = 1e-4
 ZERO = ("zero1", "zero2", "zero3", "zero3-offload")
 ONLINE = [(method, "full", sharding) for method in ("grpo", "ppo") for sharding in ("none", *ZERO)]
 ONLINE += [(method, "lora", sharding) for method in ("grpo", "ppo") for sharding in ("zero2", "zero3")]
-ONLINE += [("rloo", "full", "none"), ("rloo", "lora", "zero2"), ("rloo", "full", "zero3"), ("grpo", "judged", "zero3")]
+ONLINE += [("rloo", "full", "none"), ("rloo", "lora", "zero2"), ("rloo", "full", "zero3"), ("grpo", "judged", "zero3"),
+           ("grpo", "qlora", "zero2")]
 SECOND = [("dpo", "full", "zero2"), ("dpo", "full", "zero3"), ("dpo", "lora", "zero3"), ("distill", "full", "zero2"),
           ("distill", "full", "zero3"), ("distill", "lora", "zero3"), ("orpo", "full", "zero2"),
-          ("orpo", "lora", "zero3")]
+          ("orpo", "lora", "zero3"), ("kto", "full", "zero2")]
 KILLED = [("grpo", "lora", "zero3"), ("ppo", "full", "zero2")]
 LOGGED = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "completions/mean_length", "value_loss",
           "policy_loss", "sampling/logp_difference")
@@ -64,10 +65,10 @@ class World:
         if sharding.startswith("zero3"):
             compute["deepspeed"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         keys: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2}
-        second = method in ("dpo", "distill", "orpo")
+        second = method in ("dpo", "kto", "distill", "orpo")
         if second:
             keys |= {"teacher": "other"} if method == "distill" else {}
-            keys |= {"reference_model": "other"} if method == "dpo" else {}
+            keys |= {"reference_model": "other"} if method in ("dpo", "kto") else {}
         else:
             parts = {"es": {"batch_function": "tests.rewards.judges:es"}}
             parts |= {"rm": {"model": "rm"}} if form == "judged" else {}
@@ -77,7 +78,8 @@ class World:
                 "num_generations": 4, "batch_size": 16, "micro_batch_size": 16 // max(1, workers)}
         keys["trl"] = {"max_steps": steps, **({} if method in ("ppo", "distill") else {"beta": 0.1})}
         stage = small.train("stage", method, **{
-            "strategy": FULL if form == "full" else {**LORA, "targets": ["q_proj", "v_proj", "down_proj"]},
+            "strategy": FULL if form == "full" else {
+                **LORA, "targets": ["q_proj", "v_proj", "down_proj"], **({"kind": "qlora"} if form == "qlora" else {})},
             "eval_rows": "data/dev" if second else "data/test", "learning_rate": 1e-2, "epochs": steps,
             "checkpoints": {"every": 2, "final": "best"}, **keys, **more})
         run = small.run(self.folder / name, *([small.train("rm", "reward")] if form == "judged" else []), stage,
