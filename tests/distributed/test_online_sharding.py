@@ -46,11 +46,14 @@ class World:
         from alignment.training.fit import fit
 
         self.folder, self.store = folder, Store(str(folder / "store"))
-        for name, model in (("base", small.BASE), ("other", small.OTHER)):
-            imported(folder / f"tiny-{name}", model["model"])
+        # qlora: bitsandbytes needs layers whose inputs are a multiple of 64.
+        wide = {**small.BASE["model"], "hidden_size": 64, "layers": 1}
+        for name, model in (("base", small.BASE["model"]), ("other", small.OTHER["model"]), ("wide", wide)):
+            imported(folder / f"tiny-{name}", model)
             shutil.copytree(folder / f"tiny-{name}" / "out" / "model", folder / name / "model")
         self.base = published(self.store, "base-000000000000", folder / "base")
         self.other = published(self.store, "other-000000000000", folder / "other")
+        self.wide = published(self.store, "wide-000000000000", folder / "wide")
         self.rows = published_rows(self.store, folder / "rows", "data-000000000000", train=preferences(16),
                                    dev=preferences(4), test=preferences(3))
         judge = context(self.store, folder / "rm", self.base, self.rows, "reward", trl={"max_steps": 1})
@@ -85,7 +88,8 @@ class World:
         run = small.run(self.folder / name, *([small.train("rm", "reward")] if form == "judged" else []), stage,
                         compute=compute)
         key = f"{name}-000000000000"
-        inputs = {"base": self.base, "data": self.rows, "other": self.other, "rm": self.judge}
+        base = self.wide if form == "qlora" else self.base
+        inputs = {"base": base, "data": self.rows, "other": self.other, "rm": self.judge}
         return StageContext(run=run, stage=run.stages[-1], store=self.store, key=key, digest="0" * 64, inputs=inputs,
                             work=self.store.workdir(key))
 
@@ -127,6 +131,8 @@ def made(world: World) -> dict[str, StageContext]:
 
     whole = [*ONLINE, *SECOND]
     contexts = [("-".join(each), world.context("-".join(each), each), "whole") for each in whole]
+    # What kto's answers are compared with are those of one forward pass, of one rank: two ranks without sharding.
+    contexts += [("kto-alone", world.context("kto-alone", ("kto", "full", "none")), "whole")]
     contexts += [("long-" + "-".join(each), world.context("long-" + "-".join(each), each, steps=4), "whole")
                  for each in KILLED]
     stopped = world.context("stopped", ("ppo", "full", "zero2"), steps=4, gates={"reward": 5.0})
@@ -135,7 +141,7 @@ def made(world: World) -> dict[str, StageContext]:
                  for each, how in zip(KILLED, ("cut", "kill"), strict=True)]
     ranks = world.started(contexts, "first")
     alone = {}
-    for method, form in sorted({each[:2] for each in whole}):
+    for method, form in sorted({each[:2] for each in whole if each[0] != "kto"}):
         alone[f"{method}-{form}"] = world.context(f"{method}-{form}", (method, form, "none"), workers=0)
     for name, one in alone.items():
         one.out.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ def weights(of: StageContext, folder: str = "model") -> dict[str, Any]:
 def test_what_is_drawn_learned_and_logged_is_that_of_one_process(each: Each, made: dict[str, StageContext]) -> None:
     import torch
 
-    alone, shared = made["-".join(each[:2])], made["-".join(each)]
+    alone, shared = made["kto-alone" if each[0] == "kto" else "-".join(each[:2])], made["-".join(each)]
     for event, count in (("train", 2), ("eval", 2 if each in ONLINE else 1)):
         theirs, mine = lines(alone, event), lines(shared, event)
         assert len(mine) == len(theirs) == count
