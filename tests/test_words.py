@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import tokenize
 
-from alignment.words import form, pieces, words
+from alignment.words import form, pieces, word_starts, words
 
 LINES = {
     "Hindi": ("किताब मेज पर है।", ["किताब", "मेज", "पर", "है"]),
@@ -79,3 +80,23 @@ def test_joined_characters_belong_to_words() -> None:
 def test_punctuation_between_characters_is_no_piece_and_inside_a_word_it_stays() -> None:
     assert pieces("ភាសា\u200bខ្មែរ") == words("ភាសា\u200bខ្មែរ")
     assert pieces("北京，“上海”。 don't - 3,5") == ["北", "京", "上", "海", "don't", "-", "3,5"]
+
+
+@pytest.mark.parametrize(("text", "cut"), [
+    ("a well-known - fact.", ["a ", "well-known - ", "fact."]), ("... so", ["... so"]), ("(so) it", ["(so) ", "it"]),
+    ("你好，世界。GPT模型 3.5 米！", ["你", "好，", "世", "界。", "GPT", "模", "型 ", "3.5 ", "米！"]),
+    ("「你好」他说", ["「你", "好」", "他", "说"]), ("が\u3099か", ["が\u3099", "か"]), ("กำไร", ["กำ", "ไ", "ร"]),
+    ("naïve “so” — it", ["naïve ", "“so” — ", "it"]),
+])
+def test_where_words_begin_in_a_text_as_it_stands(text: str, cut: list[str]) -> None:
+    starts = word_starts(text)
+    assert [text[begin:end] for begin, end in zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True)] == cut
+
+
+@given(st.text(max_size=60))
+def test_words_begin_with_what_is_no_mark_and_rise(text: str) -> None:
+    starts = word_starts(text)
+    assert starts == sorted(set(starts))
+    for begin, end in pairwise([*starts, len(text)]):
+        assert any(sign.isalnum() for sign in text[begin:end])
+        assert unicodedata.category(text[begin]) not in ("Mn", "Mc") or begin == 0 or text[begin - 1].isspace()

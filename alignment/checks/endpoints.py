@@ -12,7 +12,7 @@ from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, EndpointModel, Evaluate, Generate, ImportEndpoint, Run, Sample
 from alignment.config.secrets import key_from
 from alignment.config.stages.fields import Place
-from alignment.config.stages.sample import Sampling
+from alignment.config.stages.sampling import Sampling
 from alignment.errors import ConfigError
 from alignment.inference.endpoint.client import package
 
@@ -36,13 +36,14 @@ def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
         yield (), ConfigError("an endpoint is asked by one process, so that its limits and budget hold",
                               found=f"compute.workers: {run.compute.workers}", expected="0 or 1 for this stage",
                               hint="a profile may give each stage its own: overrides")
-    models = [ref for ref in stage.model_refs() if ref.role == "policy"]
-    if stage.max_prompt_tokens is not None and len(asked) == len(models):
+    models = [ref for ref in stage.model_refs() if ref.role == "policy" and not ref.drawn]
+    if stage.max_prompt_tokens is not None and models and all(ref.stage in asked for ref in models):
         yield ("max_prompt_tokens",), ConfigError(
             "an endpoint counts its own tokens, so nobody here can hold prompts to this", found=stage.max_prompt_tokens,
             expected="to be left out: the endpoint refuses what it cannot take, and such rows are counted")
     for name, model in asked.items():
-        for place, sampling in stage.samplings():
+        drawn = {given for ref in stage.model_refs() if ref.stage == name for given in ref.drawn or stage.samplings()}
+        for place, sampling in sorted(drawn, key=lambda given: given[0]):
             yield from _unknown(name, model, place, sampling)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from alignment.artifacts import Artifact
 from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, ImportModel, TinyModel, TrainBase
-from alignment.config.stages.fields import on_this_machine
-from alignment.data.fingerprint import gguf_path
+from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.model_files import gguf_fields, hub_snapshot, tensor_shapes
 from alignment.errors import ConfigError, KubeAlignError
 
@@ -84,7 +83,7 @@ def _of_gguf(stage: str, model: GgufModel) -> frozenset[str]:
 
 LAYERS: dict[type, Callable[[str, Any], frozenset[str]]] = {
     HubModel: lambda stage, model: _of_folder(hub_snapshot(model)),
-    FolderModel: lambda stage, model: _of_folder(on_this_machine(model.path)),
+    FolderModel: lambda stage, model: _of_folder(folder_path(stage, model)),
     GgufModel: _of_gguf,
     TinyModel: lambda stage, model: LLAMA,
 }

@@ -15,14 +15,21 @@ from typing import Any
 
 from alignment import templates
 from alignment.artifacts import Artifact
+from alignment.checks.contrast import contrastable
+from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
+from alignment.checks.looked import look
 from alignment.checks.machine import train
+from alignment.checks.new_tokens import learned
+from alignment.checks.passages import questionable
+from alignment.checks.retrieved import answerable as retrievable
 from alignment.checks.rows import askable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
+from alignment.checks.selected import answerable, coverable, drawable, judgeable, mergeable
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
@@ -30,30 +37,46 @@ from alignment.config import (
     Adapter,
     AnyStage,
     Choose,
+    Contrastive,
+    DocumentQa,
     Evaluate,
     FolderModel,
     Generate,
     GgufModel,
     HubModel,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    ImportReward,
+    JudgedScorer,
+    MultiHop,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectMerge,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
     SelfInstruct,
+    Source,
     Stage,
     TinyModel,
     TrainBase,
     row_of,
 )
 from alignment.config.messages import close_to
-from alignment.config.prompts import read_prompt
+from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.run import adapter_of
 from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
+from alignment.config.stages.hygiene import REFUSALS
 from alignment.config.stages.online import Online
 from alignment.data.adapter_config import CONFIG, read_adapter_config
-from alignment.data.fingerprint import gguf_path
+from alignment.data.fingerprint import folder_path, gguf_path
+from alignment.data.hygiene import lacks
 from alignment.data.import_data import check_template
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
@@ -112,7 +135,7 @@ def _check_gguf(stage: str, model: GgufModel) -> None:
 
 
 def _check_folder(stage: str, model: FolderModel) -> None:
-    folder = on_this_machine(model.path)
+    folder = folder_path(stage, model)
     if not folder.is_dir():
         raise ConfigError("the model folder does not exist", found=str(folder),
                           expected=f"a folder at {folder.absolute()}",
@@ -139,13 +162,13 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
     problems, unread = list(_sources(stage, sight.limit)), []
     for index, error in problems:
         if error is None:
-            unread.append(stage.data[index].path)
+            unread.append(stage.data[index].place)
         else:
             yield ("data", index), error
     if any(error is not None for _, error in problems):
         return
     if unread:
-        sight.note(stage.name, f"not read now: {', '.join(unread)}")
+        yield from look(run, stage, sight, unread)
         return
     try:
         check_template(stage)
@@ -163,12 +186,15 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         sight.note(stage.name, f"{len(seen.bad)} bad rows: {counted(row.slug for row in seen.bad)}")
     if seen.unread:
         sight.note(stage.name, f"keys that nothing reads: {counted(seen.unread.elements())}")
-    if stage.max_bad is not None and len(seen.bad) > stage.max_bad * seen.read:
-        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in seen.bad[:3])
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        sight.note(stage.name, f"hygiene is left to the stage, as {', '.join(lacking)} is not installed here")
+    bad = [row for row in seen.bad if row.slug not in REFUSALS]
+    if stage.max_bad is not None and len(bad) > stage.max_bad * seen.read:
+        first = "; ".join(f"{row.source} row {row.row}: {row.reason}" for row in bad[:3])
         yield ("data",), ConfigError(
-            f"{len(seen.bad)} of {seen.read} rows are bad", found=first,
+            f"{len(bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint=f"by reason: {counted(row.slug for row in seen.bad)}")
+            hint=f"by reason: {counted(row.slug for row in bad)}")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
@@ -181,6 +207,9 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
 def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError | None]]:
     """Sources that cannot be read (with the error), or are not read now (None)."""
     for index, source in enumerate(stage.data):
+        if source.path is None:
+            yield index, _hub_library(source)
+            continue
         if "://" in source.path:
             yield index, next(nowhere(source.path), None)
             continue
@@ -194,6 +223,14 @@ def _sources(stage: ImportData, limit: int) -> Iterator[tuple[int, ConfigError |
             yield index, ConfigError("the data file may not be read by this user", found=source.path)
         elif path.stat().st_size > limit:
             yield index, None
+
+
+def _hub_library(source: Source) -> ConfigError | None:
+    """A data set of the hub is not asked for before its stage is made: that may fetch all of it."""
+    if importlib.util.find_spec("datasets") is not None:
+        return None
+    return ConfigError("the datasets package, which reads the hub's data sets, is not installed", found=source.place,
+                       expected="kubealign[train]", hint="pip install 'kubealign[train]'")
 
 
 def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
@@ -213,6 +250,7 @@ def _train(run: Run, stage: TrainBase, sight: Sight) -> Wrong:
     if (said := stage.defaulted()) is not None:
         sight.note(stage.name, said)
     yield from adaptable(sight, stage)
+    yield from learned(run, stage)
     yield from learnable(sight, stage)
     yield from tellable(sight, stage)
     yield from comparable(run, sight, stage)
@@ -231,6 +269,7 @@ def _online(run: Run, stage: Online, sight: Sight) -> Wrong:
 
 def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    yield from _rubric(stage.score)
     yield from askable_there(run, stage)
     yield from askable(sight, stage)
 
@@ -238,16 +277,49 @@ def _sample(run: Run, stage: Sample, sight: Sight) -> Wrong:
 def _generate(run: Run, stage: Generate) -> Wrong:
     """What every recipe has: prompt files that can be read, a teacher that can be asked."""
     for prompt in stage.prompt_files():
-        try:
-            read_prompt(prompt, f"stage {stage.name}")
-        except ConfigError as error:
-            yield ("prompts", prompt.step), ConfigError(error.problem, found=error.found, expected=error.expected)
+        yield from _prompt(("prompts", prompt.step), prompt)
     yield from askable_there(run, stage)
 
 
 def _self_instruct(run: Run, stage: SelfInstruct, sight: Sight) -> Wrong:
     yield from _generate(run, stage)
     yield from seedable(run, sight, stage)
+
+
+def _document_qa(run: Run, stage: DocumentQa, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from questionable(run, sight, stage)
+
+
+def _import_reader(run: Run, stage: ImportReader, sight: Sight) -> Wrong:
+    try:
+        MODELS[type(stage.model)](stage.name, stage.model)
+    except KubeAlignError as error:
+        yield ("model",), error
+
+
+def _import_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
+    yield from _import_reader(run, stage, sight)
+    if stage.template is not None and stage.template not in templates.names():
+        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
+                                         expected="one of " + ", ".join(templates.names()))
+
+
+def _quality(run: Run, stage: SelectQuality, sight: Sight) -> Wrong:
+    yield from _scoring(stage)
+    yield from judgeable(sight, stage)
+
+
+def _contrastive(run: Run, stage: Contrastive, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from _scoring(stage)
+    yield from _rubric(stage.score)
+    yield from contrastable(sight, stage)
+
+
+def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
+    yield from _generate(run, stage)
+    yield from retrievable(run, sight, stage)
 
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
@@ -259,8 +331,9 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
 
 def _continues(own: Adapter, start: AnyStage) -> Wrong:
     """An imported adapter is continued as it is."""
+    source: Any = start.sources()[0].source
     try:
-        made = read_adapter_config(on_this_machine(start.sources()[0].path or ""), f"stage {start.name}, model.path")
+        made = read_adapter_config(folder_path(start.name, source), f"stage {start.name}, model.path")
     except KubeAlignError:
         return  # said of the stage that imports it
     if own.quantised is not None:
@@ -274,7 +347,19 @@ def _continues(own: Adapter, start: AnyStage) -> Wrong:
                 expected=str(made[name]), hint="or strategy full, which merges it")
 
 
-def _scoring(stage: Sample | Evaluate) -> Wrong:
+def _rubric(score: JudgedScorer) -> Wrong:
+    if score.judge is not None:
+        yield from _prompt(("score", "judge", "prompt"), score.judge.file)
+
+
+def _prompt(place: Place, prompt: PromptFile) -> Wrong:
+    try:
+        read_prompt(prompt, "")
+    except ConfigError as error:
+        yield place, ConfigError(error.problem, found=error.found, expected=error.expected)
+
+
+def _scoring(stage: Sample | Evaluate | Contrastive | SelectQuality) -> Wrong:
     if stage.score is not None and stage.score.function is not None:
         yield from _function(("score", "function"), stage.score.function, built_in=True)
 
@@ -334,6 +419,12 @@ def _nothing(stage: AnyStage) -> Wrong:
     return iter(())
 
 
+def _hygiene_here(stage: ImportData | Generate) -> Wrong:
+    if stage.hygiene is not None and (lacking := lacks(stage.hygiene)):
+        yield ("hygiene",), ConfigError("a package that it looks with is not installed", found=", ".join(lacking),
+                                        expected="kubealign[hygiene]", hint="pip install 'kubealign[hygiene]'")
+
+
 def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
     """Nothing is wrong with files; what comes after it reads what its models have in common."""
     roots = {root(run, name) for name in stage.models}
@@ -354,13 +445,17 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, SelfInstruct: _self_instruct,
+    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, ImportDocuments: readable,
+    ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
+    DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
+    SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _nothing, Generate: _nothing, TrainBase: train,
-    Sample: _nothing, Evaluate: _nothing, Choose: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, ImportDocuments: _nothing,
+    Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
+    Evaluate: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

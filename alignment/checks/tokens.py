@@ -14,9 +14,9 @@ from typing import Any
 from alignment.artifacts import Artifact
 from alignment.checks.seen import Sight, Wrong
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, ImportModel, Run, TinyModel, TrainBase
-from alignment.config.stages.fields import on_this_machine
+from alignment.data.fingerprint import folder_path
 from alignment.data.model_files import hub_snapshot
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, ModelError
 
 Vocabulary = dict[str, int]
 
@@ -73,9 +73,16 @@ def _of_folder(folder: Path) -> Vocabulary | None:
     return vocabulary if isinstance(vocabulary, dict) else None
 
 
+def _of_model_folder(model: FolderModel) -> Vocabulary | None:
+    try:
+        return _of_folder(folder_path("", model))
+    except ModelError:  # a package that is not installed is another check's to say
+        return None
+
+
 VOCABULARIES: dict[type, Callable[[Any], Vocabulary | None]] = {
     HubModel: lambda model: _of_folder(hub_snapshot(model)),
-    FolderModel: lambda model: _of_folder(on_this_machine(model.path)),
+    FolderModel: _of_model_folder,
     GgufModel: lambda model: None,
     TinyModel: lambda model: None,
 }

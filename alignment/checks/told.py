@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from alignment import templates
@@ -16,8 +17,8 @@ from alignment.artifacts import Artifact
 from alignment.checks.lengths import shipped_template
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import AnyStage, FolderModel, ImportModel, TrainBase
-from alignment.config.stages.fields import on_this_machine
-from alignment.errors import ConfigError
+from alignment.data.fingerprint import folder_path
+from alignment.errors import ConfigError, ModelError
 from alignment.records import Record
 from alignment.templates.told import TOLD
 
@@ -32,7 +33,8 @@ def remember_text(sight: Sight, stage: ImportModel) -> None:
     elif stage.base is not None and stage.base in sight.templates:
         sight.templates[stage.name] = sight.templates[stage.base]
     elif stage.template is None and isinstance(stage.model, FolderModel):
-        _keep(sight, stage.name, on_this_machine(stage.model.path))
+        with suppress(ModelError):  # a package that is not installed is another check's to say
+            _keep(sight, stage.name, folder_path(stage.name, stage.model))
 
 
 def remember_made_text(sight: Sight, stage: AnyStage, artifact: Artifact) -> None:

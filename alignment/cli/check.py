@@ -119,6 +119,7 @@ def mistakes(
     """
     from alignment.checks.context import beyond_context
     from alignment.checks.endpoints import reachable_here
+    from alignment.checks.engines import installed, servable
     from alignment.checks.machine import devices, four_bits, room, sharding
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.checks.stages import made, wrong, wrong_here
@@ -131,7 +132,7 @@ def mistakes(
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
         artifact = (finished or {}).get(stage.name)
-        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight),
+        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight), *servable(executed, stage),
                   *((*wrong_here(stage), *reachable_here(run, stage)) if here else ()),
                   *room(executed, stage, profile),
                   *four_bits(executed, stage, profile, sight)] if artifact is None else []
@@ -142,7 +143,8 @@ def mistakes(
     found = once(found)
     if profile is None or profile.cluster is None:
         executed = run if profile is None else profile.applied(run)
-        for key, error in (*devices(executed.compute), *sharding(executed.compute)):
+        for key, error in (*devices(executed.compute), *sharding(executed.compute),
+                           *installed(run, executed.compute)):
             where = place_of(file, ("compute", key)) if profile is None else f"profile {profile.name} (compute.{key})"
             found.append(ConfigError(error.problem, where=where, found=error.found, expected=error.expected))
         return found + [_finding(file, ("store",), error) for error in store(executed.store)]

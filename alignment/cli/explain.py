@@ -51,7 +51,7 @@ def lines(topic: object, width: int) -> Iterator[tuple[str, str]]:
         yield from (("", line) for line in _wrapped(paragraph, width, ""))
     for part in topic.parts:
         yield "", ""
-        yield "bold", part.title
+        yield from (("bold", line) for line in _wrapped(part.title, width, ""))
         for row in _rows(part.rows, width, "  "):
             yield "", row
     for title, text in topic.examples:

@@ -49,6 +49,10 @@ def plan(
     in_store = run.model_copy(update={"store": as_loaded.store}) if remote else run
     plans = make_plan(run, found, rates, cards, kept_probes(in_store, loaded if remote and gpus is None else None))
     table(COLUMNS, [_row(item) for item in plans], right=COLUMNS[2:-1], spare=SPARE)
+    for item in plans:
+        if item.looked is not None:
+            say(f"{item.name}: lengths of {item.looked[0]:,.0f} of {item.looked[1]:,.0f} rows"
+                + (", and their number by what these are" if item.rows_about else ""))
     _say_memory(plans, cards)
     _say_elsewhere(plans, on_gpu=cards is not None and cards.card is not None)
     for stage in run.stages:
@@ -171,7 +175,8 @@ def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> bool:
 def _row(item: StagePlan) -> list[str]:
     return [
         item.name, item.what, "" if item.size is None else count(item.size.parameters),
-        "" if item.rows is None else ("" if item.rows_known else "<= ") + count(item.rows),
+        "" if item.rows is None else (
+            "~" if item.rows_about else "" if item.rows_known else "<= ") + count(item.rows),
         "" if item.tokens is None else ("" if item.counted else "~") + count(item.tokens),
         "" if item.memory is None else "~" + memory(item.memory.total),
         "" if item.seconds is None else ("" if item.artifact else "~") + duration(item.seconds),

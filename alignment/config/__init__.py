@@ -20,9 +20,14 @@ from alignment.config.run import Run
 from alignment.config.stages import KINDS, METHODS, AnyStage
 from alignment.config.stages.base import Outside, Stage, row_of
 from alignment.config.stages.choose import Choose
+from alignment.config.stages.documents import DocumentFile, Documents, ImportDocuments
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.generate.base import Generate
+from alignment.config.stages.generate.contrastive import Contrastive
+from alignment.config.stages.generate.document_qa import DocumentQa, QuestionFilters
+from alignment.config.stages.generate.judged_pairs import JudgedPairs
+from alignment.config.stages.generate.multihop import MultiHop
 from alignment.config.stages.generate.self_instruct import Filters, SelfInstruct
 from alignment.config.stages.imports import (
     FieldSplit,
@@ -30,23 +35,39 @@ from alignment.config.stages.imports import (
     GgufModel,
     HubModel,
     ImportData,
+    ImportEmbedder,
     ImportModel,
+    ImportReader,
+    ImportReward,
     RatioSplit,
     ShippedTemplate,
     Source,
     TinyModel,
 )
 from alignment.config.stages.rewards import RewardPart, Rewards
-from alignment.config.stages.sample import Sample, Sampling, Scorer
+from alignment.config.stages.sample import Sample
+from alignment.config.stages.sampling import Sampling
+from alignment.config.stages.score import Judge, JudgedScorer, Scorer
+from alignment.config.stages.select import (
+    WAYS,
+    Select,
+    SelectCoverage,
+    SelectMerge,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
+)
 from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
-    "KINDS", "METHODS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Dpo", "EndpointModel",
-    "Evaluate", "FieldSplit", "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images",
-    "ImportData", "ImportEndpoint", "ImportModel", "Lora", "Outside", "Pod", "Profile", "QLora", "RatioSplit", "Reward",
-    "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "SelfInstruct", "Sft", "ShippedTemplate", "Source",
-    "Stage", "StageOverride", "Storage",
-    "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run",
-    "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Contrastive",
+    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "FieldSplit", "Filters",
+    "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
+    "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge", "JudgedPairs",
+    "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
+    "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge",
+    "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate", "Source", "Stage",
+    "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge",
+    "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

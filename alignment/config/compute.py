@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignment.config.engines import Engine
+from alignment.config.engines import refused_options as refused_of_vllm
 from alignment.config.sharding import Sharding, refused_options
 from alignment.config.stages.fields import OneCount, Strict
 
@@ -40,6 +42,12 @@ class Compute(Strict):
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed's own options on memory and speed, over ours: `zero_optimization: {reduce_bucket_size: 50000000}`, or
     the path of a JSON or YAML file with them (configs/deepspeed/), which is read where the run is loaded."""
+    engine: Engine = "auto"
+    """What answers in sample, generate and evaluate: `vllm` (GPUs and, with its build for them, CPUs), `transformers`,
+    or auto: vLLM where it is installed and there is a GPU, and the models are such as it serves. No digest has it."""
+    vllm: dict[str, Any] | None = None
+    """vLLM's own options on memory and speed, over ours: `{tensor_parallel_size: 2, max_num_seqs: 512}`. Workers have
+    one engine each, over their `gpus_per_worker`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -51,7 +59,7 @@ class Compute(Strict):
             raise ValueError(f"gpus_per_worker: {self.gpus_per_worker:g} with device: cpu sets GPUs aside for nothing")
         if self.device == "cuda" and self.workers and not self.gpus_per_worker:
             raise ValueError("device: cuda with workers needs gpus_per_worker: a worker that asks for none sees none")
-        wrong = list(refused_options(self.sharding, self.deepspeed))
+        wrong = [*refused_options(self.sharding, self.deepspeed), *refused_of_vllm(self.vllm)]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

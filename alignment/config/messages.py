@@ -162,7 +162,9 @@ def _real(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[Loc, list
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if len(kinds) > 1:  # a union's tag: keep the members that it may mean
             label = str(part).partition("[")[0]
-            kinds = [kind for kind in models if _carries(kind, part)] or [
+            # A stage's tag first: `reward` is a method, and also what a key of another stage may say.
+            kinds = [kind for kind in models if getattr(kind, "tag", None) == part] or [
+                kind for kind in models if _carries(kind, part)] or [
                 kind for kind in kinds if getattr(get_origin(kind) or kind, "__name__", "").lower() == label] or [
                 kind for kind in kinds if kind not in models]
             continue
@@ -190,7 +192,6 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _carries(model: type[BaseModel], tag: str | int) -> bool:
-    """Whether a member of a union is told by this tag: its own name for it, or the one value of one of its keys."""
-    return getattr(model, "tag", None) == tag or any(
-        get_origin(field.annotation) is Literal and get_args(field.annotation) == (tag,)
-        for field in model.model_fields.values())
+    """Whether a member of a union is told by this tag, the one value of one of its keys."""
+    return any(get_origin(field.annotation) is Literal and get_args(field.annotation) == (tag,)
+               for field in model.model_fields.values())

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 from alignment.config.aims import Aim, parse_aim
 from alignment.config.compute import Compute
-from alignment.config.stages import KINDS, AnyStage
-from alignment.config.stages.base import Finding, Findings, ModelRef, RowsPlace
+from alignment.config.stages import AnyStage
+from alignment.config.stages.base import Finding, Findings, ModelRef, Role, RowsPlace
 from alignment.config.stages.fields import Name, StoreUrl, Strict
 from alignment.config.stages.strategies import Adapter
 from alignment.config.stops import Stops, stages_of
@@ -166,8 +166,9 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
 def _check_model(
     stage: AnyStage, ref: ModelRef, earlier: Mapping[str, AnyStage], names: list[str]
 ) -> Iterator[Finding]:
+    roles = ("embedder", "policy") if ref.role == "embedder" else (ref.role,)
     allowed = [other.name for other in earlier.values()
-               if other.makes == ref.role or (ref.asked and other.endpoint is not None)]
+               if other.makes in roles or (ref.asked and other.endpoint is not None)]
     if ref.stage not in earlier:
         yield Finding(ref.place, _not_before(ref.stage, names), ref.stage, _choices(allowed))
         return
@@ -176,9 +177,7 @@ def _check_model(
                                  "ask it, and nothing else", ref.stage, _choices(allowed))
         return
     if ref.stage not in allowed:
-        makers = ", ".join(kind.tag for kind in KINDS if kind.makes == ref.role)
-        wanted = "a stage that makes a language model" if ref.role == "policy" else f"a stage of method {makers}"
-        yield Finding(ref.place, f"needs {wanted}", ref.stage, _choices(allowed))
+        yield Finding(ref.place, f"needs {_WANTED[ref.role]}", ref.stage, _choices(allowed))
         return
     start, own = adapter_of(earlier, ref.stage), stage.adapter
     if ref.place == ("model",) and start is not None and own is not None and start.shape != own.shape:
@@ -188,6 +187,14 @@ def _check_model(
             _as_written({key: own.shape[key] for key in other}),
             f"{_as_written(other)} (or strategy full, which merges it)",
         )
+
+
+_WANTED: Mapping[Role, str] = {
+    "policy": "a stage that makes a language model",
+    "reward": "a stage of method reward, or an import with role: reward",
+    "embedder": "an import with role: embedder, or a stage that makes a language model",
+}
+"""What a model has to be -> which stages make it, in words."""
 
 
 def _as_written(keys: Mapping[str, object]) -> Written:

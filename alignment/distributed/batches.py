@@ -13,13 +13,16 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from alignment.artifacts import digest_of
+from alignment.config import Compute
+from alignment.config.engines import wanted
+from alignment.config.hardware import device_here
 from alignment.context import StageContext
 from alignment.distributed.local import WorkersLost, ensure_ray, workers_lost
 from alignment.distributed.parts import Kept, P, Part, Parts
@@ -30,6 +33,9 @@ from alignment.progress import console
 MAX_RESTARTS = 5
 """Times that a worker which died is started again, and that its batch is tried: a batch that kills its process each
 time must end the stage."""
+
+TOGETHER = 8
+"""Batches that a worker with vLLM gets at once."""
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -45,6 +51,19 @@ class Maker(Protocol[Item_contra, P_co]):
 
     def close(self) -> None:
         """Nothing more is to be made: give memory back. Not called where the process ends instead."""
+
+
+@runtime_checkable
+class Foresighted(Protocol[Item_contra]):
+    """A maker whose engine works on several batches at once, so that it need not wait for each one's longest
+    answer."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it would hear of another batch that is still to be made."""
+
+    def begin(self, items: Sequence[Item_contra]) -> None:
+        """Hear of a batch that will be made soon. What is wrong with its rows is told by `make`."""
 
 
 Plan = dict[str, list[Item]]
@@ -111,10 +130,20 @@ def _here(context: StageContext, missing: Plan[Item], maker: Callable[[StageCont
         return
     mine = maker(context)
     try:
-        for name, items in missing.items():
-            yield name, *_timed(mine, items)
+        yield from _in_turn(mine, list(missing.items()))
     finally:
         mine.close()
+
+
+def _in_turn(mine: Maker[Item, Part], batches: Sequence[tuple[str, list[Item]]]) -> Made:
+    """Make batches one after another; who has foresight hears of those to come."""
+    told = 0
+    for place, (name, items) in enumerate(batches):
+        told = max(told, place)
+        while isinstance(mine, Foresighted) and told < len(batches) and mine.ahead:
+            mine.begin(batches[told][1])
+            told += 1
+        yield name, *_timed(mine, items)
 
 
 def _on_workers(context: StageContext, missing: Plan[Item], maker: Callable[[StageContext], Maker[Item, P]]) -> Made:
@@ -129,11 +158,12 @@ def _on_workers(context: StageContext, missing: Plan[Item], maker: Callable[[Sta
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"name": name, "items": pickle.dumps(items)} for name, items in missing.items()]
-    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    together = _together(compute, len(rows))
+    made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // together)).map_batches(
         _Worker,
         fn_constructor_kwargs={"context": context, "maker": maker},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(rows))),
+        batch_size=together,
+        compute=ray.data.ActorPoolStrategy(size=min(compute.workers, -(-len(rows) // together))),
         num_cpus=compute.cpus_per_worker,
         num_gpus=compute.gpus_per_worker or None,
         max_restarts=MAX_RESTARTS,
@@ -152,8 +182,16 @@ def _on_workers(context: StageContext, missing: Plan[Item], maker: Callable[[Sta
                    hint="finished batches are kept; run it again to go on with the others") from error
 
 
+def _together(compute: Compute, batches: int) -> int:
+    """Batches that a worker gets at once: one, or so many that vLLM always has others to work on. They are made again
+    together where the worker dies."""
+    if wanted(compute, device_here(compute)) != "vllm":
+        return 1
+    return max(1, min(TOGETHER, batches // compute.workers))
+
+
 class _Worker:
-    """A Ray Data actor: one row in is one batch, one row out is its part, or the user's error.
+    """A Ray Data actor: each row in is one batch, each row out its part, or the user's error.
 
     The error goes as a value, since Ray Data hands on what a worker raises as text alone.
     """
@@ -166,13 +204,14 @@ class _Worker:
         """Made at the first batch: what an actor's constructor raises, Ray takes for the actor's death."""
         return self.maker(self.context)
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        name = str(batch["name"][0])
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        names = [str(name) for name in batch["name"]]
+        batches = [pickle.loads(items) for items in batch["items"]]
         try:
-            text, seconds = _timed(self.mine, pickle.loads(batch["items"][0]))
+            for name, text, seconds in _in_turn(self.mine, list(zip(names, batches, strict=True))):
+                yield {"name": [name], "part": [text], "seconds": [seconds], "error": [b""]}
         except KubeAlignError as error:
-            return {"name": [name], "part": [""], "seconds": [0.0], "error": [pickle.dumps(error)]}
-        return {"name": [name], "part": [text], "seconds": [seconds], "error": [b""]}
+            yield {"name": [names[0]], "part": [""], "seconds": [0.0], "error": [pickle.dumps(error)]}
 
 
 def _timed(maker: Maker[Item, Part], items: list[Item]) -> tuple[str, float]:

@@ -25,8 +25,9 @@ from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
 from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
+from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 
 
 def evaluate_stage(context: StageContext) -> Outcome:
@@ -46,7 +47,8 @@ def evaluate_stage(context: StageContext) -> Outcome:
     held_out = check_held_out(context, stage, split)
     context.event("held_out", rows=len(split), left_out=len(held_out.dropped), seen=held_out.seen)
     chosen = choose_questions(context, stage, held_out)
-    answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
+    with kept_open():
+        answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
     chosen = answered_by_all(stage, chosen, {name: own.failed for name, own in answered.items()})
     _write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
@@ -64,6 +66,7 @@ def evaluate_stage(context: StageContext) -> Outcome:
         "timing": {name: own.timing() for name, own in answered.items()},
         "undefined_metrics": undefined,
         **endpoint_facts(context, {name: own.used() for name, own in answered.items()}),
+        **engine_facts({name: own.engines for name, own in answered.items()}),
     })
 
 

@@ -17,14 +17,15 @@ from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
+from alignment.inference.judging import JudgeTally
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
 from alignment.rewards import resolve
 from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
 from alignment.sampling.measures import histogram, measures
 from alignment.sampling.prompts import as_prompt
-from alignment.sampling.select import best_of_n, pairs_max_min, pairs_newest_previous
+from alignment.sampling.select import Selection, best_of_n, pairs_max_min, pairs_newest_previous
 
 
 def sample_stage(context: StageContext) -> Outcome:
@@ -40,7 +41,8 @@ def sample_stage(context: StageContext) -> Outcome:
         resolve(stage.score.function)  # a wrong name shows now, not after the models are loaded
     prompts, bad, read, not_taken = _prompts(context, stage)
     planned = plan(context, batches(prompts, stage.batch_size))
-    tally = Tally(budgets(context, (stage.model, stage.previous)))
+    judged_by = None if stage.score.judge is None else stage.score.judge.model
+    tally = Tally(budgets(context, dict.fromkeys((stage.model, stage.previous, judged_by))))
     parts = list(make_parts(context, planned, SampleBatch, Part, folder="parts", label="sample", unit="prompts",
                             note=lambda part: tally.add(sum(a.tokens for a in part.answers), part.seconds,
                                                          (one for _, one in used_by(part)))))
@@ -51,30 +53,62 @@ def sample_stage(context: StageContext) -> Outcome:
                          hint="; ".join(f"row {row['id']}: {row['found']}" for row in bad[:3] if "found" in row)
                          or None)
     answered = {answer.id for answer in answers}
+    judge = _judge(stage, parts)
     asked = {record.id: record for record in prompts if record.id in answered}
     best = best_of_n(asked, answers, min_score=stage.min_score)
-    select = pairs_max_min if stage.pairs == "max-min" else pairs_newest_previous
-    pairs = select(asked, answers, min_margin=stage.min_margin, min_score=stage.min_score)
-    rows = context.out / "rows"
-    written = {
-        "best": write_records(rows / "best.jsonl", best.records),
-        "pairs": write_records(rows / "pairs.jsonl", pairs.records),
+    rows, pairs = context.out / "rows", Selection()
+    written = {"best": write_records(rows / "best.jsonl", best.records)}
+    if stage.pairs != "none":
+        select = pairs_max_min if stage.pairs == "max-min" else pairs_newest_previous
+        pairs = select(asked, answers, min_margin=stage.min_margin, min_score=stage.min_score)
+        written["pairs"] = write_records(rows / "pairs.jsonl", pairs.records)
+    written |= {
         "samples": write_records(rows / "samples.jsonl", (answer.to_record(asked[answer.id]) for answer in answers)),
     }
     (context.out / "bad.jsonl").write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8", newline="\n"
     )
+    if stage.score.judge is not None:
+        context.event("judged", **judge.facts())
     dropped = _reasons(bad) + best.dropped + pairs.dropped + Counter({"not taken": not_taken})
     return Outcome(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
-        {**measures(answers), "rows_best": float(written["best"]), "rows_pairs": float(written["pairs"])},
-        {"histogram": histogram(answers), "timing": _timing(parts), **_endpoints(context, stage, parts)},
+        {**measures(answers), **{f"rows_{split}": float(written[split]) for split in ("best", "pairs")
+                                 if split in written}, **_of_judge(stage, judge)},
+        {"histogram": histogram(answers), "timing": _timing(parts),
+         **({} if stage.score.judge is None else {"judge": judge.facts()}), **_endpoints(context, stage, parts),
+         **engine_facts({name: [part.engines[source] for part in parts if source in part.engines]
+                         for source, name in (("newest", stage.model), ("previous", stage.previous)) if name})},
     )
+
+
+def _judge(stage: Sample, parts: list[Part]) -> JudgeTally:
+    """What asking the judge came to.
+
+    Raises:
+        StageError: nothing that it said could be read.
+    """
+    told = JudgeTally()
+    for part in parts:
+        told.add(part.judge)
+    if stage.score.judge is not None:
+        told.demand(f"stage {stage.name}")
+    return told
+
+
+def _of_judge(stage: Sample, told: JudgeTally) -> dict[str, float]:
+    if stage.score.judge is None:
+        return {}
+    read = {"judge_read_share": told.read_share}
+    if stage.score.judge.mode == "compare":
+        read["judge_agreement"] = round(1 - told.disagreed / max(1, told.compared), 4)
+    return read
 
 
 def _endpoints(context: StageContext, stage: Sample, parts: list[Part]) -> dict[str, Any]:
     """What each endpoint took, refusals and failures included; nothing of a stage without any."""
-    named: dict[str, str] = {"newest": stage.model, "previous": stage.previous or ""}
+    named: dict[str, str] = {"newest": stage.model, "previous": stage.previous or "",
+                             "judge": "" if stage.score.judge is None else stage.score.judge.model}
     taken: dict[str, list[dict[str, Any]]] = {}
     for part in parts:
         for source, one in used_by(part):

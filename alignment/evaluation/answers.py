@@ -31,12 +31,14 @@ class Answers:
         failed: {"reason", "found", "usage"} of each question that an endpoint gave no answer to.
         log_probs: (summed log-probability in nats, tokens) of each reference; empty when perplexity is not asked for.
         seconds: time spent by kind of work, over all attempts and workers.
+        engines: who answered (Generator.made_by), each once; none of an endpoint.
     """
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     log_probs: dict[str, tuple[float, int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engines: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Answers]) -> Answers:
@@ -46,6 +48,7 @@ class Answers:
             whole.answers |= part.answers
             whole.log_probs |= part.log_probs
             whole.failed |= part.failed
+            whole.engines += [one for one in part.engines if one not in whole.engines]
             for name, value in part.seconds.items():
                 whole.seconds[name] = whole.seconds.get(name, 0.0) + value
         return whole
@@ -69,7 +72,7 @@ class Answers:
         """Inverse of to_json; raises ValueError, TypeError or KeyError on anything else."""
         raw = json.loads(text)
         pairs = {id_: (total, tokens) for id_, (total, tokens) in raw["log_probs"].items()}
-        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}))
+        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []))
 
 
 class AnswerBatch:
@@ -78,6 +81,15 @@ class AnswerBatch:
     def __init__(self, context: StageContext, *, name: str) -> None:
         self.seed, self.stage = context.run.seed, context.stage_as(Evaluate)
         self.engine = open_engine(context, name)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the model works on several batches at once and would hear of another."""
+        return self.engine.ahead
+
+    def begin(self, items: Sequence[Question]) -> None:
+        """Have the model begin with a batch that will be made soon."""
+        self.engine.begin(self._requests(items))
 
     def close(self) -> None:
         """Give back the model's memory."""
@@ -89,9 +101,8 @@ class AnswerBatch:
         made = Answers()
         with _clock(made.seconds, "load"):
             self.engine.load()
-        # The same draw for every model, so that models differ by their weights alone.
-        requests = [Request(q.id, q.prompt, draws(q.id, self.seed, 1, self.stage.sampling, model="evaluate"))
-                    for q in items]
+        made.engines = [dict(self.engine.made_by)] if self.engine.made_by else []
+        requests = self._requests(items)
         with _clock(made.seconds, "generate"):
             completions = self.engine.generate(requests)
         for request, (said,) in zip(requests, completions, strict=True):
@@ -106,6 +117,11 @@ class AnswerBatch:
                 found = self.engine.log_probs([(prompt, text) for _, prompt, text in asked])
             made.log_probs.update(zip((id_ for id_, _, _ in asked), found, strict=True))
         return made
+
+    def _requests(self, items: Sequence[Question]) -> list[Request]:
+        """The same draw for every model, so that models differ by their weights alone."""
+        return [Request(q.id, q.prompt, draws(q.id, self.seed, 1, self.stage.sampling, model="evaluate"))
+                for q in items]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Ask:
     Attributes:
         id: unique within the stage; its draws come from it and the run's seed.
         seeds, machine: ids of the tasks that the prompt shows.
+        turns: the whole conversation, where it is more than `text` as the user's one turn.
     """
 
     id: str
@@ -43,15 +44,16 @@ class Ask:
     sampling: Sampling
     seeds: tuple[str, ...] = ()
     machine: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
 
     @property
     def prompt(self) -> list[Message]:
-        return [{"role": "user", "content": self.text}]
+        return list(self.turns) or [{"role": "user", "content": self.text}]
 
     @property
     def digest(self) -> str:
         """Of the whole prompt."""
-        return digest_of(self.text)[:16]
+        return digest_of(list(self.turns) or self.text)[:16]
 
     def origin(self) -> dict[str, Any]:
         """What is kept of it beside what came of it."""
@@ -93,10 +95,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Part:
-    """The answers of one batch; `seconds` were spent on them."""
+    """The answers of one batch; `seconds` were spent on them, by `engine` (Generator.made_by)."""
 
     said: list[Said] = field(default_factory=list)
     seconds: float = 0.0
+    engine: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -104,7 +107,7 @@ class Part:
     @classmethod
     def from_json(cls, text: str) -> Part:
         raw = json.loads(text)
-        return cls([Said(**said) for said in raw["said"]], raw["seconds"])
+        return cls([Said(**said) for said in raw["said"]], raw["seconds"], raw.get("engine", {}))
 
 
 class AskBatch:
@@ -119,6 +122,15 @@ class AskBatch:
         self.longest, self.owned = stage.longest_prompt, engine is None
         self.engine = engine or open_engine(context, stage.teacher)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the teacher works on several batches at once and would hear of another."""
+        return self.engine.ahead
+
+    def begin(self, items: Sequence[Ask]) -> None:
+        """Have the teacher begin with a batch that will be made soon."""
+        self.engine.begin(self._requests([ask for ask in items if self._refused(ask) is None]))
+
     def close(self) -> None:
         if self.owned:
             self.engine.close()
@@ -129,12 +141,15 @@ class AskBatch:
         began = time.monotonic()
         refused = {ask.id: reason for ask in items if (reason := self._refused(ask)) is not None}
         asked = [ask for ask in items if ask.id not in refused]
-        seed = self.context.run.seed
-        requests = [Request(ask.id, ask.prompt, draws(ask.id, seed, 1, ask.sampling, model="teacher")) for ask in asked]
+        requests = self._requests(asked)
         answers = self.engine.generate(requests) if requests else []
         said = [Said(id_, refused=reason) for id_, reason in refused.items()]
         said += [Said.of(ask.id, one) for ask, (one,) in zip(asked, answers, strict=True)]
-        return Part(said, round(time.monotonic() - began, 3))
+        return Part(said, round(time.monotonic() - began, 3), dict(self.engine.made_by) if requests else {})
+
+    def _requests(self, asked: Sequence[Ask]) -> list[Request]:
+        seed = self.context.run.seed
+        return [Request(ask.id, ask.prompt, draws(ask.id, seed, 1, ask.sampling, model="teacher")) for ask in asked]
 
     def _refused(self, ask: Ask) -> str | None:
         try:

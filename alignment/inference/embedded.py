@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
 
 from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.inference.engine import Engine
+from alignment.inference.info import model_info
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
 from alignment.inference.requests import Completion, Item, Request
 from alignment.inference.scoring import RewardScorer, log_probs
@@ -76,6 +78,20 @@ class EmbeddedGenerator(_Embedded[Engine]):
     """A policy, its adapter merged; pads at the left, since answers grow at the right."""
 
     side = "left"
+
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        adapter = model_info(self.artifact)["form"] == "adapter"
+        return {"engine": "transformers", "version": transformers_version,
+                "dtype": "bfloat16" if self.compute.dtype == "bfloat16" else "float32",
+                "adapter": "merged" if adapter else None}
+
+    @property
+    def ahead(self) -> bool:
+        return False
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Nothing: one batch is worked on at a time."""
 
     def prompt_tokens(self, prompt: list[Message]) -> int:
         return len(encode_prompt(self.tokenizer, prompt))

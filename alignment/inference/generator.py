@@ -1,4 +1,5 @@
-"""How every other room has a model answer, weigh and score: `open_engine` and `open_scorer` for a stage's input.
+"""How every other room has a model answer, weigh, score and embed: `open_engine`, `open_scorer`, `open_embedder` for
+a stage's input.
 
 Opening is cheap: the tokenizer is read when a prompt is counted, the weights when they are first needed (or by `load`),
 and `close` gives the memory back. Nobody outside this room loads a model to generate with, settles a device or a
@@ -7,12 +8,17 @@ dtype for it, or holds its tokenizer. Imports no torch until something is opened
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from alignment.context import StageContext
 from alignment.inference.requests import Completion, Item, Request
 from alignment.records import Message
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
 
 
 class Opened(Protocol):
@@ -33,6 +39,11 @@ class Opened(Protocol):
 class Generator(Opened, Protocol):
     """A language model that answers prompts and tells how likely an answer is."""
 
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """Who answers, for the manifest: engine, version, dtype, adapter (merged, apart or None); empty of an endpoint,
+        which has facts of its own. Known once it is loaded."""
+
     def prompt_tokens(self, prompt: list[Message]) -> int:
         """Tokens of a conversation that waits for its answer, as `generate` reads it. Needs no weights. 0 of an
         endpoint, which counts them itself and refuses what it cannot take.
@@ -45,6 +56,14 @@ class Generator(Opened, Protocol):
     def answer_tokens(self, prompt: list[Message], answer: str) -> int:
         """Tokens of an answer, its end token included, as `log_probs` reads it. Raises as `prompt_tokens`, and
         DataError where the template leaves out a part of the answer."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it would hear of requests of batches to come, since it works on many at once."""
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Hear of requests that `generate` will be asked for soon. Raises what `load` raises; what is wrong with a
+        request is told by `generate`."""
 
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
@@ -80,20 +99,71 @@ class Scorer(Opened, Protocol):
         """
 
 
+class Embedder(Opened, Protocol):
+    """A model that makes a vector of a text."""
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["cls", "mean"], max_tokens: int, normalise: bool
+    ) -> tuple[NDArray[numpy.float32], list[int]]:
+        """Vectors [texts, H] of the last hidden layer, and the places of texts that were cut.
+
+        Args:
+            pooling: the first token's state, or the mean over all tokens but padding.
+            max_tokens: of a text, special tokens included, or as many as the model takes where that is less; what is
+                longer is cut at the right.
+            normalise: to length 1.
+
+        Raises:
+            ModelError: the model cannot be loaded, gives numbers that are not finite, or has no such pooling.
+        """
+
+
 def open_engine(context: StageContext, name: str) -> Generator:
-    """The policy that the stage `name` made, an adapter merged, on the device and in the dtype of `compute`; or the
-    endpoint that it names."""
+    """The policy that the stage `name` made, on the device and in the dtype of `compute`, by the engine that
+    `compute.engine` says; or the endpoint that it names.
+
+    Raises:
+        ConfigError: vLLM is asked for and not installed.
+        ModelError: it is asked for, and cannot serve one of the stage's models.
+    """
     if context.run.stage(name).endpoint is not None:
         from alignment.inference.endpoint.generator import EndpointGenerator
 
         return EndpointGenerator(context, name)
+    from alignment.inference.vllm.choice import engine_of
+
+    if engine_of(context) == "vllm":
+        from alignment.inference.vllm.generator import VllmGenerator
+
+        return VllmGenerator(context, name)
     from alignment.inference.embedded import EmbeddedGenerator
 
     return EmbeddedGenerator(context.inputs[name], context.run.compute)
 
 
+@contextmanager
+def kept_open() -> Iterator[None]:
+    """What an engine that is closed within the block has started may serve the next, until the end of the block."""
+    from alignment.inference.vllm import shared
+
+    with shared.kept_open():
+        yield
+
+
 def open_scorer(context: StageContext, name: str) -> Scorer:
-    """The reward model that the stage `name` made; its head computes in float32."""
+    """The reward model that the stage `name` made, whose head computes in float32; or the one that it imported."""
+    if "reads" in context.inputs[name].manifest.facts:
+        from alignment.inference.classifier import ClassifierScorer
+
+        return ClassifierScorer(context.inputs[name], context.run.compute)
     from alignment.inference.embedded import EmbeddedScorer
 
     return EmbeddedScorer(context.inputs[name], context.run.compute)
+
+
+def open_embedder(context: StageContext, name: str) -> Embedder:
+    """The embedder that the stage `name` imported; or of a language model, its adapter merged, what stands below its
+    head."""
+    from alignment.inference.embedding import EncoderEmbedder
+
+    return EncoderEmbedder(context.inputs[name], context.run.compute)

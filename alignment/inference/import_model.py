@@ -2,7 +2,8 @@
 
 Settles once what everything after relies on: safetensors in one dtype, one chat template with generation markers
 where there is an equivalent one, an end token that generation stops on, a pad token that is no end token. Does not
-change weights (but for dtype) or add tokens. Launched by the pipeline for stages of kind import with `model`.
+change weights, but for dtype and the rows of `new_tokens`. Launched by the pipeline for stages of kind import with
+`model`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from alignment.errors import ModelError
 from alignment.inference.adapters import save_adapter
 from alignment.inference.info import write_info
 from alignment.inference.model_sources import load, load_adapter
+from alignment.inference.new_tokens import add_to_model, add_to_tokenizer
 from alignment.inference.settle import set_template, settle
 from alignment.planner.context_length import SOURCES, context_length
 
@@ -45,6 +47,9 @@ def import_model(context: StageContext) -> Outcome:
     else:
         loaded = load(stage.name, stage.model, context.run.seed, getattr(torch, stage.dtype))
     model, tokenizer = loaded.model, loaded.tokenizer
+    if stage.new_tokens:
+        add_to_tokenizer(tokenizer, stage.new_tokens, where)
+        add_to_model(model, tokenizer, stage.new_tokens)
     if stage.model.source == "tiny" and stage.template is None:
         tokenizer.chat_template = templates.source("chatml")
     else:
@@ -74,6 +79,7 @@ def import_model(context: StageContext) -> Outcome:
             "special_tokens_in_text": info["special_tokens_in_text"],
             "stop_tokens": tokenizer.convert_ids_to_tokens(templates.stop_ids(tokenizer)),
             "context_length": _context_length(stage, model),
+            **({"new_tokens": list(stage.new_tokens)} if stage.new_tokens else {}),
         },
     )
 

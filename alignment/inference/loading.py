@@ -133,10 +133,11 @@ def score_in_float32(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if "score" in name.split(".") and isinstance(module, torch.nn.Linear):
             module.float()
-            module.register_forward_pre_hook(_input_to_float32)
+            module.register_forward_pre_hook(input_to_float32)
 
 
-def _input_to_float32(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def input_to_float32(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A hook before a layer: its first input in float32."""
     return (inputs[0].float(), *inputs[1:])
 
 

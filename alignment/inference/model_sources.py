@@ -7,6 +7,7 @@ pickled weights run code. Does not choose template or pad token and writes nothi
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,8 @@ from transformers import (
 
 from alignment.artifacts import Artifact
 from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
-from alignment.config.stages.fields import on_this_machine
 from alignment.data.adapter_config import read_adapter_config
-from alignment.data.fingerprint import MODEL_FILES, gguf_path
+from alignment.data.fingerprint import MODEL_FILES, folder_path, gguf_path
 from alignment.errors import ModelError
 from alignment.inference.adapters import with_adapter
 from alignment.inference.bare_tokenizer import as_sentencepiece
@@ -45,7 +45,8 @@ from alignment.inference.info import model_info
 from alignment.inference.loading import load_tokenizer, weights_of
 from alignment.progress import console, waiting
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "spm.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TEXT = """A small boat lay in the harbour while the wind came in from the north. The old man asked the child what
 colour the sail was, and the child said that it was red, because the net and the rope beside it were brown.
@@ -82,18 +83,50 @@ def load(stage: str, source: HubModel | FolderModel | GgufModel | TinyModel, see
     if isinstance(source, HubModel):
         return _hub(stage, source, dtype)
     if isinstance(source, FolderModel):
-        return _folder(on_this_machine(source.path), f"stage {stage}, model.path", dtype, trust=False)
+        return _folder(folder_path(stage, source), f"stage {stage}, model.path", dtype, trust=False)
     if isinstance(source, GgufModel):
         return _gguf(gguf_path(stage, source), dtype)
-    return _tiny(stage, source, seed, dtype)
+    return tiny(stage, source, seed, dtype)
+
+
+def load_reader(
+    stage: str, source: HubModel | FolderModel, dtype: torch.dtype, auto: Any, may_miss: set[str],
+    check: Callable[[Path, str], None] | None = None,
+) -> Loaded:
+    """Bring a model that is no language model into memory, weights in `dtype`.
+
+    Args:
+        auto: transformers' class to load it by.
+        may_miss: weights that may be absent.
+        check: of the folder, before anything is loaded: (folder, where it was said).
+
+    Raises:
+        ModelError: anything about the source that is missing, damaged or unsafe.
+    """
+    if isinstance(source, HubModel):
+        folder, where = _fetched(stage, source), f"stage {stage}, model.repo"
+        loaded = _folder(folder, where, dtype, trust=source.trust_remote_code, auto=auto, may_miss=may_miss,
+                         check=check)
+        loaded.revision = folder.name
+        return loaded
+    return _folder(folder_path(stage, source), f"stage {stage}, model.path", dtype, trust=False, auto=auto,
+                   may_miss=may_miss, check=check)
 
 
 def _hub(stage: str, source: HubModel, dtype: torch.dtype) -> Loaded:
+    snapshot = _fetched(stage, source)
+    loaded = _folder(snapshot, f"stage {stage}, model.repo", dtype, trust=source.trust_remote_code)
+    loaded.revision, loaded.rounded = snapshot.name, _rounds(snapshot, dtype)
+    return loaded
+
+
+def _fetched(stage: str, source: HubModel) -> Path:
+    """The folder of the hub's local cache with the model's files."""
     where, found = f"stage {stage}, model.repo", f"{source.repo} at {source.revision}"
     code = ["*.py"] if source.trust_remote_code else []
     try:
         with waiting(lambda: f"stage {stage}: the hub is asked for {source.repo}"):
-            snapshot = Path(snapshot_download(
+            return Path(snapshot_download(
                 source.repo, revision=source.revision, allow_patterns=[*MODEL_FILES, *code],
                 # Copies of the weights for other programs, in folders or in their maker's own format.
                 ignore_patterns=["*/*.safetensors", "consolidated*"],
@@ -107,9 +140,6 @@ def _hub(stage: str, source: HubModel, dtype: torch.dtype) -> Loaded:
                          hint="connect to the network once, or use source folder with a copy of the model") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"the model cannot be fetched from the hub: {error}", where=where, found=found) from error
-    loaded = _folder(snapshot, where, dtype, trust=source.trust_remote_code)
-    loaded.revision, loaded.rounded = snapshot.name, _rounds(snapshot, dtype)
-    return loaded
 
 
 def _rounds(folder: Path, dtype: torch.dtype) -> bool:
@@ -128,7 +158,7 @@ def load_adapter(stage: str, source: FolderModel, base: Artifact) -> Loaded:
     Raises:
         ModelError: it is damaged, of another kind, or of another base.
     """
-    folder, where = on_this_machine(source.path), f"stage {stage}, model.path"
+    folder, where = folder_path(stage, source), f"stage {stage}, model.path"
     config = read_adapter_config(folder, where)
     if model_info(base)["form"] != "full":
         raise ModelError("an adapter stands on full weights, and this stage makes an adapter",
@@ -156,8 +186,13 @@ def load_adapter(stage: str, source: FolderModel, base: Artifact) -> Loaded:
     return Loaded(adapted, tokenizer)
 
 
-def _folder(folder: Path, where: str, dtype: torch.dtype, *, trust: bool) -> Loaded:
+def _folder(
+    folder: Path, where: str, dtype: torch.dtype, *, trust: bool, auto: Any = AutoModelForCausalLM,
+    may_miss: set[str] | None = None, check: Callable[[Path, str], None] | None = None,
+) -> Loaded:
     _check_folder(folder, where)
+    if check is not None:
+        check(folder, where)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
@@ -168,7 +203,7 @@ def _folder(folder: Path, where: str, dtype: torch.dtype, *, trust: bool) -> Loa
     bare = folder / "tokenizer.model"
     if bare.exists() and not (folder / "tokenizer.json").exists() and tokenizer.is_fast:
         as_sentencepiece(tokenizer, bare, where)
-    model = weights_of(AutoModelForCausalLM, folder, dtype, config=config, trust_remote_code=trust)
+    model = weights_of(auto, folder, dtype, may_miss, config=config, trust_remote_code=trust)
     return Loaded(model, tokenizer)
 
 
@@ -222,7 +257,14 @@ def _gguf(path: Path, dtype: torch.dtype) -> Loaded:
     return Loaded(model, tokenizer)
 
 
-def _tiny(stage: str, source: TinyModel, seed: int, dtype: torch.dtype) -> Loaded:
+def tiny(
+    stage: str, source: TinyModel, seed: int, dtype: torch.dtype, made_as: Any = LlamaForCausalLM, **more: Any
+) -> Loaded:
+    """A model of random weights.
+
+    Args:
+        made_as: the class of Llama that it is; more: of its config.
+    """
     if source.hidden_size % (2 * source.heads):
         raise ModelError("hidden_size is no multiple of twice the heads", where=f"stage {stage}, model",
                          found=f"hidden_size {source.hidden_size}, heads {source.heads}",
@@ -233,11 +275,11 @@ def _tiny(stage: str, source: TinyModel, seed: int, dtype: torch.dtype) -> Loade
         vocab_size=source.vocab_size, hidden_size=source.hidden_size, intermediate_size=4 * source.hidden_size,
         num_hidden_layers=source.layers, num_attention_heads=source.heads, num_key_value_heads=source.heads,
         max_position_embeddings=TinyModel.context, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False, **more,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = made_as(config)
     return Loaded(model.to(dtype), tokenizer)
 
 

@@ -93,24 +93,35 @@ def sample(logits: Tensor, history: Tensor, rows: RowParameters, step: int) -> T
         scores = penalized(scores, history, rows.penalty)
     if step and bool((rows.presence != 0).any()):
         scores = present(scores, history[:, -step:], rows.presence)
+    return drawn(scores, rows, rows.uniforms[:, step])
+
+
+def drawn(scores: Tensor, rows: RowParameters, uniforms: Tensor) -> Tensor:
+    """The next token of each row from its scores, [rows, vocabulary] in float32, penalties taken off; `uniforms` [rows]
+    are the random numbers of this step. Raises as `sample`."""
     greedy = rows.temperature == 0
     scores = scores / torch.where(greedy, 1.0, rows.temperature)[:, None]
     norm = scores.logsumexp(-1)
-    if not bool(norm.isfinite().all()):
-        raise ModelError("the model gave logits that are not finite", found=f"{int((~norm.isfinite()).sum())} rows",
-                         hint="weights damaged by training, or a dtype that overflows: try compute.dtype float32")
+    check_finite(norm)
     best = scores.argmax(-1)
     if bool(greedy.all()):
         return best
     vocabulary = scores.shape[-1]
     top, ids = scores.topk(min(CANDIDATES, vocabulary))
-    tokens, found = _inverse_cdf(top, ids, norm, rows, rows.uniforms[:, step], vocabulary)
+    tokens, found = _inverse_cdf(top, ids, norm, rows, uniforms, vocabulary)
     missing = (~(found | greedy)).nonzero().squeeze(-1)
     if len(missing):
         top, ids = scores[missing].sort(-1, descending=True)
         some = rows.select(missing)
-        tokens[missing], _ = _inverse_cdf(top, ids, norm[missing], some, some.uniforms[:, step], vocabulary)
+        tokens[missing], _ = _inverse_cdf(top, ids, norm[missing], some, uniforms[missing], vocabulary)
     return torch.where(greedy, best, tokens)
+
+
+def check_finite(norm: Tensor) -> None:
+    """Raise ModelError where the log of a row's sum of exp, [rows], is NaN or infinite."""
+    if not bool(norm.isfinite().all()):
+        raise ModelError("the model gave logits that are not finite", found=f"{int((~norm.isfinite()).sum())} rows",
+                         hint="weights damaged by training, or a dtype that overflows: try compute.dtype float32")
 
 
 def log_probs_of(logits: Tensor, tokens: Tensor, rows: RowParameters) -> Tensor:

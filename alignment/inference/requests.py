@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from alignment.errors import StageError
+from alignment.errors import ModelError, StageError
 from alignment.records import Message
 
 Item = tuple[list[Message], str]
@@ -47,6 +47,10 @@ class Request:
 
 class EndpointStopped(StageError):
     """The endpoint cannot be asked any further: the stage's trouble, never a row's. What was paid is kept."""
+
+
+class EngineStopped(ModelError):
+    """The process that answers is gone, or cannot be started: the stage's trouble, never a row's."""
 
 
 class Failure(NamedTuple):

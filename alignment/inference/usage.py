@@ -1,4 +1,5 @@
-"""What endpoints took for a stage's answers: added up for the manifest, and said while it goes on. Plain numbers."""
+"""What endpoints took for a stage's answers, and which engines gave the others: added up for the manifest, and said
+while it goes on. Plain numbers."""
 
 from __future__ import annotations
 
@@ -53,6 +54,21 @@ def endpoint_facts(context: StageContext, taken: Mapping[str, Iterable[Used | No
         if model is not None:
             made[name] = {"base_url": model.base_url, "model": model.model, "template": TEMPLATE} | (totals(used) or {})
     return {"endpoints": made} if made else {}
+
+
+def engine_facts(taken: Mapping[str, Iterable[Used]]) -> dict[str, Any]:
+    """{"engines": {stage's name: who answered}} for the manifest; a list of more than one where a stage went on with
+    another engine or version. Empty where no model here answered.
+
+    Args:
+        taken: the stage that made a model -> who answered (Generator.made_by), any number of times.
+    """
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name, engines in taken.items():
+        for one in map(dict, engines):
+            if one not in made.setdefault(name, []):
+                made[name].append(one)
+    return {"engines": {name: found for name, found in made.items() if found}} if any(made.values()) else {}
 
 
 class Tally:

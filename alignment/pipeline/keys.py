@@ -18,6 +18,7 @@ from alignment import templates
 from alignment.artifacts import FORMAT, digest_of, key_of
 from alignment.config import (
     AnyStage,
+    DocumentFile,
     FolderModel,
     GgufModel,
     HubModel,
@@ -29,7 +30,7 @@ from alignment.config import (
 from alignment.config.arithmetic import settled_here
 from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.stages.fields import Place
-from alignment.data.fingerprint import file_digest, folder_digest, gguf_path, local_digest
+from alignment.data.fingerprint import document_digest, file_digest, folder_digest, gguf_path, local_digest
 from alignment.planner.auto import resolved
 
 
@@ -103,7 +104,8 @@ def content_of(stage: AnyStage) -> Any:
 
 
 CONTENT: dict[type, Callable[[str, Any], Any]] = {
-    Source: lambda stage, source: file_digest(source.path),
+    Source: lambda stage, source: source.place if source.path is None else file_digest(source.path),
+    DocumentFile: lambda stage, file: document_digest(stage, file),
     HubModel: lambda stage, model: {"source": "hub", "repo": model.repo, "revision": model.revision},
     FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},
     GgufModel: lambda stage, model: {"source": "gguf", "file": local_digest(gguf_path(stage, model))},

@@ -228,7 +228,7 @@ def write_report(run: Run, typed: str | None, artifacts: dict[str, Artifact | No
 
 def describe(stage: AnyStage) -> str:
     """What a stage is and what it reads, for the terminal: `dpo · lora r 16: sft2 on rs/pairs`."""
-    models, rows = [ref.stage for ref in stage.model_refs()], [ref.ref for ref in stage.row_refs()]
+    models, rows = dict.fromkeys(ref.stage for ref in stage.model_refs()), [ref.ref for ref in stage.row_refs()]
     files = [item.path.rsplit("/", 1)[-1] for item in stage.sources() if item.path is not None]
     read = " on ".join(", ".join(some) for some in (models, [*rows, *files]) if some)
     return f"{stage.title()}: {read}" if read else stage.title()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, TinyModel
-from alignment.config.stages.fields import Place, on_this_machine
-from alignment.data.fingerprint import gguf_path
+from alignment.config.stages.fields import Place
+from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.model_files import gguf_fields, hub_snapshot
 from alignment.errors import ConfigError
 
@@ -29,7 +29,7 @@ LlamaConfig: don't update `max_position_embeddings`). Those of llama3 and longro
 def context_length(config: Mapping[str, Any]) -> int | None:
     """From config.json's content; None for a model without a limit (ALiBi, state spaces) or without a word of it."""
     config = config.get("text_config") or config
-    if _has_alibi(config):
+    if _has_no_places(config):
         return None
     said = next((config[key] for key in _KEYS if isinstance(config.get(key), int)), None)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -42,9 +42,11 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     return int(said * factor) if kind in _STRETCHED and before is None else said
 
 
-def _has_alibi(config: Mapping[str, Any]) -> bool:
+def _has_no_places(config: Mapping[str, Any]) -> bool:
     if config.get("model_type") == "mpt":
         return bool((config.get("attn_config") or {}).get("alibi", True))
+    if config.get("model_type") == "deberta-v2":  # places relative to each other alone, in as many buckets as it has
+        return not config.get("position_biased_input", True)
     return config.get("model_type") == "bloom" or bool(config.get("alibi"))
 
 
@@ -71,7 +73,7 @@ def of_gguf(file: Path) -> int | None:
 
 SOURCES: dict[type, Callable[[str, Any], int | None]] = {
     HubModel: lambda stage, model: of_folder(hub_snapshot(model)),
-    FolderModel: lambda stage, model: of_folder(on_this_machine(model.path)),
+    FolderModel: lambda stage, model: of_folder(folder_path(stage, model)),
     GgufModel: lambda stage, model: of_gguf(gguf_path(stage, model)),
     TinyModel: lambda stage, model: model.context,
 }

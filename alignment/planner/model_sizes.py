@@ -9,11 +9,11 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import AnyStage, FolderModel, GgufModel, HubModel, Run, TinyModel
-from alignment.config.stages.fields import on_this_machine
-from alignment.data.fingerprint import gguf_path
+from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.model_files import hub_snapshot
+from alignment.errors import ModelError
 from alignment.planner.counting import size_of_config, size_of_folder
-from alignment.planner.sizes import ModelSize, size_of_gguf, size_of_tiny
+from alignment.planner.sizes import ModelSize, safetensors_parameters, size_of_gguf, size_of_tiny
 
 
 def _of_hub(stage: str, model: HubModel) -> ModelSize | None:
@@ -28,11 +28,29 @@ def _of_hub(stage: str, model: HubModel) -> ModelSize | None:
 
 SIZES: dict[type, Callable[[str, Any], ModelSize | None]] = {
     HubModel: _of_hub,
-    FolderModel: lambda stage, model: size_of_folder(on_this_machine(model.path)),
+    FolderModel: lambda stage, model: size_of_folder(folder_path(stage, model)),
     GgufModel: lambda stage, model: size_of_gguf(gguf_path(stage, model)),
     TinyModel: lambda stage, model: size_of_tiny(model),
 }
 """Where a model comes from -> its size before it is imported, from (stage's name, source); None: not known yet."""
+
+
+def of_reader(stage: str, model: HubModel | FolderModel | TinyModel) -> ModelSize | None:
+    """Size of a model that writes no text (BERT, a classifier), from config.json and safetensors headers; None where it
+    is not at hand, or says other keys than BERT's."""
+    if isinstance(model, TinyModel):
+        return size_of_tiny(model)
+    folder = hub_snapshot(model) if isinstance(model, HubModel) else folder_path(stage, model)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        hidden, layers, heads, wide, vocab = (int(config[key]) for key in (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"))
+        counted = sum(safetensors_parameters(file) for file in sorted(folder.glob("*.safetensors")))
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
+        return None
+    linear = (*((hidden, hidden),) * 4, (hidden, wide), (wide, hidden))
+    parameters = counted or vocab * hidden + layers * sum(one * other for one, other in linear)
+    return ModelSize(parameters, layers, hidden, heads, heads, hidden // heads, wide, vocab, tied=True, linear=linear)
 
 
 def of_artifact(artifact: Artifact) -> ModelSize | None:

@@ -15,13 +15,22 @@ from alignment.config import (
     AnyStage,
     Choose,
     Compute,
+    Contrastive,
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    JudgedScorer,
     Run,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
+    SelectRandom,
     Stage,
     TrainBase,
     row_of,
@@ -32,14 +41,16 @@ from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
 from alignment.config.stages.online import Online
+from alignment.errors import DataError
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
-from alignment.planner.model_sizes import SIZES, of_artifact
+from alignment.planner.judging import judging, together
+from alignment.planner.model_sizes import SIZES, of_artifact, of_reader
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
-from alignment.planner.sharing import Beside
+from alignment.planner.sharing import Beside, overhead
 from alignment.planner.sizes import ModelSize
 
 MFU, READ = 0.35, 0.6
@@ -58,6 +69,8 @@ class StagePlan:
             answers of full length. `counted`: by the tokenizer.
         needs_model: False where the stage computes with none, so that its `size` never comes.
         memory: of one worker at its highest moment; `beside` what it takes elsewhere.
+        rows_about: `rows` is estimated from those that were looked at; `looked`: how many, of how many, of rows that it
+            makes, where not at all.
         micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
         seconds: estimated by the rates that were given; measured where the stage is finished.
         like: of a training that shares nothing out, `likeness`; `probed`: the probe that `memory` starts from.
@@ -70,6 +83,8 @@ class StagePlan:
     tokens: float | None = None
     rows_known: bool = True
     counted: bool = False
+    rows_about: bool = False
+    looked: tuple[float, float] | None = None
     memory: Memory | None = None
     beside: Beside | None = None
     micro_batch: int | None = None
@@ -143,7 +158,10 @@ def plan(
 
 
 def _stage(state: _State, stage: AnyStage) -> StagePlan:
-    made = row_of(PLANS, type(stage))(state, stage)
+    made: StagePlan = row_of(PLANS, type(stage))(state, stage)
+    own = rows.together([state.sets[f"{stage.name}/{split}"] for split in stage.splits()])
+    about = own.about or any(state.sets[ref.ref].about for ref in stage.row_refs())
+    made = replace(made, rows_about=about, looked=None if own.looked is None else (own.looked, own.rows))
     artifact = state.artifacts.get(stage.name)
     if artifact is None:
         return made
@@ -168,6 +186,13 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
+def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
+    size = state.sizes[stage.name] = of_reader(stage.name, stage.model)
+    stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
+    memory = None if size is None else Memory(weights=size.parameters * stored)
+    return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
 def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
     """Nothing is computed here; what asking takes is planned with who asks."""
     state.sizes[stage.name] = None
@@ -175,9 +200,23 @@ def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
 
 
 def _import_data(state: _State, stage: ImportData) -> StagePlan:
+    def to_come() -> dict[str, RowSet]:
+        if hub := [source.place for source in stage.data if source.path is None]:
+            raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching "
+                            "them all", where=f"stage {stage.name}", found=", ".join(hub),
+                            hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
+        return rows.of_sources(state.run, stage, state.lengths)
+
+    return _import_rows(state, stage, to_come)
+
+
+def _import_documents(state: _State, stage: ImportDocuments) -> StagePlan:
+    return _import_rows(state, stage, lambda: rows.of_documents(state.run, stage, state.lengths))
+
+
+def _import_rows(state: _State, stage: AnyStage, to_come: Callable[[], dict[str, RowSet]]) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
-    sets = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-            else rows.of_sources(state.run, stage, state.lengths))
+    sets = rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None else to_come()
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}
     every = rows.together(list(sets.values()))
     return StagePlan(stage.name, stage.title(), rows=every.rows, rows_known=every.known, counted=every.counted,
@@ -295,20 +334,28 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     take = state.run.scaled(stage.take)
     asked = prompts.rows if take is None else min(prompts.rows, take)
     names = [stage.model] if stage.previous is None else [stage.model, stage.previous]
-    return _generation(state, stage, names, asked, prompts, stage.n)
+    made_of = _generation(state, stage, names, asked, prompts, stage.n)
+    answers, prompt = len(names) * stage.n, min(prompts.prompt, stage.longest_prompt)
+    return _judged(state, stage, stage.score, made_of, asked, answers, prompt, stage.sampling.max_new_tokens)
 
 
 def _generate(state: _State, stage: Generate) -> StagePlan:
     """The most that it may ask, every answer of full length; tasks refused on the way make it less."""
     shown_rows = rows.together([state.sets[place.ref] for place in stage.shown()])
-    artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take) or stage.take
+    artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take)
+    if stage.per_row:
+        take = round(shown_rows.rows) if take is None else min(take, round(shown_rows.rows))
+    assert take is not None, "only where every row may be shown is there no number of them"
+    loads = stage.requests(take)
+    more = shown_rows.rows * any(load.per_row for load in loads)
     state.sets |= {f"{stage.name}/{split}": found for split, found in (
         rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
-        else {split: replace(shown_rows, rows=take, known=False) for split in stage.splits()}).items()}
+        else {split: rows.at_most(shown_rows, take + more) for split in stage.splits()}).items()}
     size, tokens, seconds, longest, cost = state.sizes[stage.teacher], 0.0, 0.0, 0.0, 0.0
     there = state.run.stage(stage.teacher).endpoint
-    for asked, shown, whole, new in stage.requests(take):
-        prompt = shown * (shown_rows.prompt + (shown_rows.answer if whole else 0))
+    for load in loads:
+        asked, new = load.requests + load.per_row * shown_rows.rows, load.new_tokens
+        prompt = load.own + load.shown * (shown_rows.prompt + (shown_rows.answer if load.answers else 0))
         if there is None:
             prompt = min(stage.longest_prompt, prompt)
         elif there.limits.price is not None:
@@ -327,6 +374,63 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
         size, weight_bytes=value_bytes(stage.arithmetic), sequences=stage.batch_size, length=round(longest),
         scorer=False, quantised=_is_quantised(state.run, stage), on_gpu=state.device(stage).on_gpu)
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
+
+
+def _select(state: _State, stage: Select) -> StagePlan:
+    """Rows change hands, without a model."""
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows, known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _cut(state: _State, stage: SelectNecessity) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _quality(state: _State, stage: SelectQuality) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    _selected(state, stage, read, read.rows * (1 - (stage.quantile or 0.0)), known=False)
+    length = read.prompt + read.answer
+    return _reading(state, stage, stage.score.model, read, length)
+
+
+def _few(state: _State, stage: SelectCoverage | SelectRandom) -> StagePlan:
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    wanted = state.run.scaled(stage.take)
+    few = min(read.rows, wanted) if wanted is not None else max(1.0, round(read.rows * (stage.share or 1.0)))
+    _selected(state, stage, read, few, known=read.known)
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+
+
+def _coverage(state: _State, stage: SelectCoverage) -> StagePlan:
+    _few(state, stage)
+    read = rows.together([state.sets[ref] for ref in stage.rows])
+    return _reading(state, stage, stage.embedder, read, min(read.prompt, stage.max_tokens))
+
+
+def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> None:
+    artifact = state.artifacts.get(stage.name)
+    made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
+            else rows.of_artifact(artifact, stage.splits(), state.lengths))
+    state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
+
+
+def _reading(
+    state: _State, stage: SelectQuality | SelectCoverage, model: str | None, read: RowSet, length: float
+) -> StagePlan:
+    """One pass of a model over every row."""
+    size, tokens = None if model is None else state.sizes[model], read.rows * length
+    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    if size is None:
+        return base
+    value = value_bytes(stage.arithmetic)
+    passing = round(stage.batch_size * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
+    memory = Memory(weights=size.parameters * value, activations=passing,
+                    overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
+    seconds = estimate.forward_flops(size, tokens, length) / state.rates.flops / max(1, state.compute.workers)
+    return replace(base, memory=memory, seconds=seconds)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
@@ -366,6 +470,47 @@ def _generation(
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
+    """Every try of every row, and every answer scored; the pairs have an answer of full length as their second."""
+    made = _generate(state, stage)
+    split = f"{stage.name}/{stage.splits()[0]}"
+    shown = rows.together([state.sets[place.ref] for place in stage.shown()])
+    if stage.name not in state.artifacts or state.artifacts[stage.name] is None:
+        state.sets[split] = replace(state.sets[split], rejected=stage.opposites.max_new_tokens)
+    asked, = stage.requests(round(state.sets[split].rows))
+    return _judged(state, stage, stage.score, made, 1, asked.requests + state.sets[split].rows, shown.prompt,
+                   stage.opposites.max_new_tokens)
+
+
+def _judged(
+    state: _State, stage: Sample | Contrastive, score: JudgedScorer, made: StagePlan, prompts: float, answers: float,
+    prompt: float, answer: float,
+) -> StagePlan:
+    """The plan of a stage with what its judge takes beside.
+
+    Args:
+        answers: to each prompt.
+    """
+    if (judge := score.judge) is None:
+        return made
+    size = state.sizes[judge.model]
+    own = judging(state.run, judge, size, state.rates, prompts=prompts, answers=answers, prompt=prompt, answer=answer,
+                  batch=stage.batch_size, weight_bytes=value_bytes(stage.arithmetic),
+                  on_gpu=state.device(stage).on_gpu)
+    what = f"{made.what}, its judge costs about {own.cost:.3g} at most" if own.cost else made.what
+    made = replace(made, what=what, tokens=(made.tokens or 0.0) + own.tokens)
+    if state.run.stage(judge.model).endpoint is not None:
+        return made
+    one_model = any(ref.stage == judge.model for ref in stage.model_refs() if not ref.drawn)
+    seconds = None if own.seconds is None else own.seconds / max(1, state.compute.workers)
+    if not made.needs_model:  # who answers is an endpoint
+        return replace(made, size=size, seconds=seconds, memory=own.memory, needs_model=True)
+    if seconds is None or made.seconds is None:
+        return replace(made, seconds=None, memory=None)
+    return replace(made, seconds=made.seconds + seconds,
+                   memory=together(made.memory, own.memory, one_model=one_model))
+
+
 def _choose(state: _State, stage: Choose) -> StagePlan:
     """Files change hands; the largest of the models may be the one."""
     sizes = [size for name in stage.models if (size := state.sizes[name]) is not None]
@@ -381,7 +526,10 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
-    ImportModel: _import_model, ImportEndpoint: _import_endpoint, ImportData: _import_data, Generate: _generate,
+    ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
+    ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
+    SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
+    Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
 }
 """Stage class -> what one of its stages will need."""

@@ -1,6 +1,7 @@
 """Rows of the field's own types, and importers that read foreign formats into them."""
 
-from alignment.records.files import each_record, read_records, write_records
+from alignment.records.files import each_line, each_record, read_records, record_of, write_records
 from alignment.records.types import Message, Record, RecordType
 
-__all__ = ["Message", "Record", "RecordType", "each_record", "read_records", "write_records"]
+__all__ = ["Message", "Record", "RecordType", "each_line", "each_record", "read_records", "record_of",
+           "write_records"]

@@ -16,14 +16,25 @@ def read_records(path: Path) -> list[Record]:
 
 def each_record(path: Path) -> Iterator[Record]:
     """The records of a file one by one, in the memory of one; raises as `read_records`, at the row."""
-    with path.open(encoding="utf-8") as file:
+    for number, line in each_line(path):
+        yield record_of(path, number, line)
+
+
+def each_line(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The number and text of each line of a record file that holds one."""
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line := line.rstrip("\n"):
-                try:
-                    record = Record.from_json(line)
-                except (ValueError, TypeError) as error:
-                    raise DataError(f"not a record: {error}", where=f"{path} row {number}", found=line[:80]) from error
-                yield record
+            if line := line.rstrip(b"\r\n"):
+                yield number, line
+
+
+def record_of(path: Path, number: int, line: bytes) -> Record:
+    """The record of a line; raises DataError naming file and row."""
+    try:
+        return Record.from_json(line)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"not a record: {error}", where=f"{path} row {number}",
+                        found=line[:80].decode("utf-8", "replace")) from error
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:

@@ -1,4 +1,4 @@
-"""The row types of the field (TRL's): messages, prompt-completion, preference, unpaired, prompt-only.
+"""The row types of the field (TRL's): messages, prompt-completion, preference, unpaired, prompt-only; and passages.
 
 One `Record` class holds them all; `type` says which fields are filled. A row on disk is one JSON object per
 line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign formats: importers.py does.
@@ -9,15 +9,16 @@ line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign
     preference           x         x          x        -     (completion is the chosen one)
     unpaired             x         x          -        x
     prompt-only          x         -          -        -
+    passage              -         -          -        -     (a text to ask about, in meta.passage; nothing to learn)
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only"]
+RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only", "passage"]
 Message = dict[str, Any]
 """One turn, as chat templates take it: {"role": "system" | "user" | "assistant" | "tool", "content": text}, and also:
 
@@ -40,7 +41,8 @@ class Record:
         rejected: the worse answer of a preference.
         messages: a whole conversation, for type messages.
         label: for unpaired rows, whether the completion is wanted.
-        meta: what functions and reports may need: group (rows that share a text), passage, question, kind, source.
+        meta: what functions and reports may need: group (rows that share a text), passage, question, kind, source,
+            document (where a passage stands: file, page or row, characters).
     """
 
     id: str
@@ -54,11 +56,11 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON without empty fields."""
-        kept = {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        kept = {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, [], {})}
         return json.dumps(kept, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
+    def from_json(cls, line: str | bytes) -> Record:
         """Inverse of to_json; raises ValueError or TypeError on anything else."""
         return cls(**json.loads(line))
 
@@ -76,3 +78,6 @@ class Record:
             return self.messages
         last = [] if self.completion is None else [{"role": "assistant", "content": self.completion}]
         return [*self.prompt, *last]
+
+
+_FIELDS = tuple(item.name for item in fields(Record))

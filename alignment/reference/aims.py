@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import Aim, AnyStage, Evaluate, ImportData, Run, Stage
+from alignment.config import Aim, AnyStage, Evaluate, ImportData, ImportDocuments, Run, Stage
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -18,7 +18,7 @@ from alignment.reference.emitted import DECIDED, Metric, metrics
 _NEAR = 3
 """Names at most that may have been meant."""
 NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
-    ImportData: lambda stage: {"SPLIT": stage.splits()},
+    ImportData: lambda stage: {"SPLIT": stage.splits()}, ImportDocuments: lambda stage: {"SPLIT": stage.splits()},
     Evaluate: lambda stage: {
         "CHALLENGER_vs_BASELINE": tuple(f"{challenger}_vs_{baseline}" for challenger, baseline in stage.pairs()),
         "MODEL": stage.models,

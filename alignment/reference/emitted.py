@@ -13,12 +13,21 @@ from typing import Any, Literal
 
 from alignment.config import (
     Choose,
+    Contrastive,
+    DocumentQa,
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
+    MultiHop,
     Sample,
+    Select,
+    SelectCoverage,
+    SelectNecessity,
+    SelectQuality,
     SelfInstruct,
     Stage,
     TrainBase,
@@ -224,22 +233,31 @@ CURVES: dict[type[Stage], tuple[Curve, ...]] = {
 
 _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
-_SCORED, _SCORED_BY_BOTH = "score is given", "score has a function and a model"
+_SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
+_HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
+_HAS_PAIRS = "pairs is not none"
 _PERPLEXITY = "perplexity is true and rows have references"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
                                      "teacher does not know when to stop.", SHARE, "higher")
 
+_READ = Metric("judge_read_share", "Share of the judge's answers that could be read; of the others the answer gets no "
+                                   "score.", SHARE, "higher", _HAS_JUDGE)
+
 DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED: lambda stage: stage.score is not None,
     _SCORED_BY_MODEL: lambda stage: stage.score is not None and stage.score.model is not None,
     _SCORED_BY_FUNCTION: lambda stage: stage.score is not None and stage.score.function is not None,
-    _SCORED_BY_BOTH: lambda stage: stage.score.model is not None and stage.score.function is not None,
+    _SCORED_BY_BOTH: lambda stage: sum(part is not None for part in (
+        stage.score.model, stage.score.function, stage.score.judge)) > 1,
+    _HAS_JUDGE: lambda stage: stage.score.judge is not None,
+    _COMPARED: lambda stage: stage.score.judge is not None and stage.score.judge.mode == "compare",
     _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
+    _HAS_PAIRS: lambda stage: stage.pairs != "none",
     _PERPLEXITY: lambda stage: stage.perplexity,
     _HAS_BETA: lambda stage: stage.has_reference,
 }
@@ -255,15 +273,33 @@ def _compared(name: str, text: str, span: str, when: str, draw: str) -> tuple[Me
                    span, "higher", when))
 
 
+_SELECTED = (
+    Metric("rows_train", "Rows that were chosen.", COUNT),
+    Metric("share", "rows_train by all rows read.", SHARE),
+)
+_SCORES = (
+    Metric("mean_score", "Mean score of all rows that have one.", ANY),
+    Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
+    Metric("cut", "The score that rows had to be above (necessity: below): the threshold, or the quantile's.", ANY),
+)
+
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportEndpoint: (),
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
+    ImportReader: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
         Metric("rows_SPLIT", "Rows of each split.", COUNT),
         Metric("mean_prompt_words", f"Mean length of the prompts in {_WORDS}.", POSITIVE),
         Metric("max_prompt_words", "Length of the longest prompt.", COUNT),
         Metric("mean_answer_words", f"Mean length of the answers in {_WORDS}.", POSITIVE, when="rows have answers"),
         Metric("max_answer_words", "Length of the longest answer.", COUNT, when="rows have answers"),
+    ),
+    ImportDocuments: (
+        Metric("documents", "Files that were read.", COUNT),
+        Metric("rows_SPLIT", "Passages of each split.", COUNT),
+        Metric("mean_passage_words", "Mean length of a passage, its headings included; each Chinese character is a "
+                                     "word.", POSITIVE),
+        Metric("max_passage_words", "Length of the longest.", COUNT),
     ),
     TrainBase: (
         Metric("steps", "Optimizer steps made.", COUNT),
@@ -283,6 +319,52 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                "lower"),
         _FINISHED,
     ),
+    DocumentQa: (
+        _REQUESTS,
+        Metric("rounds", "Rounds of questions and their answers.", COUNT),
+        Metric("proposed", "Questions that the teacher proposed, whatever became of them.", COUNT),
+        Metric("passages", "Passages with at least one row.", COUNT, "higher"),
+        Metric("rows_train", "Rows written: a question with its answer each.", COUNT, "higher"),
+        Metric("kept_share", "rows_train by proposed.", SHARE, "higher"),
+        Metric("judgmental_share", "Share of the rows whose question yes or no answers.", SHARE),
+        Metric("yes_share", "Share of yes among these. Near 0 or 1, a model learns to say it always.", SHARE),
+        Metric("mean_similar", "Mean over the rows of their mean ROUGE-L F against the pool that they came to.", SHARE,
+               "lower"),
+        _FINISHED,
+    ),
+    Select: _SELECTED,
+    SelectQuality: (*_SELECTED, *_SCORES),
+    SelectNecessity: (*_SELECTED, *_SCORES),
+    SelectCoverage: (
+        *_SELECTED,
+        Metric("radius", "The largest distance of a row to the nearest chosen one, after the last was chosen.",
+               POSITIVE, "lower"),
+        Metric("texts_cut", "Texts that were longer than max_tokens and were cut before they were embedded.", COUNT),
+    ),
+    Contrastive: (
+        _REQUESTS,
+        Metric("rows", "Rows whose answers were scored.", COUNT),
+        Metric("good_share", "Share of the rows whose own answer has min_score.", SHARE, "higher"),
+        Metric("rows_train", "Pairs written.", COUNT, "higher"),
+        Metric("pair_share", "Pairs by good rows.", SHARE, "higher"),
+        Metric("mean_gap", "Mean over the pairs of the good answer's score less the opposite's.", POSITIVE, "higher"),
+        Metric("mean_tries", "Mean over the pairs of the tries that they took.", "1 or more", "lower"),
+        _READ,
+        _FINISHED,
+    ),
+    MultiHop: (
+        _REQUESTS,
+        Metric("rounds", "Rounds of requests for comparisons.", COUNT),
+        Metric("proposed", "Comparisons that the teacher was asked for and answered.", COUNT),
+        Metric("comparisons", "Comparisons written, with all of their answers.", COUNT, "higher"),
+        Metric("kept_share", "comparisons by proposed.", SHARE, "higher"),
+        Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
+        Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
+        Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
+                            "the one that was drawn.", SHARE, "higher"),
+        Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
+        _FINISHED,
+    ),
     Sample: (
         Metric("prompts", "Prompts that were answered.", COUNT),
         Metric("answers", "Answers of the newest model: n for each prompt.", COUNT),
@@ -296,10 +378,14 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
+        Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
+        _READ,
+        Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; the "
+                                  "others are ties.", SHARE, "higher", _COMPARED),
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
                when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
-        Metric("rows_pairs", "Preference pairs written.", COUNT, "higher"),
+        Metric("rows_pairs", "Preference pairs written.", COUNT, "higher", _HAS_PAIRS),
     ),
     Evaluate: (
         Metric("MODEL.exact_match", "Share of rows whose answer is a reference, after SQuAD's normalisation (case, "
@@ -339,6 +425,11 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
 }
 
+_HYGIENE = Event("hygiene", "Rows were looked through.", {
+    "kept": "Rows kept.", "of": "Rows looked through.", "personal_data": "Kind -> how many were found.",
+    "replaced": "Rows whose personal data was replaced.",
+    "language_unsure": "Texts of whose language nobody can be sure.",
+}, when="hygiene")
 _REFUSED = Event("refused", "All steps are done.", {
     "reasons": "Step -> reason -> how many.", "examples": "Three refused texts, each with id, reason and text.",
 })
@@ -346,6 +437,10 @@ _REUSED = "How many of them an earlier, killed attempt had made already."
 _BATCH = Event("batch", "A batch of rows was made and kept.", {
     "of": "What it is part of: the folder in the stage's work.", "part": "Name of the batch, from what it holds.",
     "rows": "Rows in it.", "seconds": "Time spent.",
+})
+
+_CHOSEN = Event("chosen", "The rows were chosen.", {
+    "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
 })
 
 _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
@@ -356,6 +451,10 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ),
     ImportModel: (
         Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
+        Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
+    ),
+    ImportReader: (
+        Event("load", "The model is about to be read.", {"source": "hub, folder or tiny."}),
         Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
     ),
     ImportData: (
@@ -373,17 +472,60 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "examples": "Up to 20, each with row, seen (the other row) and reason.",
         }, when="split by field, and the file's splits overlap"),
     ),
-    Generate: (_BATCH, _REFUSED),
+    ImportDocuments: (
+        Event("document", "A file was read.", {
+            "name": "What its rows call it.", "passages": "Passages of it.", "refused": "Reason -> how many.",
+        }),
+    ),
+    Generate: (_BATCH, _HYGIENE, _REFUSED),
     SelfInstruct: (
         _BATCH,
         Event("round", "The answers of a round were read.", {
             "round": "Its number.", "requests": "Requests in it.", "proposed": "Instructions proposed.",
             "kept": "Tasks kept.", "pool": "Seeds and tasks now.",
         }),
+        _HYGIENE,
+        _REFUSED,
+    ),
+    Select: (_CHOSEN,),
+    SelectQuality: (_BATCH, _CHOSEN),
+    SelectCoverage: (_BATCH, _CHOSEN),
+    Contrastive: (
+        _BATCH,
+        Event("try", "The answers of a try were scored.", {
+            "number": "Its number.", "requests": "Requests in it.", "kept": "Pairs that it gave.",
+            "left": "Rows that wait for another.",
+        }),
+        _HYGIENE,
+        _REFUSED,
+    ),
+    DocumentQa: (
+        _BATCH,
+        Event("round", "The answers of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it, for questions and for answers.",
+            "proposed": "Questions proposed.", "questions": "Those that were asked to be answered.",
+            "kept": "Rows kept.",
+        }),
+        _HYGIENE,
+        _REFUSED,
+    ),
+    MultiHop: (
+        _BATCH,
+        Event("round", "The comparisons of a round were read.", {
+            "round": "Its number.", "requests": "Requests in it.", "kept": "Comparisons that passed.",
+            "comparisons": "So many now.",
+        }),
+        _HYGIENE,
         _REFUSED,
     ),
     Sample: (
         _BATCH,
+        Event("judged", "All answers are judged.", {
+            "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
+            "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
+            "examples": "Three of them, each with id, reason and text.",
+            "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
+        }, when=_HAS_JUDGE),
     ),
     Evaluate: (
         _BATCH,

@@ -86,7 +86,9 @@ _HARBOUR = "The harbour is nine metres deep. It freezes in most winters."
 FORMATS: dict[str, Format] = {
     "messages": Format(
         "Whole conversations; the last turn is the answer. For sft, where loss: assistant learns every turn.",
-        (Field("messages", True, f"The conversation: {_TURNS}.{_CALLING}{_FLAGS}"), _TOOLS),
+        (Field("messages", True, f"The conversation: {_TURNS}.{_CALLING}{_FLAGS}"), _TOOLS,
+         Field("parallel_tool_calls", False, "OpenAI's: false where no turn may call several tools at once; a row "
+                                             "whose turns do is a bad row. No template says it to a model.")),
         {"messages": _TALK},
     ),
     "prompt-completion": Format(
@@ -184,7 +186,9 @@ FORMATS: dict[str, Format] = {
     ),
     "squad": Format(
         "SQuAD 1.1 and 2.0 as its makers give it out: one JSON document (Rajpurkar et al. 2016, arXiv:1606.05250). The "
-        "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only.",
+        "fields are those of one entry of `qas`. A question with is_impossible has no answer: prompt-only; with the "
+        "stage's `unanswerable` it has that. Rows of the hub's (squad, squad_v2), with answers as {text: [...]}, are "
+        "read as well; there an empty list says that a question is impossible.",
         (Field("context", True, "The passage; it stands once, beside qas."), _QUESTION,
          Field("answers", True, "list of {text}; every text is an accepted reference."),
          Field("is_impossible", False, "true: the passage does not say; answers must then be empty.")),
@@ -216,7 +220,7 @@ FORMATS: dict[str, Format] = {
     ),
     "musique": Format(
         "Questions of two to four hops (Trivedi et al. 2022, arXiv:2108.00573). One that is not answerable has no "
-        "answer: prompt-only.",
+        "answer: prompt-only; with the stage's `unanswerable` it has that.",
         (Field("paragraphs", True, "list of {title, paragraph_text}."), _QUESTION,
          Field("answer", True, "Text; not read where answerable is false."),
          Field("answer_aliases", False, "list of further accepted answers."),
@@ -225,6 +229,25 @@ FORMATS: dict[str, Format] = {
          "answer_aliases": ["9 m"], "answerable": True,
          "paragraphs": [{"title": "Bremen", "paragraph_text": "Its port is called Haven."},
                         {"title": "Haven", "paragraph_text": "The harbour is nine metres deep."}]},
+    ),
+    "multihop": Format(
+        "Questions that are answered over calls of `retrieve`, as qa_expert has them (docs/multihop.md): conversations "
+        "in which each call carries the long answer before it.",
+        (_QUESTION, Field("final_answer", True, "The answer that is given in the end."),
+         Field("sub_questions", True, "list of {question, paragraph, long_answer, answer, unanswerable}; with several, "
+                                      "or multihop, each needs its long_answer."),
+         Field("answer", False, "The answer in a few words, for evaluation."),
+         Field("src", False, "Where the row comes from; without a kind, the kind."),
+         Field("multihop", False, "Whether the answers are summed up; with one sub-question only."),
+         Field("meta_info", False, "Kept as it is."), Field("tag", False, "Kept as it is.")),
+        {"src": "gen_qa.json", "question": "Is the harbour of Haven deeper than that of Varde?",
+         "final_answer": "Haven's is deeper, by three metres.", "answer": None,
+         "sub_questions": [
+             {"question": "How deep is the harbour of Haven?", "answer": None, "unanswerable": False,
+              "long_answer": "The harbour of Haven is nine metres deep.", "paragraph": _HARBOUR},
+             {"question": "How deep is the harbour of Varde?", "answer": None, "unanswerable": False,
+              "long_answer": "The harbour of Varde is six metres deep.",
+              "paragraph": "Varde's harbour is six metres deep and was built in 1874."}]},
     ),
     "columns": Format(
         "Any CSV, TSV, Parquet or JSON-lines file whose columns have other names, or must first be put together. The "

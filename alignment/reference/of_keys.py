@@ -15,7 +15,8 @@ from alignment.reference.topics import Part, Rows, Topic, doc, first_sentence, p
 
 Topics = dict[str, Topic]
 """By path."""
-MAKES = {"rows": "row sets", "policy": "a language model", "reward": "a reward model", "table": "a table of results",
+MAKES = {"rows": "row sets", "policy": "a language model", "reward": "a reward model",
+         "embedder": "a model that makes vectors of texts", "table": "a table of results",
          "files": "files", "endpoint": "a model to ask"}
 
 

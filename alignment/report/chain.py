@@ -55,7 +55,7 @@ def refs(run: Run, name: str, source: str | None = None) -> list[str]:
 
 
 def _wire(run: Run, wire: Wire, colour: str) -> Markup:
-    kind = "model" if run.stage(wire.source).makes in ("policy", "reward", "endpoint") else "rows"
+    kind = "model" if run.stage(wire.source).makes in ("policy", "reward", "embedder", "endpoint") else "rows"
     x, y = wire.points[-1]
     return tag(
         "g", tag("title", f"{', '.join(refs(run, wire.target, wire.source))} → {wire.target}"),

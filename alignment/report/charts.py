@@ -77,7 +77,7 @@ def line_chart(
         children.append(polyline(placed, class_=f"line {item.style} {item.colour}"))
         if item.style == "dots":
             children += [tag("circle", cx=a, cy=b, r=2.6, class_=f"dot {item.colour}") for a, b in placed]
-    return picture(WIDTH, HEIGHT, title, *children, *_legend(series), *_hover(series, x))
+    return picture(WIDTH, HEIGHT, title, *children, *legend(series), *_hover(series, x))
 
 
 def _inside(value: float, domain: tuple[float, float]) -> bool:
@@ -109,7 +109,8 @@ def _tick(value: float, values: Sequence[float]) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _legend(series: Sequence[Series], left: float = LEFT) -> list[Markup]:
+def legend(series: Sequence[Series], left: float = LEFT) -> list[Markup]:
+    """Marks and labels of series in a line above a chart."""
     children, x = [], left
     for item in series:
         if item.style == "faint":
@@ -153,21 +154,22 @@ SHARE = "the height is the share of answers"
 
 @dataclass(frozen=True)
 class Counts:
-    """A histogram: len(edges) == len(counts) + 1. `filled` draws its area, not its outline alone."""
+    """A histogram: len(edges) == len(counts) + 1. `filled` draws its area, not its outline alone; `of` says of what."""
 
     label: str
     edges: Sequence[float]
     counts: Sequence[float]
     colour: str
     filled: bool = True
+    of: str = "answers"
 
     @property
     def usable(self) -> bool:
         return len(self.edges) == len(self.counts) + 1 > 1 and sum(self.counts) > 0 and self.edges[-1] > self.edges[0]
 
 
-def histogram(title: str, items: Sequence[Counts], *, x_label: str) -> Markup:
-    """Histograms over each other, each as shares of its own total."""
+def histogram(title: str, items: Sequence[Counts], *, x_label: str, cut: float | None = None) -> Markup:
+    """Histograms over each other, each as shares of its own total; an upright line at `cut`, where it is in range."""
     items = [item for item in items if item.usable]
     width, height, right, bottom = 460.0, 236.0, 450.0, 198.0
     if not items:
@@ -181,11 +183,14 @@ def histogram(title: str, items: Sequence[Counts], *, x_label: str) -> Markup:
         path = f"M{px(x(item.edges[0]))},{px(bottom)}" + "".join(
             f"V{px(y(value))}H{px(x(end))}" for value, end in zip(share, item.edges[1:], strict=True)
         ) + f"V{px(bottom)}"
-        text = f"{item.label}: {number(sum(item.counts))} answers"
+        text = f"{item.label}: {number(sum(item.counts))} {item.of}"
         children.append(tag("path", tag("title", text), d=path,
                             class_=f"steps {'filled' if item.filled else 'outline'} {item.colour}"))
+    if cut is not None and _inside(cut, x.domain):
+        children.append(tag("line", tag("title", f"cut at {number(cut)}"), x1=x(cut), x2=x(cut), y1=TOP, y2=bottom,
+                            class_="reference"))
     children += _x_axis(x, [t for t in ticks(*x.domain, 8) if _inside(t, x.domain)], x_label, bottom)
-    return picture(width, height, title, *children, *_legend([Series(i.label, (), i.colour) for i in items]))
+    return picture(width, height, title, *children, *legend([Series(i.label, (), i.colour) for i in items]))
 
 
 # --- intervals and bars -------------------------------------------------------------------------------------

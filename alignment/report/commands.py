@@ -99,10 +99,11 @@ def made_by(run: Run, artifacts: Artifacts) -> list[tuple[str, str, str]]:
             continue
         files = artifact.manifest.files
         if any(file.startswith("model/") for file in files):
-            what = "reward model" if stage.makes == "reward" else "model"
+            what = {"reward": "reward model", "embedder": "embedder"}.get(stage.makes, "model")
             places.append((stage.name, what, f"{artifact.url}/model"))
         elif any(file.startswith("rows/") for file in files):
-            places.append((stage.name, "scored rows" if any(stage.model_refs()) else "rows", f"{artifact.url}/rows"))
+            scored = any(ref.role != "embedder" for ref in stage.model_refs())
+            places.append((stage.name, "scored rows" if scored else "rows", f"{artifact.url}/rows"))
         elif stage.makes == "table":
             places.append((stage.name, "results and answers", artifact.url))
     return places

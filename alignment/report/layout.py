@@ -54,7 +54,7 @@ class Layout:
     height: float
 
 
-_LANE = {"rows": 0, "policy": 1, "reward": 2, "table": 2, "files": 2, "endpoint": 1}
+_LANE = {"rows": 0, "policy": 1, "reward": 2, "embedder": 2, "table": 2, "files": 2, "endpoint": 1}
 
 
 def lane_of(run: Run, name: str) -> int:

@@ -61,7 +61,7 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], typed: str | None
         times=_times(asked, found), versions=_versions(found),
         stages=[_stage(stage, found[stage.name], spared.get(stage.name, "not finished")) for stage in run.stages],
         models=[_model(stage, artifact) for stage in run.stages
-                if stage.makes in ("policy", "reward") and (artifact := found[stage.name]) is not None],
+                if stage.makes in ("policy", "reward", "embedder") and (artifact := found[stage.name]) is not None],
         commands=commands(run, found, typed), places=made_by(run, found), script_hash=_script_hash(),
     )
 
@@ -101,7 +101,7 @@ def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
     if artifact is None:
         return {"name": stage.name, "done": False}
     manifest = artifact.manifest
-    holders = ("bad.jsonl", "rows/samples.jsonl")
+    holders = ("bad.jsonl", "left.jsonl", "rows/samples.jsonl")
     files = [name for name in holders if name in manifest.files and manifest.files[name].size]
     if manifest.facts.get("dropped_rows"):
         files.append("manifest.json, facts.dropped_rows")
@@ -113,7 +113,7 @@ def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
 
 def _colours(run: Run) -> dict[str, str]:
     """One colour a model on the whole page: those of the last evaluation, and one for reward models."""
-    colours = {stage.name: "s5" for stage in run.stages if stage.makes == "reward"}
+    colours = {stage.name: "s5" for stage in run.stages if stage.makes in ("reward", "embedder")}
     evaluated = [measured_by(stage) for stage in run.stages if stage.makes == "table"]
     return colours | (colours_of(evaluated[-1]) if evaluated else {})
 

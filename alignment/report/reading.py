@@ -64,6 +64,12 @@ def read_answers(artifact: Artifact) -> list[dict[str, Any]]:
     return [_object(line, f"{artifact.url}/answers.jsonl row {row}") for row, line in enumerate(lines, 1) if line]
 
 
+def read_map(artifact: Artifact) -> dict[str, Any] | None:
+    """map.json of a coverage, or None when it has none. Raises ArtifactError when it is damaged."""
+    text = read_text(artifact, "map.json")
+    return None if text is None else _object(text, f"{artifact.url}/map.json")
+
+
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)

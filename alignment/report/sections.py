@@ -16,9 +16,12 @@ from alignment.config import (
     Evaluate,
     Generate,
     ImportData,
+    ImportDocuments,
     ImportEndpoint,
     ImportModel,
+    ImportReader,
     Sample,
+    Select,
     Stage,
     TrainBase,
     row_of,
@@ -27,7 +30,7 @@ from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
 from alignment.report.curves import charts_of
-from alignment.report.reading import read_answers, read_events
+from alignment.report.reading import read_answers, read_events, read_map
 from alignment.report.results import (
     colours_of,
     comparisons,
@@ -38,6 +41,7 @@ from alignment.report.results import (
     models_of,
     reward_chart,
 )
+from alignment.report.scatter import map_note, scatter
 from alignment.report.summary import not_taken
 
 SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
@@ -99,7 +103,8 @@ def _sampling(stage: Sample, artifact: Artifact | None, results: object) -> dict
     title = f"{stage.name}: score of every sampled answer"
     drawn = histogram(title, [counts], x_label=f"score; {SHARE}") if counts.usable else None
     values = [(name, texts.number(metrics[name])) for name in SCORES if name in metrics]
-    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values}
+    return {"stage": stage, "done": artifact is not None, "chart": drawn, "values": values,
+            "judge": facts.get("judge")}
 
 
 def _generation(stage: Generate, artifact: Artifact | None, results: object) -> dict[str, Any]:
@@ -108,12 +113,32 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
     refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
                for reason, count in reasons.items()]
     return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
-            "examples": facts.get("examples", []),
+            "examples": facts.get("examples", []), "tries": list(facts.get("tries", {}).items()),
+            "judge": facts.get("judge"),
+            "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
+
+
+def _selection(stage: Select, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    data = facts.get("histogram") or {}
+    counts = Counts("rows", data.get("edges", []), data.get("counts", []), "s1", of="rows")
+    charts = []
+    if counts.usable:
+        charts.append((f"{stage.name}: scores, and the cut", histogram(
+            f"{stage.name}: score of every row", [counts], x_label="score; the height is the share of rows",
+            cut=metrics.get("cut"))))
+    drawn = read_map(artifact) if artifact is not None else None
+    if drawn is not None:
+        charts.append((f"{stage.name}: {map_note(drawn)}", scatter(f"{stage.name}: instructions in two dimensions", [
+            ("left", drawn["others"], "s0"), ("chosen", drawn["chosen"], "s1")])))
+    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts,
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, Generate: Section("generation", _generation),
+    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
 }

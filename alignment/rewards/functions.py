@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from alignment.config import Scorer
+from alignment.config import Judge, Scorer
 from alignment.errors import ConfigError, DataError
 from alignment.records import Record
 from alignment.rewards import answers
@@ -187,12 +187,17 @@ def _imported(name: str, where: str, expected: str) -> Any:
     return function
 
 
-def combine(scorer: Scorer, function: float | None, model: float | None) -> float:
+def combine(scorer: Scorer, function: float | None, model: float | None, judged: float | None = None,
+            judge: Judge | None = None) -> float:
     """The one score of an answer: the weighted sum of the values that the scorer asks for.
 
     A value that is missing although it is asked for makes the score NaN, never silently half a score.
+
+    Args:
+        judged: the score of `judge`, where one is asked.
     """
-    asked = ((scorer.function, scorer.function_weight, function), (scorer.model, scorer.model_weight, model))
+    asked = ((scorer.function, scorer.function_weight, function), (scorer.model, scorer.model_weight, model),
+             (judge, 0.0 if judge is None else judge.weight, judged))
     return sum(weight * (math.nan if value is None else value) for name, weight, value in asked if name is not None)
 
 

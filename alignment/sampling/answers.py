@@ -24,9 +24,11 @@ class Answer:
         index: which draw of that model, from 0.
         finished: it ended by itself; False when max_new_tokens cut it.
         score: what selection goes by; NaN when it could not be had.
-        function_score, model_score: its parts, None where not asked for.
+        function_score, model_score, judge_score: its parts, None where not asked for; the judge's also where it could
+            not be read.
         draw: the sampling parameters it was drawn with.
         usage: what it took at an endpoint, by `Usage`'s names; None of a model that computes here.
+        judged: what the judge said of it, or how much it won of what was compared; None without one.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Answer:
     model_score: float | None = None
     draw: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
+    judge_score: float | None = None
+    judged: dict[str, Any] | None = None
 
     @property
     def normal(self) -> str:
@@ -58,10 +62,12 @@ class Answer:
 
     def to_record(self, prompt: Record) -> Record:
         """The answer as a prompt-completion row with id ID-MODEL-INDEX."""
-        known = {"function_score": self.function_score, "model_score": self.model_score}
+        known = {"function_score": self.function_score, "model_score": self.model_score,
+                 "judge_score": self.judge_score}
         meta: dict[str, Any] = {
             **prompt.meta, "prompt_id": self.id, "model": self.model, "finished": self.finished, "draw": self.draw,
             **({} if self.usage is None else {"usage": self.usage}),
+            **({} if self.judged is None else {"judged": self.judged}),
             # JSON has no NaN; a missing score is null.
             **{k: _number(v) for k, v in {"score": self.score, **known}.items() if k == "score" or v is not None},
         }

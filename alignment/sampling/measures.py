@@ -22,7 +22,8 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
     Returns:
         prompts, answers, finished_share; mean_score and score_std over answers; best_score and worst_score, means
         over prompts of the highest and lowest score; best_gain = best_score - mean_score (what choosing gives);
-        mean_function and mean_model where both are asked for; previous_mean_score where there is a previous model.
+        mean_function, mean_model and mean_judge where several are asked for; previous_mean_score where there is a
+        previous model.
 
     Raises:
         StageError: no answer of the newest model has a score.
@@ -34,12 +35,15 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
             by_prompt.setdefault(answer.id, []).append(answer.score)
     if not by_prompt:
         raise StageError("no answer has a score that is a number", found=f"{len(newest)} answers",
-                         hint="the reward model or function gave NaN each time; look at how the reward model trained")
+                         hint="what scores gave NaN each time; look at how the reward model trained, or at what the "
+                              "judge said")
     scores = [score for own in by_prompt.values() for score in own]
     best, mean = fmean(max(own) for own in by_prompt.values()), fmean(scores)
     known = {
         "mean_function": _mean(a.function_score for a in newest), "mean_model": _mean(a.model_score for a in newest),
+        "mean_judge": _mean(a.judge_score for a in newest),
     }
+    parts = {name: value for name, value in known.items() if value is not None}
     previous = _mean(answer.score for answer in answers if answer.model == "previous")
     return {
         "prompts": float(len({answer.id for answer in newest})),
@@ -50,7 +54,7 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
         "best_score": best,
         "worst_score": fmean(min(own) for own in by_prompt.values()),
         "best_gain": best - mean,
-        **({name: value for name, value in known.items() if value is not None} if None not in known.values() else {}),
+        **(parts if len(parts) > 1 else {}),
         **({} if previous is None else {"previous_mean_score": previous}),
     }
 

@@ -98,7 +98,8 @@ def _add_pair(
     elif margin <= min_margin:
         made.dropped["pairs: chosen not over rejected by min_margin"] += 1
     else:
-        meta = {**prompt.meta, "prompt_id": prompt.id, "chosen_score": chosen.score, "rejected_score": rejected.score}
+        meta = {**prompt.meta, "prompt_id": prompt.id, "chosen_score": chosen.score, "rejected_score": rejected.score,
+                "gap": margin}
         made.records.append(Record(id=f"{prompt.id}-pair", type="preference", prompt=prompt.prompt,
                                    completion=chosen.text, rejected=rejected.text, meta=meta))
 

@@ -1,9 +1,10 @@
 """Several token sequences in one: those of a group share what they begin with, and no other token sees another's.
 
-A group is the sequences of one row: both sides of a pair, `[prompt | chosen | rejected]`, or a single one. Each token
-sees its own sequence alone, through the mask, and has the place in it that it would have by itself. Groups stand
-side by side in rows as long as the longest of them, so several short ones cost what one long one does. After the
-backbone the hidden states go back to where a trainer looks for them. Pure tensors; knows no trainer and no model.
+A group is the sequences of one row: both sides of a pair, `[prompt | chosen | rejected]`, several answers to a prompt,
+or a single one. Each token sees its own sequence alone, through the mask, and has the place in it that it would have by
+itself. Groups stand side by side in rows as long as the longest of them, so several short ones cost what one long one
+does. After the backbone the hidden states go back to where a trainer looks for them. Pure tensors; knows no trainer and
+no model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Laid = Callable[[dict[str, Any], int], tuple[list[Ids], list[int]]]
 """A row's columns, id of padding -> its sequences, and the first position of each that the trainer reads."""
 PREFIX = "laid_"
 """Begins the names under which a layout travels with its batch."""
-BRANCHES = 8
+BRANCHES = 4096
 """Numbers of segments that a group has; sequences of a group are fewer."""
 NAMES = ("ids", "positions", "segments", "place")
 FILLED = {"labels": -100, "completion_mask": 0}
@@ -72,18 +73,18 @@ def shared(group: Sequence[Ids]) -> int:
 
 
 def lay_out(
-    groups: Sequence[Sequence[Ids]], begins: Sequence[Sequence[int]], pad: int, room: int | None = None
+    groups: Sequence[Sequence[Ids]], begins: Sequence[Sequence[int]], pad: int, room: int | None = None,
+    order: Sequence[tuple[int, int]] | None = None,
 ) -> Layout:
     """Put groups into rows, first fit, longest first.
 
     Args:
-        groups: [B][S] sequences of token ids; S is the same for all, and less than BRANCHES.
+        groups: [B][S] sequences of token ids; S is less than BRANCHES, and the same for all unless there is an order.
         begins: [B][S] the first position of each sequence that is read.
         pad: token id of padding.
         room: tokens of a row; those of the longest group, if None.
-
-    Returns:
-        The layout; its R = S * B sequences stand in TRL's order: all first ones, then all second ones.
+        order: [R] group and number in it of each sequence that is read; if None, TRL's of pairs: all first ones, then
+            all second ones.
     """
     commons = [shared(group) for group in groups]
     sizes = [common + sum(len(ids) - common for ids in group)
@@ -113,7 +114,9 @@ def lay_out(
             begin += len(one) - common
             own.append(torch.cat([first, branch]) + row * room)
         places.append(own)
-    read = [places[group][side][begins[group][side]:] for side in range(len(groups[0])) for group in range(len(groups))]
+    if order is None:
+        order = [(group, side) for side in range(len(groups[0])) for group in range(len(groups))]
+    read = [places[group][side][begins[group][side]:] for group, side in order]
     return Layout(ids, positions, segments, torch.nn.utils.rnn.pad_sequence(read, batch_first=True))
 
 

@@ -41,7 +41,7 @@ class OneSequence:
     """Mixin before a TRL trainer, first of all."""
 
     laid: Laid
-    """The sequences of a row; set by each trainer as a static method."""
+    """The sequences of a row; each trainer's own, mostly a static method."""
     fact: str
     """What the manifest calls it."""
     why_not: str | None = "not asked yet"
@@ -132,11 +132,11 @@ class OneSequence:
         pad = self._collates().collator.pad_token_id
         config = self.accelerator.unwrap_model(self.model).config.get_text_config()
         rows = [self.train_dataset[index] for index in range(min(2, len(self.train_dataset)))]
-        groups = [_short(type(self).laid(row, pad)[0]) for row in rows] * (1 if len(rows) > 1 else 2)
+        groups = [_short(self.laid(row, pad)[0]) for row in rows] * (1 if len(rows) > 1 else 2)
         self.windows = (None, False)
         kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
         if (window := getattr(config, "sliding_window", None)) and "sliding_attention" in kinds:
-            longest = max((type(self).laid(row, pad)[0] for row in _all(self)), key=lambda group: max(map(len, group)))
+            longest = max((self.laid(row, pad)[0] for row in _all(self)), key=lambda group: max(map(len, group)))
             if max(map(len, longest)) > window:
                 self.windows = (window, "full_attention" in kinds)
                 groups.append(longest)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from alignment.records.few import Few
 from tests.cli.conftest import Call
 
 SEED = """\
@@ -100,6 +102,21 @@ def test_a_large_file_is_left_to_its_stage(call: Call, monkeypatch: pytest.Monke
     said = call("check", "run.yaml")
     assert said.code == 0
     assert "not read now: rows.jsonl" in said.out
+
+
+def test_a_few_rows_of_a_large_file_are_looked_at(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    _rows("rows.jsonl", [*_good(300), *["{broken"] * 3])
+    _write()
+    monkeypatch.setattr("alignment.checks.seen.READ_LIMIT", 3)
+    monkeypatch.setattr("alignment.checks.looked.Few", partial(Few, whole=100, few=50))
+    said = call("check", "run.yaml")
+    assert said.code == 0
+    assert "looked at 50 of 303 rows of rows.jsonl" in said.out
+    _rows("rows.jsonl", [*_good(100), *["{broken"] * 203])
+    said = call("check", "run.yaml")
+    assert said.code == 0, "what a few rows show is no proof"
+    assert re.search(r"looked at 50 of 303 rows of rows.jsonl: \d+ are bad, and at most 10.0% may be \(max_bad\): "
+                     r"broken-json", " ".join(f"{said.out} {said.err}".split()))
 
 
 def test_a_remote_file_is_left_to_its_stage(call: Call) -> None:

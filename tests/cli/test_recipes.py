@@ -48,6 +48,15 @@ def test_socratic_is_checked(call: Call) -> None:
     said = call("check", RUNS / "socratic.yaml", "--set", f"params.data={RUNS.parent / 'seeds'}")
     assert said.code == 0, said.err
     assert "(120 train, 15 dev, 45 test)" in said.out
+    assert "119 of 120 answers are good by socratic_type" in said.out
+
+
+def test_judged_pairs_are_checked_with_a_judge_here_and_one_over_the_network(call: Call) -> None:
+    for more in ((), ("--set", "params.judge=there")):
+        said = call("check", RUNS / "judged-pairs.yaml", "--set",
+                    f"params.data={RUNS.parent / 'seeds/harbour.jsonl'}", *more)
+        assert said.code == 0, said.err
+        assert "generate · judged_pairs, 4 answers: base" in said.out
 
 
 def test_qwen_is_checked_over_an_alpaca_file(call: Call) -> None:

@@ -65,7 +65,7 @@ CASES = [
     ("pattern without its group", "rows: seed/test", "answer_pattern: 'x'\n    rows: seed/test", "answer_pattern:",
      "no group named answer", "x", "(?P<answer>...)"),
     ("ratios over one", "test: 0.2", "test: 0.3", "split:", "sum to at most 1", None, None),
-    ("scorer of nothing", "score: {model: rm}", "score: {}", "score:", "give model, function, or both", None, None),
+    ("scorer of nothing", "score: {model: rm}", "score: {}", "score:", "give model, function or judge", None, None),
     ("newest-previous alone", "score: {model: rm}", "score: {model: rm}\n    pairs: newest-previous", "- name: rs",
      "needs `previous`", None, None),
     ("one answer per prompt", "score: {model: rm}", "score: {model: rm}\n    n: 1", "- name: rs", "n of 2", None, None),

@@ -49,7 +49,7 @@ def test_every_kind_has_a_script_and_a_body(kind: type[Stage]) -> None:
 
 @EVERY
 def test_every_kind_says_what_it_is_and_what_it_makes(kind: type[Stage]) -> None:
-    assert kind.makes in ("rows", "policy", "reward", "table", "files", "endpoint")
+    assert kind.makes in ("rows", "policy", "reward", "embedder", "table", "files", "endpoint")
     assert kind.title is not Stage.title
     assert kind.__doc__
     assert len(kind.__doc__) > 30

@@ -10,7 +10,8 @@ import pytest
 from alignment.config import load_run
 
 RUNS = Path(__file__).parents[2] / "configs/runs"
-SMALL = sorted(RUNS.glob("*-small.yaml"))
+OF_ITS_OWN = "mods-small"  # its judge is trained and not fetched, and it has random rows beside
+SMALL = sorted(path for path in RUNS.glob("*-small.yaml") if path.stem != OF_ITS_OWN)
 DIFFERS = {"model", "data", "take", "max_bad", "batch_size", "micro_batch_size", "learning_rate", "max_length",
            "max_new_tokens", "max_prompt_tokens", "sampling", "checkpoints", "ratios", "overlap", "dtype", "pad_token",
            "gradient_checkpointing", "warmup_steps", "max_steps"}
@@ -49,3 +50,15 @@ def test_the_recipes_numbers_are_their_publications() -> None:
         assert (stage.strategy.kind, stage.strategy.r, stage.strategy.alpha) == ("qlora", 64, 16)  # type: ignore[union-attr]
     assert second.trl["beta"] == 0.1  # type: ignore[union-attr]
     assert (second.learning_rate, second.batch_size, second.trl["max_steps"]) == (5e-4, 16, 1000)  # type: ignore[union-attr]
+
+
+def test_mods_is_one_chain_large_and_small() -> None:
+    """Which stage reads which, and how it selects, learns or asks; sizes, judge and embedder differ."""
+    def chain(name: str) -> list[tuple[str, ...]]:
+        stages = [stage for stage in load_run(RUNS / f"{name}.yaml").stages
+                  if stage.name in ("quality", "seed", "first", "answers", "needed", "more", "chosen", "sft")]
+        return [(stage.name, stage.tag, *(ref.ref for ref in stage.row_refs() if not ref.ref.endswith("/dev")),
+                 *(ref.stage for ref in stage.model_refs() if ref.role == "policy")) for stage in stages]
+
+    assert len(chain("mods")) == 8
+    assert chain("mods") == chain("mods-small")

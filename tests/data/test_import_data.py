@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -14,8 +16,8 @@ from alignment.artifacts import Store
 from alignment.config import ImportData, parse_run
 from alignment.context import StageContext
 from alignment.data.import_data import import_data
-from alignment.data.read import divided, draw, source_names
-from alignment.errors import DataError
+from alignment.data.read import divided, drawn, source_names
+from alignment.errors import ConfigErrors, DataError
 from alignment.records import Record
 from tests.data.written import bad_of, rows_of
 
@@ -109,6 +111,26 @@ def test_nested_files(context_of, write_rows):
     context, outcome = one(context_of, write_rows([DROP], "drop.json"), "drop")
     assert [row.completion for row in rows_of(context, "all")] == ["2", "Ann, song", "3 May"]
     assert outcome.facts["kinds"] == {"number": 1, "spans": 1, "date": 1}
+
+
+def test_a_run_may_name_the_answer_of_unanswerable_questions(context_of, tmp_path):
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(SQUAD))
+    context, outcome = one(context_of, str(path), "squad", unanswerable="The passage does not say.")
+    answered, impossible = rows_of(context, "all")
+    assert (impossible.type, impossible.completion) == ("prompt-completion", "The passage does not say.")
+    assert impossible.meta["references"] == ["The passage does not say."]
+    assert answered.completion == "Ann"
+    assert outcome.facts["kinds"] == {"extractive": 1, "unanswerable": 1}
+
+
+@pytest.mark.parametrize(("format", "text", "problem"), [
+    ("alpaca", "No.", "no source has questions that are marked"), ("squad", "  ", "an answer without text")])
+def test_an_answer_that_nothing_asks_for_is_refused(format, text, problem):
+    source = {"path": "a", "format": format}
+    stage = {"kind": "import", "name": "seed", "data": [source], "split": ALL, "unanswerable": text}
+    with pytest.raises(ConfigErrors, match=problem):
+        parse_run(json.dumps({"name": "r", "stages": [stage]}))
 
 
 SURROGATE = '{"prompt": "Say \\ud800", "completion": "x"}'
@@ -397,11 +419,11 @@ def test_two_files_of_one_name_get_names_of_their_own(context_of):
     assert source_names(stage.data) == ["train-set", "train-set-2", "rows"]
 
 
-def test_draw_is_nested_and_in_order():
-    rows = [Record(str(i), "prompt-only") for i in range(50)]
-    assert draw(rows, None, 0, "s") == rows == draw(rows, 50, 0, "s")
-    small, large = draw(rows, 5, 0, "s"), draw(rows, 30, 0, "s")
-    assert {row.id for row in small} < {row.id for row in large}
+def test_a_smaller_draw_is_part_of_a_larger_one():
+    assert drawn(50, None, 0, "s") is None is drawn(50, 50, 0, "s")
+    small, large = drawn(50, 5, 0, "s"), drawn(50, 30, 0, "s")
+    assert len(set(small)) == 5
+    assert set(small) < set(large) < set(range(50))
 
 
 def test_keys_that_nothing_reads_are_in_the_manifest_by_source(context_of, write_rows):
@@ -421,3 +443,22 @@ def test_rows_without_a_group_are_no_group(context_of, tmp_path):
     context = context_of({"data": [{"path": str(tmp_path / "rows.csv"), "format": "columns", "columns": columns}],
                           "split": {"by": "ratio", "ratios": {"train": 0.5, "test": 0.5}}})
     assert import_data(context).rows.written == {"train": 20, "test": 20}
+
+
+def test_an_import_holds_numbers_and_no_rows(context_of, write_rows):
+    """Rows of 20,000 letters: more of them take less than a quarter of what they hold."""
+    def peak(count):
+        path = write_rows([{"prompt": f"say {number} to {number}", "completion": "x" * 20_000}
+                           for number in range(count)])
+        context = context_of({"data": [{"path": path, "format": "prompt-completion"}],
+                              "split": {"by": "ratio", "ratios": {"train": 0.9, "test": 0.1}}})
+        gc.collect()
+        tracemalloc.start()
+        import_data(context)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # what is made once
+    few, many = peak(150), peak(500)
+    assert many - few < 350 * 5_000

@@ -14,6 +14,7 @@ from alignment.context import StageContext
 from alignment.distributed.generate import shared
 from alignment.distributed.generate.self_instruct import self_instruct_stage
 from alignment.errors import ConfigErrors, DataError, StageError
+from alignment.inference.requests import Request
 from alignment.pipeline import execute
 from alignment.records import Record, read_records, write_records
 from tests import small
@@ -87,6 +88,34 @@ def test_every_row_says_what_made_it(inputs: dict[str, Artifact], monkeypatch: p
     reasons = [line["reason"] for line in bad]
     assert outcome.rows.dropped == {reason: reasons.count(reason) for reason in reasons}
     assert sum(count for own in outcome.facts["refused"].values() for count in own.values()) == len(bad)
+
+
+def test_generated_rows_are_looked_through_and_what_is_left_out_says_why(
+    inputs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def teacher(request: Request) -> tuple[str, bool]:
+        said, ended = good_teacher(request)
+        return said.replace("said about", "write to ann@haven.de about"), ended
+
+    by(monkeypatch, Scripted(teacher))
+    plain = self_instruct_stage(context(inputs, "gen-plain"))
+    by(monkeypatch, Scripted(teacher))
+    made = context(inputs, hygiene={"personal_data": ["email"], "found": "replace", "near_duplicates": 0.8})
+    outcome = self_instruct_stage(made)
+    rows = read_records(made.out / "rows" / "train.jsonl")
+    assert len(rows) == plain.metrics["rows_train"]
+    assert all(str(row.completion).startswith("write to [EMAIL] about") for row in rows)
+    events = [json.loads(line) for line in (made.out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    [looked] = [event for event in events if event["event"] == "hygiene"]
+    assert (looked["kept"], looked["of"], looked["replaced"]) == (len(rows),) * 3
+    assert looked["personal_data"] == {"email": len(rows)}
+    by(monkeypatch, Scripted(teacher))
+    with pytest.raises(StageError, match="nothing that the teacher said") as error:
+        self_instruct_stage(refusing := context(inputs, "gen-strict", hygiene={"personal_data": ["email"]}))
+    assert "personal-data" in str(error.value.found)
+    bad = [json.loads(line) for line in (refusing.work / "bad.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["origin"]["why"] for line in bad if line["reason"] == "personal-data"} == {"1 email"}
+    assert outcome.rows.read == 10
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 9, 15, 22])

@@ -181,8 +181,8 @@ def test_what_is_drawn_learned_and_logged_is_that_of_one_process(each: Each, mad
     for folder in ("model", "last"):
         mine, theirs = weights(shared, folder), weights(alone, folder)
         assert mine.keys() == theirs.keys()
-        for name, tensor in theirs.items():
-            torch.testing.assert_close(mine[name], tensor, rtol=0, atol=2e-4, msg=f"{folder} {name}")
+        for name, tensor in theirs.items():  # of two steps of 0.01: Adam makes a part of one of a gradient's rounding
+            torch.testing.assert_close(mine[name], tensor, rtol=0, atol=5e-4, msg=f"{folder} {name}")
 
 
 @pytest.mark.parametrize("each", [each for each in ONLINE if each[2] != "none"], ids="-".join)

@@ -109,7 +109,20 @@ def test_control_is_without_torch_and_ray() -> None:
     assert not packages & {"torch", "ray", "transformers", "trl", "triton", "pytest", "mypy"}
 
 
-@pytest.mark.parametrize("target", ["train", "control"])
+def test_vllm_is_train_and_what_is_beside_it_of_the_one_resolution() -> None:
+    resolution = set((REQUIREMENTS / "resolution.txt").read_text().split())
+    for name in ("lock.txt", "train.txt", "vllm.txt", "vllm-cpu.txt"):
+        assert {entry.split()[0] for entry in _pins(name).values()} <= resolution
+    assert not set(_pins("vllm.txt")) & set(_pins("train.txt"))
+    assert not set(_pins("vllm-cpu.txt")) & set(_pins("lock.txt"))
+    assert "vllm" in _pins("vllm.txt")
+    for name in ("lock.txt", "train.txt", "control.txt", "vllm-cpu.txt"):
+        assert "vllm" not in _pins(name), "two builds of one module"
+    assert "vllm-cpu" not in _pins("lock.txt"), "make run installs none"
+    assert _stages()["vllm-packages"][0] == ("FROM", "train-packages AS vllm-packages")
+
+
+@pytest.mark.parametrize("target", ["train", "control", "vllm"])
 def test_a_target_runs_as_user_1000_and_holds_what_was_built_elsewhere(target: str) -> None:
     stage = _stages()[target]
     assert stage[0] == ("FROM", f"runtime AS {target}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 from alignment.inference.requests import Completion, Item, Request
 from alignment.records import Message
@@ -15,6 +15,9 @@ Answer = Callable[[Request], tuple[str, bool]]
 class Scripted:
     """A `Generator` whose answers are scripted. A prompt's words are its tokens."""
 
+    made_by: Mapping[str, Any] = {"engine": "scripted"}
+    ahead = False
+
     def __init__(self, answer: Answer, stop_after: int | None = None) -> None:
         self.answer, self.stop_after = answer, stop_after
         self.asked: list[str] = []
@@ -22,6 +25,8 @@ class Scripted:
     def load(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def begin(self, requests: Sequence[Request]) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -64,3 +69,20 @@ def good_teacher(request: Request) -> tuple[str, bool]:
         f"{NOUNS[(number + 5 * index) % 11]} for {VERBS[(number * 5 + 3 * index) % 8].lower()}rs of {request.id} "
         f"{index}"
         for index in range(3)), True
+
+
+class SeveralAnswers(Scripted):
+    """The same with an answer to each draw of a request: (request, index of the draw) -> (text, whether it ended)."""
+
+    def __init__(self, answer: Callable[[Request, int], tuple[str, bool]], stop_after: int | None = None) -> None:
+        super().__init__(lambda request: ("", True), stop_after)
+        self.each = answer
+        self.prompts: list[str] = []
+
+    def generate(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        super().generate(requests)
+        self.prompts += [request.prompt[-1]["content"] for request in requests]
+        answers = [[self.each(request, index) for index in range(len(request.draws))] for request in requests]
+        return [[Completion(text, [0] * len(text.split()), finished) for text, finished in own] for own in answers]

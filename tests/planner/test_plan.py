@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from alignment import pipeline
 from alignment.cli.init import write_recipe
-from alignment.config import load_run
+from alignment.config import load_run, parse_run
 from alignment.planner import Rates, StagePlan, plan
 from alignment.planner.rows import CHARS_PER_TOKEN, by_characters, measure, together
 from alignment.records import Record
+from alignment.records.few import Few
 
 RATES = Rates(flops=1e11, bandwidth=1e10)
 
@@ -77,6 +80,41 @@ def test_a_finished_import_is_counted_and_shown_finished(tmp_path: Path) -> None
     assert after.artifact is not None
     assert (after.rows, after.tokens) == (before.rows, before.tokens), "the preview is what the import writes"
     assert after.seconds == after.artifact.manifest.seconds
+
+
+def test_of_many_rows_a_few_are_looked_at_and_the_plan_says_so(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": f"Say {n}, and {'then ' * (n % 9)}stop.", "completion": "Yes. " * (200 if n == 77 else 4)}
+            for n in range(1000)]
+    lines = [json.dumps(row) if n % 10 else "{}" for n, row in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    run = parse_run(f"""
+name: many
+store: {tmp_path / "store"}
+stages:
+  - {{name: base, kind: import, model: {{source: tiny}}}}
+  - {{name: data, kind: import, data: [{{path: {tmp_path / "rows.jsonl"}, format: prompt-completion}}], max_bad: null,
+     split: {{by: ratio, ratios: {{train: 0.8, test: 0.1}}}}}}
+  - {{name: sft, kind: train, method: sft, model: base, rows: [data/train]}}
+""")
+
+    def planned() -> list[StagePlan]:
+        return [item for item in plan(run, pipeline.status(run), RATES) if item.name != "base"]
+
+    (data, sft), few = planned(), partial(Few, whole=300, few=200)
+    assert (data.rows, data.rows_known, data.looked, sft.rows_about) == (810, True, None, False)
+    monkeypatch.setattr("alignment.planner.rows.Few", few)
+    about, trained = planned()
+    assert about.rows == pytest.approx(data.rows, rel=0.1)
+    assert about.tokens == pytest.approx(data.tokens, rel=0.15)
+    assert about.looked == pytest.approx((200 * 0.9 * 0.9, about.rows), rel=0.1)
+    assert (about.rows_known, about.rows_about, trained.rows_about, trained.counted) == (False, True, True, False)
+    assert trained.length == sft.length, "the longest row is found"
+    pipeline.execute(run, only="data")
+    made, trained = planned()
+    assert (made.rows, made.rows_known, made.looked) == (810, True, (200 + 90, 810))
+    assert (trained.rows, trained.rows_about, trained.length) == (720, False, sft.length)
+    assert trained.tokens == pytest.approx(sft.tokens, rel=0.1)
 
 
 def test_mean_lengths_by_hand() -> None:

@@ -48,8 +48,9 @@ records = st.builds(
 
 @st.composite
 def sound_records(draw: st.DrawFn) -> Record:
-    """Records that pass the common checks, with the fields of their type filled and no others."""
-    kind = draw(st.sampled_from(get_args(RecordType)))
+    """Records that pass the common checks, with the fields of their type filled and no others. Passages are of
+    documents and come from no file of rows."""
+    kind = draw(st.sampled_from([kind for kind in get_args(RecordType) if kind != "passage"]))
     turns = st.builds(lambda role, content: {"role": role, "content": content},
                       st.sampled_from(["user", "assistant", "tool"]), words)  # fmt: skip
     prompt = [*draw(st.lists(st.builds(system, words), max_size=1)), *draw(st.lists(turns, max_size=3)),
@@ -90,6 +91,12 @@ GOOD: dict[str, dict[str, Any]] = {
                  "context": [["Ann", ["Ann sang. ", "Often."]], ["Bob", ["Bob ran."]]]},
     "musique": {"id": "2hop__1_2", "question": "Who?", "answer": "Ann", "answer_aliases": ["Anna"],
                 "answerable": True, "paragraphs": [{"title": "Ann", "paragraph_text": "Ann sang."}]},
+    "multihop": {"id": "e", "src": "gen_qa.json", "question": "Did both sing?", "final_answer": "Ann alone did.",
+                 "answer": None, "sub_questions": [
+                     {"question": "Did Ann sing?", "answer": "yes", "long_answer": "Ann sang.", "unanswerable": False,
+                      "paragraph": "Ann sang."},
+                     {"question": "Did Bob sing?", "answer": None, "long_answer": "Bob did not.",
+                      "paragraph": "Bob only ran."}]},
 }  # fmt: skip
 """Format -> a good row of it."""
 

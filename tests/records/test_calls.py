@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from alignment.records import Message
+from alignment.records import Message, Record
 from alignment.records.importers import Row, import_rows
 from tests.records.drawn import GOOD, assistant, bad, good, json_objects, quick, system, user
 
@@ -134,3 +135,21 @@ def test_rows_that_differ_in_their_tools_or_calls_are_two() -> None:
 def test_nothing_in_a_tool_or_a_call_is_taken_for_a_key_of_ours(parameters: Any, arguments: Any) -> None:
     row = {**talk({"name": "f", "arguments": arguments}), "tools": [{"name": "f", "parameters": parameters}]}
     assert good("messages", row).messages[1]["tool_calls"][0]["function"]["name"] == "f"
+
+
+@pytest.mark.parametrize("said", [True, None])
+def test_that_calls_may_be_parallel_changes_nothing(said: bool | None) -> None:
+    row = talk({"name": "warmth", "arguments": {}}, {"name": "warmth", "arguments": {"place": "Haven"}})
+    unread: Counter[str] = Counter()
+    row |= {"tools": [TOOL], "parallel_tool_calls": said}
+    [made] = import_rows([Row(1, row)], "messages", "s", unread=unread)
+    assert isinstance(made, Record)
+    assert [call["function"]["arguments"] for call in made.messages[1]["tool_calls"]] == [{}, {"place": "Haven"}]
+    assert not unread
+
+
+def test_a_row_that_forbids_parallel_calls_and_has_them_is_refused() -> None:
+    one = {"name": "warmth", "arguments": {}}
+    assert bad("messages", {**talk(one, one), "parallel_tool_calls": False}).slug == "calls-differ"
+    assert good("messages", {**talk(one), "parallel_tool_calls": False}).messages[1]["tool_calls"]
+    assert bad("messages", {**talk(one), "parallel_tool_calls": "false"}).slug == "wrong-type"

@@ -40,7 +40,7 @@ def written(folder: Path, content: bytes | str, name: str = "rows.jsonl") -> str
 
 def rows_of(path: str) -> list[tuple[int, Any]]:
     """(number, value) of each good row; there may be no bad ones."""
-    rows = read_rows(path, "s")
+    rows = list(read_rows(path, "s"))
     assert all(isinstance(row, Row) for row in rows), rows
     return [(row.number, row.value) for row in rows if isinstance(row, Row)]
 
@@ -242,11 +242,12 @@ def test_a_table_is_left_to_format_columns(name: str, content: str, tmp_path: Pa
 
 def test_json_lines_that_are_called_csv_are_read_as_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('{"a": 1}\nbroken\n')
-    assert len(read_rows(str(tmp_path / "t.csv"), "t")) == 2
+    assert len(list(read_rows(str(tmp_path / "t.csv"), "t"))) == 2
 
 
 def table(folder: Path, content: bytes | str, name: str = "t.csv") -> tuple[list[Row | BadRow], list[str]]:
-    return read_table(written(folder, content, name), "s")
+    rows, names = read_table(written(folder, content, name), "s")
+    return list(rows), names
 
 
 @pytest.mark.parametrize(("name", "content"), [
@@ -442,3 +443,28 @@ def test_parquet_cells_that_python_cannot_hold_cost_no_other(tmp_path: Path) -> 
     assert [isinstance(row["broken"], Unreadable) for row in rows] == [False, True, False]
     assert [isinstance(row["far"], Unreadable) for row in rows] == [False, True, False]
     assert Row(1, rows[1]).raw.startswith('{"q": "y", "broken": "(not readable: ')
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_file_that_comes_in_pieces_is_the_same_file(
+        size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines, ends of lines and letters lie across the pieces."""
+    lines = written(tmp_path, BOM + '{"q": "ü\u2028é"}\r\n\n{"q": 2}\nbroken'.encode(), "t.jsonl")
+    table = written(tmp_path, BOM + 'q,a\r\n"ü\r\né",x\r1,2\n\n3\n'.encode(), "t.csv")
+    late = written(tmp_path, b"q\nx\n\xc3\xbc\n\xc3", "late.csv")
+    whole = list(read_rows(lines, "s")), *((list(rows), names) for rows, names in (read_table(table, "s"),))
+    monkeypatch.setattr("alignment.records.importers.packed._PIECE", size)
+    assert (list(read_rows(lines, "s")), *((list(rows), names) for rows, names in (read_table(table, "s"),))) == whole
+    assert [row.number if isinstance(row, Row) else row.row for row in whole[0]] == [1, 3, 4]
+    with pytest.raises(DataError, match="not UTF-8 at byte 8: unexpected end of data"):
+        list(read_table(late, "s")[0])
+    monkeypatch.setattr("alignment.records.importers.packed._HEAD", 5)
+    assert list(read_rows(lines, "s")) == whole[0]
+
+
+def test_a_long_file_of_lines_is_read_as_it_is_gone_through(tmp_path: Path) -> None:
+    path = written(tmp_path, b'{"a": 1}\n' * 300_000)
+    rows = iter(read_rows(path, "s"))
+    assert next(rows) == Row(1, {"a": 1}, '{"a": 1}')
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n' * 200_000 + b'{"a": 2}\n')  # found at its end: not read before
+    assert list(rows)[-1] == Row(200_001, {"a": 2}, '{"a": 2}')

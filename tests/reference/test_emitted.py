@@ -15,10 +15,14 @@ import pytest
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
 from alignment.distributed.generate import shared
+from alignment.inference import judging
+from alignment.inference.requests import Request
 from alignment.pipeline import execute
 from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
+from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
@@ -46,6 +50,19 @@ def seeds(folder: Path) -> dict[str, Any]:
             "split": {"by": "ratio", "ratios": {"train": 1.0}}}
 
 
+def documents(folder: Path) -> dict[str, Any]:
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text("The harbour is nine metres deep, and it freezes in most winters. Ferries "
+                                           "stop then, and the pilot repairs the nets of his sister.")
+    return {"name": "import-documents", "kind": "import", "documents": [{"path": str(folder / "docs")}]}
+
+
+def taught(request: Request) -> tuple[str, bool]:
+    """Self-instruct's tasks, or questions and answers."""
+    asked = request.prompt[-1]["content"]
+    return said(asked, request.id) if asked.startswith("Passage:") else good_teacher(request)
+
+
 def chain(folder: Path) -> Run:
     """Every kind and method; a stage is called as its class is tagged, but for base and data."""
     held = {"eval_rows": "data/dev", "checkpoints": {"every": 2, "final": "best"}}
@@ -55,16 +72,45 @@ def chain(folder: Path) -> Run:
     return small.run(
         folder, crossing(folder), *trained, seeds(folder),
         {"name": "self-instruct", "kind": "generate", "recipe": "self_instruct", "teacher": "base",
-         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3},
+         "seeds": ["seeds/train"], "take": 4, "requests_per_round": 3, "hygiene": {"personal_data": ["email"]}},
+        documents(folder),
+        {"name": "document-qa", "kind": "generate", "recipe": "document_qa", "teacher": "base",
+         "passages": ["import-documents/train"], "take": 4, "rounds": 2, "questions_per_request": 2,
+         "hygiene": {"personal_data": ["ip"]}},
+        {"name": "contrastive", "kind": "generate", "recipe": "contrastive", "teacher": "base", "rows": ["data/train"],
+         "take": 4, "score": {"judge": {"model": "base"}}, "min_score": 7, "hygiene": {"personal_data": ["ip"]}},
+        {"name": "multihop", "kind": "generate", "recipe": "multihop", "teacher": "base", "take": 4,
+         "requests_per_round": 4, "negative_share": 1.0, "hygiene": {"personal_data": ["ip"]}},
         {"name": "import-endpoint", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "never-asked"}},
-        {"name": "sample", "kind": "sample", "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
-         "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4}, "score": SCORE},
+        {"name": "import-reward", "kind": "import", "role": "reward", "model": small.BASE["model"]},
+        {"name": "import-embedder", "kind": "import", "role": "embedder", "model": small.BASE["model"]},
+        {"name": "select-quality", "kind": "select", "by": "quality", "rows": ["data/train"], "quantile": 0.25,
+         "score": {"model": "import-reward"}},
+        {"name": "select-coverage", "kind": "select", "by": "coverage", "rows": ["data/train"],
+         "embedder": "import-embedder", "pooling": "mean", "take": 4},
+        {"name": "select-random", "kind": "select", "by": "random", "rows": ["data/train"], "take": 4},
+        {"name": "select-merge", "kind": "select", "by": "merge", "rows": ["select-random/train", "data/dev"]},
+        *({"name": name, **kind, "model": "sft", "previous": "base", "prompts": ["data/train"], "take": 4,
+           "n": 2, "batch_size": 4, "sampling": {"max_new_tokens": 4},
+           "score": {**SCORE, "judge": {"model": "other", "mode": "compare"}}}
+          for name, kind in (("sample", {"kind": "sample"}),
+                             ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
+        {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
+         "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "score": SCORE, "bootstrap": 100, "sampling": SHORT},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )
+
+
+def says(request: Request) -> tuple[str, bool]:
+    """As a judge, that short answers are good and the first of two is better; as a teacher, a long one."""
+    text = request.prompt[-1]["content"]
+    if "/judge/" not in request.id:
+        return f"The thing has many colours, {len(text)} in all, as one sees from afar.", True
+    return "Verdict: A" if "Answer B:" in text else f"Score: {9 if 'many colours' not in text else 2}", True
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +119,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
     run = chain(tmp_path_factory.mktemp("chain"))
     found: dict[type, list[Artifact]] = {}
     with pytest.MonkeyPatch.context() as patch:  # what a random model says keeps no row
-        patch.setattr(shared, "open_engine", lambda context, name: Scripted(good_teacher))
+        patch.setattr(shared, "open_engine", lambda context, name: Scripted(
+            {"contrastive": says, "multihop": hop_teacher}.get(context.stage.name, taught)))
+        patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
     for name, artifact in artifacts.items():
         assert artifact is not None

@@ -165,7 +165,7 @@ def test_a_template_is_shown_as_transformers_renders_it(template) -> None:
 
     (text,), _ = render_jinja_template([TALK], chat_template=source(template.name), bos_token=BOS, eos_token=EOS)
     assert template.example == text
-    assert template.ends_with in (EOS, "<|im_end|>", "<|eot_id|>")
+    assert template.ends_with in (EOS, "<|im_end|>", "<|eot_id|>", "<|eot|>")
     assert text.rstrip().endswith(template.ends_with)
 
 

@@ -37,7 +37,7 @@ def rendered(name: str, answer: str) -> str:
     end, cut = FAMILIES[name][2], answer.rstrip(" ")
     return {
         "llama2": f" {answer.strip()} {end}", "llama3": answer.strip() + end,
-        "mistral-v1": (f" {answer}" if answer else "") + end,
+        "retrieval": f" {answer}{end}", "mistral-v1": (f" {answer}" if answer else "") + end,
         **dict.fromkeys(("mistral", "mistral-v7"), (f" {cut}" if cut else "") + end),
         **dict.fromkeys(("mistral-tekken", "mistral-v7-tekken"), cut + end),
     }.get(name, answer + end)
@@ -85,7 +85,7 @@ def test_one_bos_where_the_maker_wants_one(name: str) -> None:
     ids = templates.encode_prompt(tokenizer, [user("yes or no")])
     if FAMILIES[name][1] is None:
         assert tokenizer.bos_token_id is None
-        assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+        assert tokenizer.decode(ids[:1]) in ("<|im_start|>", "s", "system")
     else:
         assert ids[0] == tokenizer.bos_token_id
         assert ids.count(tokenizer.bos_token_id) == 1

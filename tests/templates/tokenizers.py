@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[list[str], str | None, str, str]] = {
     "mistral-v7": ([*_MISTRAL, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"], "<s>", "</s>", _SENTENCEPIECE),
     "mistral-v7-tekken": ([*_MISTRAL, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"], "<s>", "</s>", "byte-level"),
     "alpaca": (["<unk>", "<s>", "</s>"], "<s>", "</s>", "byte-level"),
+    "retrieval": (["<|endoftext|>", "<|bof|>", "<|eof|>", "<|eot|>"], None, "<|eot|>", "byte-level"),
     "llama3": (["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"], "<|begin_of_text|>",
                "<|eot_id|>", "byte-level"),
 }

@@ -12,19 +12,23 @@ from pydantic import Discriminator, Tag
 
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
+from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.generate import RECIPES
-from alignment.config.stages.imports import ImportData, ImportModel
+from alignment.config.stages.imports import ImportData, ImportEmbedder, ImportModel, ImportReward
 from alignment.config.stages.online import Grpo, Ppo, Rloo
 from alignment.config.stages.sample import Sample
+from alignment.config.stages.select import WAYS
 from alignment.config.stages.train import METHODS as OFFLINE
 from alignment.config.stages.train import TrainBase
 
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportEndpoint, ImportData, *RECIPES, *METHODS, Sample, Evaluate, Choose)
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData, ImportDocuments,
+    *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
 
 
@@ -51,6 +55,7 @@ else:
             custom_error_type="unknown_stage",
             custom_error_message=f"not a stage: kind is one of {', '.join(kind_names())}; "
             f"method (of a train stage) is one of {', '.join(method.tag for method in METHODS)}; "
-            f"recipe (of a generate stage) is one of {', '.join(recipe.tag.replace('-', '_') for recipe in RECIPES)}",
+            f"recipe (of a generate stage) is one of {', '.join(recipe.tag.replace('-', '_') for recipe in RECIPES)}; "
+            f"by (of a select stage) is one of {', '.join(way.tag.removeprefix('select-') for way in WAYS)}",
         ),
     ]

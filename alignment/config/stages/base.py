@@ -16,8 +16,10 @@ from alignment.config.stages.strategies import Adapter
 
 if TYPE_CHECKING:
     from alignment.config.stages.endpoint import EndpointModel
+    from alignment.config.stages.sampling import Sampling
 
-Role = Literal["policy", "reward"]
+Role = Literal["policy", "reward", "embedder"]
+"""What a model has to be; where an embedder is asked for, a language model serves too."""
 
 
 class ModelRef(NamedTuple):
@@ -25,12 +27,14 @@ class ModelRef(NamedTuple):
 
     Attributes:
         asked: whether it is asked alone, so that an endpoint, which has no weights here, serves as well.
+        drawn: how its answers are drawn, with the place in the config, where the stage's `samplings` do not say.
     """
 
     place: Place
     stage: str
     role: Role
     asked: bool = False
+    drawn: tuple[tuple[Place, Sampling], ...] = ()
 
 
 class RowsPlace(NamedTuple):
@@ -104,7 +108,7 @@ class Stage(Strict):
 
     tag: ClassVar[str]
     """The stage kind or method by one name: import-model, sft, sample, ..."""
-    makes: ClassVar[Literal["rows", "policy", "reward", "table", "files", "endpoint"]]
+    makes: ClassVar[Literal["rows", "policy", "reward", "embedder", "table", "files", "endpoint"]]
     known_by: ClassVar[str | None] = None
     """What tells it from other classes of its `kind`, where a key of its own does not."""
     body: ClassVar[str]
@@ -115,6 +119,8 @@ class Stage(Strict):
     """Whether `compute.workers` counts; else it runs in one process."""
     revision: ClassVar[int] = 1
     """Raised when what the kind makes changes, so that an artifact of a faulty version is made again."""
+    opens_all: ClassVar[bool] = False
+    """Whether all of its models are in memory at once, and not one after the other."""
     not_learned: ClassVar[frozenset[str]] = frozenset({"name"})
     """Keys that change nothing in what the stage makes."""
     says_names: ClassVar[bool] = False
@@ -148,6 +154,11 @@ class Stage(Strict):
     def arithmetic(self) -> Dtype | None:
         """The dtype that it computes with a model in, where that is settled."""
         return getattr(self, "dtype", None) if self.bfloat16_on else None
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """Whether its models are asked how likely given texts are, beside answers."""
+        return False
 
     @property
     def draws(self) -> bool:
@@ -229,6 +240,11 @@ class Stage(Strict):
     def adapter(self) -> Adapter | None:
         """The adapter that the stage's model carries on top of its base weights; None for full weights and no model."""
         return None
+
+    @property
+    def untaught(self) -> tuple[str, ...]:
+        """Tokens of its model that nothing was learned of yet."""
+        return ()
 
     @property
     def base(self) -> str | None:

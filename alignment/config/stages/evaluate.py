@@ -10,7 +10,8 @@ from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
-from alignment.config.stages.sample import Range, Sampling, Scorer, prompt_and_answer
+from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
+from alignment.config.stages.score import Scorer
 
 REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""
@@ -71,6 +72,10 @@ class Evaluate(Stage):
     dtype: Dtype | None = None
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        return self.perplexity
 
     def model_refs(self) -> Iterator[ModelRef]:
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import ModelRef, Outside, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, Outside, Stage, plural
 from alignment.config.stages.fields import Fraction, Name, Positive, Strict
+from alignment.config.stages.hygiene import Hygiene, hygiene_findings
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""Name of a data set of the hub."""
 
 
 class ModelSource(Strict):
@@ -45,13 +50,16 @@ class FolderModel(ModelSource):
     source: Literal["folder"]
     """A model that lies on this machine, or on a volume that every node sees."""
     path: str
-    """A folder with config.json, safetensors weights and a tokenizer; with `base`, one with adapter_config.json."""
+    """A folder with config.json, safetensors weights and a tokenizer; with `base`, one with adapter_config.json. With
+    `package`, relative to that installed package's folder."""
+    package: str | None = None
+    """Name of an installed Python package that carries the folder. The package is located, never imported."""
     base: Name | None = None
     """For a LoRA adapter: the stage that imports the full weights it was trained on. A tokenizer and a chat template
     beside the adapter count before the base's."""
 
-    def local(self) -> tuple[str, str]:
-        return "path", self.path
+    def local(self) -> tuple[str, str] | None:
+        return None if self.package is not None else ("path", self.path)
 
 
 class GgufModel(ModelSource):
@@ -101,6 +109,10 @@ def names_endpoint(model: Any) -> bool:
     return bool((model.get("source") if isinstance(model, dict) else getattr(model, "source", None)) == "endpoint")
 
 
+ROLES = ("reward", "embedder")
+"""What `role` of an import may say: a model that is no language model."""
+
+
 class ImportModel(Stage):
     """Bring a base model into the store: safetensors weights, tokenizer and chat template in one folder."""
 
@@ -117,6 +129,9 @@ class ImportModel(Stage):
     With a fifth, `endpoint`, it is asked and not brought (import-endpoint)."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
+    new_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Special tokens that the model has not and the template writes: `["<|bof|>", "<|eof|>", "<|eot|>"]` for
+    retrieval. Nothing is known of them until a stage trains the embeddings (modules_to_save, or strategy full)."""
     pad_token: str | None = None
     """An existing special token to pad with. Default: the model's own, if it differs from its end token."""
     special_tokens_in_text: Literal["as-text", "as-tokens", "refuse"] | None = None
@@ -127,7 +142,20 @@ class ImportModel(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
+        return (super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
+                and get("role") not in ROLES)
+
+    def findings(self) -> Iterator[Finding]:
+        tokens = self.new_tokens or ()
+        if any(not token.strip() for token in tokens) or len(set(tokens)) < len(tokens):
+            yield Finding(("new_tokens",), "has an empty text, or one twice", list(tokens), "different texts")
+        if tokens and self.base is not None:
+            yield Finding(("new_tokens",), "an adapter has the tokens of its base", list(tokens),
+                          "new_tokens of the stage that imports the base")
+
+    @property
+    def untaught(self) -> tuple[str, ...]:
+        return self.new_tokens or ()
 
     @property
     def base(self) -> str | None:
@@ -156,11 +184,91 @@ class ImportModel(Stage):
         return f"import · {self.model.source} {'model' if self.base is None else f'adapter on {self.base}'}"
 
 
-class Source(Strict):
-    """One data file and how to read it."""
+class ImportReader(Stage):
+    """What imports of models have in common that read texts and write none."""
 
-    path: str
-    """File, or any fsspec URL. Relative paths start at the working directory."""
+    tag: ClassVar[str] = "import-reader"
+    body = "alignment.inference.import_reader:import_reader"
+    script = "import_stage"
+
+    kind: Literal["import"] = "import"
+    """`import` with `model` and `role` brings a model that is no language model."""
+    model: Annotated[HubModel | FolderModel | TinyModel, Field(discriminator="source")]
+    """Where the model comes from; `source` says which of three ways: hub, folder or tiny."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Storage type of the weights."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("model") is not None and get("role") == cls.makes
+
+    def sources(self) -> tuple[Outside, ...]:
+        local = self.model.local()
+        return (Outside(("model",), self.model) if local is None
+                else Outside(("model", local[0]), self.model, local[1]),)
+
+    @property
+    def draws(self) -> bool:
+        return isinstance(self.model, TinyModel)
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return {**super().learned(scaled), "model": {"source": self.model.source}}
+
+    def findings(self) -> Iterator[Finding]:
+        if isinstance(self.model, FolderModel) and self.model.base is not None:
+            yield Finding(("model", "base"), "is for an adapter of a language model", self.model.base, "a whole model")
+        if isinstance(self.model, HubModel) and self.model.trust_remote_code:
+            yield Finding(("model", "trust_remote_code"), "is offered for language models alone", True,
+                          "a model that transformers itself knows")
+
+    def title(self) -> str:
+        named = self.model.repo if isinstance(self.model, HubModel) else f"{self.model.source} model"
+        return f"import · {named} as {self.makes}"
+
+
+class ImportReward(ImportReader):
+    """Bring somebody else's reward model: a sequence classifier with one label, which scores a prompt with its
+    answer. It serves wherever a reward model of a train stage does."""
+
+    tag: ClassVar[str] = "import-reward"
+    makes = "reward"
+
+    role: Literal["reward"]
+    """`reward`: a sequence classifier with one label, whose number is the score."""
+    template: str | None = None
+    """Name of a shipped chat template for a model that scores conversations. Left out: the model's own; a model
+    without any reads a pair of texts: all turns of the prompt, a line each, and the answer."""
+
+    def sources(self) -> tuple[Outside, ...]:
+        return super().sources() + (() if self.template is None else (
+            Outside(("template",), ShippedTemplate(self.template)),))
+
+
+class ImportEmbedder(ImportReader):
+    """Bring a model that makes vectors of texts: BERT, MiniLM, or any other that transformers' AutoModel loads."""
+
+    tag: ClassVar[str] = "import-embedder"
+    makes = "embedder"
+
+    role: Literal["embedder"]
+    """`embedder`: a model whose hidden states stand for a text."""
+
+
+class Source(Strict):
+    """One data file, or data set of the hub, and how to read it."""
+
+    path: str | None = None
+    """File, or any fsspec URL. Relative paths start at the working directory. Either this or `hub`."""
+    hub: str | None = None
+    """Name of a data set of the Hugging Face hub, openai/gsm8k for example; needs the network. Runs no script of it."""
+    config: str | None = None
+    """With `hub`: which of the data set's configurations (subsets). Default: its only one."""
+    split: str | None = None
+    """With `hub`: which of its splits, for example train or train[:5%]. `split` of the stage divides what comes in."""
+    revision: str | None = None
+    """With `hub`: branch, tag or commit. Default: main. The commit it resolves to is recorded in the manifest."""
+    streaming: bool | None = None
+    """With `hub`: read rows as they arrive, without a copy of the data set in the hub library's cache."""
     format: Literal[
         "messages",
         "prompt-completion",
@@ -179,6 +287,7 @@ class Source(Strict):
         "drop",
         "hotpotqa",
         "musique",
+        "multihop",
         "stack-exchange-paired",
         "columns",
     ]
@@ -188,8 +297,36 @@ class Source(Strict):
     text with columns in braces, for example "{Type}: {Context}"; braces that are meant are doubled."""
     take: Positive | None = None
     """At most so many rows (times the run's `scale`), drawn with the run's seed; splits are made after that."""
+    take_unanswerable: Positive | None = None
+    """At most so many (times `scale`) of the rows of kind unanswerable (of SQuAD 2.0, of MuSiQue); `take` is then for
+    the others alone."""
     name: Name | None = None
     """Names the source in counts and ids. Default: from the file's name."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a source is either a file (path) or a data set of the hub (hub): one of the two")
+        if self.hub is None and (keys := [key for key in ("config", "split", "revision", "streaming")
+                                          if getattr(self, key) is not None]):
+            raise ValueError(f"{', '.join(keys)} of a file: for a data set of the hub (hub) alone")
+        if self.hub is not None and not _HUB.fullmatch(self.hub):
+            raise ValueError(f"hub: {self.hub!r} is no name of a data set; expected OWNER/NAME, not its URL")
+        if self.hub is not None and self.split is None:
+            raise ValueError("hub needs split: which of the data set's splits is read, for example train")
+        return self
+
+    @property
+    def place(self) -> str:
+        """What it is, for people: the path as it was written, or hub:OWNER/NAME/CONFIG/SPLIT@REVISION."""
+        if self.path is not None:
+            return self.path
+        parts = filter(None, (self.hub, self.config, self.split))
+        return f"hub:{'/'.join(parts)}@{self.revision or 'main'}"
+
+
+RETRIEVED = ("squad", "boolq", "drop", "hotpotqa", "musique", "passage-qa", "multihop")
+"""Formats of rows that retrieve: true can make, or that are so already."""
 
 
 class FieldSplit(Strict):
@@ -253,29 +390,57 @@ class ImportData(Stage):
     """System message set before every prompt that has none."""
     passage_prompt: str = "{passage}\n\n{question}"
     """User message of the passage formats (passage-qa, squad, boolq, drop, ...)."""
+    unanswerable: str | None = None
+    """Answer of the questions whose passage does not answer them (squad, musique), for example "The passage does not
+    say.". Left out: they have none, so that a stage may ask them but none learns from them."""
+    hygiene: Hygiene | None = None
+    """Near duplicates, other languages and personal data: rows left out, or changed, and counted."""
+    retrieve: bool | None = None
+    """true: rows of passage formats become conversations that call `retrieve` for their passages (docs/multihop.md);
+    passage_prompt is then not read."""
     split: Split
     """How rows are divided into the row sets that later stages name as STAGE/SPLIT; `by` says which way."""
     max_bad: Fraction | None = 0.1
-    """The stage fails when more than this share of the rows is bad; null accepts any number."""
+    """The stage fails when more than this share of the rows is bad; null accepts any number. Rows that `hygiene` leaves
+    out do not count."""
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is None
+        return super().is_meant(get) and get("model") is None and get("documents") is None
 
     def splits(self) -> tuple[str, ...]:
         return self.split.splits
+
+    def findings(self) -> Iterator[Finding]:
+        if self.unanswerable is not None and not any(source.format in ("squad", "musique") for source in self.data):
+            yield Finding(("unanswerable",), "no source has questions that are marked as unanswerable",
+                          self.unanswerable, "a source of format squad or musique, or to be left out")
+        elif self.unanswerable is not None and not self.unanswerable.strip():
+            yield Finding(("unanswerable",), "is an answer without text", self.unanswerable, "a text")
+        yield from hygiene_findings(self.hygiene)
+        if self.retrieve:
+            yield from self._unretrievable()
+
+    def _unretrievable(self) -> Iterator[Finding]:
+        for index, source in enumerate(self.data):
+            if source.format not in RETRIEVED:
+                yield Finding(("data", index, "format"), "has no passage that could be retrieved", source.format,
+                              f"with retrieve: true one of {', '.join(RETRIEVED)}")
+        for key in {"passage_prompt", "unanswerable"} & self.model_fields_set:
+            yield Finding((key,), "is not read with retrieve: true", getattr(self, key), "one of the two keys")
 
     @property
     def parted(self) -> bool:
         return isinstance(self.split, RatioSplit)
 
     def sources(self) -> tuple[Outside, ...]:
-        return tuple(Outside(("data", index, "path"), source, source.path, travels=True)
-                     for index, source in enumerate(self.data))
+        return tuple(Outside(("data", index, "hub" if source.path is None else "path"), source, source.path,
+                             travels=source.path is not None) for index, source in enumerate(self.data))
 
     @property
     def draws(self) -> bool:
-        return isinstance(self.split, RatioSplit) or any(source.take is not None for source in self.data)
+        return isinstance(self.split, RatioSplit) or any(
+            (source.take, source.take_unanswerable) != (None, None) for source in self.data)
 
     def mended(self) -> dict[str, int]:
         # Rows were cut in the order in which the file has the ratios, which the digest does not know.
@@ -283,14 +448,21 @@ class ImportData(Stage):
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
         return self.model_copy(update={"data": tuple(
+            source if source.path is None else
             source.model_copy(update={"path": paths.get(source.path, source.path)}) for source in self.data)})
 
     def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
         config = super().learned(scaled)
         for source, entry in zip(self.data, config["data"], strict=True):
-            entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
+            if source.path is not None:
+                entry["path"] = source.path.rsplit("/", 1)[-1]  # names rows; the folder does not matter
             entry["take"] = scaled(source.take)
+            entry.pop("streaming", None)  # how rows come in, not which
+            if source.take_unanswerable is not None:
+                entry["take_unanswerable"] = scaled(source.take_unanswerable)
         return config
 
     def title(self) -> str:
-        return f"import · {plural(len(self.data), 'file')}"
+        files = [source for source in self.data if source.path is not None]
+        hub = [str(source.hub) for source in self.data if source.path is None]
+        return "import · " + ", ".join([*([plural(len(files), "file")] if files else []), *hub])

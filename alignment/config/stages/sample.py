@@ -2,87 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
+from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef
+from alignment.config.stages.sampling import Sampling, prompt_and_answer
+from alignment.config.stages.score import JudgedScorer
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
-Range = tuple[float, float]
-
-
-class Sampling(Strict):
-    """A value is fixed; a pair [low, high] is drawn uniformly for each sample, from the run's seed."""
-
-    temperature: float | Range = 1.0
-    """0 always takes the likeliest token; 1 draws from the model's own distribution; above 1 answers get wilder. 0.6
-    to 1 for best-of-N, where answers must differ; at most 10."""
-    top_p: float | Range = 1.0
-    """Draws only among the likeliest tokens that together hold this much probability; 1 leaves all. 0.9 to 0.95 cuts
-    off nonsense at high temperatures."""
-    top_k: int | tuple[int, int] = 0
-    """Draws only among so many likeliest tokens; 0 leaves all."""
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    """Above 1, tokens that prompt or answer already hold get less likely; 1 changes nothing. 1.05 to 1.2 against
-    loops of small models; it also punishes words quoted from the prompt."""
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Taken from the score of every token that the answer holds already, once, as OpenAI's and vLLM's key of this name:
-    0 (left out) changes nothing, up to 2 makes answers wander on to other words. The prompt does not count."""
-    max_new_tokens: Positive = 128
-    """Longest answer, in tokens. One that is cut here never becomes a good example; see finished_share. Time and
-    memory grow with it."""
-
-    @property
-    def greedy(self) -> bool:
-        """Whether a prompt always gets the same answer."""
-        return self.temperature in (0.0, (0.0, 0.0)) or self.top_k in (1, (1, 1))
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        limits = {"temperature": (0.0, 10.0), "top_p": (0.0, 1.0), "top_k": (0, 10**6)}
-        for key, (low, high) in limits.items():
-            value = getattr(self, key)
-            ends = value if isinstance(value, tuple) else (value, value)
-            if not (low <= ends[0] <= ends[1] <= high) or (key == "top_p" and ends[0] == 0):
-                shown = list(value) if isinstance(value, tuple) else value
-                raise ValueError(f"{key}: {shown} is outside {low}..{high}, or low is above high")
-        return self
-
-
-def prompt_and_answer(prompt: int | None, answer: int) -> MostTokens:
-    """The longest sequence of a stage that has prompts answered; `prompt` is its max_prompt_tokens."""
-    most = prompt or LENGTH
-    return MostTokens(("max_prompt_tokens",), most + answer, f"max_prompt_tokens {most} + max_new_tokens {answer}",
-                      beside=answer, said=prompt is not None)
-
-
-class Scorer(Strict):
-    """How good an answer is: a reward model's scalar, a plain function's value, or a weighted sum of both."""
-
-    model: Name | None = None
-    """A stage of method reward."""
-    function: str | None = None
-    """A built-in reward function (`kubealign explain reward` lists them), or package.module:function of your own."""
-    model_weight: float = 1.0
-    """What the reward model's value is multiplied by in the sum. Its scale is arbitrary: choose weights so that both
-    parts spread alike."""
-    function_weight: float = 1.0
-    """What the function's value is multiplied by in the sum."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if self.model is None and self.function is None:
-            raise ValueError("give model, function, or both")
-        return self
-
-    def model_refs(self) -> Iterator[ModelRef]:
-        """The reward model, where one scores; the place is a stage's that has this as `score`."""
-        if self.model is not None:
-            yield ModelRef(("score", "model"), self.model, "reward")
 
 
 class Sample(Stage):
@@ -91,6 +22,7 @@ class Sample(Stage):
     tag: ClassVar[str] = "sample"
     makes = "rows"
     body = "alignment.distributed.sample:sample_stage"
+    opens_all = True
     script = "sample"
     # 1 rewarded answers without blanks (Chinese, Thai, ...) as one word, and took answers that differ in indentation or
     # line breaks for the same.
@@ -116,11 +48,11 @@ class Sample(Stage):
     """How answers are drawn. All alike would leave nothing to choose from: keep the temperature above 0."""
     first: Sampling | None = None
     """Sampling of each prompt's first answer, where it differs from the others: keys it leaves out are `sampling`'s."""
-    score: Scorer
-    """What judges the answers: a reward model, a function, or the weighted sum of both."""
-    pairs: Literal["max-min", "newest-previous"] = "max-min"
+    score: JudgedScorer
+    """What judges the answers: a reward model, a function, a judge, or their weighted sum."""
+    pairs: Literal["max-min", "newest-previous", "none"] = "max-min"
     """max-min: a prompt's best answer against its worst, of all models that answered. newest-previous: the best of
-    `model` against the worst of `previous`."""
+    `model` against the worst of `previous`. none: no pairs, as where n is 1 and only the scores are wanted."""
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """A pair is made only when chosen scores more than rejected by over this much."""
     min_score: float | None = None
@@ -146,7 +78,7 @@ class Sample(Stage):
         if self.pairs == "newest-previous" and self.previous is None:
             raise ValueError("pairs: newest-previous needs `previous`")
         if self.pairs == "max-min" and self.n < 2:
-            raise ValueError("pairs: max-min needs n of 2 or more")
+            raise ValueError("pairs: max-min needs n of 2 or more; for single answers without pairs: none")
         return self
 
     def model_refs(self) -> Iterator[ModelRef]:
@@ -173,7 +105,16 @@ class Sample(Stage):
         return self.max_prompt_tokens or LENGTH
 
     def splits(self) -> tuple[str, ...]:
-        return SPLITS
+        return tuple(split for split in SPLITS if split != "pairs" or self.pairs != "none")
+
+    def sources(self) -> tuple[Outside, ...]:
+        return self.score.sources()
+
+    def relocated(self, paths: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"score": self.score.relocated(paths)})
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        return self.score.without_paths(super().learned(scaled))
 
     def findings(self) -> Iterator[Finding]:
         alike = self.sampling.greedy and self.n > (1 if self.first is None or self.first.greedy else 2)
@@ -183,10 +124,11 @@ class Sample(Stage):
                           "a temperature above 0, or n: 1 with pairs: newest-previous")
         if self.previous == self.model:
             yield Finding(("previous",), "is the model itself", self.previous, "the model before")
-        parts = ((self.score.model, self.score.model_weight), (self.score.function, self.score.function_weight))
-        if not any(weight for name, weight in parts if name is not None):
-            yield Finding(("score",), "every score is 0, since nothing that judges has a weight", 0.0,
-                          "a weight other than 0")
+        if self.n == 1 and self.previous is None and self.score.judge is not None and (
+                self.score.judge.mode == "compare"):
+            yield Finding(("score", "judge", "mode"), "has nothing to compare a prompt's one answer with", "compare",
+                          "n of 2 or more, or mode: score")
+        yield from self.score.findings()
 
     def mended(self) -> dict[str, int]:
         # Adapters were merged into models whose rotary positions were then in bfloat16 as well.

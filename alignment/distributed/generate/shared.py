@@ -13,21 +13,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from alignment.artifacts import RowCounts
 from alignment.config import Generate
 from alignment.config.prompts import read_prompt
+from alignment.config.stages.hygiene import Hygiene
 from alignment.context import Outcome, StageContext
+from alignment.data.hygiene import Cleaner
 from alignment.data.overlap import find_overlap
+from alignment.data.text import prompt_of
 from alignment.distributed.batches import Maker, make_parts, plan
 from alignment.errors import StageError
 from alignment.generation.asking import Ask, AskBatch, Part, Said
 from alignment.generation.refused import Bad
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
 from alignment.records import Record, write_records
+from alignment.records.importers.checks import check
+from alignment.records.importers.rows import RowError
 
 EXAMPLES = 3
 """Refused texts that an error, the manifest and the report show."""
@@ -39,6 +45,7 @@ class Took:
 
     Attributes:
         used: of each answer and failure of an endpoint.
+        engines: who answered, of each batch.
     """
 
     tally: Tally
@@ -47,6 +54,7 @@ class Took:
     answers: int = 0
     finished: int = 0
     used: list[dict[str, Any]] = field(default_factory=list)
+    engines: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, part: Part) -> str:
         """Count one batch; returns what progress says beside."""
@@ -55,6 +63,7 @@ class Took:
         self.answers += sum(one.refused is None for one in part.said)
         self.finished += sum(one.refused is None and one.finished for one in part.said)
         self.used += used
+        self.engines += [part.engine] if part.engine else []
         return self.tally.add(tokens, part.seconds, used)
 
 
@@ -116,7 +125,7 @@ def teacher_digest(context: StageContext, stage: Generate) -> str:
 
 def apart(context: StageContext, stage: Generate, records: list[Record], bad: list[Bad]) -> list[Record]:
     """Rows without those that share text with a row kept for evaluation, asked in both directions, as the evaluation
-    will ask; they are added to `bad`."""
+    will ask, and without those that the stage's `hygiene` leaves out; they are added to `bad`."""
     held = [record for ref in stage.decontaminate for record in context.rows(ref)]
     left = records
     while held and left:
@@ -127,15 +136,31 @@ def apart(context: StageContext, stage: Generate, records: list[Record], bad: li
         for record in left:
             if record.id in found:
                 other, reason = found[record.id]
-                bad.append(Bad(record.id, "rows", "overlaps-held-out", record.prompt[-1]["content"],
+                bad.append(Bad(record.id, "rows", "overlaps-held-out", prompt_of(record)[0]["content"],
                                      {**record.meta["origin"], "held_out": other, "overlap": reason}))
         left = [record for record in left if record.id not in found]
-    return left
+    return left if stage.hygiene is None else _clean(context, stage, stage.hygiene, left, bad)
+
+
+def _clean(
+    context: StageContext, stage: Generate, hygiene: Hygiene, records: list[Record], bad: list[Bad]
+) -> list[Record]:
+    cleaner, kept = Cleaner(hygiene, f"stage {stage.name}"), []
+    for record in records:
+        try:
+            check(made := cleaner(record))
+            kept.append(made)
+        except RowError as error:
+            asked = prompt_of(record)[-1]["content"]
+            bad.append(Bad(record.id, "rows", error.slug, asked, {**record.meta["origin"], "why": error.detail}))
+    context.event("hygiene", kept=len(kept), of=len(records), **cleaner.found.to_json())
+    return kept
 
 
 def finish(
     context: StageContext, stage: Generate, records: Sequence[Record], bad: Sequence[Bad], took: Took, *,
     read: int, unfit: Mapping[str, int], metrics: Mapping[str, float], facts: Mapping[str, Any],
+    used: Mapping[str, Sequence[dict[str, Any]]] = MappingProxyType({}),
 ) -> Outcome:
     """rows/train.jsonl and bad.jsonl in `context.out`, and what the manifest says of them.
 
@@ -143,6 +168,7 @@ def finish(
         read: rows that the stage read; unfit: why some of them cannot be used -> how many.
         metrics: the recipe's own; rows_train and finished_share are added.
         facts: the recipe's own, beside refusals, examples of them, time and what an endpoint took.
+        used: what other models than the teacher took, by stage; the teacher's own where it has another part too.
 
     Raises:
         StageError: there is no row; bad.jsonl is then in the stage's work folder.
@@ -165,7 +191,9 @@ def finish(
         {**metrics, "rows_train": float(len(records)),
          "finished_share": round(took.finished / max(1, took.answers), 4)},
         {**facts, "refused": _by_step(bad), "examples": _examples(bad), "timing": timing,
-         **endpoint_facts(context, {stage.teacher: took.used})})
+         **endpoint_facts(context, {stage.teacher: [*took.used, *used.get(stage.teacher, ())],
+                                    **{name: own for name, own in used.items() if name != stage.teacher}}),
+         **engine_facts({stage.teacher: took.engines})})
 
 
 def _by_step(bad: Sequence[Bad]) -> dict[str, dict[str, int]]:

@@ -8,8 +8,8 @@ Messages are sent as they are and the endpoint sets its own chat template around
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 from alignment.config.stages.endpoint import EndpointModel
 from alignment.context import StageContext
@@ -59,6 +59,18 @@ class EndpointGenerator:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """Nothing: usage.py says who was asked."""
+        return {}
+
+    @property
+    def ahead(self) -> bool:
+        return False
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Nothing: each batch is asked for as a whole, within the limits."""
 
     def prompt_tokens(self, prompt: list[Message]) -> int:
         """0: the endpoint alone can count them, and refuses what it cannot take."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignment.errors import DataError
-from alignment.records.importers import chat, passages, ranked
+from alignment.records.few import Few
+from alignment.records.importers import chat, passages, ranked, retrieval, retrieved
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
-from alignment.records.importers.files import load_json, read_rows
+from alignment.records.importers.files import few_of, load_json, read_rows
 from alignment.records.importers.keys import check_keys
 from alignment.records.importers.ranked import join_transcript, split_transcript
 from alignment.records.importers.rows import BadRow, Row, RowError, expect, optional_text
@@ -48,6 +49,7 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "drop": passages.drop,
     "hotpotqa": passages.hotpotqa,
     "musique": passages.musique,
+    "multihop": retrieval.multihop,
 }
 """Format -> one raw row to a record. `columns` is not here: it becomes one of these."""
 PASSAGE_FORMATS = frozenset({"passage-qa", "squad", "boolq", "drop", "hotpotqa", "musique"})
@@ -64,12 +66,16 @@ class Options:
         passage_prompt: user message of the passage formats, with {passage} and {question}.
         split_field: field of the file that names the row's split; kept in meta.split.
         splits: the names that are allowed there.
+        unanswerable: answer of the questions that their passage does not answer (squad, musique); None: they have none.
+        retrieve: passage formats become conversations that retrieve their passages; passage_prompt is not read.
     """
 
     system: str | None = None
     passage_prompt: str = "{passage}\n\n{question}"
     split_field: str | None = None
     splits: tuple[str, ...] = ()
+    unanswerable: str | None = None
+    retrieve: bool = False
 
 
 def read_source(
@@ -80,6 +86,8 @@ def read_source(
     columns: dict[str, str] | None = None,
     seen: Seen | None = None,
     unread: Counter[str] | None = None,
+    clean: Callable[[Record], Record] | None = None,
+    few: Few | None = None,
 ) -> Iterator[Record | BadRow]:
     """Records and bad rows of one file, in the file's order.
 
@@ -91,6 +99,8 @@ def read_source(
         seen: shared between sources, so that a row which two files hold is kept once.
         unread: gets the keys that good rows have, or a document around its rows, and the format does not read, each
             with its number.
+        clean: gives each good row back, changed or not, or raises a RowError: why it is left out.
+        few: takes those rows of the file that are to be read; others are counted alone.
 
     Raises:
         DataError: the file is unreadable, empty, of the wrong shape, or lacks a mapped column.
@@ -107,13 +117,13 @@ def read_source(
         if unread is not None:
             unread.update(above(document))
     else:
-        rows = read_rows(path, name)
-    return import_rows(rows, format, name, options, seen, unread)
+        rows, few = read_rows(path, name, few), None
+    return import_rows(few_of(rows, few), format, name, options, seen, unread, clean)
 
 
 def import_rows(
     rows: Iterable[Row | BadRow], format: str, name: str, options: Options = Options(), seen: Seen | None = None,
-    unread: Counter[str] | None = None,
+    unread: Counter[str] | None = None, clean: Callable[[Record], Record] | None = None,
 ) -> Iterator[Record | BadRow]:
     """Raw rows -> records and bad rows, one for each, in order."""
     parse, seen = FORMATS[format], seen or Seen()
@@ -124,10 +134,12 @@ def import_rows(
         try:
             value = expect(row.value, dict, "the row")
             # Before the row is parsed: a turn that is all tool call has no content, and that is not what is wrong.
-            left = check_keys(value, format, () if options.split_field is None else (options.split_field,))
+            left = check_keys(value, format, _also(format, options))
             record = _finish(parse(value), value, row.number, format, name, options)
             check(record)
             seen.add(record)
+            if clean is not None:
+                check(record := clean(record))
         except RowError as error:
             yield BadRow(name, row.number, str(error), row.raw)
         except RecursionError:
@@ -138,14 +150,25 @@ def import_rows(
             yield record
 
 
+def _also(format: str, options: Options) -> tuple[str, ...]:
+    """Keys that are read for another reason than the format."""
+    split = () if options.split_field is None else (options.split_field,)
+    return (*split, *retrieved.READ.get(format, ())) if options.retrieve else split
+
+
 def _finish(
     record: Record, row: dict[str, Any], number: int, format: str, name: str, options: Options
 ) -> Record:
     """Add what no format knows: id, source, split, the passage's user message, the system message."""
+    if options.unanswerable is not None:
+        record = passages.answered(record, options.unanswerable)
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)
-    if format in PASSAGE_FORMATS:
+    if format in PASSAGE_FORMATS and options.retrieve:
+        record = retrieved.retrieved(replace(record, meta=meta), row, format)
+        meta = record.meta
+    elif format in PASSAGE_FORMATS:
         record = replace(record, prompt=[user(passages.fill(options.passage_prompt, meta["passage"],
                                                             meta["question"]))])
     record = with_system(record, optional_text(row, "system") or None, differs=True)

@@ -22,8 +22,11 @@ SHAREGPT_ROLES = {
 
 
 def messages(row: dict[str, Any]) -> Record:
-    """{messages: [{role, content}]}"""
-    return Record(row_id(row), "messages", messages=turns(get(row, "messages"), "messages"), meta=extras(row))
+    """{messages: [{role, content}]}; OpenAI's parallel_tool_calls says of the row what its turns must keep to."""
+    said = turns(get(row, "messages"), "messages")
+    if flag(row, "parallel_tool_calls") is False and any(len(turn.get("tool_calls", ())) > 1 for turn in said):
+        raise RowError("calls-differ", "parallel_tool_calls is false, and a turn calls several tools at once")
+    return Record(row_id(row), "messages", messages=said, meta=extras(row))
 
 
 def prompt_completion(row: dict[str, Any]) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +50,25 @@ def format_of(columns: dict[str, str], where: str) -> str:
     )
 
 
-def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> list[Row | BadRow]:
-    """Rows with our field names; the split field is taken along under its own name.
-
-    Raises DataError naming the file, its columns and the expected ones when one is in no row, or a pattern is broken.
-    """
+def read_columns(path: str, columns: dict[str, str], source: str, split_field: str | None) -> Iterator[Row | BadRow]:
+    """Rows of a file with our field names. Raises DataError as `renamed` does, or where it has no columns."""
     rows, found = read_table(path, source)
     if not found:
-        raise DataError("no row of the file has columns", where=path, found=f"{len(rows)} rows",
+        raise DataError("no row of the file has columns", where=path, found=f"{sum(1 for _ in rows)} rows",
                         expected="a CSV (.csv, .tsv), Parquet or JSON-lines file",
                         hint="a CSV is known by the ending of its name")
-    wanted = {field: _pattern(field, value, path) if "{" in value and value not in found else value
+    return renamed(rows, found, path, columns, source, split_field)
+
+
+def renamed(
+    rows: Iterable[Row | BadRow], found: list[str], where: str, columns: dict[str, str], source: str,
+    split_field: str | None,
+) -> Iterator[Row | BadRow]:
+    """Rows with our field names; the split field is taken along under its own name.
+
+    Raises DataError naming the place, its columns and the expected ones when one is in no row, or a pattern is broken.
+    """
+    wanted = {field: _pattern(field, value, where) if "{" in value and value not in found else value
               for field, value in columns.items()}
     if split_field is not None:
         wanted.setdefault(split_field, split_field)
@@ -67,9 +76,9 @@ def read_columns(path: str, columns: dict[str, str], source: str, split_field: s
                               for column in (made.columns if isinstance(made, Pattern) else (made,))))
     missing = [column for column in used if column not in found]
     if missing:
-        raise DataError(f"the file has no column {', '.join(missing)}", where=path, found=found,
+        raise DataError(f"the file has no column {', '.join(missing)}", where=where, found=found,
                         expected="columns " + ", ".join(used), hint=_hint(found))
-    return [_rename(row, wanted, source, frozenset(used)) for row in rows]
+    return (_rename(row, wanted, source, frozenset(used)) for row in rows)
 
 
 def _hint(found: list[str]) -> str:

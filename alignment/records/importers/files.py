@@ -7,19 +7,17 @@ and unpacking is `packed`'s.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from alignment.errors import DataError
-from alignment.records.importers.packed import load
-from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row, Unreadable
+from alignment.records.few import Few
+from alignment.records.importers.packed import Unpacked, load, unpacked
+from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row, size_of
+from alignment.records.importers.tables import doubled, read_csv, read_parquet
 
 _PARQUET = b"PAR1"
-_CELL_LIMIT = 2**31 - 1
 
 
 def load_json(path: str) -> Any:
@@ -27,29 +25,73 @@ def load_json(path: str) -> Any:
     return _parse(load(path)[0], path)
 
 
-def read_rows(path: str, source: str) -> list[Row | BadRow]:
-    """Rows of a JSON-lines file, a JSON list or a Parquet file, told apart by their content.
+def read_rows(path: str, source: str, few: Few | None = None) -> Iterable[Row | BadRow]:
+    """Rows of a JSON-lines file, a JSON list or a Parquet file, told apart by their content; to be gone through once.
+
+    JSON lines whose first is an object, and Parquet, are read as they are gone through.
+
+    Args:
+        few: takes those that are to be given.
 
     Raises:
         DataError: unreadable, empty, a CSV, or one JSON document that is not a list.
     """
-    data, name = load(path)
-    rows = _rows(data, path, source)
+    with unpacked(path) as file:
+        if (rows := _as_they_come(file, source, few)) is not None:
+            return rows
+        data, name = b"".join([file.head, *file.rest()]), file.name
+    found = _rows(data, path, source)
     if name.endswith((".csv", ".tsv")) and not any(
-            isinstance(row, Row) and isinstance(row.value, dict) for row in rows):
+            isinstance(row, Row) and isinstance(row.value, dict) for row in found):
         raise DataError("a table is read by format columns", where=path, found=f"a CSV, from {name}",
                         expected="format: columns, with columns: {prompt: NAME OF A COLUMN, ...}")
-    return rows
+    return few_of(found, few)
+
+
+def comes_in_rows(path: str) -> bool:
+    """Whether a file is read as it is gone through, and not as a whole. Raises DataError where it cannot be read."""
+    with unpacked(path) as file:
+        table = file.name.endswith((".csv", ".tsv")) or file.head.startswith(_PARQUET)
+        return table or _is_lines(file)
+
+
+def _is_lines(file: Unpacked) -> bool:
+    """A file is JSON lines for certain if its first line is an object by itself."""
+    first, end, _ = file.head.lstrip().partition(b"\n")
+    return bool(end or file.whole) and _is_json(first, dict)
+
+
+def few_of(rows: Iterable[Row | BadRow], few: Few | None) -> Iterable[Row | BadRow]:
+    """Those of the rows that are taken; all without `few`."""
+    if few is None:
+        return rows
+    return few.of(rows, lambda row: size_of(row.raw if isinstance(row, BadRow) else row.value))
+
+
+def _as_they_come(file: Unpacked, source: str, few: Few | None) -> Iterable[Row | BadRow] | None:
+    """The rows of a file that need not be read as a whole; None for one that must, to know what it is."""
+    if file.head.startswith(_PARQUET):
+        return few_of(read_parquet(file), few)
+    return _each_line(file.path, source, few) if _is_lines(file) else None
+
+
+def _each_line(path: str, source: str, few: Few | None) -> Iterator[Row | BadRow]:
+    with unpacked(path) as file:
+        lines = enumerate(file.lines(), start=1)
+        if few is None:
+            yield from _lines(lines, source)
+        else:  # nothing is made of the others
+            held = (line for line in lines if line[1].strip())
+            yield from _lines(few.of(held, lambda line: len(line[1])), source)
 
 
 def _rows(data: bytes, path: str, source: str) -> list[Row | BadRow]:
-    if data.startswith(_PARQUET):
-        return list(_parquet(data, path))
+    """The rows of a file that is JSON, or broken."""
     # A first line that is a list by itself is a JSON list on one line, or else lines that hold lists: bad rows.
     first = data.lstrip().split(b"\n", 1)[0]
     if first.startswith(b"[") and (_is_json(data, list) or not _is_json(first, list)):
         return _items(_parse(data, path), path)
-    rows = list(_lines(data, source))
+    rows = list(_lines(enumerate(data.split(b"\n"), start=1), source))
     # A document over several lines may have lines that are objects by themselves; as a whole it is no JSON lines.
     objects = sum(isinstance(row, Row) and isinstance(row.value, dict) for row in rows)
     if objects < len(rows) and (objects == 0 or len(rows) > 1) and _is_json(data, object):
@@ -57,14 +99,25 @@ def _rows(data: bytes, path: str, source: str) -> list[Row | BadRow]:
     return rows
 
 
-def read_table(path: str, source: str) -> tuple[list[Row | BadRow], list[str]]:
-    """Rows and column names of a CSV (.csv, or .tsv with tabs), Parquet, JSON-lines or JSON file."""
-    data, name = load(path)
+def read_table(path: str, source: str) -> tuple[Iterable[Row | BadRow], list[str]]:
+    """Rows, to be gone through once, and column names of a CSV (.csv, or .tsv with tabs), Parquet, JSON-lines or JSON
+    file. JSON lines are gone through for the names first."""
+    with unpacked(path) as file:
+        name = file.name
     if name.endswith((".csv", ".tsv")):
-        return _csv(data, path, source, "\t" if name.endswith(".tsv") else ",")
-    rows = _rows(data, path, source)
-    objects = [row.value for row in rows if isinstance(row, Row) and isinstance(row.value, dict)]
-    return rows, list(dict.fromkeys(str(key) for value in objects for key in value))
+        return read_csv(path, source, "\t" if name.endswith(".tsv") else ",")
+    rows = read_rows(path, source)
+    if isinstance(rows, list):
+        return rows, _columns(rows)
+    return rows, _columns(read_rows(path, source))
+
+
+def _columns(rows: Iterable[Row | BadRow]) -> list[str]:
+    names: dict[str, None] = {}
+    for row in rows:
+        if isinstance(row, Row) and isinstance(row.value, dict):
+            names.update(dict.fromkeys(map(str, row.value)))
+    return list(names)
 
 
 def _wrong_shape(document: Any, path: str) -> DataError:
@@ -84,12 +137,8 @@ def _json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError(f"the key {_doubled([key for key, _ in pairs])[0]!r} stands twice in one object")
+        raise ValueError(f"the key {doubled([key for key, _ in pairs])[0]!r} stands twice in one object")
     return made
-
-
-def _doubled(names: list[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _is_json(data: bytes, kind: type) -> bool:
@@ -115,8 +164,8 @@ def _items(value: list[Any], path: str) -> list[Row | BadRow]:
     return [Row(number, item) for number, item in enumerate(value, start=1)]
 
 
-def _lines(data: bytes, source: str) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
+def _lines(lines: Iterable[tuple[int, bytes]], source: str) -> Iterator[Row | BadRow]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
@@ -129,93 +178,3 @@ def _lines(data: bytes, source: str) -> Iterator[Row | BadRow]:
             yield BadRow(source, number, f"broken-json: {error.msg} at column {error.colno}", text[:RAW_LIMIT])
         except (ValueError, RecursionError) as error:
             yield BadRow(source, number, f"broken-json: {error}", text[:RAW_LIMIT])
-
-
-def _parquet(data: bytes, path: str) -> Iterator[Row]:
-    try:
-        # Optional: the control plane installs without it.
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError("reading Parquet needs pyarrow", where=path, hint="pip install 'kubealign[train]'") from error
-    try:
-        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        _check_header(file.schema_arrow.names, path)
-        table = file.read()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"not a Parquet file: {error}", where=path) from error
-    if not table.num_rows:
-        raise DataError("the file holds no rows", where=path, found=table.column_names, expected="at least one row")
-    number = 0
-    for batch in table.to_batches(max_chunksize=4096):
-        for value in _values(batch):
-            number += 1
-            yield Row(number, value)
-
-
-def _values(batch: Any) -> list[dict[str, Any]]:
-    try:
-        values: list[dict[str, Any]] = batch.to_pylist()
-        return values
-    except (ValueError, OverflowError):  # dates that Python has not, text that is not UTF-8; not every cell of it
-        columns = {name: [_value(cell) for cell in batch.column(name)] for name in batch.schema.names}
-        return [{name: cells[index] for name, cells in columns.items()} for index in range(batch.num_rows)]
-
-
-def _value(cell: Any) -> Any:
-    try:
-        return cell.as_py()
-    except (ValueError, OverflowError) as error:
-        return Unreadable(str(error))
-
-
-def _check_header(names: list[str], path: str) -> None:
-    if doubled := _doubled(names):
-        raise DataError(f"the column {', '.join(doubled)} stands twice", where=path, found=names,
-                        expected="another name for each column", hint="only one of them could be read")
-
-
-def _csv(data: bytes, path: str, source: str, delimiter: str) -> tuple[list[Row | BadRow], list[str]]:
-    try:
-        file = io.StringIO(data.decode("utf-8"), newline="")
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start + 1}: {error.reason}", where=path,
-                        expected="a CSV file in UTF-8") from error
-    csv.field_size_limit(_CELL_LIMIT)
-    consumed: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for line in file:
-            consumed.append(line)
-            yield line
-
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-    rows: list[Row | BadRow] = []
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        consumed.clear()
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            if header is None or "unexpected end" in str(error):
-                # The open quote has swallowed everything after it: no row after this one is known.
-                raise DataError(f"not valid CSV: {error}", where=f"{path}:{number}",
-                                hint="a quote that is opened here is never closed") from error
-            rows.append(BadRow(source, number, f"broken-csv: {error}", "".join(consumed)[:RAW_LIMIT]))
-            continue
-        if cells is None:
-            break
-        if not cells:
-            continue
-        if header is None:
-            header = cells
-            _check_header(header, path)
-        elif len(cells) != len(header):
-            rows.append(BadRow(source, number, f"wrong-columns: {len(cells)} cells, expected {len(header)}",
-                               "".join(consumed)[:RAW_LIMIT]))
-        else:
-            rows.append(Row(number, dict(zip(header, cells, strict=True)), "".join(consumed)))
-    if not rows:
-        raise DataError("the file holds no rows", where=path, found=header, expected="a header and at least one row")
-    return rows, header or []

@@ -37,7 +37,7 @@ def _learned(field: str) -> tuple[str, ...]:
 _DROP = ("number", "spans", "date", "date.day", "date.month", "date.year")
 
 READ: dict[str, tuple[str, ...]] = {
-    "messages": (*_turns("messages"), *_learned("messages"), "tools"),
+    "messages": (*_turns("messages"), *_learned("messages"), "tools", "parallel_tool_calls"),
     "prompt-completion": (*_turns("prompt", "completion"), "tools"),
     "preference": (*_turns("prompt", "chosen", "rejected", "completion"), "tools"),
     "unpaired": (*_turns("prompt", "completion", "messages"), "label", "tools"),
@@ -51,13 +51,16 @@ READ: dict[str, tuple[str, ...]] = {
     "pandalm": ("instruction", "input", "response1", "response2", "annotator1", "annotator2", "annotator3"),
     "stack-exchange-paired": ("question", "response_j", "response_k", "qid"),
     "passage-qa": ("passage", "question", "answer", "rejected", "type"),
-    "squad": ("context", "question", "answers", "answers[].text", "is_impossible"),
+    "squad": ("context", "question", "answers", "answers[].text", "answers.text", "is_impossible"),
     "boolq": ("passage", "question", "answer"),
     "drop": ("passage", "question", "answer", *(f"answer.{key}" for key in _DROP), "validated_answers",
              *(f"validated_answers[].{key}" for key in _DROP)),
     "hotpotqa": ("context", "context.title", "context.sentences", "question", "answer", "type"),
     "musique": ("paragraphs", "paragraphs[].title", "paragraphs[].paragraph_text", "question", "answer",
                 "answer_aliases", "answerable"),
+    "multihop": ("src", "question", "final_answer", "answer", "multihop", "meta_info", "tag", "sub_questions",
+                 *(f"sub_questions[].{key}" for key in ("question", "answer", "long_answer", "paragraph",
+                                                        "unanswerable"))),
 }
 """Format -> the keys that are read beside COMMON: `a.b` is the key b of the object a, `a[].b` of each of a's items."""
 
@@ -86,7 +89,7 @@ _OF_TURNS = {
 """Likewise, for keys of a turn."""
 _ROLE_OF = {"tool_calls": "assistant", "reasoning_content": "assistant", "name": "tool", "tool_call_id": "tool"}
 """Keys of a turn that are read of one role alone."""
-_WHOLE = ("meta", "tools", "tool_calls")
+_WHOLE = ("meta", "tools", "tool_calls", "meta_info", "tag")
 """Objects and lists that are taken as they are."""
 _EMPTY_TEXT = frozenset({"", "[]", "{}", "null", "None"})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from alignment.errors import DataError
@@ -27,6 +28,9 @@ from alignment.records.importers.rows import (
     text,
 )
 from alignment.records.types import Record
+
+UNANSWERABLE = "unanswerable"
+"""Kind of a question that its passage does not answer."""
 
 
 def fill(template: str, passage: str, question: str) -> str:
@@ -87,13 +91,19 @@ def _others(nodes: Iterable[Any], path: str, *known: str) -> Iterator[str]:
 
 
 def squad(row: dict[str, Any]) -> Record:
-    """One question of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). An impossible one has no answer: prompt-only."""
-    answers = expect(get(row, "answers"), list, "answers")
-    references = [text(expect(answer, dict, "answers"), "text") for answer in answers]
-    if flag(row, "is_impossible"):
+    """One question of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). An impossible one has no answer: prompt-only.
+
+    The hub's columnar form, {text: [...]}, says that a question is impossible by an empty list alone.
+    """
+    answers = get(row, "answers")
+    if columnar := isinstance(answers, dict):
+        references = [expect(said, str, "answers.text") for said in expect(get(answers, "text"), list, "answers.text")]
+    else:
+        references = [text(expect(answer, dict, "answers"), "text") for answer in expect(answers, list, "answers")]
+    if flag(row, "is_impossible") or (columnar and not references and given(row, "is_impossible") is None):
         if any(reference.strip() for reference in references):
             raise RowError("answers-differ", f"is_impossible is true, and answers has {references[0][:200]!r}")
-        return _record(row, text(row, "context"), text(row, "question"), [], "unanswerable")
+        return _record(row, text(row, "context"), text(row, "question"), [], UNANSWERABLE)
     if not references:
         raise RowError("empty-answer", "answers is empty and the question is not marked is_impossible")
     return _record(row, text(row, "context"), text(row, "question"), references, "extractive")
@@ -153,11 +163,18 @@ def musique(row: dict[str, Any]) -> Record:
     entries = [expect(entry, dict, "paragraphs") for entry in expect(get(row, "paragraphs"), list, "paragraphs")]
     passage = "\n\n".join(f"{text(entry, 'title')}: {text(entry, 'paragraph_text')}" for entry in entries)
     if flag(row, "answerable") is False:
-        return _record(row, passage, text(row, "question"), [], "unanswerable")
+        return _record(row, passage, text(row, "question"), [], UNANSWERABLE)
     aliases = expect(given(row, "answer_aliases") or [], list, "answer_aliases")
     references = [text(row, "answer"), *(expect(alias, str, "answer_aliases") for alias in aliases)]
     hops, marker, _ = row_id(row).partition("__")
     return _record(row, passage, text(row, "question"), references, hops if marker else "multi-hop")
+
+
+def answered(record: Record, answer: str) -> Record:
+    """A question that its passage does not answer, with what is said then as its answer; any other as it is."""
+    if record.type != "prompt-only" or record.meta.get("kind") != UNANSWERABLE:
+        return record
+    return replace(record, type="prompt-completion", completion=answer, meta={**record.meta, "references": [answer]})
 
 
 def _record(

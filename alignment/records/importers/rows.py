@@ -99,6 +99,15 @@ class Unreadable:
         return f"(not readable: {self.reason})"
 
 
+def size_of(value: Any) -> int:
+    """Letters in all texts of a row, about: by which a row is among the longest."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    return sum(map(size_of, value)) if isinstance(value, list) else 1
+
+
 def given(row: dict[str, Any], field: str) -> Any:
     """A field's value, None where there is none: missing, null, blank text and NaN (pandas' null) are the same.
 
@@ -160,9 +169,7 @@ def extras(row: dict[str, Any]) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     value = given(row, "meta")
     if value is not None:
-        _check_depth(expect(value, dict, "meta"))
-        # Parquet cells may hold dates and the like; records are JSON.
-        meta = json.loads(json.dumps(value, default=str))
+        meta = plain(expect(value, dict, "meta"))
     for field in ("group", "kind"):
         if value := name_of(row, field):
             meta[field] = value
@@ -181,8 +188,17 @@ def name_of(row: dict[str, Any], field: str) -> str:
     return "" if value is None or value in ("nan", "NaN") else str(value)
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: Parquet cells may hold dates and the like.
+
+    Raises RowError too-deep: what is kept is written and read again, at another depth of Python's own stack.
+    """
+    _check_depth(value)
+    return json.loads(json.dumps(value, default=str))
+
+
 def _check_depth(value: Any) -> None:
-    """Raises RowError too-deep: what is kept is written and read again, at another depth of Python's own stack."""
+    """Raises RowError too-deep."""
     level = [value]
     for _ in range(DEPTH):
         level = [inner for item in level if isinstance(item, dict | list)

@@ -9,10 +9,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from alignment.training.methods import Method
 from alignment.training.online import FINAL, OnlineTrainer, arguments, columns, extras, facts
+from alignment.training.shared_prompt import OnePrompt
 
 
-class GuardedGrpo(OnlineTrainer, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO trainer."""
+class GuardedGrpo(OnlineTrainer, OnePrompt, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer; a prompt goes through the model once for several of its answers."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[
             list[list[int]], None]:

@@ -9,10 +9,11 @@ from trl import RLOOConfig, RLOOTrainer
 
 from alignment.training.methods import Method
 from alignment.training.online import FINAL, OnlineTrainer, arguments, columns, extras, facts
+from alignment.training.shared_prompt import OnePrompt
 
 
-class GuardedRloo(OnlineTrainer, RLOOTrainer):  # type: ignore[misc]
-    """TRL's RLOO trainer."""
+class GuardedRloo(OnlineTrainer, OnePrompt, RLOOTrainer):  # type: ignore[misc]
+    """TRL's RLOO trainer; a prompt goes through the model once for several of its answers."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
         return self._answers(prompt_ids)

@@ -10,7 +10,8 @@ from pydantic import Field
 from alignment.config.prompts import PromptFile
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage
 from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
-from alignment.config.stages.sample import Sampling, prompt_and_answer
+from alignment.config.stages.hygiene import Hygiene, hygiene_findings
+from alignment.config.stages.sampling import Sampling, prompt_and_answer
 
 Whole = Annotated[int, Field(ge=0)]
 Slots = tuple[tuple[str, ...], tuple[str, ...]]
@@ -18,12 +19,15 @@ Slots = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Load(NamedTuple):
-    """What a step may ask of the teacher: requests, rows shown in each, whether with their answers, longest answer."""
+    """What a step may ask of the teacher: requests, rows shown in each, whether with their answers, longest answer,
+    tokens of the prompt beside the rows, requests for each shown row beside `requests`."""
 
     requests: int
     shown: int
     answers: bool
     new_tokens: int
+    own: int = 0
+    per_row: int = 0
 
 
 class OwnPrompts(Strict):
@@ -39,6 +43,8 @@ class Generate(Stage):
     tag: ClassVar[str] = "generate"
     makes = "rows"
     script = "generate"
+    per_row: ClassVar[bool] = False
+    """Whether it makes at most one row of each that is shown, so that there are no more than those."""
     bfloat16_on = frozenset({"gpu", "cpu"})
 
     kind: Literal["generate"] = "generate"
@@ -52,6 +58,9 @@ class Generate(Stage):
     decontaminate: tuple[RowsRef, ...] = ()
     """Row sets that are kept for evaluation: a generated row that shares its prompt or half of its runs of 8 words with
     one of them is refused. Reading them here does not count as training on them."""
+    hygiene: Hygiene | None = None
+    """Near duplicates, other languages and personal data: rows left out, or changed, and counted; decontaminate comes
+    first."""
     batch_size: Positive = 8
     """Requests in one generation batch."""
     max_prompt_tokens: Positive | None = None
@@ -131,6 +140,7 @@ class Generate(Stage):
         return config
 
     def findings(self) -> Iterator[Finding]:
+        yield from hygiene_findings(self.hygiene)
         shown = {place.ref for place in self.shown()}
         if both := sorted(shown & set(self.decontaminate)):
             yield Finding(("decontaminate",), "names rows that the prompts show, which every generated row comes from",

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from alignment.config.stages.base import Finding, RowsPlace
 from alignment.config.stages.fields import Place, Positive, RowsRef, Strict
 from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
-from alignment.config.stages.sample import Sampling
+from alignment.config.stages.sampling import Sampling
 
 
 class Language(NamedTuple):

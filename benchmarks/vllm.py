@@ -1,0 +1,177 @@
+"""Speed of our vLLM engine beside a bare `vllm.LLM`: the same prompts, the same lengths of answers.
+
+    python -m benchmarks.vllm [--prompts 200] [--n 4] [--mean 16] [--longest 128] [--dtype bfloat16] [--device cpu]
+
+The bare side gets all requests at once, with vLLM's own sampler and defaults. Ours gets them as a stage does, in
+batches of 32 prompts, those to come begun ahead; its prompts are tokenized and its answers decoded in one process and
+made in another. Lengths of answers are drawn once, log-normal, so that a few are long; no answer ends by itself, so
+both sides do the same work. Sides run one after the other, each after a warm-up. On a machine with other work read
+tokens per CPU second; both count all processes of a side. The model is the quickstart's. Not a measure of quality.
+Prints a table and writes benchmarks/results/vllm.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results" / "vllm.json"
+BATCH = 32
+WARM_UP = 8
+TEMPERATURE, TOP_P = 0.8, 0.95
+
+
+def lengths(count: int, mean: float, longest: int) -> list[int]:
+    """Tokens of answers, log-normal with sigma 1: most are short and a few long."""
+    draw = random.Random(5)
+    mu = math.log(mean) - 0.5
+    return [max(1, min(longest, round(math.exp(draw.gauss(mu, 1.0))))) for _ in range(count)]
+
+
+def spent() -> float:
+    """CPU seconds of this process and of those that it started and that are over."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def running(pid: int) -> float:
+    """CPU seconds of a process that runs (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Through `VllmGenerator`, as a sample stage's batches do."""
+    from alignment.artifacts import Store
+    from alignment.config import parse_run
+    from alignment.context import StageContext
+    from alignment.inference.requests import Draw, Request
+    from alignment.inference.vllm.generator import VllmGenerator
+    from benchmarks.sampling import conversations
+
+    artifact = Store(str(folder.parents[2])).find(folder.parent.name)
+    assert artifact is not None
+    run = parse_run(json.dumps({"name": "bench", "compute": {
+        "engine": "vllm", "dtype": options.dtype, "device": options.device}, "stages": [
+            {"name": "base", "kind": "import", "model": {"source": "tiny"}},
+            {"name": "rows", "kind": "import", "data": [{"path": "x.jsonl", "format": "passage-qa"}],
+             "split": {"by": "ratio", "ratios": {"train": 0.5, "test": 0.5}}},
+            {"name": "rs", "kind": "sample", "model": "base", "prompts": ["rows/train"],
+             "score": {"function": "brevity"}, "sampling": {"max_new_tokens": options.longest},
+             "max_prompt_tokens": 256}]}))
+    context = StageContext(run, run.stage("rs"), artifact.store, "rs-0", "d" * 64, {"base": artifact}, folder)
+    wanted = lengths(options.prompts * options.n, options.mean, options.longest)
+    requests = [
+        Request(str(row), prompt, tuple(
+            Draw(TEMPERATURE, TOP_P, max_new_tokens=wanted[row * options.n + index], seed=row * options.n + index)
+            for index in range(options.n)))
+        for row, prompt in enumerate(conversations(options.prompts, 60))
+    ]
+    with VllmGenerator(context, "base") as engine:
+        engine.load()
+        engine.stops = ()
+        warm = [Request(f"warm-{one.id}", one.prompt, one.draws) for one in requests[:WARM_UP]]
+        engine.generate(warm)
+        assert engine._client is not None
+        pid = engine._client._process.pid
+        began, cpu = time.perf_counter(), spent() + running(pid)
+        batches = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
+        told = tokens = 0
+        for place, batch in enumerate(batches):
+            told = max(told, place)
+            while told < len(batches) and engine.ahead:
+                engine.begin(batches[told])
+                told += 1
+            tokens += sum(len(one.ids) for own in engine.generate(batch) for one in own)
+        return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() + running(pid) - cpu, "tokens": tokens}
+
+
+def bare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """`vllm.LLM` with its defaults, all requests at once."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process, whose CPU time can be read
+    import vllm
+    from transformers import AutoTokenizer
+
+    from alignment.templates import encode_prompt
+    from benchmarks.sampling import conversations
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [encode_prompt(tokenizer, prompt) for prompt in conversations(options.prompts, 60)]
+    extra: dict[str, Any] = {"kv_cache_memory_bytes": 2**31, "enforce_eager": True} if options.device == "cpu" else {}
+    model = vllm.LLM(str(folder), dtype=options.dtype, max_model_len=256 + options.longest, generation_config="vllm",
+                     **extra)
+    asked = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(options.n)]
+    params = [vllm.SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, max_tokens=length, ignore_eos=True)
+              for length in lengths(options.prompts * options.n, options.mean, options.longest)]
+    model.generate(asked[: WARM_UP * options.n], params[: WARM_UP * options.n], use_tqdm=False)
+    began, cpu = time.perf_counter(), spent()
+    tokens = sum(len(one.outputs[0].token_ids) for one in model.generate(asked, params, use_tqdm=False))
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() - cpu, "tokens": tokens}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--n", type=int, default=4)
+    parser.add_argument("--mean", type=float, default=16, help="tokens of an answer, about")
+    parser.add_argument("--longest", type=int, default=128)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--side", choices=["ours", "bare"], help="run one side alone, in this process")
+    parser.add_argument("--folder", type=Path, help="the model folder of a side")
+    options = parser.parse_args()
+    if options.side is not None:
+        print(json.dumps({"ours": ours, "bare": bare}[options.side](options, options.folder)))
+        return 0
+    from benchmarks.model import base_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = base_model(Path(folder))
+        sides = {side: _apart(side, model) for side in ("bare", "ours")}
+    show(options, sides)
+    return 0
+
+
+def _apart(side: str, model: Path) -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.vllm", *sys.argv[1:], "--side", side, "--folder",
+                           str(model)], stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def show(options: argparse.Namespace, sides: dict[str, dict[str, float]]) -> None:
+    """Print the table, write the JSON."""
+    if sides["ours"]["tokens"] != sides["bare"]["tokens"]:
+        raise SystemExit(f"the sides did not do the same work: {sides}")
+    rates = {side: {unit: round(one["tokens"] / one[unit], 1) for unit in ("seconds", "cpu_seconds")}
+             for side, one in sides.items()}
+    ratios = {unit: round(rates["ours"][unit] / rates["bare"][unit], 3) for unit in ("seconds", "cpu_seconds")}
+    table = Table("side", "tokens", "seconds", "CPU seconds", "tokens/s", "tokens per CPU second")
+    for side, one in sides.items():
+        table.add_row(side, f"{one['tokens']:.0f}", f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}",
+                      f"{rates[side]['seconds']:.0f}", f"{rates[side]['cpu_seconds']:.0f}")
+    console = Console(file=sys.stdout)
+    console.print(table)
+    console.print(f"ours / bare: {ratios['seconds']:.2f} by the clock, {ratios['cpu_seconds']:.2f} by CPU time")
+    RESULTS.write_text(json.dumps({
+        "prompts": options.prompts, "n": options.n, "mean": options.mean, "longest": options.longest,
+        "dtype": options.dtype, "device": options.device, "machine": platform.machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS"), "sides": sides, "rates": rates, "ours_over_bare": ratios,
+    }, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
