@@ -102,8 +102,8 @@ def same_things(made: Comparison) -> tuple[frozenset[str], str]:
 
 
 def told(text: str, question: str, references: Sequence[str], no_answer: str) -> str | Refused:
-    """What stands behind `Sentence:`, as `sentence` has it. Who is told the answer shows by half of the question's words
-    that more than that was written."""
+    """What stands behind `Sentence:`, as `sentence` has it. Who is told the answer shows by half of the question's
+    words that more than that was written."""
     made = steps(text, SENTENCE)
     if isinstance(made, Refused):
         return made
