@@ -102,14 +102,19 @@ def same_things(made: Comparison) -> tuple[frozenset[str], str]:
 
 
 def told(text: str, question: str, references: Sequence[str], no_answer: str) -> str | Refused:
-    """What stands behind `Sentence:`, as `sentence` has it."""
+    """What stands behind `Sentence:`, as `sentence` has it. Who is told the answer shows by half of the question's
+    words that more than that was written."""
     made = steps(text, SENTENCE)
-    return made if isinstance(made, Refused) else sentence(made["Sentence"], question, references, no_answer)
+    if isinstance(made, Refused):
+        return made
+    return sentence(made["Sentence"], question, references, no_answer, share=0.5)
 
 
-def sentence(text: str, question: str, references: Sequence[str], no_answer: str) -> str | Refused:
+def sentence(
+    text: str, question: str, references: Sequence[str], no_answer: str, *, share: float = 0.0
+) -> str | Refused:
     """An answer as a sentence that can stand alone: it has one of the references in it, where there are any, and a word
-    of the question."""
+    of the question, or such a share of them."""
     said = conclusion(text, references, no_answer)
     if isinstance(said, Refused):
         return said
@@ -118,7 +123,7 @@ def sentence(text: str, question: str, references: Sequence[str], no_answer: str
     if "?" in said:
         return Refused("asks-back", text)
     asked = {word for word in words(question) if len(word) > LETTERS}
-    if asked and not asked & set(words(said)):
+    if asked and len(asked & set(words(said))) < max(1, share * len(asked)):
         return Refused("stands-not-alone", text)
     return said
 

@@ -93,6 +93,15 @@ def test_a_sentence_stands_alone_and_holds_what_is_known(text: str, references: 
     assert isinstance(conclusion, Refused) is wrong
 
 
+def test_a_sentence_that_was_told_its_answer_says_what_was_asked() -> None:
+    question = "Which actor replaced the main actor, who was suddenly ill, in spring?"
+    said = parts.told("Sentence: The main actor was Banks.", question, ["Banks"], NONE)
+    assert isinstance(said, Refused)
+    assert said.reason == "stands-not-alone"
+    said = "The actor Banks replaced the main actor in spring."
+    assert parts.told(f"Sentence: {said}", question, ["Banks"], NONE) == said
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("Reason: It freezes.\nAnswer: Yes", "It freezes.\nAnswer: Yes"),
     ("**Reason:** It freezes,\nevery winter.\n**Answer:** yes.", "It freezes, every winter.\nAnswer: Yes"),
