@@ -15,7 +15,8 @@ LEFT, TOP, EDGE = 10.0, 30.0, 10.0
 
 
 def scatter(title: str, groups: Sequence[tuple[str, Sequence[Point], str]]) -> Markup:
-    """(label, points, colour) of each group, the later over the earlier. Axes have no scale: only nearness counts."""
+    """(label, points, colour) of each group, the later over the earlier, the last larger. Axes have no scale: only
+    nearness counts."""
     points = [point for _, own, _ in groups for point in own]
     if not points:
         return picture(WIDTH, HEIGHT, f"{title}: no points")
@@ -23,10 +24,12 @@ def scatter(title: str, groups: Sequence[tuple[str, Sequence[Point], str]]) -> M
     y = Scale(widened([one for _, one in points]), (HEIGHT - EDGE - 4, TOP + 4))
     children = [tag("rect", x=LEFT, y=TOP, width=WIDTH - EDGE - LEFT, height=HEIGHT - EDGE - TOP, class_="axis",
                     fill="none")]
-    for _, own, colour in groups:
-        children += [tag("circle", cx=x(a), cy=y(b), r=2.2, class_=f"dot {colour}", fill_opacity="0.7")
-                     for a, b in own]
-    return picture(WIDTH, HEIGHT, title, *children, *legend([Series(label, (), colour) for label, _, colour in groups]))
+    for place, (_, own, colour) in enumerate(groups):
+        of_last = place == len(groups) - 1
+        children += [tag("circle", cx=x(a), cy=y(b), r=3.6 if of_last else 2.0, class_=f"dot {colour}",
+                         fill_opacity="0.9" if of_last else "0.55") for a, b in own]
+    marks = [Series(label, (), colour, style="dots") for label, _, colour in groups]
+    return picture(WIDTH, HEIGHT, title, *children, *legend(marks))
 
 
 def map_note(drawn: Mapping[str, Any]) -> str:

@@ -130,9 +130,11 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
             cut=metrics.get("cut"))))
     drawn = read_map(artifact) if artifact is not None else None
     if drawn is not None:
-        charts.append((f"{stage.name}: {map_note(drawn)}", scatter(f"{stage.name}: instructions in two dimensions", [
-            ("left", drawn["others"], "s0"), ("chosen", drawn["chosen"], "s1")])))
+        charts.append((f"{stage.name}: chosen instructions among the others", scatter(
+            f"{stage.name}: instructions in two dimensions",
+            [("left", drawn["others"], "s0"), ("chosen", drawn["chosen"], "s1")])))
     return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts,
+            "note": "" if drawn is None else f"The map shows {map_note(drawn)}.",
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 

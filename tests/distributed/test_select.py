@@ -130,7 +130,8 @@ def test_the_whole_chain_of_mods_and_its_report(tmp_path: Path) -> None:
                for record in chosen(needed))
     assert {record.id for record in chosen(both)} == {record.id for record in [*chosen(far), *chosen(needed)]}
     page = (Path(run.store) / "runs" / "small" / "report.html").read_text(encoding="utf-8")
-    assert "far: instructions by their two principal components" in page
+    assert "far: chosen instructions among the others" in page
+    assert "instructions by their two principal components" in page
     assert "quality: scores, and the cut" in page
 
 
