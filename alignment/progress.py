@@ -94,14 +94,18 @@ class Tracker:
             print(f"    {self.label}: {self.state()}", file=sys.stderr, flush=True)
         self._told()
 
-    def counted(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, counted as they are gone through: quick ones, a thousand at once."""
+    def counted(self, items: Iterable[T], note: Callable[[], str] = str) -> Iterator[T]:
+        """The items, counted as they are gone through: quick ones, a thousand at once.
+
+        Args:
+            note: what is said beside.
+        """
         number = 0
         for number, item in enumerate(items, start=1):
             yield item
             if not number % 1000:
-                self.advance(1000)
-        self.advance(number % 1000)
+                self.advance(1000, note())
+        self.advance(number % 1000, note())
 
     def state(self) -> State:
         spent = max(time.monotonic() - self.began, 1e-9)

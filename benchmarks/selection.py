@@ -4,11 +4,11 @@
 
 The pool is short rows of Alpaca and P3 (half each), the model SmolLM2-135M-Instruct with LoRA r 16, the loss that of
 answers to rows which nothing has learned from. For each seed: MoDS as `configs/runs/mods-small.yaml` has it, quality
-and coverage alone, random rows, all of the same number, and the whole pool; one epoch each, the same settings. The
-scorer is a reward model trained in the run, on PandaLM and a DPO demo set. The seed decides its pairs, the first row of
-each coverage, the random rows, and order and adapters of every training; pool and held-out rows are the same. Finished
-stages are kept in the store, so it may be stopped and called again. Writes benchmarks/results/selection.json after each
-seed.
+and coverage alone, random rows, all of the same number; for the seeds of --whole all rows of the pool too; one epoch
+each, the same settings. The scorer is a reward model trained in the run, on PandaLM and a DPO demo set. The seed
+decides its pairs, the first row of each coverage, the random rows, and order and adapters of every training; pool and
+held-out rows are the same. Finished stages are kept in the store, so it may be stopped and called again. Writes
+benchmarks/results/selection.json after each seed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pool(data: Path, file: Path, each: int) -> None:
         rows += [{"id": f"{name}-{at}", "prompt": prompt, "completion": answer, "kind": name}
                  for at, (prompt, answer) in enumerate(draw.sample(fit, min(each, len(fit))))]
     draw.shuffle(rows)
-    held = len(rows) // 7
+    held = len(rows) // 4
     lines = [{**row, "split": "test" if at < held else "train"} for at, row in enumerate(rows)]
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
@@ -70,11 +70,11 @@ def common(data: Path, file: Path) -> list[dict[str, Any]]:
          "split": {"by": "field", "names": ["train", "test"]}, "max_bad": None},
         {"name": "pref", "kind": "import", "max_bad": None,
          "split": {"by": "ratio", "ratios": {"train": 0.8, "dev": 0.2}},
-         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 200},
-                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 60}]},
+         "data": [{"path": f"{data}/preferences/pandalm_testset_v1.json", "format": "pandalm", "take": 70},
+                  {"path": f"{data}/preferences/dpo_en_demo.json", "format": "sharegpt-preference", "take": 25}]},
         {"name": "rm", "kind": "train", "method": "reward", "model": "base", "rows": ["pref/train"],
          "eval_rows": "pref/dev", "strategy": {"kind": "lora", "r": 16, "alpha": 32}, "batch_size": 4,
-         "micro_batch_size": 4, "learning_rate": 4e-4, "max_length": 200, "checkpoints": {"every": 1000},
+         "micro_batch_size": 4, "learning_rate": 4e-4, "max_length": 160, "checkpoints": {"every": 1000},
          "trl": {"lr_scheduler_type": "cosine", "warmup_steps": 4}},
         {"name": "quality", "kind": "select", "by": "quality", "rows": ["pool/train"], "score": {"model": "rm"},
          "quantile": 0.25},
@@ -96,17 +96,22 @@ def chosen(few: int) -> list[dict[str, Any]]:
     ]
 
 
-def compared(rows: int) -> list[dict[str, Any]]:
-    """The other selections of so many rows, and all trainings."""
+def compared(rows: int, whole: bool) -> list[dict[str, Any]]:
+    """The other selections of so many rows, and all trainings.
+
+    Args:
+        whole: the base and the whole pool too.
+    """
     held = {"eval_rows": "pool/test"}
+    ends = [
+        {"name": "start", "kind": "evaluate", "models": ["base"], "rows": "pool/test", "bootstrap": 100,
+         "sampling": {"temperature": 0.0, "max_new_tokens": 1}}, train("sft-full", ["pool/train"], **held)]
     return [
         {"name": "far", "kind": "select", "by": "coverage", "rows": ["quality/train"], "embedder": "minilm",
          "pooling": "mean", "normalise": True, "take": rows},
         {"name": "drawn", "kind": "select", "by": "random", "rows": ["pool/train"], "take": rows},
-        {"name": "start", "kind": "evaluate", "models": ["base"], "rows": "pool/test", "bootstrap": 100,
-         "sampling": {"temperature": 0.0, "max_new_tokens": 1}},
         train("sft-random", ["drawn/train"], **held), train("sft-coverage", ["far/train"], **held),
-        train("sft-mods", ["mods/train"], **held), train("sft-full", ["pool/train"], **held),
+        train("sft-mods", ["mods/train"], **held), *(ends if whole else []),
     ]
 
 
@@ -121,9 +126,12 @@ def run_of(store: Path, seed: int, stages: list[dict[str, Any]]) -> Run:
 
 def figures(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     """Held-out loss, tokens that were learned, and the share of P3 of each training; of the base its loss alone."""
-    start = artifacts["start"].manifest.metrics["base.perplexity"]
-    found: dict[str, Any] = {"base": {"loss": round(math.log(start), 4)}}
+    found: dict[str, Any] = {}
+    if "start" in artifacts:
+        found["base"] = {"loss": round(math.log(artifacts["start"].manifest.metrics["base.perplexity"]), 4)}
     for way, rows in (("random", "drawn"), ("coverage", "far"), ("mods", "mods"), ("full", "pool")):
+        if f"sft-{way}" not in artifacts:
+            continue
         records = read_records(artifacts[rows].path() / "rows" / "train.jsonl")
         metrics = artifacts[f"sft-{way}"].manifest.metrics
         found[way] = {
@@ -138,8 +146,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--store", type=Path, default=Path("benchmarks/out/selection"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[17, 18, 19])
-    parser.add_argument("--each", type=int, default=400)
-    parser.add_argument("--few", type=int, default=50)
+    parser.add_argument("--whole", type=int, nargs="*", default=[17], help="seeds that learn the whole pool too")
+    parser.add_argument("--each", type=int, default=140)
+    parser.add_argument("--few", type=int, default=20)
     given = parser.parse_args()
     given.store.mkdir(parents=True, exist_ok=True)
     file = given.store / "pool.jsonl"
@@ -149,7 +158,7 @@ def main() -> None:
     for seed in given.seeds:
         stages = [*common(given.data, file), *chosen(given.few)]
         rows = int(made(run_of(given.store, seed, stages))["mods"].manifest.metrics["rows_train"])
-        artifacts = made(run_of(given.store, seed, [*stages, *compared(rows)]))
+        artifacts = made(run_of(given.store, seed, [*stages, *compared(rows, seed in given.whole)]))
         results.append({"seed": seed, "reward_accuracy": round(artifacts["rm"].manifest.metrics["eval_accuracy"], 3),
                         "cut": round(artifacts["quality"].manifest.metrics["cut"], 3), **figures(artifacts)})
         print(json.dumps(results[-1]), flush=True)

@@ -18,11 +18,11 @@ import math
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results" / "vllm.json"
 BATCH = 32
 WARM_UP = 8
+TICKS = os.sysconf("SC_CLK_TCK")
 TEMPERATURE, TOP_P = 0.8, 0.95
 
 
@@ -43,15 +44,16 @@ def lengths(count: int, mean: float, longest: int) -> list[int]:
 
 
 def spent() -> float:
-    """CPU seconds of this process and of those that it started and that are over."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def running(pid: int) -> float:
-    """CPU seconds of a process that runs (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of this process and all that it started and that run (Linux)."""
+    found: dict[int, tuple[int, float]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+            found[int(stat.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS
+    mine = {os.getpid()}
+    while more := {process for process, (parent, _) in found.items() if parent in mine} - mine:
+        mine |= more
+    return sum(found[process][1] for process in mine)
 
 
 def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -86,9 +88,7 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         engine.stops = ()
         warm = [Request(f"warm-{one.id}", one.prompt, one.draws) for one in requests[:WARM_UP]]
         engine.generate(warm)
-        assert engine._client is not None
-        pid = engine._client._process.pid
-        began, cpu = time.perf_counter(), spent() + running(pid)
+        began, cpu = time.perf_counter(), spent()
         batches = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
         told = tokens = 0
         for place, batch in enumerate(batches):
@@ -97,12 +97,11 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
                 engine.begin(batches[told])
                 told += 1
             tokens += sum(len(one.ids) for own in engine.generate(batch) for one in own)
-        return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() + running(pid) - cpu, "tokens": tokens}
+        return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() - cpu, "tokens": tokens}
 
 
 def bare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """`vllm.LLM` with its defaults, all requests at once."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process, whose CPU time can be read
     import vllm
     from transformers import AutoTokenizer
 
@@ -148,7 +147,8 @@ def main() -> int:
 
 def _apart(side: str, model: Path) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-m", "benchmarks.vllm", *sys.argv[1:], "--side", side, "--folder",
-                           str(model)], stdout=subprocess.PIPE, text=True, check=True)
+                           str(model)], stdout=subprocess.PIPE, text=True, check=True,
+                          env={"VLLM_CPU_OMP_THREADS_BIND": "nobind", **os.environ})
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

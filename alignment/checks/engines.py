@@ -1,7 +1,7 @@
 """Stages whose models shall answer with vLLM: what it cannot serve, as far as the run file and files at hand say it.
 
-Only where `compute.engine` names it; `auto` takes transformers for such models and says so. What shows in made models
-alone is said by the stage itself (inference/vllm/choice.py), by the same rules. Imports no vLLM.
+An error where `compute.engine` names vLLM; `auto` takes transformers for such models, and a note says so. What shows in
+made models alone is said by the stage itself (inference/vllm/choice.py), by the same rules. Imports no vLLM.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from alignment.checks.seen import Wrong
+from alignment.checks.seen import Sight, Wrong
 from alignment.checks.tokens import root
 from alignment.config import Adapter, AnyStage, Compute, FolderModel, Run, TinyModel
-from alignment.config.engines import not_installed, vllm_here
+from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here
 from alignment.config.run import adapter_of
 from alignment.config.stages.fields import on_this_machine
@@ -30,17 +30,21 @@ def installed(run: Run, compute: Compute) -> Iterator[tuple[str, ConfigError]]:
         yield "engine", not_installed(device)
 
 
-def servable(run: Run, stage: AnyStage) -> Wrong:
-    """Models of a stage that vLLM is named for and cannot serve."""
-    if run.compute.engine != "vllm":
-        return
+def servable(run: Run, stage: AnyStage, sight: Sight) -> Wrong:
+    """Models of a stage that vLLM is named for and cannot serve; where `auto` takes it, that is said."""
     device = device_here(run.compute)
-    for ref in stage.model_refs():
-        if not ref.asked or run.stage(ref.stage).endpoint is not None:
-            continue
-        for unfit in (*_of_adapter(run, ref.stage), *_of_weights(run, ref.stage, device)):
-            yield ref.place, ConfigError(unfit.problem, found=f"{ref.stage}: {unfit.found}", expected=unfit.expected,
-                                         hint="compute.engine: transformers, or auto")
+    asked = [ref for ref in stage.model_refs() if ref.asked and run.stage(ref.stage).endpoint is None]
+    if not asked or wanted(run.compute, device) != "vllm":
+        return
+    found = [(ref, unfit) for ref in asked
+             for unfit in (*_of_adapter(run, ref.stage), *_of_weights(run, ref.stage, device))]
+    if run.compute.engine == "auto":
+        sight.note(stage.name, "vLLM" if not found else f"transformers, since of {found[0][0].stage} "
+                                                        f"{found[0][1].problem}")
+        return
+    for ref, unfit in found:
+        yield ref.place, ConfigError(unfit.problem, found=f"{ref.stage}: {unfit.found}", expected=unfit.expected,
+                                     hint="compute.engine: transformers, or auto")
 
 
 def _of_adapter(run: Run, name: str) -> Iterator[Unfit]:

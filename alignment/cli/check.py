@@ -132,7 +132,7 @@ def mistakes(
     for index, stage in enumerate(run.stages):
         executed = run if profile is None else profile.applied(run, stage)
         artifact = (finished or {}).get(stage.name)
-        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight), *servable(executed, stage),
+        wrongs = [*wrong(executed, stage, sight), *beyond_context(run, stage, sight), *servable(executed, stage, sight),
                   *((*wrong_here(stage), *reachable_here(run, stage)) if here else ()),
                   *room(executed, stage, profile),
                   *four_bits(executed, stage, profile, sight)] if artifact is None else []

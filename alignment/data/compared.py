@@ -85,7 +85,7 @@ class ComparedTexts:
         self.ids: list[str] = []
         self.system_numbers: dict[int, int] = {}
         self._columns = {name: array("Q") for name in ("keys", "prompts", "passages", "names")}
-        self._systems, self._counts = array("l"), array("b")
+        self._systems, self._counts = array("q"), array("b")
         self._about: dict[int, tuple[int, int]] = {}
         self._runs = Runs(folder)
 

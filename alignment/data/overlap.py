@@ -99,6 +99,8 @@ class Overlaps(ComparedTexts):
 
     def _shared(self, test: Rows, seen: Rows, subject: NDArray[np.bool_]) -> list[tuple[int, int]]:
         """(test row, seen row) of rows that share runs of words."""
+        if not len(test) or not len(seen):
+            return []
         place = np.full(len(self), NEVER)
         place[seen] = np.arange(len(seen))
         place[subject] = NEVER  # a generic question about a system message is compared as a whole prompt only

@@ -78,7 +78,7 @@ class Low:
 
     def __init__(self, folder: Path | None) -> None:
         self._file = _temporary(folder)
-        self._units, self._rows, self._lengths = array("Q"), array("L"), array("B")
+        self._units, self._rows, self._lengths = array("Q"), array("Q"), array("B")
         self._short = array("b")
         self._done: list[tuple[Any, Any, Any]] = []
 
@@ -94,7 +94,7 @@ class Low:
         self._file.write(self._units.tobytes())
         self._done.append((np.array(self._rows, np.int64), np.array(self._lengths, np.int64),
                            np.array(self._short, bool)))
-        self._units, self._rows, self._lengths = array("Q"), array("L"), array("B")
+        self._units, self._rows, self._lengths = array("Q"), array("Q"), array("B")
         self._short = array("b")
 
     def into(self, held: Sorted) -> None:

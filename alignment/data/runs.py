@@ -67,7 +67,7 @@ class Runs:
     def __init__(self, folder: Path | None) -> None:
         self._runs, self._short = Sorted(folder), Sorted(folder)
         self._words = Words()
-        self._units, self._lengths, self._rows, self._asked = array("Q"), array("l"), array("l"), array("b")
+        self._units, self._lengths, self._rows, self._asked = array("Q"), array("q"), array("q"), array("b")
         self._low = Low(folder)
         self._wanted: NDArray[np.bool_] | None = None
 
@@ -129,7 +129,7 @@ class Runs:
                 runs, part = runs[near], part[near]
             self._runs.add(runs, np.frombuffer(self._rows, np.int64)[part],
                            np.frombuffer(self._asked, np.int8)[part].astype(bool))
-        self._units, self._lengths, self._rows, self._asked = array("Q"), array("l"), array("l"), array("b")
+        self._units, self._lengths, self._rows, self._asked = array("Q"), array("q"), array("q"), array("b")
 
 
 def _block(held: NDArray[Any], names: NDArray[np.uint64], told: NDArray[np.uint64]) -> list[Block]:

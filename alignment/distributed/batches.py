@@ -157,13 +157,13 @@ def _on_workers(context: StageContext, missing: Plan[Item], maker: Callable[[Sta
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"name": name, "items": pickle.dumps(items)} for name, items in missing.items()]
-    together = _together(compute, len(rows))
-    made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // together)).map_batches(
+    batches, together = list(missing.items()), _together(compute, len(missing))
+    rows = [{"batches": pickle.dumps(batches[start : start + together])} for start in range(0, len(batches), together)]
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Worker,
         fn_constructor_kwargs={"context": context, "maker": maker},
-        batch_size=together,
-        compute=ray.data.ActorPoolStrategy(size=min(compute.workers, -(-len(rows) // together))),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(rows))),
         num_cpus=compute.cpus_per_worker,
         num_gpus=compute.gpus_per_worker or None,
         max_restarts=MAX_RESTARTS,
@@ -191,7 +191,7 @@ def _together(compute: Compute, batches: int) -> int:
 
 
 class _Worker:
-    """A Ray Data actor: each row in is one batch, each row out its part, or the user's error.
+    """A Ray Data actor: one row in is one batch or several, each row out a batch's part, or the user's error.
 
     The error goes as a value, since Ray Data hands on what a worker raises as text alone.
     """
@@ -205,13 +205,11 @@ class _Worker:
         return self.maker(self.context)
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
-        names = [str(name) for name in batch["name"]]
-        batches = [pickle.loads(items) for items in batch["items"]]
         try:
-            for name, text, seconds in _in_turn(self.mine, list(zip(names, batches, strict=True))):
+            for name, text, seconds in _in_turn(self.mine, pickle.loads(batch["batches"][0])):
                 yield {"name": [name], "part": [text], "seconds": [seconds], "error": [b""]}
         except KubeAlignError as error:
-            yield {"name": [names[0]], "part": [""], "seconds": [0.0], "error": [pickle.dumps(error)]}
+            yield {"name": [""], "part": [""], "seconds": [0.0], "error": [pickle.dumps(error)]}
 
 
 def _timed(maker: Maker[Item, Part], items: list[Item]) -> tuple[str, float]:

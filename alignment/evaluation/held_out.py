@@ -7,15 +7,17 @@ base model read before it was imported cannot be known here. Reads manifests and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from alignment.artifacts import Artifact
 from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.data.overlap import find_overlap
 from alignment.errors import ArtifactError, DataError
-from alignment.records import Record, read_records
+from alignment.records import Record, each_record
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,20 @@ def check_held_out(context: StageContext, stage: Evaluate, test: list[Record]) -
     """
     rows = seen_rows(context, stage)
     where = f"stage {stage.name}, rows {stage.rows}"
-    overlap = find_overlap(test, [record for records in rows.values() for record in records])
+    counts: Counter[str] = Counter()
+
+    def seen() -> Iterator[Record]:
+        for ref, path in rows.items():
+            counts[ref] = 0
+            for record in tracker.counted(each_record(path)):
+                counts[ref] += 1
+                yield record
+
+    with context.track(f"{stage.name}: compare with rows that were read", None, "rows") as tracker:
+        overlap = find_overlap(test, seen(), context.work if context.work.exists() else None)
     if overlap and stage.overlap == "error":
-        origin = {record.id: ref for ref, records in rows.items() for record in records}
+        named = {seen_id for seen_id, _ in list(overlap.values())[:3]}
+        origin = {record.id: ref for ref, path in rows.items() for record in each_record(path) if record.id in named}
         examples = [(test_id, f"{seen_id} of {origin.get(seen_id, 'this run')}", reason)
                     for test_id, (seen_id, reason) in list(overlap.items())[:3]]
         raise DataError(
@@ -57,16 +70,16 @@ def check_held_out(context: StageContext, stage: Evaluate, test: list[Record]) -
                         expected="at least one row that no earlier stage read",
                         hint="choose another split for rows; splits by ratio keep rows of one text together")
     dropped = [(record, *overlap[record.id]) for record in test if record.id in overlap]
-    return HeldOut(kept, dropped, {ref: len(records) for ref, records in rows.items()})
+    return HeldOut(kept, dropped, dict(counts))
 
 
-def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, list[Record]]:
-    """Rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT."""
-    seen: dict[str, list[Record]] = {}
+def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, Path]:
+    """Files of rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT."""
+    seen: dict[str, Path] = {}
     for ref, artifact in _seen_refs(context, stage):
         path = artifact.path() / "rows" / f"{ref.split('/')[1]}.jsonl"
         if ref not in seen and path.exists():  # a split that got no rows has no file
-            seen[ref] = read_records(path)
+            seen[ref] = path
     return seen
 
 

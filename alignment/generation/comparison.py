@@ -19,9 +19,12 @@ from alignment.words import words
 STEPS = ("Category", "Entities", "Attribute", "Question", "Question 1", "Question 2", "Paragraph 1", "Paragraph 2",
          "Answer 1", "Answer 2", "Thought", "Final answer")
 REASON = ("Reason", "Answer")
+SENTENCE = ("Sentence",)
 THOUGHT = ("Thought", "Arithmetic", "Answer")
 _LONG = ("Paragraph 1", "Paragraph 2", "Thought", "Reason")
 _NONE = ("none", "n/a", "no", "-")
+LETTERS = 3
+"""A word of a question that has no more letters says little of what is asked."""
 _PLACEHOLDER = re.compile(r"\b(?:entity|thing|item) ?(?:1|2|one|two|a|b)\b|^\W*(?:entity|x|y)?\W*$|[\[\]<>{}]", re.I)
 
 
@@ -98,8 +101,35 @@ def same_things(made: Comparison) -> tuple[frozenset[str], str]:
 # --- answers that are written greedily ---
 
 
-def sentence(text: str, references: Sequence[str], no_answer: str) -> str | Refused:
-    """An answer as a sentence, which has one of the references in it, where there are any."""
+def told(text: str, question: str, references: Sequence[str], no_answer: str) -> str | Refused:
+    """What stands behind `Sentence:`, as `sentence` has it. Who is told the answer shows by half of the question's
+    words that more than that was written."""
+    made = steps(text, SENTENCE)
+    if isinstance(made, Refused):
+        return made
+    return sentence(made["Sentence"], question, references, no_answer, share=0.5)
+
+
+def sentence(
+    text: str, question: str, references: Sequence[str], no_answer: str, *, share: float = 0.0
+) -> str | Refused:
+    """An answer as a sentence that can stand alone: it has one of the references in it, where there are any, and a word
+    of the question, or such a share of them."""
+    said = conclusion(text, references, no_answer)
+    if isinstance(said, Refused):
+        return said
+    if _repeats(said):
+        return Refused("repeats-itself", text)
+    if "?" in said:
+        return Refused("asks-back", text)
+    asked = {word for word in words(question) if len(word) > LETTERS}
+    if asked and len(asked & set(words(said))) < max(1, share * len(asked)):
+        return Refused("stands-not-alone", text)
+    return said
+
+
+def conclusion(text: str, references: Sequence[str], no_answer: str) -> str | Refused:
+    """What follows from several answers; it has one of the references in it, where there are any."""
     said = " ".join(text.split())
     if not said:
         return Refused("empty-answer", text)
@@ -108,6 +138,13 @@ def sentence(text: str, references: Sequence[str], no_answer: str) -> str | Refu
     if references and not any(holds(said, one) for one in references):
         return Refused("answer-differs", text)
     return said
+
+
+def _repeats(text: str) -> bool:
+    """Whether four words come again as they were."""
+    found = words(text)
+    runs = list(zip(*(found[start:] for start in range(4)), strict=False))
+    return len(set(runs)) < len(runs)
 
 
 def reasoned(text: str, references: Sequence[str]) -> str | Refused:

@@ -106,7 +106,7 @@ class Contrast:
         id_, other = f"{record.id}/try-{self.number}", self._other(record)
         if self.stage.ask == "other_kind":
             kind = str(record.meta["kind"])
-            turns: list[Message] = [{**turn, "content": str(turn["content"]).replace(kind, str(other))}
+            turns: list[Message] = [{**turn, "content": turn["content"].replace(kind, str(other))}
                                     for turn in record.prompt]
             return Ask(id_, "opposites", str(turns[-1]["content"]), self.stage.opposites, (record.id,),
                        turns=tuple(turns))
@@ -141,7 +141,7 @@ class Contrast:
         if not answer.finished:
             return "cut"
         good = record.completion or ""
-        if same(answer.text, good) or words(answer.text) == words(good):
+        if _plain(answer.text) == _plain(good):
             return "same-answer"
         if any(same(answer.text, one.text) for one in self.waiting[record.id]):
             return "same-try"  # what it is worth is known
@@ -213,6 +213,11 @@ class Contrast:
         """The pairs in the order of their rows."""
         made = {pair.meta["prompt_id"]: pair for pair in self.pairs}
         return [made[record.id] for record in self.rows if record.id in made]
+
+
+def _plain(text: str) -> str:
+    """What two answers have in common that differ in case and blanks alone; x > 3 and x < 3 are two."""
+    return " ".join(text.casefold().split())
 
 
 def _number(value: float) -> float | None:

@@ -38,6 +38,18 @@ def steps(text: str, labels: Sequence[str], *, long: Collection[str] = ()) -> di
     return {label: " ".join(value.split()).strip(" *") for label, value in zip(labels, values, strict=True)}
 
 
+def continued(prompt: str, text: str) -> str:
+    """An answer to a prompt that ends with a label, which it may go on from or write again."""
+    last = prompt.rstrip().rpartition("\n")[2].strip()
+    if not last.endswith((":", "：")) or not text.strip() or _begins(text, last):
+        return text
+    return f"{last} {text.lstrip()}"
+
+
+def _begins(text: str, label: str) -> bool:
+    return text.lstrip(" \t\n*#+-_").lower().startswith(label.rstrip(":：").lower())
+
+
 def _wrong(
     found: Sequence[str | None], labels: Sequence[str], values: Sequence[str], *, before: str, long: Collection[str]
 ) -> str | None:

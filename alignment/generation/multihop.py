@@ -23,6 +23,7 @@ from alignment.config.prompts import fill
 from alignment.generation import comparison as parts
 from alignment.generation.asking import Ask, Said
 from alignment.generation.comparison import Comparison
+from alignment.generation.labelled import continued
 from alignment.generation.novelty import Novelty
 from alignment.generation.refused import Bad, Refused
 from alignment.records import Record
@@ -33,6 +34,8 @@ T = TypeVar("T")
 STEPS = {"yes-no": "reason", **dict.fromkeys(("number", "date", "span", "spans"), "thought")}
 """Kind of a row with one question -> the step that writes its answer; all others: a sentence."""
 
+LABELLED = ("comparison", "reason", "thought", "sentence")
+"""Steps whose answers are labelled lines."""
 KEPT: tuple[str, ...] = ("group", "kind", "passage", "question", "references")
 """What of a row's meta its answered row keeps."""
 
@@ -177,7 +180,7 @@ class MultiHopRun:
         info = {"category": made.category, "entities": list(made.entities), "attribute": made.attribute,
                 "drawn_answers": list(made.answers), "drawn_final_answer": made.final}
         row = Retrieval("gen_qa.json", made.question, made.final, None, subs, True, info, "comparison")
-        return Item(ask.id, row, {"group": f"multihop-{ask.id}", "kind": "comparison"}, ask.origin(), made)
+        return Item(ask.id, row, {"group": f"multihop-{ask.id}", "kind": "gen-comparison"}, ask.origin(), made)
 
     # --- answers, all of them greedy ---
 
@@ -187,15 +190,17 @@ class MultiHopRun:
         for item in self.items:
             for number, one in enumerate(item.row.sub_questions, 1):
                 if not one.unanswerable:
-                    values = {"question": one.question, "paragraph": one.paragraph, "no_answer": self.no_answer}
-                    asks.append(self._ask(f"{item.id}-{number}", self._step(item), values, self.stage.answers))
+                    values = {"question": one.question, "paragraph": one.paragraph, "no_answer": self.no_answer,
+                              "answer": one.answer or ""}
+                    asks.append(self._ask(f"{item.id}-{number}", self._step(item, one), values, self.stage.answers))
         self.reserved = 0
         return asks
 
     @staticmethod
-    def _step(item: Item) -> str:
+    def _step(item: Item, one: SubQuestion) -> str:
+        usual = "answer" if one.answer is None else "sentence"
         single = item.made is None and not item.row.hops
-        return STEPS.get(str(item.meta.get("kind")), "answer") if single else "answer"
+        return STEPS.get(str(item.meta.get("kind")), usual) if single else usual
 
     def read_answers(self, asks: Sequence[Ask], said: Mapping[str, Said]) -> None:
         """Take the answers in; an item with one that is refused is refused."""
@@ -222,8 +227,9 @@ class MultiHopRun:
         # What stands in a row as its final answer is what is to be written.
         references = [ref for ref in known if single and (ref == own or ref != item.row.final_answer)] or (
             [one.answer] if one.answer else [])
-        if step == "answer":
-            return partial(parts.sentence, references=references, no_answer=self.no_answer)
+        if step in ("answer", "sentence"):
+            read = parts.sentence if step == "answer" else parts.told
+            return partial(read, question=one.question, references=references, no_answer=self.no_answer)
         return partial(parts.reasoned if step == "reason" else parts.thought, references=references)
 
     def _agrees(self, item: Item) -> bool:
@@ -253,7 +259,7 @@ class MultiHopRun:
             ask, final = by_id.get(f"{item.id}-final"), item.written[-1] if not item.row.hops else self.no_answer
             if ask is not None:
                 references = [item.row.answer] if item.row.answer else []
-                read = partial(parts.sentence, references=references, no_answer=self.no_answer)
+                read = partial(parts.conclusion, references=references, no_answer=self.no_answer)
                 found = self._whole(ask, said[ask.id], read, item)
                 if found is None:
                     continue
@@ -341,7 +347,8 @@ class MultiHopRun:
         if answer.refused is not None:
             self.bad.append(Bad(ask.id, ask.step, answer.refused, ask.text, ask.origin(), answer.found))
             return None
-        found = read(answer.text) if answer.finished else Refused("response-cut", answer.text)
+        text = continued(ask.text, answer.text) if ask.step in LABELLED else answer.text
+        found = read(text) if answer.finished else Refused("response-cut", text)
         if not isinstance(found, Refused):
             return found
         self._refuse(ask, found, item)

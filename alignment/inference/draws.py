@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from alignment.config import Sampling
 from alignment.inference.requests import Draw
@@ -36,6 +36,26 @@ def choose(rows: Sequence[T], take: int | None, seed: int) -> list[T]:
     ranked = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row.id}".encode()).digest())
     kept = {row.id for row in ranked[:take]}
     return [row for row in rows if row.id in kept]
+
+
+def choose_of(each: Callable[[], Iterator[T]], take: int | None, seed: int) -> tuple[Iterator[T], int | None]:
+    """The rows that `choose` takes, in the memory of their ids: they are gone through twice rather than kept.
+
+    Args:
+        each: goes through all rows, anew at each call.
+
+    Returns:
+        The rows, and how many there are in all where they were counted: where some are drawn.
+    """
+    if take is None:
+        return each(), None
+    there = [_Named(row.id) for row in each()]
+    kept = frozenset(row.id for row in choose(there, take, seed))
+    return (row for row in each() if row.id in kept), len(there)
+
+
+class _Named(NamedTuple):
+    id: str
 
 
 def draws(row: str, seed: int, n: int, sampling: Sampling, first: Sampling | None = None,

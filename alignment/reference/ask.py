@@ -97,9 +97,13 @@ def _kind(tag: str) -> type[Stage]:
 
 
 def _nearest(wanted: str, known: list[str]) -> list[str]:
-    """At most eight paths: those that end with what was asked for, else the most alike."""
+    """At most eight paths: those that end with what was asked for, one of each stage before another, else the most
+    alike."""
     last = wanted.rsplit(".", 1)[-1]
-    exact = [path for path in known if path.rsplit(".", 1)[-1] == last]
+    ending = [path for path in known if path.rsplit(".", 1)[-1] == last]
+    groups = [path.partition(".")[0] for path in ending]
+    exact = [ending[place] for place in sorted(
+        range(len(ending)), key=lambda place: groups[:place].count(groups[place]))]
     close = difflib.get_close_matches(wanted, known, 5, 0.6)
     by_last = {path.rsplit(".", 1)[-1] for path in known}
     alike = difflib.get_close_matches(last, sorted(by_last), 2, 0.75)

@@ -506,6 +506,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "proposed": "Questions proposed.", "questions": "Those that were asked to be answered.",
             "kept": "Rows kept.",
         }),
+        _HYGIENE,
         _REFUSED,
     ),
     MultiHop: (
@@ -514,6 +515,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "round": "Its number.", "requests": "Requests in it.", "kept": "Comparisons that passed.",
             "comparisons": "So many now.",
         }),
+        _HYGIENE,
         _REFUSED,
     ),
     Sample: (

@@ -12,11 +12,11 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
@@ -33,7 +33,7 @@ from alignment.config.trl_keys import lacks_tracker
 from alignment.context import Outcome, StageContext
 from alignment.errors import ConfigError, StageError
 from alignment.inference.adapters import save_adapter
-from alignment.inference.draws import choose
+from alignment.inference.draws import choose_of
 from alignment.inference.info import base_folder, base_key, template_of, write_info
 from alignment.inference.loading import load_tokenizer, resolve_device, resolve_dtype, without_router_logits
 from alignment.progress import console
@@ -153,30 +153,34 @@ def _train(
             "resumed_from_step": int(resume.name.rsplit("-", 1)[1]) if resume else 0}
 
 
-class _Named(NamedTuple):
-    id: str
-
-
 def _train_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
     stage = context.stage_as(TrainBase)
-    take = context.run.scaled(stage.take)
-
-    def each() -> Iterator[Record]:
-        return (record for ref in stage.rows for record in context.each_row(ref))
-
-    records, there = each(), None
-    if take is not None:  # read twice rather than kept
-        there = [_Named(record.id) for record in each()]
-        kept = {row.id for row in choose(there, take, context.run.seed)}
-        records = (record for record in each() if record.id in kept)
-    prepare(records, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}", method.columns, into)
-    into.not_taken = 0 if there is None else len(there) - into.read
+    records, there = choose_of(lambda: (record for ref in stage.rows for record in context.each_row(ref)),
+                               context.run.scaled(stage.take), context.run.seed)
+    with _counted(context, records, into) as rows:
+        prepare(rows, tokenizer, stage, f"stage {stage.name}, rows {', '.join(stage.rows)}", method.columns, into)
+    into.not_taken = 0 if there is None else there - into.read
 
 
 def _eval_columns(context: StageContext, tokenizer: Any, method: Method, into: Prepared) -> None:
     stage = context.stage_as(TrainBase)
-    prepare(context.each_row(stage.eval_rows or ""), tokenizer, stage,
-            f"stage {stage.name}, eval_rows {stage.eval_rows}", method.columns, into)
+    with _counted(context, context.each_row(stage.eval_rows or ""), into) as rows:
+        prepare(rows, tokenizer, stage, f"stage {stage.name}, eval_rows {stage.eval_rows}", method.columns, into)
+
+
+@contextmanager
+def _counted(context: StageContext, records: Iterable[Record], into: Prepared) -> Iterator[Iterator[Record]]:
+    """The records, and progress as they are gone through, with the tokens a second that they became."""
+    began, at, tokens = time.monotonic(), 0, 0
+
+    def speed() -> str:
+        nonlocal at, tokens
+        tokens += sum(into.lengths[at:])
+        at = len(into.lengths)
+        return f"{tokens / max(1e-9, time.monotonic() - began):,.0f} tokens/s"
+
+    with context.track(f"{context.stage.name}: token columns", None, "rows") as tracker:
+        yield tracker.counted(records, speed)
 
 
 def _shared(arguments: Any) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.config import Run, TrainBase
+from alignment.config import TrainBase
 from alignment.config.stages import METHODS
 from alignment.errors import ConfigError, DataError, ModelError
-from alignment.inference.draws import choose
 from alignment.inference.info import INFO
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.settle import set_template, settle
@@ -99,11 +98,6 @@ def opened(named: str, template: str | None, where: str) -> PreTrainedTokenizerB
 def of_model(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an artifact with a model."""
     return load_tokenizer(folder / "model", side="right")
-
-
-def taken(records: list[Record], stage: TrainBase, run: Run) -> list[Record]:
-    """Those of a run's rows that the stage draws."""
-    return choose(records, run.scaled(stage.take), run.seed)
 
 
 def look(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, stage: TrainBase) -> Iterator[Looked]:

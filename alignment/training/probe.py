@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from alignment.planner.context_length import fitted
 from alignment.records import Record
 from alignment.training.fit import fit
 from alignment.training.methods import method_of
-from alignment.training.prepare import prepare
+from alignment.training.prepare import Columns, Prepared, prepare
 
 STEPS = 2
 """Before the checkpoint, and after it."""
@@ -93,8 +94,15 @@ class _Worst(StageContext):
 
     chosen: dict[str, list[Record]] = field(default_factory=dict)
 
-    def rows(self, ref: str) -> list[Record]:
-        return self.chosen[ref] if ref in self.chosen else super().rows(ref)
+    def each_row(self, ref: str) -> Iterator[Record]:
+        return iter(self.chosen[ref]) if ref in self.chosen else super().each_row(ref)
+
+
+class _Nowhere:
+    """Takes rows whose lengths alone are wanted."""
+
+    def append(self, row: Columns, /) -> None:
+        """Gone."""
 
 
 def probe(spec: dict[str, Any], result: Path) -> None:
@@ -134,11 +142,13 @@ def _longest(context: StageContext, stage: TrainBase, count: int) -> dict[str, l
     tokenizer = load_tokenizer(context.inputs[stage.model].path() / "model", side="right")
     columns = method_of(stage).columns
     found: dict[str, list[Record]] = {}
-    for refs in (stage.rows, (stage.eval_rows,) if stage.eval_rows else ()):
-        records = {record.id: record for ref in refs for record in context.rows(ref)}
-        made = prepare(list(records.values()), tokenizer, stage, f"stage {stage.name}", columns)
+    for refs in (stage.rows, *([(stage.eval_rows,)] if stage.eval_rows else [])):
+        made = prepare((record for ref in refs for record in context.each_row(ref)), tokenizer, stage,
+                       f"stage {stage.name}", columns, Prepared(rows=_Nowhere()))
         pairs = sorted(zip(made.lengths, made.ids, strict=False), reverse=True)
         ids = list(dict.fromkeys(name for _, name in pairs))[:count]
+        wanted = frozenset(ids)
+        records = {record.id: record for ref in refs for record in context.each_row(ref) if record.id in wanted}
         found[refs[0]] = [records[ids[number % len(ids)]] for number in range(count)]
         found |= {ref: [] for ref in refs[1:]}
     return found

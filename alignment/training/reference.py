@@ -5,10 +5,12 @@ Losses against it are TRL's. Which way it is had (a copy of the adapter, or comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from trl.models import prepare_deepspeed
@@ -73,19 +75,22 @@ class KeptReference:
     def _reference(self, dataset: Any, batch_size: int) -> Dataset:
         """The columns, by all ranks together: TRL's own way ends in a temporary file that only the first rank has.
 
-        Rows of one length go through the model together, the longest first; the columns have the rows' own order.
+        Rows of one length go through the model together, the longest first: `batch_size` of them on each rank, of
+        shorter ones as many as take no more tokens. The columns have the rows' own order.
         """
-        sizes = [sum(len(ids) for ids in row.values() if isinstance(ids, list)) for row in dataset]
-        order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
-        back = sorted(range(len(order)), key=order.__getitem__)
-        loader = self.accelerator.prepare(
-            DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator))
+        lengths = [[len(ids) for ids in row.values() if isinstance(ids, list)] for row in dataset]
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        batches = by_tokens(lengths, batch_size, ranks)
+        back = where_found(batches, ranks)
+        loader = DataLoader(dataset, batch_sampler=[rows[rank::ranks] for rows in batches],
+                            collate_fn=self.data_collator)
         own = self.ref_model is None and is_shared_out(self)  # an engine for this alone; that of a reference is TRL's
         model = prepare_deepspeed(self.model, self.accelerator) if own else self.ref_model or self.model
         parts = []
         for batch in loader:
-            values = self.compute_ref_log_probs(model, batch)  # one is None for KTO's losses without a KL term
-            parts.append(self.accelerator.gather_for_metrics([value for value in values if value is not None]))
+            # One value is None for KTO's losses without a KL term.
+            values = self.compute_ref_log_probs(model, send_to_device(batch, self.accelerator.device))
+            parts.append(self.accelerator.gather([value for value in values if value is not None]))
         if own:
             model.destroy()  # with its hooks, which would be asked beside those of the engine that trains
         columns = zip(self.reference_columns, zip(*parts, strict=True), strict=False)
@@ -94,6 +99,38 @@ class KeptReference:
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """TRL asks for it before training, when its own collator makes the batches, and in evaluations."""
         return super().compute_ref_log_probs(model, apart(inputs)[0])  # type: ignore[misc]
+
+
+def by_tokens(lengths: Sequence[Sequence[int]], count: int, ranks: int = 1) -> list[list[int]]:
+    """Batches of all ranks together: places of rows, those of nearly one length together, the longest first.
+
+    Args:
+        lengths: of each row's sequences.
+        count: rows of the first batch on each rank; no later one has more tokens, padding included.
+        ranks: by which every batch can be divided; in the last one a row stands in several times where need be.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-sum(lengths[row]), row))
+
+    def tokens(rows: list[int]) -> int:
+        """Of one rank, at most: its rows, each of its columns as wide as the widest."""
+        widest: list[int] = [max(column) for column in zip(*(lengths[row] for row in rows), strict=True)]
+        return -(-len(rows) // ranks) * sum(widest)
+
+    most, batches = tokens(order[:count * ranks]), [order[:ranks]]
+    for start in range(ranks, len(order), ranks):
+        rows = batches[-1] + order[start:start + ranks]
+        if tokens(rows) <= most:
+            batches[-1] = rows
+        else:
+            batches.append(order[start:start + ranks])
+    batches[-1] = batches[-1] + batches[-1][-1:] * (-len(batches[-1]) % ranks)
+    return batches
+
+
+def where_found(batches: Sequence[Sequence[int]], ranks: int) -> list[int]:
+    """Where each row's value stands once all ranks' are gathered, rank by rank in each batch."""
+    came = [row for rows in batches for rank in range(ranks) for row in rows[rank::ranks]]
+    return [place for _, place in sorted({row: place for place, row in enumerate(came)}.items())]
 
 
 def reference_facts(stage: TrainBase, trainer: Any, reference: Artifact) -> dict[str, Any]:

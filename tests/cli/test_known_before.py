@@ -164,7 +164,7 @@ def test_what_a_function_lacks_is_what_it_raises_for(name: str) -> None:
     ("eval.sft_vs_base.win_rate > 0.5", "only when score is given"), ("eval.base_vs_sft.win_rate > 0.5", "not make"),
     ("sft.eval_loss < 3", "only when eval_rows is given"), ("sft.best_step > 1", "only when final: best"),
     ("rs.previous_mean_score > 0", "only when previous is given"), ("seed.rows_trian > 3", "perhaps seed.rows_train"),
-    ("rs.mean_model > 0", "only when score has a function and a model"), ("base.parametres > 1", "base.parameters"),
+    ("rs.mean_model > 0", "only when score has several parts"), ("base.parametres > 1", "base.parameters"),
     ("eval.sft.f1 > eval.base.f11", "perhaps eval.base.f1"),
 ])
 def test_an_aim_that_nothing_makes(aim: str, said: str, checked: Callable[..., Said]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -441,3 +443,22 @@ def test_rows_without_a_group_are_no_group(context_of, tmp_path):
     context = context_of({"data": [{"path": str(tmp_path / "rows.csv"), "format": "columns", "columns": columns}],
                           "split": {"by": "ratio", "ratios": {"train": 0.5, "test": 0.5}}})
     assert import_data(context).rows.written == {"train": 20, "test": 20}
+
+
+def test_an_import_holds_numbers_and_no_rows(context_of, write_rows):
+    """Rows of 20,000 letters: more of them take less than a quarter of what they hold."""
+    def peak(count):
+        path = write_rows([{"prompt": f"say {number} to {number}", "completion": "x" * 20_000}
+                           for number in range(count)])
+        context = context_of({"data": [{"path": path, "format": "prompt-completion"}],
+                              "split": {"by": "ratio", "ratios": {"train": 0.9, "test": 0.1}}})
+        gc.collect()
+        tracemalloc.start()
+        import_data(context)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # what is made once
+    few, many = peak(150), peak(500)
+    assert many - few < 350 * 5_000

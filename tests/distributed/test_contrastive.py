@@ -158,7 +158,9 @@ def test_batches_change_nothing(inputs: dict[str, Artifact], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("text", "finished", "more", "outcome"), [
-    (OF["clarity"], True, {}, "same-answer"), ("what do you mean by THE harbour, in winter", True, {}, "same-answer"),
+    (OF["clarity"], True, {}, "same-answer"), ("what do you mean by  THE harbour in winter?", True, {}, "same-answer"),
+    ("What do you mean, by the harbour, in winter?", True, {}, "alike"),
+    ("What do you mean, by the harbour, in winter?", True, {"most_alike": 1.0}, "still-good"),
     ("What do you mean by the harbour in summer?", True, {"most_alike": 0.8}, "alike"), (" \n", True, {}, "empty"),
     ("Are you assuming", False, {}, "cut"), ("What do you mean by a port in winter?", True, {}, "still-good"),
     ("Are you assuming that harbours freeze?", True, {"min_margin": 0.9}, "gap-too-small"),
@@ -187,6 +189,7 @@ def test_an_answer_that_is_no_opposite_is_asked_for_again_and_kept_with_the_reas
 
 
 UNSCORED = ("same-answer", "empty", "cut")
+"""Outcomes that a second try of the same text has as well."""
 
 
 def nothing_for_a_short_one(record: Record, said: str) -> float:

@@ -105,6 +105,10 @@ def test_generated_rows_are_looked_through_and_what_is_left_out_says_why(
     rows = read_records(made.out / "rows" / "train.jsonl")
     assert len(rows) == plain.metrics["rows_train"]
     assert all(str(row.completion).startswith("write to [EMAIL] about") for row in rows)
+    events = [json.loads(line) for line in (made.out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    [looked] = [event for event in events if event["event"] == "hygiene"]
+    assert (looked["kept"], looked["of"], looked["replaced"]) == (len(rows),) * 3
+    assert looked["personal_data"] == {"email": len(rows)}
     by(monkeypatch, Scripted(teacher))
     with pytest.raises(StageError, match="nothing that the teacher said") as error:
         self_instruct_stage(refusing := context(inputs, "gen-strict", hygiene={"personal_data": ["email"]}))

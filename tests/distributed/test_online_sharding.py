@@ -28,10 +28,11 @@ NEAR = 1e-4
 ZERO = ("zero1", "zero2", "zero3", "zero3-offload")
 ONLINE = [(method, "full", sharding) for method in ("grpo", "ppo") for sharding in ("none", *ZERO)]
 ONLINE += [(method, "lora", sharding) for method in ("grpo", "ppo") for sharding in ("zero2", "zero3")]
-ONLINE += [("rloo", "full", "none"), ("rloo", "lora", "zero2"), ("rloo", "full", "zero3"), ("grpo", "judged", "zero3")]
+ONLINE += [("rloo", "full", "none"), ("rloo", "lora", "zero2"), ("rloo", "full", "zero3"), ("grpo", "judged", "zero3"),
+           ("grpo", "qlora", "zero2")]
 SECOND = [("dpo", "full", "zero2"), ("dpo", "full", "zero3"), ("dpo", "lora", "zero3"), ("distill", "full", "zero2"),
           ("distill", "full", "zero3"), ("distill", "lora", "zero3"), ("orpo", "full", "zero2"),
-          ("orpo", "lora", "zero3")]
+          ("orpo", "lora", "zero3"), ("kto", "full", "zero2")]
 KILLED = [("grpo", "lora", "zero3"), ("ppo", "full", "zero2")]
 LOGGED = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "completions/mean_length", "value_loss",
           "policy_loss", "sampling/logp_difference")
@@ -45,11 +46,14 @@ class World:
         from alignment.training.fit import fit
 
         self.folder, self.store = folder, Store(str(folder / "store"))
-        for name, model in (("base", small.BASE), ("other", small.OTHER)):
-            imported(folder / f"tiny-{name}", model["model"])
+        # qlora: bitsandbytes needs layers whose inputs are a multiple of 64.
+        wide = {**small.BASE["model"], "hidden_size": 64, "layers": 1}
+        for name, model in (("base", small.BASE["model"]), ("other", small.OTHER["model"]), ("wide", wide)):
+            imported(folder / f"tiny-{name}", model)
             shutil.copytree(folder / f"tiny-{name}" / "out" / "model", folder / name / "model")
         self.base = published(self.store, "base-000000000000", folder / "base")
         self.other = published(self.store, "other-000000000000", folder / "other")
+        self.wide = published(self.store, "wide-000000000000", folder / "wide")
         self.rows = published_rows(self.store, folder / "rows", "data-000000000000", train=preferences(16),
                                    dev=preferences(4), test=preferences(3))
         judge = context(self.store, folder / "rm", self.base, self.rows, "reward", trl={"max_steps": 1})
@@ -64,10 +68,10 @@ class World:
         if sharding.startswith("zero3"):
             compute["deepspeed"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         keys: dict[str, Any] = {"batch_size": 8, "micro_batch_size": 2}
-        second = method in ("dpo", "distill", "orpo")
+        second = method in ("dpo", "kto", "distill", "orpo")
         if second:
             keys |= {"teacher": "other"} if method == "distill" else {}
-            keys |= {"reference_model": "other"} if method == "dpo" else {}
+            keys |= {"reference_model": "other"} if method in ("dpo", "kto") else {}
         else:
             parts = {"es": {"batch_function": "tests.rewards.judges:es"}}
             parts |= {"rm": {"model": "rm"}} if form == "judged" else {}
@@ -77,13 +81,15 @@ class World:
                 "num_generations": 4, "batch_size": 16, "micro_batch_size": 16 // max(1, workers)}
         keys["trl"] = {"max_steps": steps, **({} if method in ("ppo", "distill") else {"beta": 0.1})}
         stage = small.train("stage", method, **{
-            "strategy": FULL if form == "full" else {**LORA, "targets": ["q_proj", "v_proj", "down_proj"]},
+            "strategy": FULL if form == "full" else {
+                **LORA, "targets": ["q_proj", "v_proj", "down_proj"], **({"kind": "qlora"} if form == "qlora" else {})},
             "eval_rows": "data/dev" if second else "data/test", "learning_rate": 1e-2, "epochs": steps,
             "checkpoints": {"every": 2, "final": "best"}, **keys, **more})
         run = small.run(self.folder / name, *([small.train("rm", "reward")] if form == "judged" else []), stage,
                         compute=compute)
         key = f"{name}-000000000000"
-        inputs = {"base": self.base, "data": self.rows, "other": self.other, "rm": self.judge}
+        base = self.wide if form == "qlora" else self.base
+        inputs = {"base": base, "data": self.rows, "other": self.other, "rm": self.judge}
         return StageContext(run=run, stage=run.stages[-1], store=self.store, key=key, digest="0" * 64, inputs=inputs,
                             work=self.store.workdir(key))
 
@@ -125,6 +131,8 @@ def made(world: World) -> dict[str, StageContext]:
 
     whole = [*ONLINE, *SECOND]
     contexts = [("-".join(each), world.context("-".join(each), each), "whole") for each in whole]
+    # What kto's answers are compared with are those of one forward pass, of one rank: two ranks without sharding.
+    contexts += [("kto-alone", world.context("kto-alone", ("kto", "full", "none")), "whole")]
     contexts += [("long-" + "-".join(each), world.context("long-" + "-".join(each), each, steps=4), "whole")
                  for each in KILLED]
     stopped = world.context("stopped", ("ppo", "full", "zero2"), steps=4, gates={"reward": 5.0})
@@ -133,7 +141,7 @@ def made(world: World) -> dict[str, StageContext]:
                  for each, how in zip(KILLED, ("cut", "kill"), strict=True)]
     ranks = world.started(contexts, "first")
     alone = {}
-    for method, form in sorted({each[:2] for each in whole}):
+    for method, form in sorted({each[:2] for each in whole if each[0] != "kto"}):
         alone[f"{method}-{form}"] = world.context(f"{method}-{form}", (method, form, "none"), workers=0)
     for name, one in alone.items():
         one.out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +169,7 @@ def weights(of: StageContext, folder: str = "model") -> dict[str, Any]:
 def test_what_is_drawn_learned_and_logged_is_that_of_one_process(each: Each, made: dict[str, StageContext]) -> None:
     import torch
 
-    alone, shared = made["-".join(each[:2])], made["-".join(each)]
+    alone, shared = made["kto-alone" if each[0] == "kto" else "-".join(each[:2])], made["-".join(each)]
     for event, count in (("train", 2), ("eval", 2 if each in ONLINE else 1)):
         theirs, mine = lines(alone, event), lines(shared, event)
         assert len(mine) == len(theirs) == count

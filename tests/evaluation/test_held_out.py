@@ -11,7 +11,7 @@ import pytest
 from alignment.config import Evaluate
 from alignment.errors import ArtifactError, DataError
 from alignment.evaluation.held_out import check_held_out, seen_rows
-from alignment.records import Record
+from alignment.records import Record, each_record
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -68,7 +68,7 @@ def test_everything_upstream_is_seen_and_nothing_else(build: Callable[..., Any])
     context = built.context("eval")
     seen = seen_rows(context, context.stage)
     assert set(seen) == {"seed/train", "seed/dev", "seed/rm", "seed/prompts", "draws/pairs"}
-    assert [record.id for record in seen["draws/pairs"]] == ["pairs-0", "pairs-1"]
+    assert [record.id for record in each_record(seen["draws/pairs"])] == ["pairs-0", "pairs-1"]
 
 
 def test_without_the_late_models_less_is_seen(build: Callable[..., Any]) -> None:

@@ -36,6 +36,9 @@ def hop_teacher(request: Request) -> tuple[str, bool]:
         assert category is not None
         number = sum(int(part) * 37 ** place for place, part in enumerate(re.findall(r"\d+", request.id)))
         return written(twelve(category[1], number)), True
+    if text.startswith("Put each question"):
+        question, answer = re.findall(r"^(?:Question|Answer): (.*)$", text, re.MULTILINE)[-2:]
+        return f"To {question.rstrip('?')} the answer is {answer}.", True
     found = re.search(r"Text: (.*)\n\nQuestion: (.*)", text)
     if text.startswith("Answer the question from the text, in one"):
         assert found is not None

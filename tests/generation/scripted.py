@@ -19,6 +19,16 @@ class Scripted:
         self.answer, self.stop_after = answer, stop_after
         self.asked: list[str] = []
 
+    @property
+    def made_by(self) -> dict[str, str]:
+        return {"engine": "scripted"}
+
+    @property
+    def ahead(self) -> bool:
+        return False
+
+    def begin(self, requests: Sequence[Request]) -> None: ...
+
     def load(self) -> None: ...
 
     def close(self) -> None: ...

@@ -78,10 +78,28 @@ def test_the_same_things_are_the_same_in_any_order() -> None:
     ("It is deep.", ["nine metres"], "answer-differs"),
     ("  ", [], "empty-answer"),
     ("Sadly, the text does not say!", [], "answer-missing"),
+    ("The answer is nine metres.", ["nine metres"], "stands-not-alone"),
+    ("Is the harbour nine metres deep?", ["nine metres"], "asks-back"),
+    ("It is nine metres deep and it is nine metres deep.", ["nine metres"], "repeats-itself"),
 ])
-def test_a_sentence_holds_what_is_known(text: str, references: list[str], expected: str) -> None:
-    said = parts.sentence(text, references, NONE)
+def test_a_sentence_stands_alone_and_holds_what_is_known(text: str, references: list[str], expected: str) -> None:
+    said = parts.sentence(text, "How deep is the harbour?", references, NONE)
     assert (said.reason if isinstance(said, Refused) else said) == expected
+    told = parts.told(f"Sentence: {text.strip()}", "How deep is the harbour?", references, NONE)
+    if text.strip():
+        assert (told.reason if isinstance(told, Refused) else told) == expected
+    conclusion = parts.conclusion(text, references, NONE)
+    wrong = expected in ("answer-differs", "empty-answer", "answer-missing")
+    assert isinstance(conclusion, Refused) is wrong
+
+
+def test_a_sentence_that_was_told_its_answer_says_what_was_asked() -> None:
+    question = "Which actor replaced the main actor, who was suddenly ill, in spring?"
+    said = parts.told("Sentence: The main actor was Banks.", question, ["Banks"], NONE)
+    assert isinstance(said, Refused)
+    assert said.reason == "stands-not-alone"
+    said = "The actor Banks replaced the main actor in spring."
+    assert parts.told(f"Sentence: {said}", question, ["Banks"], NONE) == said
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.generation.comparison import STEPS
-from alignment.generation.labelled import steps
+from alignment.generation.labelled import continued, steps
 from alignment.generation.refused import Refused
 from tests.generation.hops import twelve, written
 
@@ -89,6 +89,16 @@ def test_any_text_is_steps_or_a_refusal(text: str) -> None:
     assert isinstance(made, Refused)
     assert made.reason in ("empty-response", "no-steps", "text-before", "unknown-step", "duplicate-step",
                            "missing-step")
+
+
+@pytest.mark.parametrize(("prompt", "said", "expected"), [
+    ("Which?\n\nReason:", "It froze.\nAnswer: Yes", "Reason: It froze.\nAnswer: Yes"),
+    ("Which?\n\nReason:\n", "\n Reason: It froze.", "\n Reason: It froze."),
+    ("Which?\n\nReason:", "**reason:** It froze.", "**reason:** It froze."),
+    ("Which?", "It froze.", "It froze."), ("Which?\nReason:", " ", " "),
+])
+def test_an_answer_goes_on_from_the_label_that_its_prompt_ends_with(prompt: str, said: str, expected: str) -> None:
+    assert continued(prompt, said) == expected
 
 
 @pytest.mark.parametrize(("change", "expected"), [

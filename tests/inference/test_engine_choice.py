@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from safetensors.numpy import save_file
 
 from alignment.artifacts import Artifact, Store
 from alignment.checks.engines import installed, servable
+from alignment.checks.seen import Sight
 from alignment.config import Compute, parse_run
 from alignment.config import engines as config_engines
 from alignment.config.engines import wanted
 from alignment.context import StageContext
-from alignment.distributed.batches import _in_turn
+from alignment.distributed.batches import _in_turn, _together, _Worker
 from alignment.errors import ConfigError, ModelError
 from alignment.inference.embedded import EmbeddedGenerator
 from alignment.inference.generator import open_engine
@@ -60,9 +63,12 @@ def test_auto_is_vllm_where_it_and_a_gpu_are_there(
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"max_model_len": 5}, "max_model_len: this is said by the stage's lengths"), ({"seed": 3}, "seed: this is said by seed"),
-    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: not an option"), ({"max_num_seqs": 0}, "is not more than 0"),
+    ({"max_model_len": 5}, "max_model_len: this is said by the stage's lengths"),
+    ({"seed": 3}, "seed: this is said by seed"),
+    ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: not an option"), ({"max_num_seqs": 0}, "is not a whole number"),
     ({"max_num_seqs": True}, "is not a whole number"), ({"enforce_eager": 1}, "is not true or false"),
+    ({"gpu_memory_utilization": 1.5}, "is not a share above 0"),
+    ({"gpu_memory_utilization": math.nan}, "is not a share"),
 ])
 def test_options_that_are_not_about_memory_and_speed_are_refused_by_name(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
@@ -91,14 +97,24 @@ def test_check_refuses_models_that_the_run_file_says_vllm_cannot_serve(
               {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test"}]
     for engine in ("vllm", "auto"):
         run = small.run(tmp_path, *stages, compute={"device": "cpu", "engine": engine})
-        found = list(servable(run, run.stage("eval")))
+        sight = Sight(0)
+        found = list(servable(run, run.stage("eval"), sight))
         if engine == "auto":
-            assert not found
+            assert (found, sight.notes) == ([], {}), "no GPU, no vLLM"
         else:
             heads = [place for place, error in found if "no heads of this size" in str(error)]
             assert heads == [("models", 0), ("models", 1)], "the small model's heads are 8 wide"
             rest = [str(error) for place, error in found if place not in heads or "heads" not in str(error)]
             assert [said in one for one in rest if said] == ([True] if said else [])
+
+
+def test_check_says_what_auto_takes(with_vllm: None, tmp_path: Path) -> None:
+    evaluation = {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test"}
+    for kind, said in (("lora", "vLLM"), ("qlora", "transformers, since of sft the adapter stands on weights rounded")):
+        run = small.run(tmp_path, small.train("sft", strategy={"kind": kind}), evaluation, compute={"device": "cuda"})
+        sight = Sight(0)
+        assert not list(servable(run, run.stage("eval"), sight))
+        assert sight.notes["eval"][0].startswith(said)
 
 
 # --- what it cannot serve ------------------------------------------------------------------------------------
@@ -263,6 +279,23 @@ def test_batches_to_come_are_begun_in_order_as_far_as_the_maker_would_hear_of_th
     made = [text for _, text, _ in _in_turn(maker, [(name, [name]) for name in "abcd"])]
     assert made == ["a", "b", "c", "d"]
     assert maker.log == ["begin a", "begin b", "make a", "begin c", "make b", "begin d", "make c", "make d"]
+
+
+def test_a_worker_gets_several_batches_where_vllm_answers_and_gives_part_after_part(with_vllm: None) -> None:
+    vllm, embedded = Compute(engine="vllm", device="cpu", workers=2), Compute(device="cpu", workers=2)
+    assert [_together(vllm, count) for count in (1, 9, 100)] == [1, 4, 8]
+    assert _together(embedded, 100) == 1
+
+    class Failing(Maker):
+        def make(self, items: list[str]) -> Part:
+            if items[0] == "c":
+                raise ModelError("the third is bad")
+            return super().make(items)
+
+    made = list(_Worker(None, lambda context: Failing())(  # type: ignore[arg-type]
+        {"batches": [pickle.dumps([(name, [name]) for name in "abcd"])]}))
+    assert [(row["name"], row["part"]) for row in made] == [(["a"], ["a"]), (["b"], ["b"]), ([""], [""])]
+    assert pickle.loads(made[-1]["error"][0]).problem == "the third is bad"
 
 
 def test_a_process_that_does_not_come_up_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

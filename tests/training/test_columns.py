@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from alignment.config import TrainBase
 from alignment.errors import DataError
-from tests.training.made import answered, preferences, stage
+from tests.training.made import answered, context, preferences, stage
 
 METHODS = ("sft", "reward", "dpo", "kto")
 
@@ -91,3 +92,24 @@ def test_rows_in_batches_are_rows_one_by_one(
     assert made[0] == made[1] == made[2]
     assert made[0].dropped
     assert made[0].changed
+
+
+def test_a_probe_trains_on_the_longest_rows(
+        base: Any, store: Any, rows: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """And not on those that come first, which would fit where the others do not."""
+    from dataclasses import fields
+
+    from alignment.training.columns import Prepared
+    from alignment.training.fit import _train_columns
+    from alignment.training.methods import method_of
+    from alignment.training.probe import _longest, _Worst
+
+    plain = context(store, tmp_path, base, rows, method="dpo")
+    worst = _Worst(**{name: getattr(plain, name) for name in (item.name for item in fields(plain))},
+                   chosen=_longest(plain, plain.stage_as(TrainBase), 3))
+    every, longest = Prepared(), Prepared()
+    for own, into in ((plain, every), (worst, longest)):
+        _train_columns(own, tokenizer, method_of(own.stage_as(TrainBase)), into)
+    assert max(every.lengths) == max(longest.lengths)
+    assert len(longest.ids) == 3 < len(every.ids)
+    assert sum(longest.lengths) / 6 > sum(every.lengths) / len(every.lengths)

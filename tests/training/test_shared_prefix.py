@@ -342,8 +342,34 @@ def test_a_precomputed_reference_goes_by_length_and_comes_back_in_the_order_of_r
             break
         alone, _ = trainer_for(stage(method, **keys), base, tokenizer, tmp_path / record.id, [record])
         for column in whole.reference_columns:
-            assert whole.train_dataset[index][column] == pytest.approx(alone.train_dataset[0][column], rel=1e-5)
+            assert whole.train_dataset[index][column] == pytest.approx(alone.train_dataset[0][column], rel=1e-6)
     if method == "kto":
         inputs = [whole.compute_ref_log_probs(whole.model, whole.data_collator([row])) for row in whole.train_dataset]
         for column, values in zip(whole.reference_columns, zip(*inputs, strict=True), strict=True):
-            assert whole.train_dataset[column][:] == pytest.approx([float(value) for value in values], rel=1e-5)
+            assert whole.train_dataset[column][:] == pytest.approx([float(value) for value in values], rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_rows_of_a_reference_are_cut_by_tokens(ranks: int) -> None:
+    from alignment.training.reference import by_tokens, where_found
+
+    lengths = [(10 + row * 7 % 90, 5 + row * 11 % 40, 3) for row in range(200)]
+    batches = by_tokens(lengths, 4, ranks)
+    came = [row for rows in batches for row in rows]
+    assert sorted(set(came)) == list(range(200))
+    assert len(came) == 200 + -200 % ranks, "what does not share out stands in twice, and no more"
+    assert all(len(rows) % ranks == 0 for rows in batches)
+
+    def padded(rows: list[int]) -> int:
+        """Tokens of the rank that has most."""
+        return max(len(own) * sum(max(lengths[row][column] for row in own) for column in range(3))
+                   for own in (rows[rank::ranks] for rank in range(ranks)))
+
+    longest = sorted(range(200), key=lambda row: (-sum(lengths[row]), row))[:4 * ranks]
+    assert batches[0] == longest
+    most = 4 * sum(max(lengths[row][column] for row in longest) for column in range(3))
+    assert all(padded(rows) <= most for rows in batches)
+    assert len(batches) < 0.85 * 200 / (4 * ranks), "shorter rows go in larger batches"
+    said = [f"of {row}" for rows in batches for rank in range(ranks) for row in rows[rank::ranks]]  # as gathered
+    assert [said[place] for place in where_found(batches, ranks)] == [f"of {row}" for row in range(200)]
+    assert by_tokens(lengths[:1], 4, ranks) == [[0] * ranks], "fewer rows than ranks"

@@ -72,14 +72,14 @@ def _make(asking: Asking, stage: MultiHop, state: MultiHopRun) -> None:
 
 
 def _metrics(state: MultiHopRun, records: Sequence[Record]) -> dict[str, float]:
-    kinds = [record.meta["kind"] for record in records]
-    compared = [item.agreement for item in state.kept if item.made is not None]
-    comparisons = kinds.count("comparison")
-    negatives = sum(str(kind).startswith("negative-") for kind in kinds)
+    written = {record.id for record in records}
+    kept = [item for item in state.kept if item.made is not None and item.id in written]
+    comparisons, negatives = len(kept), sum(item.id in written for item in state.negatives)
+    compared = [item.agreement for item in kept]
     return {
         "requests": float(state.asked.total()), "rounds": float(state.round), "proposed": float(state.proposed),
         "comparisons": float(comparisons), "kept_share": round(comparisons / max(1, state.proposed), 4),
-        "negatives": float(negatives), "answered": float(len(kinds) - comparisons - negatives),
+        "negatives": float(negatives), "answered": float(len(records) - comparisons - negatives),
         "agreement": round(sum(compared) / max(1, len(compared)), 4),
     }
 

@@ -94,7 +94,8 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
         options |= {"kv_cache_memory_bytes": _cpu_cache(_config(base), dtype, longest), "max_num_seqs": SEQUENCES,
                     "max_num_batched_tokens": max(2048, longest), "block_size": 32}
         # Threads as the rest of the process has them, bound to no core: another worker may be on it.
-        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(int(compute.cpus_per_worker) if compute.workers else _cores())
     else:

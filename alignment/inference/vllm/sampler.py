@@ -1,9 +1,9 @@
 """Our sampler within vLLM, as a logits processor: next_token.py chooses a row's token, and all others are ruled out.
 
-vLLM's own random numbers depend on the batch, and its per-request seeds crash on CPUs (0.29). Here a token depends on
-its logits and its draw alone, as in the embedded engine: the same draws give the same answers on both, as far as their
-logits are the same numbers. vLLM is asked greedily, so that all it does is to take what is left. Penalties are ours
-too, since they come before the temperature. Lives in vLLM's process and its workers.
+vLLM's own random numbers are others, and without a seed for each request depend on the batch. Here a token depends on
+its logits and its draw alone, by the embedded engine's code: the same draws give the same answers on both, as far as
+their logits are the same numbers. vLLM is asked greedily, so that all it does is to take what is left. Penalties are
+ours too, since they come before the temperature. Lives in vLLM's process and its workers.
 """
 
 from __future__ import annotations

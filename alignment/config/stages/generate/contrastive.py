@@ -64,7 +64,8 @@ class Contrastive(Generate):
     min_rejected: float | None = None
     """An opposite that scores less is no answer at all, teaches nothing, and is asked for again. Left out: any."""
     most_alike: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """An opposite whose ROUGE-L F against the good answer is over this is the same answer, and is asked for again."""
+    """An opposite whose ROUGE-L F against the good answer is over this is asked for again. It compares words and no
+    signs: 1 allows all but the same text, as where x > 3 stands against x < 3."""
     retries: Whole = 4
     """Further tries after the first. An opposite that half of the tries give is missed by 3 % of the rows after five,
     while a row that resists five costs more tries than it is worth: kept in bad.jsonl, with all of them."""

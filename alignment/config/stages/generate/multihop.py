@@ -27,6 +27,7 @@ class MultiHopPrompts(OwnPrompts):
         "categories": ((), ()),
         "comparison": (("category",), ("avoid",)),
         "answer": (("question", "paragraph"), ("no_answer",)),
+        "sentence": (("question",), ("paragraph", "answer", "no_answer")),
         "reason": (("question", "paragraph"), ()),
         "thought": (("question", "paragraph"), ()),
         "final": (("question", "facts"), ()),
@@ -39,6 +40,9 @@ class MultiHopPrompts(OwnPrompts):
     """Asks for a comparison in twelve labelled lines; needs {category}, may have {avoid}."""
     answer: str | None = None
     """Asks for the answer to a sub-question as a sentence; needs {question} and {paragraph}, may have {no_answer}."""
+    sentence: str | None = None
+    """Asks for the answer of a data set as a sentence; needs {question}, may have {paragraph}, {answer} (the set's own)
+    and {no_answer}."""
     reason: str | None = None
     """Asks for the reason and then Yes or No; needs {question} and {paragraph}."""
     thought: str | None = None
