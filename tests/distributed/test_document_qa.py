@@ -47,8 +47,8 @@ def run_of(folder: Path, *stages: dict[str, Any], **gen: Any) -> Run:
 
 def said(text: str, name: str) -> tuple[str, bool]:
     """Two questions of the branch that is asked for, or an answer; a function of prompt and name."""
-    if "numbered list" in text:
-        number = int(re.findall(r"from number (\d+) on", text)[0])
+    if "numbered from" in text:
+        number = int(re.findall(r"numbered from (\d+) on", text)[0])
         draw = random.Random(f"{text}/{name}")
 
         def question(judged: bool) -> str:
@@ -57,7 +57,7 @@ def said(text: str, name: str) -> tuple[str, bool]:
             return (f"Did somebody {verb} the {noun} {mark} near {other} {mark + 1}?" if judged else
                     f"Who will {verb} every {noun} {mark} beside {other} {mark + 1}?")
 
-        judged = "yes/no questions" in text
+        judged = "new yes/no questions" in text
         return f"{question(judged)}\n{number + 1}. {question(judged)}", True
     if "Begin with Yes or No" in text:
         return "Yes, the town lies by it.", True
@@ -170,7 +170,7 @@ def test_a_budget_is_used_up_and_a_question_that_it_leaves_out_is_counted(
 def bad_teacher(request: Request) -> tuple[str, bool]:
     """Breaks a rule in every row of the first round, a rule after the other."""
     text = request.prompt[-1]["content"]
-    if "numbered list" not in text:
+    if "numbered from" not in text:
         number = sum(map(ord, request.id)) % 4
         return ("", "I cannot tell, as an AI.", "港口很深很深", "x")[number], number < 3
     return ("Here they are:\n9. The mayor rests.\n10. Is it so, or who is it?\n11. \n12. Who is the mayor of this?\n"
@@ -294,7 +294,7 @@ def test_an_endpoint_asks_and_answers_and_a_failure_is_no_answer(tmp_path: Path)
     fails: list[str] = []
 
     def faulty(one: Asked) -> Reply:
-        if "numbered list" not in one.last and not fails:
+        if "numbered from" not in one.last and not fails:
             fails.append(one.last)
         return error(500, "boom") if one.last in fails else reply(one)
 

@@ -60,7 +60,7 @@ def documents(folder: Path) -> dict[str, Any]:
 def taught(request: Request) -> tuple[str, bool]:
     """Self-instruct's tasks, or questions and answers."""
     asked = request.prompt[-1]["content"]
-    return said(asked, request.id) if asked.startswith("Passage:") else good_teacher(request)
+    return said(asked, request.id) if "Passage:" in asked else good_teacher(request)
 
 
 def chain(folder: Path) -> Run:
