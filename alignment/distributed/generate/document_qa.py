@@ -14,7 +14,6 @@ from alignment.config.stages.generate.document_qa import Branch
 from alignment.context import Outcome, StageContext
 from alignment.distributed.generate.shared import Asking, apart, finish, prompts_of, teacher, teacher_digest
 from alignment.errors import DataError
-from alignment.generation.asking import TOO_LONG
 from alignment.generation.interview import Interview
 from alignment.generation.passages import Passage, passages_of, seed_questions
 from alignment.records import Record
@@ -42,7 +41,7 @@ def document_qa_stage(context: StageContext) -> Outcome:
     state = Interview(stage, passages, seeds, context.run.seed, context.run.scaled(stage.take) or stage.take, texts,
                       teacher_digest(context, stage))
     with teacher(context, stage) as asking:
-        _make(asking, stage, state)
+        _make(asking, state)
     records = apart(context, stage, [row.record(stage.recipe, stage.passage_prompt) for row in state.rows], state.bad)
     return finish(context, stage, records, state.bad, asking.took, read=read, unfit=unfit + unfit_seeds,
                   metrics=_metrics(state, records), facts=_facts(state, seeds))
@@ -59,16 +58,12 @@ def _passages(context: StageContext, stage: DocumentQa) -> tuple[int, list[Passa
     return len(records), passages, unfit
 
 
-def _make(asking: Asking, stage: DocumentQa, state: Interview) -> None:
+def _make(asking: Asking, state: Interview) -> None:
     """Rounds of questions, each with its answers."""
     while asks := state.ask():
         kept, proposed = len(state.rows), state.proposed
-        said = asking.answered(asks, f"questions-{state.round + 1}")
-        if all(one.refused == TOO_LONG for one in said.values()):
-            raise DataError("no prompt of a round fits", where=f"stage {stage.name}",
-                            found=f"{len(asks)} prompts of over {stage.longest_prompt} tokens",
-                            expected="room for them (max_prompt_tokens)",
-                            hint="or shorter passages (chunk_words), fewer demonstrations")
+        said = asking.round(asks, f"questions-{state.round + 1}",
+                            "or shorter passages (chunk_words), fewer demonstrations")
         state.read(asks, said)
         questions = len(state.waiting)
         answers = state.answers()

@@ -14,7 +14,6 @@ from alignment.config import MultiHop
 from alignment.context import Outcome, StageContext
 from alignment.distributed.generate.shared import Asking, apart, finish, prompts_of, teacher, teacher_digest
 from alignment.errors import ConfigError, DataError
-from alignment.generation.asking import TOO_LONG
 from alignment.generation.multihop import MultiHopRun
 from alignment.records import Record
 
@@ -43,7 +42,7 @@ def multihop_stage(context: StageContext) -> Outcome:
         raise DataError("no row can be answered", where=f"stage {stage.name}, rows", found=dict(unfit),
                         expected="rows of an import with retrieve: true, or of format multihop")
     with teacher(context, stage) as asking:
-        _make(asking, stage, state)
+        _make(asking, state)
     records = apart(context, stage, state.records(), state.bad)
     outcome = finish(context, stage, records, state.bad, asking.took, read=len(read), unfit=unfit,
                      metrics=_metrics(state, records), facts=_facts(state))
@@ -52,14 +51,10 @@ def multihop_stage(context: StageContext) -> Outcome:
     return outcome
 
 
-def _make(asking: Asking, stage: MultiHop, state: MultiHopRun) -> None:
+def _make(asking: Asking, state: MultiHopRun) -> None:
     while asks := state.ask():
         kept = len(state.made)
-        said = asking.answered(asks, f"comparisons-{state.round + 1}")
-        if all(one.refused == TOO_LONG for one in said.values()):
-            raise DataError("no prompt of a round fits", where=f"stage {stage.name}",
-                            found=f"{len(asks)} prompts of over {stage.longest_prompt} tokens",
-                            expected="room for them (max_prompt_tokens)", hint="or a lower avoid")
+        said = asking.round(asks, f"comparisons-{state.round + 1}", "or a lower avoid")
         state.read(asks, said)
         asking.context.event("round", round=state.round, requests=len(asks), kept=len(state.made) - kept,
                              comparisons=len(state.made))

@@ -13,7 +13,6 @@ from alignment.config import SelfInstruct
 from alignment.context import Outcome, StageContext
 from alignment.distributed.generate.shared import Asking, apart, finish, prompts_of, teacher, teacher_digest
 from alignment.errors import DataError
-from alignment.generation.asking import TOO_LONG
 from alignment.generation.bootstrap import Bootstrap
 from alignment.generation.tasks import Task, seed_task, to_record
 from alignment.records import Record
@@ -34,7 +33,7 @@ def self_instruct_stage(context: StageContext) -> Outcome:
     state = Bootstrap(stage, seeds, context.run.seed, context.run.scaled(stage.take) or stage.take, texts,
                       teacher_digest(context, stage))
     with teacher(context, stage) as asking:
-        _make(asking, stage, state)
+        _make(asking, state)
     records = apart(context, stage, [
         to_record(task, number, stage.recipe) for task in state.tasks for number in range(len(task.instances))],
         state.bad)
@@ -62,15 +61,11 @@ def _seeds(context: StageContext, stage: SelfInstruct) -> tuple[int, list[Task],
     return len(records), list(tasks.values()), unfit
 
 
-def _make(asking: Asking, stage: SelfInstruct, state: Bootstrap) -> None:
+def _make(asking: Asking, state: Bootstrap) -> None:
     """Rounds of new tasks, then what kind each is, then its examples."""
     while asks := state.ask():
         kept = len(state.tasks)
-        said = asking.answered(asks, f"instructions-{state.round + 1}")
-        if all(one.refused == TOO_LONG for one in said.values()):
-            raise DataError("no prompt of a round fits", where=f"stage {stage.name}",
-                            found=f"{len(asks)} prompts of over {stage.longest_prompt} tokens",
-                            expected="room for them (max_prompt_tokens)", hint="or fewer demonstrations, shorter seeds")
+        said = asking.round(asks, f"instructions-{state.round + 1}", "or fewer demonstrations, shorter seeds")
         proposed = state.proposed
         state.read(asks, said)
         asking.context.event("round", round=state.round, requests=len(asks), proposed=state.proposed - proposed,

@@ -25,8 +25,8 @@ from alignment.data.hygiene import Cleaner
 from alignment.data.overlap import find_overlap
 from alignment.data.text import prompt_of
 from alignment.distributed.batches import Maker, make_parts, plan
-from alignment.errors import StageError
-from alignment.generation.asking import Ask, AskBatch, Part, Said
+from alignment.errors import DataError, StageError
+from alignment.generation.asking import TOO_LONG, Ask, AskBatch, Part, Said
 from alignment.generation.refused import Bad
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.requests import batches
@@ -95,6 +95,20 @@ class Asking:
         parts = make_parts(self.context, planned, maker, Part, folder=folder, label=f"{self.stage.name}: {folder}",
                            unit="requests", note=self.took.add, here=here)
         return {one.id: one for part in parts for one in part.said}
+
+
+    def round(self, asks: Sequence[Ask], folder: str, hint: str) -> dict[str, Said]:
+        """As `answered`, of a round's first requests.
+
+        Raises:
+            DataError: none of their prompts fits, so that no later round's would; `hint` says what else makes room.
+        """
+        said = self.answered(asks, folder)
+        if all(one.refused == TOO_LONG for one in said.values()):
+            raise DataError("no prompt of a round fits", where=f"stage {self.stage.name}",
+                            found=f"{len(asks)} prompts of over {self.stage.longest_prompt} tokens",
+                            expected="room for them (max_prompt_tokens)", hint=hint)
+        return said
 
 
 @contextmanager
