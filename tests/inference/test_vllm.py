@@ -308,6 +308,10 @@ def test_the_quickstarts_model_and_an_adapter_answer_as_by_transformers(tmp_path
                 item = (asked[0].prompt, "The capital of France is Paris.")
                 (a, tokens), (b, _) = ours.log_probs([item])[0], theirs.log_probs([item])[0]
                 assert abs(a - b) / tokens < 1e-4
-        process = shared._running[0].client._process
-        assert process.poll() is None
-    assert process.poll() is not None, "nobody asks it any more"
+
+
+def test_training_does_not_import_vllm() -> None:
+    """TRL's GRPO and RLOO do where they find it."""
+    code = "import sys, alignment.training.methods.grpo, alignment.training.methods.rloo\n" \
+           "sys.exit(any(name.split('.')[0] == 'vllm' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
