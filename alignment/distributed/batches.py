@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
 from operator import attrgetter
@@ -204,12 +204,16 @@ class _Worker:
         """Made at the first batch: what an actor's constructor raises, Ray takes for the actor's death."""
         return self.maker(self.context)
 
-    def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        # Not as a generator, of which Ray gives an error another form than of a call.
+        made: list[tuple[str, str, float, bytes]] = []
         try:
             for name, text, seconds in _in_turn(self.mine, pickle.loads(batch["batches"][0])):
-                yield {"name": [name], "part": [text], "seconds": [seconds], "error": [b""]}
+                made.append((name, text, seconds, b""))
         except KubeAlignError as error:
-            yield {"name": [""], "part": [""], "seconds": [0.0], "error": [pickle.dumps(error)]}
+            made.append(("", "", 0.0, pickle.dumps(error)))
+        columns = zip(("name", "part", "seconds", "error"), zip(*made, strict=True), strict=True)
+        return {key: list(values) for key, values in columns}
 
 
 def _timed(maker: Maker[Item, Part], items: list[Item]) -> tuple[str, float]:
