@@ -19,9 +19,10 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: key.digest for name, key in keys(run).items()}
 
 
-RAISED = {"import-data": {"import-data": 2}, "sample": {"sample": 2}, "evaluate": {"evaluate": 2}}
+RAISED = {"import-data": {"import-data": 2}, "sample": {"sample": 2}, "evaluate": {"evaluate": 2},
+          "judged-pairs": {"sample": 2}}
 """2: keys of rows that were dropped unsaid, blank cells that were values, turns that stood twice; words in every script
-(exact match, F1, brevity, overlap)."""
+(exact match, F1, brevity, overlap). Judged pairs are samples."""
 
 
 def test_every_revision_is_the_first_until_something_was_wrong() -> None:
