@@ -281,7 +281,7 @@ def test_batches_to_come_are_begun_in_order_as_far_as_the_maker_would_hear_of_th
     assert maker.log == ["begin a", "begin b", "make a", "begin c", "make b", "begin d", "make c", "make d"]
 
 
-def test_a_worker_gets_several_batches_where_vllm_answers_and_gives_part_after_part(with_vllm: None) -> None:
+def test_a_worker_gets_several_batches_where_vllm_answers_and_keeps_those_before_an_error(with_vllm: None) -> None:
     vllm, embedded = Compute(engine="vllm", device="cpu", workers=2), Compute(device="cpu", workers=2)
     assert [_together(vllm, count) for count in (1, 9, 100)] == [1, 4, 8]
     assert _together(embedded, 100) == 1
@@ -292,10 +292,10 @@ def test_a_worker_gets_several_batches_where_vllm_answers_and_gives_part_after_p
                 raise ModelError("the third is bad")
             return super().make(items)
 
-    made = list(_Worker(None, lambda context: Failing())(  # type: ignore[arg-type]
-        {"batches": [pickle.dumps([(name, [name]) for name in "abcd"])]}))
-    assert [(row["name"], row["part"]) for row in made] == [(["a"], ["a"]), (["b"], ["b"]), ([""], [""])]
-    assert pickle.loads(made[-1]["error"][0]).problem == "the third is bad"
+    made = _Worker(None, lambda context: Failing())(  # type: ignore[arg-type]
+        {"batches": [pickle.dumps([(name, [name]) for name in "abcd"])]})
+    assert (made["name"], made["part"]) == (["a", "b", ""], ["a", "b", ""])
+    assert pickle.loads(made["error"][-1]).problem == "the third is bad"
 
 
 def test_a_process_that_does_not_come_up_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
