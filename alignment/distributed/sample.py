@@ -20,9 +20,9 @@ from alignment.inference.draws import choose
 from alignment.inference.judging import JudgeTally
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
-from alignment.records import Record, write_records
+from alignment.records import Record, bad_row, write_records
 from alignment.rewards import resolve
-from alignment.sampling.batch import Part, SampleBatch, bad_row, used_by
+from alignment.sampling.batch import Part, SampleBatch, used_by
 from alignment.sampling.measures import histogram, measures
 from alignment.sampling.prompts import as_prompt
 from alignment.sampling.select import Selection, best_of_n, pairs_max_min, pairs_newest_previous

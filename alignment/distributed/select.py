@@ -32,7 +32,7 @@ from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.requests import batches
 from alignment.progress import console
-from alignment.records import Record, write_records
+from alignment.records import Record, bad_row, write_records
 from alignment.rewards import resolve
 from alignment.selection import scores as cuts
 from alignment.selection.batches import EmbedBatch, ScoreBatch, Scores, Vectors
@@ -44,7 +44,6 @@ from alignment.selection.rows import (
     Selected,
     Text,
     answer_scores,
-    bad_row,
     chosen_at_random,
     instruction_of,
     judged_of,
@@ -116,8 +115,7 @@ def _necessity(context: StageContext, stage: SelectNecessity, sets: list[list[Re
     records, bad = together(sets)
     answers = context.rows(stage.answers)
     scored, unscored = scored_rows(records, answer_scores(answers), NOT_ASKED)
-    if len({row["reason"] for row in unscored}) == 1 and len(unscored) == len(records) and (
-            unscored[0]["reason"] == NOT_ASKED):
+    if unscored and not scored and all(row["reason"] == NOT_ASKED for row in unscored):
         raise DataError("no row of the stage was asked", where=f"stage {stage.name}, answers {stage.answers}",
                         found=f"answers to {', '.join(str(one.meta.get('prompt_id')) for one in answers[:3])}, ...",
                         expected=f"answers to the rows of {', '.join(stage.rows)}")

@@ -1,7 +1,7 @@
 """Rows of the field's own types, and importers that read foreign formats into them."""
 
 from alignment.records.files import each_line, each_record, read_records, record_of, write_records
-from alignment.records.types import Message, Record, RecordType
+from alignment.records.types import Message, Record, RecordType, bad_row
 
-__all__ = ["Message", "Record", "RecordType", "each_line", "each_record", "read_records", "record_of",
+__all__ = ["Message", "Record", "RecordType", "bad_row", "each_line", "each_record", "read_records", "record_of",
            "write_records"]

@@ -81,3 +81,8 @@ class Record:
 
 
 _FIELDS = tuple(item.name for item in fields(Record))
+
+
+def bad_row(record: Record, reason: str) -> dict[str, Any]:
+    """A row of bad.jsonl: the record as it came, and why it went no further."""
+    return {"id": record.id, "reason": reason, "raw": json.loads(record.to_json())}

@@ -20,7 +20,7 @@ from alignment.inference.draws import draws
 from alignment.inference.generator import Generator, open_engine
 from alignment.inference.judging import Answered, AnswerScorer, JudgeTally
 from alignment.inference.requests import Completion, Draw, EndpointStopped, EngineStopped, Failure, Request
-from alignment.records import Record
+from alignment.records import Record, bad_row
 from alignment.sampling.answers import Answer, Source
 
 log = logging.getLogger(__name__)
@@ -61,11 +61,6 @@ def used_by(part: Part) -> Iterator[tuple[Source | Literal["judge"], dict[str, A
     yield from (("judge", usage) for usage in part.judge.used)
     yield from ((answer.model, answer.usage) for answer in part.answers if answer.usage is not None)
     yield from ((row["model"], row["usage"]) for row in part.bad if row.get("usage") is not None)
-
-
-def bad_row(record: Record, reason: str) -> dict[str, Any]:
-    """A row of bad.jsonl: the record as it came, and why it went no further."""
-    return {"id": record.id, "reason": reason, "raw": json.loads(record.to_json())}
 
 
 class SampleBatch:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from alignment.data.projections import to_sft
 from alignment.inference.draws import choose
-from alignment.records import Message, Record
+from alignment.records import Message, Record, bad_row
 
 NO_SCORE = "the scorer gives no number (NaN), or the row is over its context length"
 NOT_ASKED = "no answer of the model"
@@ -55,11 +55,6 @@ class Selected:
     @property
     def dropped(self) -> Counter[str]:
         return Counter(row["reason"] for row in (*self.bad, *self.left))
-
-
-def bad_row(record: Record, reason: str) -> dict[str, Any]:
-    """A row of bad.jsonl: the record as it came, and why it went no further."""
-    return {"id": record.id, "reason": reason, "raw": json.loads(record.to_json())}
 
 
 def together(sets: Iterable[Sequence[Record]]) -> tuple[list[Record], list[dict[str, Any]]]:
