@@ -18,7 +18,8 @@ from alignment.config import Sampling, SelfInstruct
 from alignment.config.prompts import fill
 from alignment.generation import self_instruct as recipe
 from alignment.generation.asking import Ask, Said
-from alignment.generation.novelty import TOKENS, Novelty
+from alignment.generation.novelty import TOKENS
+from alignment.generation.pool import Pool
 from alignment.generation.refused import Bad, Refused
 from alignment.generation.tasks import Task
 
@@ -52,10 +53,9 @@ class Bootstrap:
     unclear: int = 0
 
     def __post_init__(self) -> None:
-        self.pool = Novelty(TOKENS[self.stage.novelty_tokens or "rouge"])
-        self.known = {_plain(task.instruction) for task in self.seeds}
+        self.pool = Pool(TOKENS[self.stage.novelty_tokens or "rouge"], self.stage.novelty, self.stage.similar)
         for task in self.seeds:
-            self.pool.add(task.instruction)
+            self.pool.add(task.id, task.instruction)
 
     @property
     def left(self) -> int | None:
@@ -121,26 +121,18 @@ class Bootstrap:
             self._refuse(ask, id_, item.reason, item.text)
             return
         reason = recipe.refusal(item, self.stage.filters, self.stage.language)
-        near = None
-        if reason is None and _plain(item) in self.known:
-            reason = "duplicate"
-        elif reason is None and (near := self.pool.nearest(item, self.stage.novelty)) is not None:
-            reason = "not-novel"
+        more: dict[str, Any] = {}
+        if reason is None:
+            reason, more = self.pool.refusal(item)
         if reason is None and len(self.tasks) >= self.take:
             reason = "beyond-take"
         if reason is not None:
-            more = {} if near is None else {"nearest": [self._name(near.row), near.score]}
             self._refuse(ask, id_, reason, item, more)
             return
-        similar = self.pool.similar(item, self.stage.similar)
+        similar, mean = self.pool.similar(item)
         self.tasks.append(Task(
-            id_, item, origin={**ask.origin(), "model": self.model},
-            similar=[(self._name(one.row), one.score) for one in similar.top], mean_similar=similar.mean))
-        self.pool.add(item)
-        self.known.add(_plain(item))
-
-    def _name(self, row: int) -> str:
-        return self.seeds[row].id if row < len(self.seeds) else self.tasks[row - len(self.seeds)].id
+            id_, item, origin={**ask.origin(), "model": self.model}, similar=similar, mean_similar=mean))
+        self.pool.add(id_, item)
 
     # --- what kind, and examples ---
 
@@ -230,8 +222,3 @@ class Bootstrap:
 
     def _refuse(self, ask: Ask, id_: str, reason: str, text: str, more: Mapping[str, Any] | None = None) -> None:
         self.bad.append(Bad(id_, "instructions", reason, text, {**ask.origin(), **(more or {})}))
-
-
-def _plain(text: str) -> str:
-    """What two instructions have in common that differ in case and white space alone."""
-    return " ".join(text.lower().split())

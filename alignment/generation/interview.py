@@ -19,8 +19,9 @@ from alignment.config.prompts import fill
 from alignment.config.stages.generate.document_qa import Branch
 from alignment.generation import document_qa as recipe
 from alignment.generation.asking import Ask, Said
-from alignment.generation.novelty import TOKENS, Novelty
+from alignment.generation.novelty import TOKENS
 from alignment.generation.passages import Passage
+from alignment.generation.pool import Pool
 from alignment.generation.refused import Bad, Refused
 from alignment.generation.self_instruct import cut, items
 from alignment.records import Record
@@ -91,21 +92,14 @@ class Interview:
     idle: int = 0
 
     def __post_init__(self) -> None:
-        self.pool = Novelty(TOKENS[self.stage.novelty_tokens or "rouge"])
-        self.names: list[str] = []
-        self.known: set[str] = set()
+        self.pool = Pool(TOKENS[self.stage.novelty_tokens or "rouge"], self.stage.novelty, self.stage.similar)
         for branch, questions in self.seeds.items():
             for number, text in enumerate(questions, 1):
-                self._into_pool(f"{branch}-seed-{number}", text)
+                self.pool.add(f"{branch}-seed-{number}", text)
         self.turns: Counter[Branch] = Counter()
         self.order: dict[Branch, list[int]] = {}
         self.about: dict[str, tuple[Branch, Passage]] = {}
         self.passing = False
-
-    def _into_pool(self, name: str, text: str) -> None:
-        self.pool.add(text)
-        self.names.append(name)
-        self.known.add(_plain(text))
 
     @property
     def left(self) -> int | None:
@@ -193,22 +187,19 @@ class Interview:
         question, trimmed = recipe.question_of(item)
         self.trimmed += trimmed
         reason = recipe.refusal(question, branch, self.stage.filters, self.stage.language)
-        near = None
-        if reason is None and _plain(question) in self.known:
-            reason = "duplicate"
-        elif reason is None and (near := self.pool.nearest(question, self.stage.novelty)) is not None:
-            reason = "not-novel"
+        more: dict[str, Any] = {}
+        if reason is None:
+            reason, more = self.pool.refusal(question)
         if reason is None and len(self.rows) + len(self.waiting) >= self.take:
             reason = "beyond-take"
         if reason is not None:
-            more = {} if near is None else {"nearest": [self.names[near.row], near.score]}
             self._refuse(ask, id_, reason, item, more)
             return
-        similar = self.pool.similar(question, self.stage.similar)
+        similar, mean = self.pool.similar(question)
         self.waiting.append(Asked(
             id_, branch, question, passage, {**self._origin(ask), "model": self.model},
-            [(self.names[one.row], one.score) for one in similar.top], similar.mean))
-        self._into_pool(id_, question)
+            similar, mean))
+        self.pool.add(id_, question)
 
     # --- answers ---
 
@@ -260,8 +251,3 @@ class Interview:
 
     def _refuse(self, ask: Ask, id_: str, reason: str, text: str, more: Mapping[str, Any] | None = None) -> None:
         self.bad.append(Bad(id_, ask.step, reason, text, {**self._origin(ask), **(more or {})}))
-
-
-def _plain(text: str) -> str:
-    """What two questions have in common that differ in case and white space alone."""
-    return " ".join(text.lower().split())
