@@ -35,7 +35,7 @@ def answerable(run: Run, sight: Sight, stage: MultiHop) -> Wrong:
     kinds = counted(str(record.meta.get("kind")) for record in records)
     sight.note(stage.name, f"{len(rows)} rows to answer: {kinds}")
     if stage.max_requests is not None:
-        needs = sum(sum(not one.unanswerable for one in row.sub_questions) for row in rows)
+        needs = sum(row.to_answer for row in rows)
         if needs > stage.max_requests:
             sight.warn(stage.name, f"max_requests {stage.max_requests} is less than the {needs} answers that the rows "
                                    "need: some are refused")

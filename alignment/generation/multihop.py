@@ -106,13 +106,11 @@ class MultiHopRun:
             if row is None:
                 unfit["row: no question with retrieved paragraphs"] += 1
                 continue
-            needs = sum(not one.unanswerable for one in row.sub_questions)
-            needs += row.hops and needs == len(row.sub_questions)
             origin = {"row": record.id}
-            if self.left is not None and needs > self.left:
+            if self.left is not None and row.to_answer > self.left:
                 self.bad.append(Bad(record.id, "answers", "over-budget", row.question, origin))
                 continue
-            self.reserved += needs
+            self.reserved += row.to_answer
             meta = {key: record.meta[key] for key in KEPT if key in record.meta}
             self.items.append(Item(f"{record.id}-answered", row, meta, origin))
         return unfit
@@ -246,11 +244,7 @@ class MultiHopRun:
         """A request for what follows from the answers, where there are several and all were found."""
         return [self._ask(f"{item.id}-final", "final", {
             "question": item.row.question, "facts": parts.facts(item.written)}, self.stage.answers)
-            for item in self.items if self._sums_up(item)]
-
-    @staticmethod
-    def _sums_up(item: Item) -> bool:
-        return item.row.hops and not any(one.unanswerable for one in item.row.sub_questions)
+            for item in self.items if item.row.sums_up]
 
     def read_finals(self, asks: Sequence[Ask], said: Mapping[str, Said]) -> None:
         """Take the final answers in: items that have one are kept."""

@@ -81,6 +81,16 @@ class Retrieval:
         """Whether its sub-questions are asked one by one, and their answers summed up."""
         return len(self.sub_questions) > 1 if self.multihop is None else self.multihop
 
+    @property
+    def sums_up(self) -> bool:
+        """Whether its final answer follows from those to its sub-questions: there are several, and all are answered."""
+        return self.hops and not any(one.unanswerable for one in self.sub_questions)
+
+    @property
+    def to_answer(self) -> int:
+        """Answers that have to be written for it: to each sub-question that has one, and the final one."""
+        return sum(not one.unanswerable for one in self.sub_questions) + self.sums_up
+
     def to_json(self) -> dict[str, Any]:
         """The row as qa_expert has it; the keys of newer rows where they are filled."""
         made = {**asdict(self), "sub_questions": [asdict(one) for one in self.sub_questions]}
