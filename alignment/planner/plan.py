@@ -376,45 +376,46 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
+def _pool(state: _State, stage: Select) -> RowSet:
+    return rows.together([state.sets[ref] for ref in stage.rows])
+
+
 def _select(state: _State, stage: Select) -> StagePlan:
     """Rows change hands, without a model."""
-    read = rows.together([state.sets[ref] for ref in stage.rows])
-    _selected(state, stage, read, read.rows, known=False)
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    read = _pool(state, stage)
+    return _selected(state, stage, read, read.rows, known=False)
 
 
 def _cut(state: _State, stage: SelectNecessity) -> StagePlan:
-    read = rows.together([state.sets[ref] for ref in stage.rows])
-    _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    read = _pool(state, stage)
+    return _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
 
 
 def _quality(state: _State, stage: SelectQuality) -> StagePlan:
-    read = rows.together([state.sets[ref] for ref in stage.rows])
+    read = _pool(state, stage)
     _selected(state, stage, read, read.rows * (1 - (stage.quantile or 0.0)), known=False)
-    length = read.prompt + read.answer
-    return _reading(state, stage, stage.score.model, read, length)
+    return _reading(state, stage, stage.score.model, read, read.prompt + read.answer)
 
 
 def _few(state: _State, stage: SelectCoverage | SelectRandom) -> StagePlan:
-    read = rows.together([state.sets[ref] for ref in stage.rows])
-    wanted = state.run.scaled(stage.take)
+    read, wanted = _pool(state, stage), state.run.scaled(stage.take)
     few = min(read.rows, wanted) if wanted is not None else max(1.0, round(read.rows * (stage.share or 1.0)))
-    _selected(state, stage, read, few, known=read.known)
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    return _selected(state, stage, read, few, known=read.known)
 
 
 def _coverage(state: _State, stage: SelectCoverage) -> StagePlan:
     _few(state, stage)
-    read = rows.together([state.sets[ref] for ref in stage.rows])
+    read = _pool(state, stage)
     return _reading(state, stage, stage.embedder, read, min(read.prompt, stage.max_tokens))
 
 
-def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> None:
+def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> StagePlan:
+    """The rows that it leaves, and its plan where no model reads them."""
     artifact = state.artifacts.get(stage.name)
     made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
             else rows.of_artifact(artifact, stage.splits(), state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
+    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
 
 
 def _reading(
@@ -475,7 +476,7 @@ def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
     made = _generate(state, stage)
     split = f"{stage.name}/{stage.splits()[0]}"
     shown = rows.together([state.sets[place.ref] for place in stage.shown()])
-    if stage.name not in state.artifacts or state.artifacts[stage.name] is None:
+    if state.artifacts.get(stage.name) is None:
         state.sets[split] = replace(state.sets[split], rejected=stage.opposites.max_new_tokens)
     asked, = stage.requests(round(state.sets[split].rows))
     return _judged(state, stage, stage.score, made, 1, asked.requests + state.sets[split].rows, shown.prompt,
