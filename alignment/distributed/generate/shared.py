@@ -96,7 +96,6 @@ class Asking:
                            unit="requests", note=self.took.add, here=here)
         return {one.id: one for part in parts for one in part.said}
 
-
     def round(self, asks: Sequence[Ask], folder: str, hint: str) -> dict[str, Said]:
         """As `answered`, of a round's first requests.
 
@@ -151,7 +150,7 @@ def apart(context: StageContext, stage: Generate, records: list[Record], bad: li
             if record.id in found:
                 other, reason = found[record.id]
                 bad.append(Bad(record.id, "rows", "overlaps-held-out", prompt_of(record)[0]["content"],
-                                     {**record.meta["origin"], "held_out": other, "overlap": reason}))
+                               {**record.meta["origin"], "held_out": other, "overlap": reason}))
         left = [record for record in left if record.id not in found]
     return left if stage.hygiene is None else _clean(context, stage, stage.hygiene, left, bad)
 
@@ -196,7 +195,8 @@ def finish(
                          hint=f"for example {_shown(bad)}; all of it is in {bad_file}")
     written = {"train": write_records(context.out / "rows" / "train.jsonl", records)}
     shutil.move(bad_file, context.out / "bad.jsonl")
-    context.event("refused", reasons=_by_step(bad), examples=_examples(bad))
+    reasons, examples = _by_step(bad), _examples(bad)
+    context.event("refused", reasons=reasons, examples=examples)
     dropped = Counter(one.reason for one in bad) + Counter(unfit)
     timing = {"tokens": took.tokens, "seconds": round(took.seconds, 3),
               "tokens_per_second": round(took.tokens / max(took.seconds, 1e-9), 1)}
@@ -204,7 +204,7 @@ def finish(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
         {**metrics, "rows_train": float(len(records)),
          "finished_share": round(took.finished / max(1, took.answers), 4)},
-        {**facts, "refused": _by_step(bad), "examples": _examples(bad), "timing": timing,
+        {**facts, "refused": reasons, "examples": examples, "timing": timing,
          **endpoint_facts(context, {stage.teacher: [*took.used, *used.get(stage.teacher, ())],
                                     **{name: own for name, own in used.items() if name != stage.teacher}}),
          **engine_facts({stage.teacher: took.engines})})

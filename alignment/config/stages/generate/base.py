@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field
 
@@ -13,9 +13,17 @@ from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive,
 from alignment.config.stages.hygiene import Hygiene, hygiene_findings
 from alignment.config.stages.sampling import Sampling, prompt_and_answer
 
+Keys = TypeVar("Keys", bound=Strict)
 Whole = Annotated[int, Field(ge=0)]
 Slots = tuple[tuple[str, ...], tuple[str, ...]]
 """Slots that a prompt must have, and those that it may have."""
+
+
+def filled(keys: Keys, defaults: Mapping[str, Any]) -> Keys:
+    """Keys with what a run file leaves open filled in; defaults that are no keys of theirs are passed over."""
+    left = {key: value for key, value in defaults.items()
+            if key in type(keys).model_fields and getattr(keys, key) is None}
+    return keys.model_copy(update=left)
 
 
 class Load(NamedTuple):

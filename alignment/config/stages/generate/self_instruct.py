@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from alignment.config.stages.base import Finding, RowsPlace
 from alignment.config.stages.fields import Place, Positive, RowsRef, Strict
-from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole
+from alignment.config.stages.generate.base import Generate, Load, OwnPrompts, Slots, Whole, filled
 from alignment.config.stages.sampling import Sampling
 
 
@@ -136,9 +136,7 @@ class SelfInstruct(Generate):
     @model_validator(mode="after")
     def _settled(self) -> Self:
         own = LANGUAGES[self.language]
-        left = {key: value for key, value in own._asdict().items()
-                if key in Filters.model_fields and getattr(self.filters, key) is None}
-        object.__setattr__(self, "filters", self.filters.model_copy(update=left))  # frozen from here on
+        object.__setattr__(self, "filters", filled(self.filters, own._asdict()))  # frozen from here on
         object.__setattr__(self, "novelty_tokens", self.novelty_tokens or own.tokens)
         return self
 
