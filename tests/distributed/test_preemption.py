@@ -25,9 +25,9 @@ LORA = {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0}
 TWO = {"workers": 2, "dtype": "float32", "device": "cpu", "cpus_per_worker": 0.5}
 
 
-def training(folder: Path, strategy: dict[str, Any] = LORA, **top: Any) -> Any:
-    """No checkpoint by itself before the end."""
-    stage = small.train("sft", epochs=20, checkpoints={"every": 1000}, micro_batch_size=4, strategy=strategy)
+def training(folder: Path, strategy: dict[str, Any] = LORA, epochs: int = 20, **top: Any) -> Any:
+    """No checkpoint by itself before the end. Of three steps an epoch."""
+    stage = small.train("sft", epochs=epochs, checkpoints={"every": 10_000}, micro_batch_size=4, strategy=strategy)
     return small.run(folder, stage, **top)
 
 
@@ -56,9 +56,9 @@ def saved_step(said: str) -> int:
     return int(last.split()[2])
 
 
-def alone(folder: Path, strategy: dict[str, Any] = LORA) -> list[float]:
+def alone(folder: Path, strategy: dict[str, Any] = LORA, epochs: int = 20) -> list[float]:
     """Losses of one process that is left alone."""
-    return small.losses(execute(training(folder / "alone", strategy)).artifacts["sft"])
+    return small.losses(execute(training(folder / "alone", strategy, epochs)).artifacts["sft"])
 
 
 def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path) -> None:
@@ -84,7 +84,8 @@ def test_workers_save_for_a_pods_hook_and_for_their_driver(
     sharding: str, strategy: dict[str, Any], tmp_path: Path
 ) -> None:
     """The hook of a worker's pod waits until it is saved, and the training goes on; the driver's SIGTERM ends it."""
-    run = training(tmp_path, strategy, compute={**TWO, "sharding": sharding})
+    # Long beside the second that a hook sleeps and the half that workers take to look.
+    run = training(tmp_path, strategy, epochs=60, compute={**TWO, "sharding": sharding})
     work = Store(run.store).workdir(keys(run)["sft"].key)
     file = tmp_path / "save"
     process = started(run, tmp_path, KUBEALIGN_SAVE_FILE=str(file))
@@ -101,7 +102,9 @@ def test_workers_save_for_a_pods_hook_and_for_their_driver(
     assert (checkpoint / "complete").exists()
     assert json.loads((checkpoint / "shares.json").read_text())["workers"] == 2
     assert not (work / "lease.json").exists(), "given back"
+    (*_, last) = sorted(int(file.parent.name.rpartition("-")[2]) for file in work.glob("checkpoints/*/complete"))
+    assert last >= step, "workers go on until they are ended, and save their last step if they come to it"
     made = execute(run).artifacts["sft"]
     assert made is not None
-    assert made.manifest.facts["timing"]["resumed_from_step"] == step
-    assert small.losses(made) == pytest.approx(alone(tmp_path, strategy), rel=1e-4)
+    assert made.manifest.facts["timing"]["resumed_from_step"] == last
+    assert small.losses(made) == pytest.approx(alone(tmp_path, strategy, epochs=60), rel=1e-3)

@@ -426,8 +426,10 @@ class ImportData(Stage):
             if source.format not in RETRIEVED:
                 yield Finding(("data", index, "format"), "has no passage that could be retrieved", source.format,
                               f"with retrieve: true one of {', '.join(RETRIEVED)}")
-        for key in {"passage_prompt", "unanswerable"} & self.model_fields_set:
-            yield Finding((key,), "is not read with retrieve: true", getattr(self, key), "one of the two keys")
+        for key in ("passage_prompt", "unanswerable"):
+            # Not model_fields_set: a run that comes back from a manifest has every key set.
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                yield Finding((key,), "is not read with retrieve: true", value, "one of the two keys")
 
     @property
     def parted(self) -> bool:

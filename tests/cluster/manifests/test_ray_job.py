@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,8 @@ def test_of_two_that_wait_for_each_other_one_gives_up_first() -> None:
              ["spec"]["preRunningDeadlineSeconds"] for name, run in RUNS.items() for stage in run.stages
              for attempt in (1, 2, 3)]
     assert all(900 <= seconds < 1080 for seconds in found)
-    assert len(set(found)) > len(found) / 2
+    assert len(set(found)) > 120, "of 180 seconds, most are some stage's"
+    assert sum(one != next_one for one, next_one in pairwise(found)) > 0.95 * len(found)
     least = load_profile("dev-cpu", ["cluster.start_within=30"])
     assert 30 <= job(RUNS["tiny"], RUNS["tiny"].stages[0], least)["spec"]["preRunningDeadlineSeconds"] < 36
 
