@@ -35,5 +35,6 @@ from alignment.templates.steps import Encoding, gather
 __all__ = [
     "Convention", "Encoding", "Growing", "completing", "conversing", "decode_answer", "encode_answer",
     "encode_completion", "encode_conversation", "encode_prompt", "end_id", "fitted", "gather",
-    "has_generation_markers", "name_of", "names", "prompting", "same_rendering", "shipped", "source", "spelled", "stop_ids", "template_hash", "together",
+    "has_generation_markers", "name_of", "names", "prompting", "same_rendering", "shipped", "source", "spelled",
+    "stop_ids", "template_hash", "together",
 ]
