@@ -166,7 +166,7 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
             beyond = standing_in(run, store, known).unneeded if stage.stands_for else {}
             inputs = {name: _input(store, known[name].key, stage.name, name)
                       for name in stage.inputs() if name not in beyond}
-            console.print(f"[cyan]>[/] {label} {describe(stage)}")
+            console.print(f"[cyan]>[/] {label} {describe(run, stage)}")
             stage = _within_context(stage, inputs)
             context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
                                    store.workdir(key.key), {name: one.key for name, one in known.items()})
@@ -226,12 +226,12 @@ def write_report(run: Run, typed: str | None, artifacts: dict[str, Artifact | No
     return Store(run.store).write_run_file(run.name, "report.html", page)
 
 
-def describe(stage: AnyStage) -> str:
+def describe(run: Run, stage: AnyStage) -> str:
     """What a stage is and what it reads, for the terminal: `dpo · lora r 16: sft2 on rs/pairs`."""
     models, rows = dict.fromkeys(ref.stage for ref in stage.model_refs()), [ref.ref for ref in stage.row_refs()]
     files = [item.path.rsplit("/", 1)[-1] for item in stage.sources() if item.path is not None]
     read = " on ".join(", ".join(some) for some in (models, [*rows, *files]) if some)
-    return f"{stage.title()}: {read}" if read else stage.title()
+    return f"{run.title_of(stage)}: {read}" if read else run.title_of(stage)
 
 
 def summary(artifact: Artifact) -> str:

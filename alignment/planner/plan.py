@@ -366,7 +366,8 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
             seconds += estimate.generate_seconds(
                 size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
                 new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
-    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    title = state.run.title_of(stage)
+    title += f", costs about {cost:.3g} at most" if cost else ""
     base = StagePlan(stage.name, title, size, shown_rows.rows, tokens, False, needs_model=there is None)
     if size is None:
         return base
@@ -415,7 +416,8 @@ def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known:
     made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
             else rows.of_artifact(artifact, stage.splits(), state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    return StagePlan(stage.name, state.run.title_of(stage), rows=read.rows, rows_known=read.known, needs_model=False,
+                     seconds=0.0)
 
 
 def _reading(
@@ -423,7 +425,8 @@ def _reading(
 ) -> StagePlan:
     """One pass of a model over every row."""
     size, tokens = None if model is None else state.sizes[model], read.rows * length
-    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    base = StagePlan(stage.name, state.run.title_of(stage), size, read.rows, tokens, read.known,
+                     needs_model=model is not None)
     if size is None:
         return base
     value = value_bytes(stage.arithmetic)

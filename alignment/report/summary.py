@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import AnyStage, Run, Verdict
+from alignment.config import Run, Verdict
 from alignment.config.stages.base import plural
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, side
@@ -61,11 +61,11 @@ def count(value: float) -> str:
     return number(value)
 
 
-def stage_text(stage: AnyStage, artifact: Artifact | None, *, needed: bool = True) -> StageText:
+def stage_text(title: str, artifact: Artifact | None, *, needed: bool = True) -> StageText:
     if artifact is None:
-        return StageText(stage.title(), "not finished" if needed else "not needed", "", "", done=False)
+        return StageText(title, "not finished" if needed else "not needed", "", "", done=False)
     manifest = artifact.manifest
-    return StageText(stage.title(), rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
+    return StageText(title, rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
 
 
 def total_seconds(artifacts: Artifacts) -> float:
