@@ -75,13 +75,14 @@ from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.hygiene import REFUSALS
 from alignment.config.stages.online import Online
-from alignment.data.adapter_config import CONFIG, read_adapter_config
+from alignment.data.adapter_config import read_adapter_config
 from alignment.data.artifact_source import artifact_meant
 from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.hygiene import lacks
 from alignment.data.import_artifact import fits
 from alignment.data.import_data import check_template
 from alignment.data.lineage import rows_learned
+from alignment.data.model_files import unclear
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -163,10 +164,9 @@ def _check_folder(stage: str, model: FolderModel) -> None:
     if model.base is not None:
         read_adapter_config(folder, f"stage {stage}, model.path")
         return
+    if (other := unclear(folder, adapter=False)) is not None:
+        raise ConfigError(other.problem, found=str(folder), expected=other.expected, hint=other.hint)
     names = {path.name for path in folder.iterdir()}
-    if CONFIG in names and "config.json" not in names:
-        raise ConfigError("the folder is an adapter, not a model", found=str(folder),
-                          expected="`base: STAGE` beside its path: the stage that imports what it was trained on")
     missing = [text for text, there in (
         ("config.json", "config.json" in names),
         ("weights (*.safetensors)", any(name.endswith(".safetensors") for name in names)),
