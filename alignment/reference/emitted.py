@@ -16,12 +16,14 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    ImportRows,
     MultiHop,
     Sample,
     Select,
@@ -315,6 +317,7 @@ _SCORES = (
 
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportEndpoint: (),
+    FromArtifact: (),
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportReader: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
@@ -456,12 +459,23 @@ _CHOSEN = Event("chosen", "The rows were chosen.", {
     "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
 })
 
+_FOUND = Event("found", "The artifact was found, and its files are whole.", {
+    "key": "Its key.", "store": "The store that has it.", "stage": "Name of the stage that made it, there.",
+})
+_SEEN = Event("seen", "The rows that it was made from came along, so that evaluations know them.", {
+    "row_sets": "KEY/SPLIT of each.",
+})
+
 _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ImportEndpoint: (
         Event("named", "The endpoint was written down; nothing was asked.", {
             "model": "Its name at the endpoint.", "base_url": "The endpoint's address.",
         }),
     ),
+    FromArtifact: (_FOUND, _SEEN, Event("base", "An adapter's full weights were looked for.", {
+        "key": "Their artifact.", "brought": "Whether they had to be brought into this store.",
+    }, when="an adapter comes from another store")),
+    ImportRows: (_FOUND, _SEEN),
     ImportModel: (
         Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
         Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),

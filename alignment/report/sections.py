@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -144,7 +145,7 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
