@@ -23,7 +23,7 @@ from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.inference.requests import Completion, Draw, Item, Request, Token, Told
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.records import Message
-from alignment.templates import encode_completion, encode_prompt
+from alignment.templates import Growing, encode_completion, encode_prompt
 
 Model = TypeVar("Model")
 
@@ -113,6 +113,27 @@ class EmbeddedGenerator(_Embedded[Engine]):
             for place, token, _ in step:
                 said[place].append(token)
         return [told_of(own, tokens, engine.stops) for own, tokens in zip(ids, said, strict=True)]
+
+    def stream(self, request: Request, on_text: Callable[[str], None]) -> Completion:
+        """The answer to a request of one draw, as `generate` gives it, told while it is made.
+
+        Args:
+            on_text: called with pieces of `text` in order, none of them cut within a letter; what it raises ends the
+                answer.
+
+        Raises:
+            DataError, ModelError: as `generate`.
+        """
+        growing = Growing(self.tokenizer)
+
+        def told(number: int, token: int) -> None:
+            if piece := growing.add(token):
+                on_text(piece)
+
+        [[completion]] = self._ready().generate([request], on_token=told)
+        if rest := growing.end(finished=completion.finished):
+            on_text(rest)
+        return completion
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         engine = self._ready()

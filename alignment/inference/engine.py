@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -26,9 +27,14 @@ COMPACT_AT = 0.25
 
 @dataclass
 class _Row:
-    """One answer in the making."""
+    """One answer in the making.
+
+    Attributes:
+        number: of it among all that were asked for, in order.
+    """
 
     draw: Draw
+    number: int
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     stop: int | None = None
@@ -60,12 +66,15 @@ class Engine:
         self.stops = frozenset(stop_ids(tokenizer))
 
     def generate(
-        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         """Answers to one batch of requests: for each request one Completion per draw, in order.
 
         Args:
             on_progress: called with the number of answers that have just ended.
+            on_token: called with (which answer, counted over all in order; its next id) as soon as there is one, but
+                not for the token that stops it. Changes nothing in what is drawn; what it raises ends all answers.
 
         Raises:
             DataError: a request without draws, or a prompt without tokens.
@@ -79,18 +88,20 @@ class Engine:
             if any(draw.stop for draw in request.draws):
                 raise DataError("the transformers engine has no stop texts", where=f"row {request.id}",
                                 expected="draws without them, or an endpoint")
-        return self.continued(prompts, [request.draws for request in requests], on_progress)
+        return self.continued(prompts, [request.draws for request in requests], on_progress, on_token=on_token)
 
     def continued(
         self, prompts: list[list[int]], draws: Sequence[Sequence[Draw]],
         on_progress: Callable[[int], None] | None = None, *, log_probs: bool = False,
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         """Answers to prompts that are ids already, none of them empty, each with its draws; as `generate`.
 
         Args:
             log_probs: whether completions say how likely each of their tokens was.
         """
-        rows = [[_Row(draw) for draw in own] for own in draws]
+        numbers = count()
+        rows = [[_Row(draw, next(numbers)) for draw in own] for own in draws]
         if rows:
             with torch.inference_mode(), grouped_attention(self.model):
                 for active, tokens, logits, parameters in self._steps(prompts, rows):
@@ -98,10 +109,14 @@ class Engine:
                         for row, value in zip(active, log_probs_of(logits, tokens, parameters).tolist(), strict=True):
                             if not row.ended:
                                 row.log_probs.append(value)
-                    said = zip(active, tokens.tolist(), strict=True)
-                    ended = sum([row.take(token, self.stops) for row, token in said])
+                    came = [(row, token, row.ended) for row, token in zip(active, tokens.tolist(), strict=True)]
+                    ended = sum([row.take(token, self.stops) for row, token, _ in came])
                     if on_progress is not None:
                         on_progress(ended)
+                    if on_token is not None:
+                        for row, token, before in came:
+                            if not before and row.stop is None:
+                                on_token(row.number, token)
         return [
             [Completion(decode_answer(self.tokenizer, row.ids, finished=row.finished), row.ids, row.finished, row.stop,
                         tuple(row.log_probs) if log_probs else None)
@@ -120,19 +135,18 @@ class Engine:
             top: how many alternatives each token says beside its own log-probability; None: neither.
             gone: asked of a place before each step; where it is true, the answer is made no further.
         """
-        rows = [_Row(draw) for draw in draws]
-        place = {id(row): index for index, row in enumerate(rows)}
+        rows = [_Row(draw, number) for number, draw in enumerate(draws)]
         with torch.inference_mode(), grouped_attention(self.model):
             for active, tokens, logits, _ in self._steps(prompts, [[row] for row in rows]):
                 told = []
                 for row, token in zip(active, as_told(logits, tokens, top), strict=True):
                     if not row.ended:
                         ended = row.take(token.id, self.stops)
-                        told.append((place[id(row)], token, ended))
+                        told.append((row.number, token, ended))
                 yield told
                 if gone is not None:
                     for row in active:
-                        row.ended = row.ended or gone(place[id(row)])
+                        row.ended = row.ended or gone(row.number)
 
     def _steps(
         self, prompts: list[list[int]], rows: list[list[_Row]]
