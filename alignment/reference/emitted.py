@@ -394,7 +394,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
         Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
         Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
-                            "the one that was drawn.", SHARE, "higher"),
+                            "the one that was drawn.", SHARE, "higher", "where a comparison is written"),
         Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
         _FINISHED,
     ),
