@@ -23,6 +23,7 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import DocumentFile, Documents, ImportDocuments
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.export import Export
 from alignment.config.stages.generate.base import Generate
 from alignment.config.stages.generate.contrastive import Contrastive
 from alignment.config.stages.generate.document_qa import DocumentQa, QuestionFilters
@@ -62,7 +63,7 @@ from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
     "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Contrastive",
-    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "FieldSplit", "Filters",
+    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "Export", "FieldSplit", "Filters",
     "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
     "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge", "JudgedPairs",
     "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
