@@ -1,6 +1,8 @@
 """POST /votes: which of two answers a person found better, kept as a line that `format: preference` imports.
 
     {"prompt": [messages], "chosen": text, "rejected": text, "models": {"chosen": name, "rejected": name}}
+
+The line has the models in `meta`, which imports keep.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ def keep(file: str | None, body: bytes) -> dict[str, Any]:
         raise Refused(404, "votes are not kept here: kubealign serve --votes FILE keeps them", code="votes_off")
     vote = read(Vote, body)
     row = {"prompt": [turn.message() for turn in vote.prompt], "chosen": vote.chosen, "rejected": vote.rejected,
-           "models": vote.models.model_dump()}
+           "meta": {"models": vote.models.model_dump()}}
     try:
-        check(preference({key: value for key, value in row.items() if key != "models"}))
+        check(preference(row))
     except RowError as error:
         raise Refused(400, f"the vote is no row to learn from: {error}", code="invalid_vote") from error
     line = (json.dumps(row, ensure_ascii=False) + "\n").encode()

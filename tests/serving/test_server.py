@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from alignment.artifacts import Artifact
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
-from alignment.records.importers import Options, read_source
+from alignment.records.importers import read_source
 from alignment.serving.app import build
 from alignment.serving.run import listening, wait_until_proved
 from alignment.serving.service import Limits, Service
@@ -316,8 +317,11 @@ def test_votes_are_rows_that_an_import_reads(running: Running) -> None:
     wrong = ({"rejected": "It is red. "}, {"chosen": ""}, {"models": None}, {"prompt": []}, {"more": 1})
     assert [post(**more) for more in wrong] == [400] * 5
     file = str(running.service.votes)
-    rows: list[Any] = list(read_source(file, "preference", Options()))
+    unread: Counter[str] = Counter()
+    rows: list[Any] = list(read_source(file, "preference", "votes", unread=unread))
     assert [(row.completion, row.rejected) for row in rows] == [("It is red.", "No."), ("Red — rot 红", "No.")]
+    assert rows[0].meta["models"] == {"chosen": "sft", "rejected": "base"}
+    assert not unread
 
 
 def test_no_page_of_another_site_calls_a_server_without_a_key(models: dict[str, Artifact]) -> None:
