@@ -265,18 +265,6 @@ class Store(Workspace):
         """Names of the runs that were executed in this store, sorted."""
         return self._below("runs", "run.yaml")
 
-    def read_run_file(self, run: str, name: str) -> str | None:
-        """The text of a run's file, or None where it has none of this name."""
-        path = f"runs/{run}/{name}"
-        try:
-            with self.guard(path, "read"):
-                fs = self.fs
-                fs.invalidate_cache()
-                text: str = fs.cat_file(f"{self.root}/{path}").decode("utf-8")
-        except FileNotFoundError:
-            return None
-        return text
-
     def has_run_file(self, run: str, name: str) -> bool:
         """Whether a run has a file of this name."""
         path = f"runs/{run}/{name}"
@@ -284,6 +272,17 @@ class Store(Workspace):
             fs = self.fs
             fs.invalidate_cache()
             return bool(fs.exists(f"{self.root}/{path}"))
+
+    def read_run_file(self, run: str, name: str) -> str | None:
+        """A small file of a run; None where there is none."""
+        path = f"runs/{run}/{name}"
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                return str(fs.cat_file(f"{self.root}/{path}"), "utf-8")
+        except FileNotFoundError:
+            return None
 
     def write_run_file(self, run: str, name: str, text: str) -> str:
         """Write a small file of a run (resolved config, report, log), replacing an older one whole; returns its URL."""
