@@ -52,7 +52,9 @@ class VllmLive:
     def alive(self) -> bool:
         return self._alive
 
-    def load(self, adapter: str) -> None:
+    def load(self, adapter: str | None) -> None:
+        if adapter is None:
+            return
         folder = self.adapters[adapter].path() / "model"
         tokenizer = load_tokenizer(folder, side="left")
         self._stops[adapter] = tuple(stop_ids(tokenizer))
