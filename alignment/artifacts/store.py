@@ -284,6 +284,17 @@ class Store(Workspace):
             fs.invalidate_cache()
             return bool(fs.exists(f"{self.root}/{path}"))
 
+    def read_run_file(self, run: str, name: str) -> str | None:
+        """A small file of a run; None where there is none."""
+        path = f"runs/{run}/{name}"
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                return str(fs.cat_file(f"{self.root}/{path}"), "utf-8")
+        except FileNotFoundError:
+            return None
+
     def write_run_file(self, run: str, name: str, text: str) -> str:
         """Write a small file of a run (resolved config, report, log), replacing an older one whole; returns its URL."""
         path = f"runs/{run}/{name}"
