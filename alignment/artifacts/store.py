@@ -264,18 +264,6 @@ class Store(Workspace):
         """Names of the runs that were executed in this store, sorted."""
         return self._below("runs", "run.yaml")
 
-    def read_run_file(self, run: str, name: str) -> str | None:
-        """The text of a run's file, or None where it has none of this name."""
-        path = f"runs/{run}/{name}"
-        try:
-            with self.guard(path, "read"):
-                fs = self.fs
-                fs.invalidate_cache()
-                text: str = fs.cat_file(f"{self.root}/{path}").decode("utf-8")
-        except FileNotFoundError:
-            return None
-        return text
-
     def has_run_file(self, run: str, name: str) -> bool:
         """Whether a run has a file of this name."""
         path = f"runs/{run}/{name}"
