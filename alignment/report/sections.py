@@ -14,6 +14,8 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    Export,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -39,6 +41,7 @@ from alignment.report.results import (
     kinds,
     metric_table,
     models_of,
+    per_answer,
     reward_chart,
 )
 from alignment.report.scatter import map_note, scatter
@@ -84,7 +87,8 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
     dropped = artifact.manifest.rows.dropped
     return {
         "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
-        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
+        "timing": per_answer(artifact.manifest.facts, models), "columns": columns, "rows": rows,
+        "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
         "not_taken": not_taken(dropped),
@@ -142,9 +146,9 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
-    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
+    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None, Export: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""
