@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from alignment.checks.lengths import askable_within
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import Evaluate, Run, Sample, TrainBase, row_of
+from alignment.config import Evaluate, Infer, Run, Sample, TrainBase, row_of
 from alignment.config.run import read_upstream
 from alignment.data.overlap import find_overlap
 from alignment.data.projections import PROJECTIONS
@@ -62,6 +62,20 @@ def _refused(stage: TrainBase, records: Iterable[Record]) -> Iterator[str]:
 def _useless(stage: TrainBase, records: Sequence[Record], reasons: list[str]) -> ConfigError:
     return ConfigError(f"no row can be used for method {stage.method}", expected=stage.reads,
                        found=f"{_types(records)}: {counted(reasons)}")
+
+
+def inferable(sight: Sight, stage: Infer) -> Wrong:
+    """Prompts that cannot be asked."""
+    if (records := sight.rows.get(stage.prompts)) is None:
+        return
+    prompts = [asked for record in records if (asked := as_prompt(record)) is not None]
+    if not prompts:
+        yield ("prompts",), ConfigError("no row has a prompt that ends with a question", found=_types(records),
+                                        expected="rows whose prompt ends with a user's or a tool's turn")
+        return
+    if len(prompts) < len(records):
+        sight.warn(stage.name, f"{len(records) - len(prompts)} of {len(records)} rows have no prompt to answer")
+    yield from askable_within(sight, stage, prompts)
 
 
 def askable(sight: Sight, stage: Sample) -> Wrong:

@@ -27,7 +27,7 @@ from alignment.checks.machine import train
 from alignment.checks.new_tokens import learned
 from alignment.checks.passages import questionable
 from alignment.checks.retrieved import answerable as retrievable
-from alignment.checks.rows import askable, learnable, measurable
+from alignment.checks.rows import askable, inferable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.selected import answerable, coverable, drawable, judgeable, mergeable
@@ -53,6 +53,7 @@ from alignment.config import (
     ImportModel,
     ImportReader,
     ImportReward,
+    Infer,
     JudgedScorer,
     MultiHop,
     Run,
@@ -344,6 +345,11 @@ def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
     yield from retrievable(run, sight, stage)
 
 
+def _infer(run: Run, stage: Infer, sight: Sight) -> Wrong:
+    yield from askable_there(run, stage)
+    yield from inferable(sight, stage)
+
+
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
     yield from askable_there(run, stage)
@@ -472,7 +478,7 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate, Choose: _choose,
     Export: exportable,
 }
 """Stage class -> its check."""
@@ -480,7 +486,7 @@ HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, FromArtifact: _nothing, ImportData: _hygiene_here,
     ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing, Export: exportable_here,
+    Infer: _nothing, Evaluate: _nothing, Choose: _nothing, Export: exportable_here,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

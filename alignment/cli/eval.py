@@ -18,8 +18,9 @@ from alignment.errors import ConfigError
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL...", help="An artifact's key, RUN:STAGE, the folder of a model or adapter, a GGUF "
-                                            "file, or OWNER/NAME of the hub."),
+    typer.Argument(metavar="MODEL...", help="An artifact's key, RUN:STAGE, RUN.yaml:STAGE, the folder of a model "
+                                            "or adapter, a GGUF file, OWNER/NAME of the hub, or an endpoint: "
+                                            "https://host/v1#MODEL."),
 ]
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR|URL", help="Where artifacts are, and what is made goes.")
@@ -69,6 +70,11 @@ def evaluate(
     score_model: Annotated[
         str | None, typer.Option("--score-model", metavar="MODEL", help="A reward model, for win rates.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Columns by name, with commas: exact_match,f1,bleu (kubealign explain "
+                                       "evaluate.metrics). Default: the usual ones."),
+    ] = None,
     take: Annotated[int | None, typer.Option("--take", help="At most so many rows, drawn.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 128.")
@@ -107,6 +113,11 @@ def evaluate(
              **({} if score_model is None else {"model": named.model(score_model, "reward")})}
     stage: Tree = {"name": "eval", "kind": "evaluate", "models": names, "rows": f"data/{split}"}
     stage |= {"score": score} if score else {}
+    if metrics is not None:
+        stage["metrics"] = [name.strip() for name in metrics.split(",") if name.strip()]
+    elif any(one["model"]["source"] == "endpoint" for one in named.written()):
+        say("an endpoint tells no log-probabilities, so there is no perplexity")
+        stage["perplexity"] = False
     stage |= {} if take is None else {"take": take}
     stage |= {} if max_new_tokens is None else {"sampling": {"max_new_tokens": max_new_tokens}}
     tree = {"store": store, **({} if engine is None else {"compute": {"engine": engine}}),

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import Artifact, Store
 from alignment.config import AnyStage
 from alignment.errors import ArtifactError
 
@@ -27,6 +27,18 @@ def brought_rows(artifact: Artifact) -> Iterator[tuple[str, str]]:
         parts = PurePosixPath(name).parts
         if parts[0] == SEEN and len(parts) == 3:
             yield f"{parts[1]}/{parts[2].removesuffix('.jsonl')}", name
+
+
+def origin_of(artifact: Artifact) -> Artifact | None:
+    """Of an artifact that was brought from another run, the one there; None of any other, and where that store or the
+    artifact in it is gone."""
+    said = artifact.manifest.facts.get("artifact")
+    if not isinstance(said, dict) or artifact.manifest.inputs:  # a chosen round has the facts of what it is
+        return None
+    try:
+        return Store(str(said["store"])).find(str(said["key"]))
+    except (ArtifactError, KeyError):
+        return None
 
 
 def rows_learned(artifact: Artifact) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.artifacts import Artifact, Manifest
+from alignment.data.lineage import origin_of
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ def history_of(artifact: Artifact, names: Mapping[str, str]) -> History:
     """
     found: dict[str, Manifest] = {}
 
-    def visit(manifest: Manifest) -> None:
-        if manifest.key in found:
+    def visit(one: Artifact) -> None:
+        if one.key in found:
             return
-        for key in manifest.inputs.values():
-            below = artifact.store.find(key)
+        for below in (origin_of(one), *map(one.store.find, one.manifest.inputs.values())):
             if below is not None:
-                visit(below.manifest)
-        found[manifest.key] = manifest
+                visit(below)
+        found[one.key] = one.manifest
 
-    visit(artifact.manifest)
+    visit(artifact)
     told = History()
     for key, manifest in found.items():
         config = manifest.config

@@ -25,6 +25,7 @@ from alignment.config import (
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    Infer,
     JudgedScorer,
     Run,
     Sample,
@@ -465,9 +466,14 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
 
 
+def _infer(state: _State, stage: Infer) -> StagePlan:
+    read = state.sets[stage.prompts]
+    return _generation(state, stage, [stage.model], read.rows, read, stage.n)
+
+
 def _generation(
-    state: _State, stage: Sample | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int, *,
-    perplexity: bool = False,
+    state: _State, stage: Sample | Infer | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int,
+    *, perplexity: bool = False,
 ) -> StagePlan:
     """Time and memory are of the models that compute here; of endpoints it says what answers cost."""
     new = stage.sampling.max_new_tokens
@@ -483,7 +489,7 @@ def _generation(
         return base
     value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
     longest = round(min(prompts.longest, stage.longest_prompt) + new)
-    scorer = stage.score is not None and stage.score.model is not None
+    scorer = any(ref.role == "reward" for ref in stage.model_refs())
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,
                                       scorer=scorer, quantised=quantised, on_gpu=state.device(stage).on_gpu)
     seconds = models * estimate.generate_seconds(
@@ -572,7 +578,7 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate, Choose: _choose,
     Export: _export,
 }
 """Stage class -> what one of its stages will need."""

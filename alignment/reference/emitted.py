@@ -25,6 +25,7 @@ from alignment.config import (
     ImportModel,
     ImportReader,
     ImportRows,
+    Infer,
     MultiHop,
     Sample,
     Select,
@@ -421,6 +422,13 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
         Metric("rows_pairs", "Preference pairs written.", COUNT, "higher", _HAS_PAIRS),
     ),
+    Infer: (
+        Metric("prompts", "Prompts that were answered.", COUNT),
+        Metric("answers", "Answers: n for each prompt.", COUNT),
+        Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens.", SHARE,
+               "higher"),
+        Metric("mean_tokens", "Mean length of an answer in tokens, without the one that ends it.", POSITIVE),
+    ),
     Evaluate: (
         *_MEASURED,
         Metric("MODEL.reward", "Mean score that the reward model gives. Only differences mean something. MODEL may be "
@@ -563,6 +571,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
         }, when=_HAS_JUDGE),
     ),
+    Infer: (_BATCH,),
     Evaluate: (
         _BATCH,
         Event("held_out", "The split was compared with all rows that any stage before has read.", {

@@ -54,6 +54,8 @@ EVERYTHING = {
          "model": {"source": "artifact", "artifact": "reward-0123456789ab"}},
         {"name": "old", "kind": "import",
          "rows": {"artifact": "s/artifacts/sample-0123456789ab", "splits": ["best", "pairs"]}},
+        {"name": "answers", "kind": "infer", "model": "brought", "prompts": "old/best", "n": 2, "batch_size": 4,
+         "sampling": {"temperature": 1.0}, "max_prompt_tokens": 9, "dtype": "float32"},
         {"name": "teacher", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://h/v1", "model": "m", "key_env": "KEY", "takes": ["seed"],
                    "length_key": "max_tokens", "extra_body": {"a": 1},

@@ -13,7 +13,7 @@ import yaml
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import Evaluate, Run, parse_run
 from alignment.context import StageContext
-from alignment.data.lineage import rows_learned
+from alignment.data.lineage import origin_of, rows_learned
 from alignment.errors import ArtifactError, ConfigErrors, DataError, KubeAlignError
 from alignment.evaluation.held_out import check_held_out, seen_rows
 from alignment.pipeline.keys import keys
@@ -226,6 +226,22 @@ def test_what_is_learned_on_top_of_a_brought_model_adds_to_it(theirs: Built, tmp
     top = publish(Store(str(ours_at)), "sft-0123456789ab", {"model/kubealign.json": info()}, inputs={"it": first.key})
     again = brought(ours(str(tmp_path / "third"), model(top.key, store=str(ours_at))))["it"]
     assert {path.stem for path in rows_learned(again).values()} == {"train", "dev"}
+
+
+def test_a_model_card_goes_on_to_what_another_run_made_it_from(theirs: Built, tmp_path: Path) -> None:
+    from alignment.export.history import history_of
+
+    made = brought(ours(str(tmp_path / "our"), model(f"{RUN}:dpo", store=theirs.store.url)))["it"]
+    told = history_of(made, {made.key: "it"})
+    assert [step.name for step in told.steps][-2:] == ["dpo", "it"]
+    assert {"sft", "seed", "draws", "base"} <= {step.name for step in told.steps}
+    assert told.base is not None
+    there = origin_of(made)
+    assert there is not None
+    assert there.key == theirs.artifacts["dpo"].key
+    shutil.rmtree(theirs.store.root)
+    assert origin_of(made) is None
+    assert [step.name for step in history_of(made, {made.key: "it"}).steps] == ["it"]
 
 
 def test_a_stage_of_a_version_that_is_not_known_counts_as_having_read_all(tmp_path: Path) -> None:

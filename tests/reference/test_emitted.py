@@ -100,6 +100,7 @@ def chain(folder: Path) -> Run:
                              ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
          "answers": "sample/samples", "threshold": 1e9},
+        {"name": "infer", "kind": "infer", "model": "sft", "prompts": "data/test", "sampling": SHORT},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
         {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",

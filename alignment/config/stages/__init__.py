@@ -19,6 +19,7 @@ from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.export import Export
 from alignment.config.stages.generate import RECIPES
 from alignment.config.stages.imports import ImportData, ImportEmbedder, ImportModel, ImportReward
+from alignment.config.stages.infer import Infer
 from alignment.config.stages.online import Grpo, Ppo, Rloo
 from alignment.config.stages.sample import Sample
 from alignment.config.stages.select import WAYS
@@ -31,7 +32,7 @@ KINDS: tuple[type[Stage], ...] = (
     ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward, ImportData,
     ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
-    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose, Export)
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, Choose, Export)
 """Every stage class, in the order in which a run usually has them."""
 
 
