@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM
 
 from alignment.artifacts import Artifact
 from alignment.config import Export
@@ -37,6 +37,7 @@ from alignment.export.gguf_file import family_of, write_gguf
 from alignment.export.history import History, history_of
 from alignment.export.merge import merged_model, trained_over
 from alignment.export.quantised import load_nf4, write_nf4
+from alignment.export.read_back import load_gguf, same_ids
 from alignment.inference import nf4
 from alignment.inference.adapters import with_adapter
 from alignment.inference.info import base_artifact, base_folder, model_info, template_of, write_info
@@ -224,21 +225,12 @@ def _make_gguf(making: _Making, kind: GgufType) -> None:
     title = _title(making)
     file = folder / f"{title}-{kind.upper()}.gguf"
     write_gguf(making.model, making.tokenizer, file, kind, title, stage.licence)
-    config = AutoConfig.from_pretrained(making.model, local_files_only=True)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file.name, dtype=making.dtype, output_loading_info=True, config=config,
-        quantization_config=GgufConfig(gguf_file=file.name, dequantize=True))
-    if found["missing_keys"] or found["mismatched_keys"]:
-        raise ModelError("the GGUF file lacks weights", where=str(file),
-                         found=sorted(map(str, found["missing_keys"]))[:5])
-    read = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     texts = [making.tokenizer.decode(row, skip_special_tokens=True) for row in making.trained.texts.rows]
-    same = sum(read(text, add_special_tokens=False).input_ids == making.tokenizer(
-        text, add_special_tokens=False).input_ids for text in texts)
-    making.context.event("read_back", form=f"gguf_{kind}", texts=len(texts), same_ids=same)
+    making.context.event("read_back", form=f"gguf_{kind}", texts=len(texts),
+                         same_ids=same_ids(file, making.tokenizer, texts))
     stored = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}[kind]
-    with _loaded(model.to(making.device).eval()) as loaded:
-        making.hold(f"gguf_{kind}", stored, loaded)
+    with _loaded(load_gguf(file, making.model, making.dtype).to(making.device)) as model:
+        making.hold(f"gguf_{kind}", stored, model)
 
 
 def _check_ids(making: _Making, folder: Path) -> None:
