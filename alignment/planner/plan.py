@@ -18,6 +18,7 @@ from alignment.config import (
     Contrastive,
     Evaluate,
     Export,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -43,12 +44,13 @@ from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
 from alignment.config.stages.export import ROWS, TOKENS
 from alignment.config.stages.online import Online
+from alignment.data.artifact_source import known_here
 from alignment.errors import DataError
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.judging import judging, together
-from alignment.planner.model_sizes import SIZES, of_artifact, of_reader
+from alignment.planner.model_sizes import SIZES, of_any, of_artifact, of_reader
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
@@ -193,6 +195,23 @@ def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
     return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
+def _import_artifact(state: _State, stage: FromArtifact) -> StagePlan:
+    """Nothing is computed; what it brings is looked at where it lies in a folder."""
+    origin = state.artifacts.get(stage.name) or known_here(stage.reference.within(state.run.store))
+    if stage.makes != "rows":
+        size = state.sizes[stage.name] = None if origin is None else of_any(origin)
+        return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
+
+    def to_come() -> dict[str, RowSet]:
+        if origin is None:
+            raise DataError("rows of another run are not known before they are brought, where its store is not a "
+                            "folder here", where=f"stage {stage.name}", found=stage.reference.artifact,
+                            hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
+        return rows.of_artifact(origin, stage.splits(), state.lengths)
+
+    return _import_rows(state, stage, to_come)
 
 
 def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
@@ -368,7 +387,8 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
             seconds += estimate.generate_seconds(
                 size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
                 new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
-    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    title = state.run.title_of(stage)
+    title += f", costs about {cost:.3g} at most" if cost else ""
     base = StagePlan(stage.name, title, size, shown_rows.rows, tokens, False, needs_model=there is None)
     if size is None:
         return base
@@ -417,7 +437,8 @@ def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known:
     made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
             else rows.of_artifact(artifact, stage.splits(), state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    return StagePlan(stage.name, state.run.title_of(stage), rows=read.rows, rows_known=read.known, needs_model=False,
+                     seconds=0.0)
 
 
 def _reading(
@@ -425,7 +446,8 @@ def _reading(
 ) -> StagePlan:
     """One pass of a model over every row."""
     size, tokens = None if model is None else state.sizes[model], read.rows * length
-    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    base = StagePlan(stage.name, state.run.title_of(stage), size, read.rows, tokens, read.known,
+                     needs_model=model is not None)
     if size is None:
         return base
     value = value_bytes(stage.arithmetic)
@@ -440,7 +462,7 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.perplexity)
+    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
 
 
 def _generation(
@@ -546,6 +568,7 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
+    FromArtifact: _import_artifact,
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
