@@ -136,7 +136,8 @@ def export_stage(context: StageContext) -> Outcome:
             "base": base_artifact(artifact).key, "exported": artifact.key,
             "compared_on": making.trained.texts.source, "left_out": making.trained.texts.left_out,
             "context_length": facts.get("context_length"), "pad_token": making.tokenizer.pad_token,
-            "eos_token": making.tokenizer.eos_token, "files": sorted(making.files), "push": push,
+            "eos_token": making.tokenizer.eos_token, "push": push,
+            "files": {name: file.relative_to(context.out).as_posix() for name, file in sorted(making.files.items())},
         })
 
 
