@@ -6,7 +6,7 @@ Everything is joined by row id; a position never decides which score belongs to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -110,10 +110,13 @@ def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[fl
     return Reply(text, finished, question.references, kind_of(question.record), likelihood)
 
 
-def measure(reply: Reply, rules: Rules, *, reward: float, style: float, stage: Evaluate) -> Measures:
-    """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
+def measure(
+    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate
+) -> Measures:
+    """Numbers of one answer: those of the named metrics, and its scores; `reward` and `style` are NaN where the stage
+    has no such scorer."""
     return {
-        **{name: measure_of(name).of(reply, rules) for name in stage.measured},
+        **{name: measure_of(name).of(reply, rules) for name in names},
         "reward": reward,
         "style": style,
         "score": math.nan if stage.score is None else combine(stage.score, style, reward),

@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    Export,
     FromArtifact,
     Generate,
     ImportData,
@@ -148,6 +149,6 @@ SECTIONS: dict[type[Stage], Section | None] = {
     ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
-    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
+    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None, Export: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

@@ -24,8 +24,8 @@ def stage(**values: Any) -> Evaluate:
 
 
 def measure(question: Question, text: str, finished: bool, *, reward: float, style: float, stage: Evaluate) -> Measures:
-    return measure_reply(reply_of(question, text, finished), rules_of(stage, [question]), reward=reward, style=style,
-                         stage=stage)
+    return measure_reply(reply_of(question, text, finished), rules_of(stage, [question]), stage.measured,
+                         reward=reward, style=style, stage=stage)
 
 
 BOTH = Scorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)

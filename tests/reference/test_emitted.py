@@ -28,7 +28,8 @@ from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
-PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+"}
+PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
+          "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
 OF_ALL = {"time", "event"}
 
 
@@ -105,6 +106,8 @@ def chain(folder: Path) -> Run:
          "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
+        {"name": "export", "kind": "export", "model": "sft", "form": ["safetensors", "gguf"], "rows": "data/test",
+         "take": 2, "push_to_hub": {"repo": "me/mine", "dry_run": True}},
     )
 
 
