@@ -56,9 +56,9 @@ def is_free_text(results: Mapping[str, Any]) -> bool:
 
 
 def columns_of(results: Mapping[str, Any]) -> list[str]:
-    """Columns of the table in order: as the run file names them, else the usual."""
+    """Columns of the table in order: as the run file names them, and then what no run file names; else the usual."""
     named = [name for name in results.get("columns") or [] if name in METRICS]
-    return named or list(METRICS)
+    return [*named, *(name for name in METRICS if name not in (*NAMES, *named))] if named else list(METRICS)
 
 
 def drawn_of(results: Mapping[str, Any]) -> tuple[str, ...]:
