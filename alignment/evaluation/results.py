@@ -293,15 +293,17 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
     for pair in results["compare"]:
         named |= _bounded(pair, COMPARED[pair["by"]], "rate")
     for pair in results["differences"]:
-        named |= _bounded(pair, f"{pair['metric']}_gain", "value")
+        less = pair["metric"] not in SCORED and measure_of(pair["metric"]).better == "lower"
+        named |= _bounded(pair, f"{pair['metric']}_gain", "value", "high" if less else "low")
     return ({name: value for name, value in named.items() if value is not None},
             [name for name, value in named.items() if value is None])
 
 
-def _bounded(pair: dict[str, Any], name: str, value: str) -> dict[str, float | None]:
-    """A comparison's value and the lower end of its interval: an aim on that asks for more than chance gives."""
+def _bounded(pair: dict[str, Any], name: str, value: str, end: str = "low") -> dict[str, float | None]:
+    """A comparison's value and the end of its interval that is nearer to no gain: an aim on that asks for more than
+    chance gives."""
     name = f"{pair['challenger']}_vs_{pair['baseline']}.{name}"
-    return {name: pair[value], f"{name}_low": pair["low"]}
+    return {name: pair[value], f"{name}_{end}": pair[end]}
 
 
 def without_nan(value: Any) -> Any:

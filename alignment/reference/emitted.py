@@ -293,14 +293,16 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
 def _compared(
     name: str, text: str, span: str, when: str, draw: str, better: Better = "higher"
 ) -> tuple[Metric, Metric]:
-    """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
+    """A comparison of two models, and the end of its interval on which an aim can ask for more than chance: the lower
+    one; the upper where less is better."""
     name = f"CHALLENGER_vs_BASELINE.{name}"
+    end, which, side = ("high", "Upper", "below") if better == "lower" else ("low", "Lower", "above")
     return (Metric(name, text, span, better, when),
-            Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
-                   span, better, when))
+            Metric(f"{name}_{end}", f"{which} end of its 95 % interval, rows drawn in pairs: {side} {draw} it is no "
+                                    "chance.", span, better, when))
 
 
-_MEASURED = tuple(Metric(f"MODEL.{name}", one.text, one.span, one.better, _when(name, USUAL))
+_MEASURED = tuple(Metric(f"MODEL.{name}", f"{one.text} Source: {one.source}.", one.span, one.better, _when(name, USUAL))
                   for name in NAMES for one in [measure_of(name)])
 _SPANS = {SHARE: DIFFERENCE, POINTS: "-100 to 100"}
 _GAINED = tuple(metric for name in NAMES for one in [measure_of(name)] for metric in _compared(

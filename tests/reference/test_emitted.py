@@ -203,5 +203,6 @@ def test_evaluate_declares_every_column_of_its_table() -> None:
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
     pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
-    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs)}
+    ends = {f"{name}_{'high' if name.startswith('perplexity') else 'low'}" for name in pairs}
+    assert named == {*NAMES, *SCORED, *pairs, *ends}
     assert (*DECLARED, "style") == GAINED
