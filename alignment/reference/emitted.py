@@ -411,7 +411,8 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
         Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
         Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
-        Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
+        Metric("best_gain", "Mean over prompts of the highest score less the mean of its answers: what choosing "
+                            "gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
