@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignment.config import Evaluate, Run, as_train, load_run
+from alignment.cli.options import KnownProfile
+from alignment.config import Profile, Run, as_train, load_profile, load_run
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
 
@@ -27,6 +28,7 @@ def serve(
         metavar="MODEL...", help="RUN.yaml (its models, or those of --stage), RUN.yaml:STAGE, RUN:STAGE, an artifact's "
                                  "key or folder, a model's folder; NAME=MODEL gives it another name.")],
     stage: Annotated[list[str] | None, typer.Option(help="Of a run file: this stage's model. May be repeated.")] = None,
+    profile: KnownProfile = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     engine: Annotated[Literal["auto", "vllm", "transformers"], typer.Option(
@@ -54,7 +56,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of a request, to its last token.")] = 600.0,
 ) -> None:
     """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured."""
-    found = _found(models, stage, store)
+    found = _found(models, stage, store, None if profile is None else load_profile(profile))
     key = _key(host, api_key_from, no_api_key)
     _installed()
     _check_votes(votes)
@@ -80,14 +82,16 @@ def serve(
 # --- what is to be served ------------------------------------------------------------------------------------
 
 
-def _found(models: list[str], stages: list[str] | None, store: str | None) -> dict[str, Artifact]:
+def _found(
+    models: list[str], stages: list[str] | None, store: str | None, profile: Profile | None
+) -> dict[str, Artifact]:
     """Name -> artifact, in the order in which they were named."""
     asked = [one for text in models for one in _each(text, stages)]
     if stages and not any(text.endswith((".yaml", ".yml")) for text in models):
         raise ConfigError("--stage is of a run file, and none is named", where="--stage", found=", ".join(stages))
     found: dict[str, Artifact] = {}
     for name, what in asked:
-        artifact = _artifact(what, store)
+        artifact = _artifact(what, store, profile)
         called = name or artifact.key
         if called in found:
             raise ConfigError("two models have one name", where="MODEL", found=called,
@@ -115,9 +119,10 @@ def _each(text: str, stages: list[str] | None) -> Iterator[tuple[str | None, str
 def _measured(run: Run) -> dict[str, None]:
     """The models of a run that are served where none is named: those that its last evaluation measures, with their
     reward model; else those that it trains."""
-    tables = [stage for stage in run.stages if isinstance(stage, Evaluate)]
+    tables = [stage for stage in run.stages if stage.makes == "table"]
     if tables:
-        names = [ref.stage for ref in tables[-1].model_refs() if run.stage(ref.stage).endpoint is None]
+        names = [ref.stage for ref in tables[-1].model_refs()
+                 if ref.role in ("policy", "reward") and run.stage(ref.stage).endpoint is None]
     else:
         names = [stage.name for stage in run.stages if as_train(stage) is not None]
     if not names:
@@ -126,11 +131,11 @@ def _measured(run: Run) -> dict[str, None]:
     return dict.fromkeys(names)
 
 
-def _artifact(what: str, store: str | None) -> Artifact:
+def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact:
     from alignment.artifacts import Artifact
     from alignment.pipeline.named import importing, named
 
-    found = named(what, store, makes=("policy", "reward"))
+    found = named(what, store, makes=("policy", "reward"), profile=profile)
     if isinstance(found, Artifact):
         return found
     if isinstance(found, Path):

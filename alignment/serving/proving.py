@@ -21,7 +21,7 @@ from alignment.inference.requests import Draw
 from alignment.progress import console
 from alignment.serving.answering import Plain, Until, parts
 from alignment.serving.asgi import App, post
-from alignment.serving.compared import SCORE, Bounds, Compared, Served, bounds_of, compare, together
+from alignment.serving.compared import BFLOAT16, SCORE, Bounds, Compared, Served, bounds_of, compare, together
 from alignment.serving.door import PROOF_HEADER
 from alignment.serving.service import Model, Service
 
@@ -65,7 +65,8 @@ async def _of_texts(service: Service, app: App, model: Model, rows: list[ProofRo
     if not rows:
         return {"problem": "the record has no answers of this model", "rows": 0}
     served_in = str(model.live.engine.made_by["dtype"])
-    bounds = bounds_of(str(rows[0].made_by["dtype"]), served_in)
+    assert model.record is not None
+    bounds = BFLOAT16 if model.record.rounded else bounds_of(str(rows[0].made_by["dtype"]), served_in)
     answers = await asyncio.gather(*(_asked(service, app, model, row) for row in rows))
     outcomes = [Compared(row.id, answer) if isinstance(answer, str) else compare(row, model.live.stops, answer, bounds)
                 for row, answer in zip(rows, answers, strict=True)]

@@ -178,7 +178,8 @@ def merged(models: dict[str, Artifact], store: Store, folder: Path, *, four_bits
     tokenizer.save_pretrained(folder / "model")
     write_info(folder / "model", role="policy", form="full", base=None, tokenizer=tokenizer)
     key = f"export-{'4' * 12 if four_bits else '0' * 12}"
-    return published(store, key, "export", folder, {"sft": models["sft"].key}, context_length=256)
+    return published(store, key, "export", folder, {"sft": models["sft"].key}, exported=models["sft"].key,
+                     context_length=256, weights="float32")
 
 
 def test_a_merged_model_is_held_to_what_its_adapter_answered(models: dict[str, Artifact], tmp_path: Path) -> None:
