@@ -3,7 +3,7 @@
     {"messages": [...], "chosen": turn | null, "rejected": turn | null, "models": {"a": name, "b": name},
      "vote": "a" | "b" | "tie" | "bad", "time": "2026-01-01T00:00:00Z"}
 
-A vote for one of them is a preference. Of a tie, or two that are bad, none is chosen: they are counted by reason and never
+A vote for one of them is a preference. Of a tie, or two that are bad, none is chosen: counted by reason, and never
 trained on.
 """
 
