@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import resource
 import socket
 import threading
@@ -24,18 +23,8 @@ from alignment import interrupt
 from alignment.errors import ConfigError, ModelError
 from alignment.progress import console
 from alignment.serving.app import build
-from alignment.serving.door import LOCAL
+from alignment.serving.hosts import LOCAL, on_loopback
 from alignment.serving.service import Service
-
-
-def on_loopback(host: str) -> bool:
-    """Whether only this machine can call a server at `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def listening(host: str, port: int) -> socket.socket:
