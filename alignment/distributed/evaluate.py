@@ -20,14 +20,17 @@ from alignment.artifacts import RowCounts
 from alignment.config import Evaluate
 from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
+from alignment.distributed.passages import Pools, pools_of
 from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewards, Scorable
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
 from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
+from alignment.evaluation.retrieving import RetrieveBatch, Searched, ends, trace_measures
 from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
+from alignment.records.importers.retrieval import paragraphs_of
 
 
 def evaluate_stage(context: StageContext) -> Outcome:
@@ -35,7 +38,7 @@ def evaluate_stage(context: StageContext) -> Outcome:
 
     Returns:
         metrics: `MODEL.METRIC`, and `CHALLENGER_vs_BASELINE.win_rate` (reward_win_rate, style_win_rate);
-        facts: held_out, timing, undefined_metrics.
+        facts: held_out, timing, undefined_metrics; retrieval (how rows ended, passages) where models retrieve.
 
     Raises:
         DataError: rows with one id, test rows that were seen before, or none left.
@@ -47,13 +50,17 @@ def evaluate_stage(context: StageContext) -> Outcome:
     held_out = check_held_out(context, stage, split)
     context.event("held_out", rows=len(split), left_out=len(held_out.dropped), seen=held_out.seen)
     chosen = choose_questions(context, stage, held_out)
+    searched = None if stage.retrieve is None else pools_of(context, stage, chosen.questions)
     with kept_open():
-        answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
+        answered = {name: _answers(context, stage, name, chosen.questions, searched) for name in stage.models}
     chosen = answered_by_all(stage, chosen, {name: own.failed for name, own in answered.items()})
     _write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
     said = said_by_all(stage, questions, answered)
     measures = measure_all(stage, questions, said, _rewards(context, stage, scorables(questions, said)))
+    for name, own in answered.items() if searched is not None else ():
+        for question in questions:
+            measures[name][question.id] |= trace_measures(own.answers[question.id], paragraphs_of(question.record))
     perplexity = {name: own.log_probs for name, own in answered.items() if own.log_probs}
     results = Table(stage, questions, measures, perplexity, context.run.seed).results()
     (context.out / "results.json").write_text(
@@ -67,14 +74,20 @@ def evaluate_stage(context: StageContext) -> Outcome:
         "undefined_metrics": undefined,
         **endpoint_facts(context, {name: own.used() for name, own in answered.items()}),
         **engine_facts({name: own.engines for name, own in answered.items()}),
+        **({} if searched is None else {"retrieval": {"ended": ends(answered, questions), **searched.facts}}),
     })
 
 
-def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
+def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question],
+             searched: Pools | None) -> Answers:
     """Answers of model `name` to all questions, and its log-probabilities of their references."""
     tally = Tally(budgets(context, [name]))
-    parts = make_parts(context, plan(context, batches(questions, stage.batch_size)), partial(AnswerBatch, name=name),
-                       Answers, folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers",
+    asked: Sequence[Question] = questions if searched is None else [
+        Searched(**vars(one), pool=searched.own.get(one.id)) for one in questions]
+    maker = (partial(AnswerBatch, name=name) if searched is None
+             else partial(RetrieveBatch, name=name, corpus=searched.corpus))
+    parts = make_parts(context, plan(context, batches(asked, stage.batch_size)), maker, Answers,
+                       folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers",
                        note=lambda part: tally.add(int(part.timing()["tokens"]), part.seconds.get("generate", 0.0),
                                                    part.used()))
     answers = Answers.of(parts)

@@ -18,6 +18,8 @@ from alignment.evaluation.answers import Answers, Scorable
 from alignment.evaluation.results import Measures, Question, kind_of, measure
 from alignment.rewards import resolve
 
+KEPT = ("usage", "ended", "detail", "turns", "steps")
+"""What of an answer's making stands in answers.jsonl: what it took at an endpoint, and its trace (retrieving.py)."""
 SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
 """Numbers of a single answer in answers.jsonl."""
 Said = dict[str, dict[str, tuple[str, bool]]]
@@ -75,7 +77,7 @@ def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mappi
                 "text": said[name][question.id][0],
                 "finished": said[name][question.id][1],
                 **{metric: measures[name][question.id][metric] for metric in SHOWN},
-                **{key: value for key, value in answered[name].answers[question.id].items() if key == "usage"},
+                **{key: value for key, value in answered[name].answers[question.id].items() if key in KEPT},
             }
             for name in stage.models
         },

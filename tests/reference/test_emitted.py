@@ -22,6 +22,7 @@ from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.evaluation.test_retrieve import TOKENS, hotpot
 from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
 
@@ -100,9 +101,20 @@ def chain(folder: Path) -> Run:
          "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+        *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )
+
+
+def walks(folder: Path) -> list[dict[str, Any]]:
+    """An evaluation whose model may retrieve."""
+    (folder / "hotpot.json").write_text(json.dumps([hotpot(0), hotpot(1)]))
+    return [{**small.BASE, "name": "asks", **TOKENS},
+            {"name": "hops", "kind": "import", "data": [{"path": str(folder / "hotpot.json"), "format": "hotpotqa"}],
+             "retrieve": True, "split": {"by": "ratio", "ratios": {"test": 1.0}}},
+            {"name": "walks", "kind": "evaluate", "models": ["asks"], "rows": "hops/test", "bootstrap": 100,
+             "sampling": SHORT, "retrieve": {"embedder": "import-embedder", "pooling": "mean"}}]
 
 
 def says(request: Request) -> tuple[str, bool]:
@@ -175,8 +187,8 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, GAINED, MEANS
+    from alignment.evaluation.results import COMPARED, GAINED, MEANS, TRACED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
     pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in GAINED)]
-    assert named == {*MEANS, *pairs, *(f"{name}_low" for name in pairs), "perplexity"}
+    assert named == {*MEANS, *TRACED, *pairs, *(f"{name}_low" for name in pairs), "perplexity"}
