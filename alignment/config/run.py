@@ -74,6 +74,11 @@ class Run(Strict):
         """`take` times the run's scale, at least 1; None stays None (all rows)."""
         return None if take is None else max(1, round(take * self.scale))
 
+    def title_of(self, stage: AnyStage) -> str:
+        """What a stage is, in a few words, its `take` as the run's scale has it."""
+        take = getattr(stage, "take", None)
+        return (stage if take is None else stage.model_copy(update={"take": self.scaled(take)})).title()
+
     def stops(self) -> list[Stops]:
         """The groups whose rounds end where a gate is not met."""
         return [Stops(group.name, group.rounds, self.stage(group.results[0]).held_to(), group.results[0])

@@ -1,8 +1,9 @@
 """An evaluate stage: a held-out split -> answers of every model -> rewards -> a table with intervals and comparisons.
 
-Writes results.json (see `evaluation.results.Table`), answers.jsonl (one line per test row with every model's answer)
-and bad.jsonl (rows left out, with the reason). Models answer one after the other, each in fixed batches (batches.py:
-here or on workers, resumable); the batches are the same each time, since padding changes the last bits of a number.
+Writes results.json (see `evaluation.results.Table`), answers.jsonl (one line per test row with every model's answer),
+bad.jsonl (rows left out, with the reason) and proof.jsonl (what a server of these models is held to). Models answer one
+after the other, each in fixed batches (batches.py: here or on workers, resumable); the batches are the same each time,
+since padding changes the last bits of a number.
 Launched by the pipeline or by ray_jobs/evaluate.py. Does not know how text is generated, judged or compared:
 `evaluation` does. Does not draw: the report does.
 """
@@ -13,6 +14,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewa
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
-from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
+from alignment.evaluation.results import Question, Table, flat_metrics, prove, without_nan
 from alignment.evaluation.retrieving import RetrieveBatch, Searched, ends, trace_measures
+from alignment.inference import proof_rows
 from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
@@ -41,10 +44,12 @@ def evaluate_stage(context: StageContext) -> Outcome:
         facts: held_out, timing, undefined_metrics; retrieval (how rows ended, passages) where models retrieve.
 
     Raises:
+        ConfigError: a metric needs a package that is not here.
         DataError: rows with one id, test rows that were seen before, or none left.
         WorkersLost: workers died too often.
     """
     stage = context.stage_as(Evaluate)
+    prove(stage)
     split = context.rows(stage.rows)
     check_ids(split, f"stage {stage.name}, rows {stage.rows}")
     held_out = check_held_out(context, stage, split)
@@ -57,20 +62,24 @@ def evaluate_stage(context: StageContext) -> Outcome:
     _write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
     said = said_by_all(stage, questions, answered)
-    measures = measure_all(stage, questions, said, _rewards(context, stage, scorables(questions, said)))
+    asked = scorables(questions, said)
+    rewards = _rewards(context, stage, asked)
+    measures, counts = measure_all(stage, questions, said, rewards, answered)
     for name, own in answered.items() if searched is not None else ():
         for question in questions:
             measures[name][question.id] |= trace_measures(own.answers[question.id], paragraphs_of(question.record))
-    perplexity = {name: own.log_probs for name, own in answered.items() if own.log_probs}
-    results = Table(stage, questions, measures, perplexity, context.run.seed).results()
+    _write_lines(context.out / proof_rows.FILE, [*(row for own in answered.values() for row in own.proof),
+                                                 *_scored(context, stage, asked, rewards)])
+    results = Table(stage, questions, measures, counts, context.run.seed).results()
+    results["tokens"] = {name: own.per_item()["tokens"] for name, own in answered.items()}  # seconds: in the manifest
     (context.out / "results.json").write_text(
         json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    lines = (answer_line(question, stage, said, measures, answered) for question in questions)
+    lines = (answer_line(question, stage, said, measures, counts, answered) for question in questions)
     written = {"answers": _write_lines(context.out / "answers.jsonl", lines)}
     metrics, undefined = flat_metrics(results)
     return Outcome(RowCounts(read=len(split), written=written, dropped=chosen.dropped), metrics, {
         "held_out": {"seen": held_out.seen, "left_out": len(held_out.dropped)},
-        "timing": {name: own.timing() for name, own in answered.items()},
+        "timing": {name: {**own.timing(), "per_item": own.per_item()} for name, own in answered.items()},
         "undefined_metrics": undefined,
         **endpoint_facts(context, {name: own.used() for name, own in answered.items()}),
         **engine_facts({name: own.engines for name, own in answered.items()}),
@@ -84,10 +93,12 @@ def _answers(context: StageContext, stage: Evaluate, name: str, questions: Seque
     tally = Tally(budgets(context, [name]))
     asked: Sequence[Question] = questions if searched is None else [
         Searched(**vars(one), pool=searched.own.get(one.id)) for one in questions]
-    maker = (partial(AnswerBatch, name=name) if searched is None
-             else partial(RetrieveBatch, name=name, corpus=searched.corpus))
-    parts = make_parts(context, plan(context, batches(asked, stage.batch_size)), maker, Answers,
-                       folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers",
+    planned = batches(asked, stage.batch_size)
+    proof = proof_rows.chosen(planned, context.run.seed)
+    maker = (partial(AnswerBatch, name=name, proof=proof) if searched is None
+             else partial(RetrieveBatch, name=name, proof=proof, corpus=searched.corpus))
+    parts = make_parts(context, plan(context, planned), maker, Answers, folder=f"answers-{name}",
+                       label=f"{stage.name}: answers of {name}", unit="answers",
                        note=lambda part: tally.add(int(part.timing()["tokens"]), part.seconds.get("generate", 0.0),
                                                    part.used()))
     answers = Answers.of(parts)
@@ -108,6 +119,17 @@ def _rewards(context: StageContext, stage: Evaluate, asked: Sequence[Scorable]) 
     context.event("rewards", model=name, scores=sum(map(len, scores.values())), reused=parts.reused,
                   seconds=round(time.monotonic() - began, 3))
     return scores
+
+
+def _scored(context: StageContext, stage: Evaluate, asked: Sequence[Scorable],
+            rewards: dict[str, dict[str, float]]) -> Iterable[dict[str, Any]]:
+    """Scores that a server of the stage's reward model is held to."""
+    if stage.score is None or stage.score.model is None:
+        return ()
+    key, dtype = context.inputs[stage.score.model].key, context.run.compute.dtype
+    kept = [(item, item.texts[0]) for item in asked if item.texts and isfinite(rewards[item.id][item.texts[0]])]
+    return proof_rows.written(proof_rows.ScoreRow(item.id, key, item.prompt, text, rewards[item.id][text], dtype)
+                              for item, text in kept[:proof_rows.ROWS])
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:

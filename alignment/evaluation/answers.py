@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.evaluation.results import Question
 from alignment.inference.draws import draws
 from alignment.inference.generator import open_engine, open_scorer
+from alignment.inference.proof_rows import TOKENS, ProofRow, rows_of, written
 from alignment.inference.requests import Request
 from alignment.records import Message
 
@@ -32,6 +35,8 @@ class Answers:
         log_probs: (summed log-probability in nats, tokens) of each reference; empty when perplexity is not asked for.
         seconds: time spent by kind of work, over all attempts and workers.
         engines: who answered (Generator.made_by), each once; none of an endpoint.
+        batches: (questions, seconds of answering them) of each part; empty of a part itself.
+        proof: rows that a server of the model is held to (inference/proof_rows.py).
     """
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -39,6 +44,8 @@ class Answers:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[tuple[int, float]] = field(default_factory=list)
+    proof: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Answers]) -> Answers:
@@ -48,7 +55,10 @@ class Answers:
             whole.answers |= part.answers
             whole.log_probs |= part.log_probs
             whole.failed |= part.failed
+            whole.proof += part.proof
             whole.engines += [one for one in part.engines if one not in whole.engines]
+            if asked := len(part.answers) + len(part.failed):
+                whole.batches.append((asked, part.seconds.get("generate", 0.0)))
             for name, value in part.seconds.items():
                 whole.seconds[name] = whole.seconds.get(name, 0.0) + value
         return whole
@@ -64,6 +74,14 @@ class Answers:
         return {**{name: round(value, 3) for name, value in self.seconds.items()},
                 "tokens": tokens, "tokens_per_second": round(rate, 1)}
 
+    def per_item(self) -> dict[str, dict[str, float]]:
+        """Seconds and tokens of one answer: the mean, and between which values nine of ten lie.
+
+        An answer's seconds are its batch's, divided by the answers in it: what it takes of the machine, and no latency.
+        """
+        seconds = [spent / asked for asked, spent in self.batches for _ in range(asked)]
+        return {"seconds": _spread(seconds, 4), "tokens": _spread([one["tokens"] for one in self.answers.values()], 1)}
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
 
@@ -72,14 +90,20 @@ class Answers:
         """Inverse of to_json; raises ValueError, TypeError or KeyError on anything else."""
         raw = json.loads(text)
         pairs = {id_: (total, tokens) for id_, (total, tokens) in raw["log_probs"].items()}
-        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []))
+        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []),
+                   raw.get("proof", []))
 
 
 class AnswerBatch:
-    """Answers of the model `name` to batches of questions, and its log-probabilities of their references."""
+    """Answers of the model `name` to batches of questions, and its log-probabilities of their references.
 
-    def __init__(self, context: StageContext, *, name: str) -> None:
+    Args:
+        proof: ids of the questions whose greedy answers are kept number by number.
+    """
+
+    def __init__(self, context: StageContext, *, name: str, proof: Collection[str] = ()) -> None:
         self.seed, self.stage = context.run.seed, context.stage_as(Evaluate)
+        self.proof, self.key = proof, context.inputs[name].key
         self.engine = open_engine(context, name)
 
     @property
@@ -104,11 +128,14 @@ class AnswerBatch:
         made.engines = [dict(self.engine.made_by)] if self.engine.made_by else []
         with clock(made.seconds, "generate"):
             self.answer(items, made)
-        asked = [(q.id, q.before, q.reference) for q in items if q.reference is not None and self.stage.perplexity]
-        if asked:
+        asked = [(q.id, q.before, q.reference) for q in items if q.reference is not None]
+        if asked and self.stage.asks_likelihoods:
             with clock(made.seconds, "perplexity"):
                 found = self.engine.log_probs([(prompt, text) for _, prompt, text in asked])
             made.log_probs.update(zip((id_ for id_, _, _ in asked), found, strict=True))
+        kept = [q for q in items if q.id in self.proof]
+        if kept and made.engines:
+            made.proof = list(written(self._proof_rows(kept)))
         return made
 
     def answer(self, items: Sequence[Question], made: Answers) -> None:
@@ -120,6 +147,11 @@ class AnswerBatch:
                 made.failed[request.id] = {"reason": said.failure.reason, "found": said.failure.detail, **usage}
             else:
                 made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": said.length} | usage
+
+    def _proof_rows(self, kept: Sequence[Question]) -> list[ProofRow]:
+        most, prompts = min(TOKENS, self.stage.sampling.max_new_tokens), [q.prompt for q in kept]
+        return rows_of([q.id for q in kept], prompts, self.engine.told(prompts, most), most, self.key,
+                       self.engine.made_by)
 
     def _requests(self, items: Sequence[Question]) -> list[Request]:
         """The same draw for every model, so that models differ by their weights alone."""
@@ -169,6 +201,14 @@ class RewardBatch:
         for (id_, _, text), score in zip(asked, scores, strict=True):
             made.scores[id_][text] = score
         return made
+
+
+def _spread(values: Sequence[float], digits: int) -> dict[str, float]:
+    if not values:
+        return {}
+    low, high = np.percentile(values, [5, 95])
+    found = {"mean": np.mean(values), "low": low, "high": high}
+    return {name: round(float(value), digits) for name, value in found.items()}
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def _lengths(
                 try:
                     asked = question.prompt if stage.retrieve is None else engine.offered(question.prompt)
                     tokens = engine.prompt_tokens(asked)
-                    if stage.perplexity and question.reference is not None:
+                    if stage.asks_likelihoods and question.reference is not None:
                         engine.answer_tokens(question.before, question.reference)
                 except (DataError, ModelError) as error:  # training and sampling leave such a row out as well
                     refused.setdefault(question.id, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,14 +95,16 @@ def retriever_of(context: StageContext) -> DenseRetriever:
 
 
 class RetrieveBatch(AnswerBatch):
-    """Answers of the model `name` that it comes to over calls of `retrieve`, each with its trace.
+    """Answers of the model `name` that it comes to over calls of `retrieve`, each with its trace. Kept number by number
+    is the first turn.
 
     Args:
         corpus: what is searched for every question, where that is not each row's own.
     """
 
-    def __init__(self, context: StageContext, *, name: str, corpus: Pool | None) -> None:
-        super().__init__(context, name=name)
+    def __init__(self, context: StageContext, *, name: str, proof: Collection[str] = (),
+                 corpus: Pool | None = None) -> None:
+        super().__init__(context, name=name, proof=proof)
         self.corpus, self.retriever = corpus, retriever_of(context)
 
     def close(self) -> None:

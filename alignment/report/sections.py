@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -39,10 +40,12 @@ from alignment.report.results import (
     kinds,
     metric_table,
     models_of,
+    per_answer,
     reward_chart,
 )
 from alignment.report.scatter import map_note, scatter
 from alignment.report.summary import not_taken
+from alignment.report.walks import walks
 
 SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
 """Metrics of a sample stage that stand below its distribution."""
@@ -56,18 +59,21 @@ class Section(NamedTuple):
 
 
 def sections(
-    stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]]
+    stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]],
+    title: Callable[[AnyStage], str],
 ) -> dict[str, list[dict[str, Any]]]:
     """Part of the page -> entries of those of these stages that have one there, in order.
 
     Args:
         results: content of results.json by stage, of the finished ones that have it.
+        title: what a stage is, in a few words.
     """
     made: dict[str, list[dict[str, Any]]] = {section.part: [] for section in SECTIONS.values() if section is not None}
     for stage in stages:
         section = row_of(SECTIONS, type(stage))
         if section is not None:
-            made[section.part].append(section.entry(stage, artifacts[stage.name], results.get(stage.name)))
+            entry = section.entry(stage, artifacts[stage.name], results.get(stage.name))
+            made[section.part].append({"kind": title(stage), **entry})
     return made
 
 
@@ -81,17 +87,18 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
     dropped = artifact.manifest.rows.dropped
     return {
         "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
-        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
+        "timing": per_answer(artifact.manifest.facts, models), "columns": columns, "rows": rows,
+        "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
-        "not_taken": not_taken(dropped),
+        "not_taken": not_taken(dropped), "walks": walks(results, artifact.manifest.facts, models),
     }
 
 
 def _training(stage: TrainBase, artifact: Artifact | None, results: object) -> dict[str, Any]:
     charts, minor = charts_of(stage, read_events(artifact)) if artifact is not None else ([], [])
     metrics = artifact.manifest.metrics if artifact is not None else {}
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts, "minor": minor,
+    return {"stage": stage, "done": artifact is not None, "charts": charts, "minor": minor,
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
@@ -112,7 +119,7 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
     metrics = artifact.manifest.metrics if artifact is not None else {}
     refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
                for reason, count in reasons.items()]
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
+    return {"stage": stage, "done": artifact is not None, "refused": refused,
             "examples": facts.get("examples", []), "tries": list(facts.get("tries", {}).items()),
             "judge": facts.get("judge"),
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
@@ -133,13 +140,13 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
         charts.append((f"{stage.name}: chosen instructions among the others", scatter(
             f"{stage.name}: instructions in two dimensions",
             [("left", drawn["others"], "s0"), ("chosen", drawn["chosen"], "s1")])))
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts,
+    return {"stage": stage, "done": artifact is not None, "charts": charts,
             "note": "" if drawn is None else f"The map shows {map_note(drawn)}.",
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,

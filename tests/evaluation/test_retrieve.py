@@ -15,8 +15,13 @@ from alignment.config import Run, parse_run
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation import answers as answering
 from alignment.evaluation import questions as choosing
+from alignment.inference.endpoint import generator
 from alignment.inference.requests import Request
 from alignment.pipeline import execute
+from alignment.report import render
+from tests.endpoint_server import Asked as Heard
+from tests.endpoint_server import Reply, answer, endpoint, error, teacher
+from tests.inference.test_endpoint import Passing
 from tests.inference.test_retrieving import Speaker, call
 
 TOWNS = ["Haven", "Varde", "Lund", "Bremen", "Skagen", "Ribe", "Mandal", "Visby"]
@@ -70,6 +75,10 @@ class Asks(Speaker):
             self.said[row] = [call(asks[len(given)]) if len(given) < len(asks)
                               else f" {given[-1].split(':')[0]}" if given else " Haven"]
         return super().generate(requests)
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        return {}  # as an endpoint: no ids that a server could be held to
 
     def log_probs(self, items: Any) -> Any:
         return [(-1.0, 2) for _ in items]
@@ -186,3 +195,51 @@ def test_a_model_that_has_learned_to_call_is_asked_what_it_learned(tmp_path: Pat
     _, results, lines = evaluated(run)
     assert results["models"]["sft"]["calls"]["value"] > 0, [line["answers"]["sft"] for line in lines.values()]
     assert results["models"]["base"]["calls"]["value"] == 0
+
+
+def test_an_endpoint_is_offered_the_function_and_its_calls_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real protocol: `retrieve` as a tool, its calls as tool_calls, what was found as messages of role tool."""
+    monkeypatch.setattr(generator, "Clock", lambda: Passing().clock())
+
+    def says(one: Heard) -> Reply:
+        given = [turn for turn in one.body["messages"] if turn["role"] == "tool"]
+        row = one.body["messages"][0]["content"].rpartition("(")[2].rstrip(")")
+        if row == "3":
+            return answer(None, "tool_calls", tool_calls=[{"id": "a", "type": "function", "function": {
+                "name": "retrieve", "arguments": "{'query'"}}])
+        if row == "2" and given:
+            return error(400, "This model's maximum context length is 9 tokens.", "context_length_exceeded")
+        if not given or row == "1":
+            return answer(None, "tool_calls", tool_calls=[{"id": "a", "type": "function", "function": {
+                "name": "retrieve", "arguments": json.dumps({"query": f"call {len(given)}"})}}])
+        return answer(given[-1]["content"].split(":")[0])
+
+    with endpoint(says) as server:
+        run = the_run(tmp_path, 4, stages=(teacher(server.url),), models=["teacher"], perplexity=False,
+                      retrieve={"embedder": "vectors", "pooling": "mean", "steps": 2})
+        made, _, lines = evaluated(run)
+        bodies = [one.body for one in server.asked]
+    ended = {row: line["answers"]["teacher"]["ended"] for row, line in lines.items()}
+    assert ended == {"hotpot-h0": "answered", "hotpot-h1": "step-limit", "hotpot-h2": "context-overflow",
+                     "hotpot-h3": "call-unreadable"}
+    assert all([tool["function"]["name"] for tool in body["tools"]] == ["retrieve"] for body in bodies)
+    second = next(body["messages"] for body in bodies if "(0)" in body["messages"][0]["content"]
+                  and len(body["messages"]) > 1)
+    assert [turn["role"] for turn in second] == ["user", "assistant", "tool"]
+    assert second[2]["tool_call_id"] == second[1]["tool_calls"][0]["id"]
+    assert second[2]["content"] in {f"{title}: {''.join(told)}" for title, told in hotpot(0)["context"]}
+    first = lines["hotpot-h0"]["answers"]["teacher"]
+    assert (first["usage"]["prompt_tokens"], first["usage"]["attempts"]) == (40, 2), "of both turns"
+    assert made.manifest.facts["endpoints"]["teacher"]["requests"] == len(bodies)
+
+
+def test_the_report_shows_what_was_asked_and_found(tmp_path: Path, asks: Any) -> None:
+    asks(Asks({"hotpot-h0": ["How deep is Haven?"], "hotpot-h1": ["one", "One"]}))
+    run = the_run(tmp_path, retrieve={"embedder": "vectors", "pooling": "mean", "top_k": 3})
+    page = render(run, execute(run).artifacts, None, "")
+    assert "Gold passages found" in page
+    assert "repeated-query 1" in " ".join(page.split())
+    assert "How deep is Haven?" in page
+    assert page.count('<div class="found gold">') == 4, "two of three passages, of two calls"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from alignment.artifacts import Artifact
-from alignment.config import KINDS, METHODS, Run
+from alignment.config import KINDS, METHODS, Run, parse_run
 from alignment.distributed.generate import shared
+from alignment.evaluation.measures import NAMES
 from alignment.inference import judging
 from alignment.inference.requests import Request
 from alignment.pipeline import execute
@@ -38,7 +39,7 @@ def crossing(folder: Path) -> dict[str, Any]:
     file = folder / "crossing.jsonl"
     file.write_text("".join(json.dumps({
         "passage": "The harbour is nine metres deep, and it freezes in most winters.", "question": question,
-        "answer": "Yes.", "split": split,
+        "answer": "Yes, 9 metres.", "split": split,
     }) + "\n" for question, split in (("Is it deep?", "train"), ("Does it freeze in winter?", "test"))))
     return {"name": "crossing", "kind": "import", "data": [{"path": str(file), "format": "passage-qa"}],
             "split": {"by": "field", "names": ["train", "test"]}}
@@ -100,7 +101,9 @@ def chain(folder: Path) -> Run:
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
          "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
-         "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+         "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+        {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",
+         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
         *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
@@ -115,6 +118,20 @@ def walks(folder: Path) -> list[dict[str, Any]]:
              "retrieve": True, "split": {"by": "ratio", "ratios": {"test": 1.0}}},
             {"name": "walks", "kind": "evaluate", "models": ["asks"], "rows": "hops/test", "bootstrap": 100,
              "sampling": SHORT, "retrieve": {"embedder": "import-embedder", "pooling": "mean"}}]
+
+
+def from_chain(folder: Path, made: dict[str, Artifact | None]) -> Run:
+    """In another store: an adapter, a reward model and rows of the chain's."""
+    sft, reward, sample = (made[name] for name in ("sft", "reward", "sample"))
+    assert sft is not None
+    assert reward is not None
+    assert sample is not None
+    there = {"source": "artifact", "store": sft.store.url}
+    return parse_run(json.dumps({"name": "from-chain", "store": str(folder / "other"), "stages": [
+        {"name": "it", "kind": "import", "model": {**there, "artifact": sft.key}},
+        {"name": "scores", "kind": "import", "role": "reward", "model": {**there, "artifact": reward.key}},
+        {"name": "rows", "kind": "import",
+         "rows": {"artifact": sample.key, "store": sft.store.url, "splits": ["samples"]}}]}))
 
 
 def says(request: Request) -> tuple[str, bool]:
@@ -135,9 +152,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
             {"contrastive": says, "multihop": hop_teacher}.get(context.stage.name, taught)))
         patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
-    for name, artifact in artifacts.items():
-        assert artifact is not None
-        found.setdefault(type(run.stage(name)), []).append(artifact)
+    other = from_chain(tmp_path_factory.mktemp("other"), artifacts)
+    for one, made in ((run, artifacts), (other, execute(other).artifacts)):
+        for name, artifact in made.items():
+            assert artifact is not None
+            found.setdefault(type(one.stage(name)), []).append(artifact)
     return found
 
 
@@ -165,7 +184,8 @@ def within(span: str, value: float) -> bool:
     """Whether a value is one that the table's words allow."""
     if span.startswith("whole number"):
         return value >= 0 and value == int(value)
-    spans = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf"))}
+    spans = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf")),
+             "0 to 100": (0, 100), "-100 to 100": (-100, 100)}
     low, high = spans.get(span, (-float("inf"), float("inf")))
     return low <= value <= high
 
@@ -187,8 +207,10 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, GAINED, MEANS, TRACED
+    from alignment.evaluation.results import COMPARED, GAINED, SCORED, TRACED
+    from alignment.reference.emitted import GAINED as DECLARED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
-    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in GAINED)]
-    assert named == {*MEANS, *TRACED, *pairs, *(f"{name}_low" for name in pairs), "perplexity"}
+    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
+    assert named == {*NAMES, *SCORED, *TRACED, *pairs, *(f"{name}_low" for name in pairs)}
+    assert (*DECLARED, "style") == GAINED

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from alignment.config.stages.artifact import ImportArtifact, ImportArtifactReward, ImportRows
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import ImportDocuments
@@ -26,7 +27,8 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData, ImportDocuments,
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward, ImportData,
+    ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
     Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose)
 """Every stage class, in the order in which a run usually has them."""
