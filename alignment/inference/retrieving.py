@@ -122,7 +122,7 @@ class Walk:
         spoken = read(completion)
         called = _query(spoken)
         if spoken.problem is not None:
-            self.end(spoken.problem, completion.text)
+            self.end(spoken.problem, spoken.text)
         elif isinstance(called, str):
             self.end(called, completion.text)
         elif called is None:

@@ -26,7 +26,7 @@ CUT, UNREADABLE, UNMARKED = "call-cut", "call-unreadable", "call-without-marks"
 SEVERAL, MORE = "several-calls", "text-after-call"
 PROBLEMS = {
     CUT: "a call that max_new_tokens cut",
-    UNREADABLE: "no function's name and JSON object between the call's marks, or one mark without the other",
+    UNREADABLE: "no function's name and JSON object between the call's two marks, or other marks than these two",
     UNMARKED: "a call's text without the tokens around it",
     SEVERAL: "more calls than one",
     MORE: "text between a call and the turn's end",
@@ -41,7 +41,7 @@ class Spoken:
     """What a model said, as a turn.
 
     Attributes:
-        text: the answer, or what stands beside a call.
+        text: the answer, or what stands beside a call; with a problem all that was said, its marks as they are written.
         name: of the function that is called; None of an answer.
         arguments: of the call.
         problem: a key of PROBLEMS; then it is neither a call nor an answer.
@@ -113,17 +113,19 @@ def _read(tokenizer: PreTrainedTokenizerBase, marks: Marks, ids: list[int], fini
     if not begins and not ends:
         text = decode_answer(tokenizer, ids, finished=finished)
         return Spoken(text, problem=UNMARKED if unmarked(text, marks.lead) else None)
-    said = decode_answer(tokenizer, ids[: min(begins + ends)], finished=False).strip()
+    whole = _plain(tokenizer, ids)
     if begins and not ends and not finished:
-        return Spoken(said, problem=CUT)
-    if len(begins) > 1 or len(ends) > 1:
-        return Spoken(said, problem=SEVERAL)
-    if not begins or not ends or ends[0] < begins[0]:
-        return Spoken(said, problem=UNREADABLE)
+        return Spoken(whole, problem=CUT)
+    if len(begins) > 1:
+        return Spoken(whole, problem=SEVERAL)
+    if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+        return Spoken(whole, problem=UNREADABLE)
     if _plain(tokenizer, ids[ends[0] + 1:]).strip():
-        return Spoken(said, problem=MORE)
+        return Spoken(whole, problem=MORE)
     call = read_call(_plain(tokenizer, ids[begins[0] + 1: ends[0]]))
-    return Spoken(said, problem=UNREADABLE) if call is None else Spoken(said, *call)
+    if call is None:
+        return Spoken(whole, problem=UNREADABLE)
+    return Spoken(decode_answer(tokenizer, ids[: begins[0]], finished=False).strip(), *call)
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

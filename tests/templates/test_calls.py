@@ -59,12 +59,15 @@ CALL = '<|bof|>retrieve:\n{"query": "x"}<|eof|>'
     ('<|bof|>retrieve:\n{"query": "\\ud83d"}<|eof|>', True, UNREADABLE),
     (f'<|bof|>retrieve:\n{"[" * 3000}<|eof|>', True, UNREADABLE),
     (CALL + CALL, True, SEVERAL),
+    (f"<|eof|>{CALL.removeprefix('<|bof|>')}", True, UNREADABLE),
+    (f"{CALL}<|eof|>", True, UNREADABLE),
     (f"{CALL} It is deep.", True, MORE),
     ('It is.\nretrieve:\n{"query": "x"}', True, UNMARKED),
 ])
 def test_what_looks_like_a_call_and_is_none_is_no_answer(text: str, finished: bool, problem: str) -> None:
     read = spoken(tokenizer(), text, finished)
     assert (read.problem, read.name) == (problem, None)
+    assert read.text.strip() == text.strip(), "what was said, marks and all"
 
 
 def test_a_cut_answer_and_a_text_about_calls_stay_answers() -> None:
