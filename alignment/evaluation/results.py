@@ -30,11 +30,15 @@ from alignment.evaluation.metrics import (
     win_rate,
 )
 from alignment.records import Message, Record
+from alignment.records.importers.retrieval import question_turns
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
 SCORED = ("reward", "style")
 """Columns that `score` adds."""
+TRACED = ("answered", "gold_recall", "fact_recall", "turns", "calls")
+"""Columns that `retrieve` adds: means of what traces are worth (retrieving.py)."""
+_COUNTED = ("turns", "calls")
 REFERENCE_MEANS = ("reward", "style", "words")
 COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
 """What win rates are counted by, and the metric's name."""
@@ -54,27 +58,39 @@ class Question:
         prompt: what the models are asked, ending with a user (or tool) turn.
         reference: the answer whose perplexity is measured, or None.
         references: every accepted answer, `reference` first (SQuAD rows accept several).
+        told: what stands before the reference in the row, where the models are asked less than that.
     """
 
     record: Record
     prompt: list[Message]
     reference: str | None
     references: tuple[str, ...]
+    told: list[Message] | None = None
+
+    @property
+    def before(self) -> list[Message]:
+        """What the reference is measured behind: what was learned before such an answer."""
+        return self.prompt if self.told is None else self.told
 
     @property
     def id(self) -> str:
         return self.record.id
 
 
-def question_of(record: Record) -> Question:
-    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference."""
+def question_of(record: Record, retrieve: bool = False) -> Question:
+    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference.
+
+    Args:
+        retrieve: the models are asked the question alone, without the calls and passages of the row.
+    """
     prompt, reference = record.prompt, record.reference()
     if record.type == "messages":
         answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
         prompt = record.messages[:-1] if answered else record.messages
     more = record.meta.get("references") or []
     every = [text for text in [reference, *more] if isinstance(text, str)]
-    return Question(record, prompt, reference, tuple(dict.fromkeys(every)))
+    return Question(record, question_turns(record) if retrieve else prompt, reference, tuple(dict.fromkeys(every)),
+                    prompt if retrieve else None)
 
 
 def asks(stage: Evaluate, name: str) -> bool:
@@ -228,6 +244,9 @@ class Table:
                 yield metric, pooled_ci(sums, pooled.total, **self.draws)._asdict()
             elif self.stage.metrics is not None:  # asked for by name, and no row has it: undefined, and said
                 yield metric, mean_ci([math.nan] * len(self.questions))._asdict()
+        for metric in TRACED if self.stage.retrieve is not None and model != REFERENCE else ():
+            share = metric not in _COUNTED
+            yield metric, mean_ci(self.column(model, metric), share=share, **self.draws)._asdict()
 
     def _share(self, metric: str) -> bool:
         """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""

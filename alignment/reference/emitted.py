@@ -243,6 +243,7 @@ _SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
 _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
+_RETRIEVES = "retrieve is given"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
@@ -283,6 +284,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _HAS_PAIRS: lambda stage: stage.pairs != "none",
+    _RETRIEVES: lambda stage: stage.retrieve is not None,
     _HAS_BETA: lambda stage: stage.has_reference,
     **{_when(name, USUAL): _measures(name) for name in NAMES},
     **{_when(name, GAINED): _compares(name) for name in NAMES},
@@ -430,6 +432,17 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),
         Metric("MODEL.style", "Mean value of the scoring function. MODEL may be `reference`.", "the function's",
                "higher", _SCORED_BY_FUNCTION),
+        Metric("MODEL.answered", "Share of questions that ended with an answer; facts.retrieval.ended of the manifest "
+                                 "counts the others by reason, all of them wrong in the metrics of answers.", SHARE,
+               "higher", _RETRIEVES),
+        Metric("MODEL.gold_recall", "Mean share of a row's gold passages that were found at any of its calls; rows "
+                                    "without any take no part.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.fact_recall", "Mean share of a row's supporting facts (HotpotQA: sentences) that stand in a "
+                                    "passage that was found.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.turns", "Mean number of times that the model spoke to a question, its answer included.", POSITIVE,
+               when=_RETRIEVES),
+        Metric("MODEL.calls", "Mean number of calls to a question that were answered with passages.", POSITIVE,
+               when=_RETRIEVES),
         *_compared("win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties counted half; 0.5 is "
                                "a draw.", SHARE, _SCORED, "0.5"),
         *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
@@ -572,6 +585,10 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
             "seen": "Row set -> its rows.",
         }),
+        Event("passages", "What can be retrieved was embedded.", {
+            "passages": "Texts, of all rows or of the corpus.", "cut": "Those longer than retrieve.max_tokens.",
+            "corpus": "retrieve.corpus; null: each row's own passages.",
+        }, when=_RETRIEVES),
         Event("answers", "A model has answered every row.", {
             "model": "The stage that made the model.", "rows": "Answers.", "reused": _REUSED,
             "load": "Seconds of loading.", "generate": "Seconds of answering.",
