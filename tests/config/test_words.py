@@ -64,6 +64,8 @@ EVERYTHING = {
          "hygiene": {"near_duplicates": 0.8, "language": ["en"], "personal_data": ["phone"], "phone_regions": ["US"],
                      "found": "replace"},
          "split": {"by": "field", "field": "split", "names": ["train"]}},
+        {"name": "rated", "kind": "import", "data": [{"path": "a", "format": "pandalm"}], "ties": "keep",
+         "split": {"by": "ratio", "ratios": {"test": 1.0}}},
         {"name": "fetched", "kind": "import", "data": [{"path": "a", "format": "squad"}], "retrieve": True,
          "split": {"by": "ratio", "ratios": {"train": 1.0}}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
