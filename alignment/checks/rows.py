@@ -16,6 +16,8 @@ from alignment.config.run import read_upstream
 from alignment.data.overlap import find_overlap
 from alignment.data.projections import PROJECTIONS
 from alignment.errors import ConfigError
+from alignment.evaluation.measures import measure_of
+from alignment.evaluation.results import question_of, reply_of, rules_of
 from alignment.records import Record
 from alignment.rewards import lacking
 from alignment.sampling.prompts import as_prompt
@@ -104,10 +106,27 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
     elif unfit:
         sight.warn(stage.name, f"{len(unfit)} of {len(asked)} rows cannot be scored, and the stage fails if it draws "
                                f"one: {counted(unfit)}")
-    if not any(record.completion or record.meta.get("references") for record in asked):
+    if stage.metrics is not None:
+        yield from _metrics(sight, stage, test)
+    elif not any(record.completion or record.meta.get("references") for record in asked):
         sight.warn(stage.name, "no row has a reference answer, so exact match, F1, ROUGE-L and perplexity are not "
                                "measured")
     yield from _held_out(run, sight, stage, test)
+
+
+def _metrics(sight: Sight, stage: Evaluate, test: Sequence[Record]) -> Wrong:
+    """Metrics that are named and that no row, or not every row, can be measured by."""
+    questions = [question_of(record) for record in test]
+    rules = rules_of(stage, questions)
+    replies = [reply_of(q, "", True, None if q.reference is None else (0.0, 1)) for q in questions]
+    for place, name in enumerate(stage.metrics or ()):
+        lacking_it = [lack for reply in replies if (lack := measure_of(name).lacks(reply, rules)) is not None]
+        if lacking_it and len(lacking_it) == len(replies):
+            yield ("metrics", place), ConfigError(
+                f"no row can be measured by {name}", found=f"{_types(test)}: {counted(lacking_it)}",
+                expected=f"{measure_of(name).needs}, or metrics without {name}")
+        elif lacking_it:
+            sight.warn(stage.name, f"{len(lacking_it)} of {len(replies)} rows have no {name}: {counted(lacking_it)}")
 
 
 def _held_out(run: Run, sight: Sight, stage: Evaluate, test: list[Record]) -> Wrong:

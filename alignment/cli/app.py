@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from alignment import __version__
-from alignment.cli import check, cluster, data, execute, explain, info, init, plan, probe
+from alignment.cli import check, cluster, compare, data, execute, explain, info, init, plan, probe
 from alignment.cli.show import debuggable
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def _options(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init, "check": check.check, "plan": plan.plan, "probe": probe.probe, "run": execute.run,
-    "status": execute.status, "report": execute.report,
+    "status": execute.status, "report": execute.report, "compare": compare.compare,
     "preflight": cluster.preflight, "submit": cluster.submit, "logs": cluster.logs,
     "cancel": cluster.cancel, "resume": cluster.resume, "explain": explain.explain, "schema": info.schema,
     "templates": info.templates,

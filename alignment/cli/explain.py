@@ -67,8 +67,9 @@ def _rows(rows: Sequence[tuple[str, str]], width: int, indent: str) -> Iterator[
     fitting = [len(name) for name, _ in rows if len(name) <= _NAMES]
     column = len(indent) + max(fitting, default=_NAMES) + 2
     for name, text in rows:
-        said = list(_wrapped(text, width, " " * column)) if text else []
-        if said and len(indent + name) + 2 <= column:
+        room = all(len(word) <= width - column for word in text.split())  # else below, where there is more
+        said = list(_wrapped(text, width, " " * column if room else indent + "  ")) if text else []
+        if said and room and len(indent + name) + 2 <= column:
             yield (indent + name).ljust(column) + said.pop(0).lstrip()
         else:
             yield indent + name

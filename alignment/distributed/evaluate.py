@@ -24,7 +24,7 @@ from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewa
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, measure_all, said_by_all, scorables
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
-from alignment.evaluation.results import Question, Table, flat_metrics, without_nan
+from alignment.evaluation.results import Question, Table, flat_metrics, prove, without_nan
 from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
@@ -38,10 +38,12 @@ def evaluate_stage(context: StageContext) -> Outcome:
         facts: held_out, timing, undefined_metrics.
 
     Raises:
+        ConfigError: a metric needs a package that is not here.
         DataError: rows with one id, test rows that were seen before, or none left.
         WorkersLost: workers died too often.
     """
     stage = context.stage_as(Evaluate)
+    prove(stage)
     split = context.rows(stage.rows)
     check_ids(split, f"stage {stage.name}, rows {stage.rows}")
     held_out = check_held_out(context, stage, split)
@@ -53,17 +55,18 @@ def evaluate_stage(context: StageContext) -> Outcome:
     _write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
     said = said_by_all(stage, questions, answered)
-    measures = measure_all(stage, questions, said, _rewards(context, stage, scorables(questions, said)))
-    perplexity = {name: own.log_probs for name, own in answered.items() if own.log_probs}
-    results = Table(stage, questions, measures, perplexity, context.run.seed).results()
+    rewards = _rewards(context, stage, scorables(questions, said))
+    measures, counts = measure_all(stage, questions, said, rewards, answered)
+    results = Table(stage, questions, measures, counts, context.run.seed).results()
+    results["tokens"] = {name: own.per_item()["tokens"] for name, own in answered.items()}  # seconds: in the manifest
     (context.out / "results.json").write_text(
         json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    lines = (answer_line(question, stage, said, measures, answered) for question in questions)
+    lines = (answer_line(question, stage, said, measures, counts, answered) for question in questions)
     written = {"answers": _write_lines(context.out / "answers.jsonl", lines)}
     metrics, undefined = flat_metrics(results)
     return Outcome(RowCounts(read=len(split), written=written, dropped=chosen.dropped), metrics, {
         "held_out": {"seen": held_out.seen, "left_out": len(held_out.dropped)},
-        "timing": {name: own.timing() for name, own in answered.items()},
+        "timing": {name: {**own.timing(), "per_item": own.per_item()} for name, own in answered.items()},
         "undefined_metrics": undefined,
         **endpoint_facts(context, {name: own.used() for name, own in answered.items()}),
         **engine_facts({name: own.engines for name, own in answered.items()}),

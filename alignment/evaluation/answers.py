@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.evaluation.results import Question
@@ -32,6 +34,7 @@ class Answers:
         log_probs: (summed log-probability in nats, tokens) of each reference; empty when perplexity is not asked for.
         seconds: time spent by kind of work, over all attempts and workers.
         engines: who answered (Generator.made_by), each once; none of an endpoint.
+        batches: (questions, seconds of answering them) of each part; empty of a part itself.
     """
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Answers:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Answers]) -> Answers:
@@ -49,6 +53,8 @@ class Answers:
             whole.log_probs |= part.log_probs
             whole.failed |= part.failed
             whole.engines += [one for one in part.engines if one not in whole.engines]
+            if asked := len(part.answers) + len(part.failed):
+                whole.batches.append((asked, part.seconds.get("generate", 0.0)))
             for name, value in part.seconds.items():
                 whole.seconds[name] = whole.seconds.get(name, 0.0) + value
         return whole
@@ -63,6 +69,14 @@ class Answers:
         rate = tokens / max(self.seconds.get("generate", 0.0), 1e-9)
         return {**{name: round(value, 3) for name, value in self.seconds.items()},
                 "tokens": tokens, "tokens_per_second": round(rate, 1)}
+
+    def per_item(self) -> dict[str, dict[str, float]]:
+        """Seconds and tokens of one answer: the mean, and between which values nine of ten lie.
+
+        An answer's seconds are its batch's, divided by the answers in it: what it takes of the machine, and no latency.
+        """
+        seconds = [spent / asked for asked, spent in self.batches for _ in range(asked)]
+        return {"seconds": _spread(seconds, 4), "tokens": _spread([one["tokens"] for one in self.answers.values()], 1)}
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -111,8 +125,8 @@ class AnswerBatch:
                 made.failed[request.id] = {"reason": said.failure.reason, "found": said.failure.detail, **usage}
             else:
                 made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": said.length} | usage
-        asked = [(q.id, q.prompt, q.reference) for q in items if q.reference is not None and self.stage.perplexity]
-        if asked:
+        asked = [(q.id, q.prompt, q.reference) for q in items if q.reference is not None]
+        if asked and self.stage.asks_likelihoods:
             with _clock(made.seconds, "perplexity"):
                 found = self.engine.log_probs([(prompt, text) for _, prompt, text in asked])
             made.log_probs.update(zip((id_ for id_, _, _ in asked), found, strict=True))
@@ -166,6 +180,14 @@ class RewardBatch:
         for (id_, _, text), score in zip(asked, scores, strict=True):
             made.scores[id_][text] = score
         return made
+
+
+def _spread(values: Sequence[float], digits: int) -> dict[str, float]:
+    if not values:
+        return {}
+    low, high = np.percentile(values, [5, 95])
+    found = {"mean": np.mean(values), "low": low, "high": high}
+    return {name: round(float(value), digits) for name, value in found.items()}
 
 
 @contextmanager

@@ -15,11 +15,23 @@ from alignment.config import Evaluate
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation.answers import Answers, Scorable
-from alignment.evaluation.results import Measures, Question, kind_of, measure
+from alignment.evaluation.results import (
+    REFERENCE_MEANS,
+    SCORED,
+    Counts,
+    Measures,
+    Question,
+    columns,
+    count,
+    kind_of,
+    measure,
+    reply_of,
+    rules_of,
+)
 from alignment.rewards import resolve
 
-SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
-"""Numbers of a single answer in answers.jsonl."""
+SHOWN = ("exact_match", "f1", "rouge_l", *SCORED)
+"""Numbers of a single answer in answers.jsonl where no metrics are named; else all of them."""
 Said = dict[str, dict[str, tuple[str, bool]]]
 """Model (and maybe REFERENCE) -> row id -> (text, finished)."""
 
@@ -41,28 +53,43 @@ def scorables(questions: Sequence[Question], said: Said) -> list[Scorable]:
 
 
 def measure_all(
-    stage: Evaluate, questions: Sequence[Question], said: Said, rewards: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, Measures]]:
-    """Numbers of all that was said: model -> row id -> numbers.
+    stage: Evaluate, questions: Sequence[Question], said: Said, rewards: Mapping[str, Mapping[str, float]],
+    answered: Mapping[str, Answers] = {},
+) -> tuple[dict[str, dict[str, Measures]], dict[str, dict[str, Counts]]]:
+    """(numbers, what they add to sums) of all that was said: model -> row id -> by name.
 
     Args:
+        answered: for the likelihoods of references.
         rewards: row id -> text -> score; empty without a reward model.
 
     Raises:
         DataError: the scoring function failed; names the row.
     """
-    def of(question: Question, text: str, finished: bool) -> Measures:
-        reward = rewards.get(question.id, {}).get(text, math.nan)
-        return measure(question, text, finished, reward=reward, style=_style(stage, question, text), stage=stage)
+    rules = rules_of(stage, questions)
+    numbers: dict[str, dict[str, Measures]] = {}
+    counts: dict[str, dict[str, Counts]] = {}
+    for name, own in said.items():
+        numbers[name], counts[name] = {}, {}
+        for question in (q for q in questions if q.id in own):
+            text, finished = own[question.id]
+            known = answered[name].log_probs.get(question.id) if name in answered else None
+            reply = reply_of(question, text, finished, known)
+            names = [each for each in stage.measured if name != REFERENCE or each in REFERENCE_MEANS]
+            numbers[name][question.id] = measure(
+                reply, rules, names, reward=rewards.get(question.id, {}).get(text, math.nan),
+                style=_style(stage, question, text), stage=stage)
+            counts[name][question.id] = count(reply, rules, stage) if name != REFERENCE else {}
+    return numbers, counts
 
-    return {name: {q.id: of(q, *own[q.id]) for q in questions if q.id in own} for name, own in said.items()}
 
-
-def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]],
-                answered: Mapping[str, Answers]) -> dict[str, Any]:
-    """One line of answers.jsonl: the question and every model's answer to it, with what it took at an endpoint;
-    numbers may be NaN."""
+def answer_line(
+    question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]],
+    counts: Mapping[str, Mapping[str, Counts]], answered: Mapping[str, Answers],
+) -> dict[str, Any]:
+    """One line of answers.jsonl: the question and every model's answer to it, with its numbers, what it adds to sums
+    and what it took at an endpoint; numbers may be NaN."""
     meta = question.record.meta
+    shown = SHOWN if stage.metrics is None else (*(name for name in columns(stage) if name != "finished"),)
     return {
         "id": question.id,
         "kind": kind_of(question.record),
@@ -74,7 +101,9 @@ def answer_line(question: Question, stage: Evaluate, said: Said, measures: Mappi
             name: {
                 "text": said[name][question.id][0],
                 "finished": said[name][question.id][1],
-                **{metric: measures[name][question.id][metric] for metric in SHOWN},
+                **{metric: measures[name][question.id][metric] for metric in shown},
+                "tokens": answered[name].answers[question.id]["tokens"],
+                **({"counts": added} if (added := counts[name][question.id]) else {}),
                 **{key: value for key, value in answered[name].answers[question.id].items() if key == "usage"},
             }
             for name in stage.models

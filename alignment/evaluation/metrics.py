@@ -1,77 +1,26 @@
-"""What one answer is worth against its references, and how sure a mean or a win rate over rows is.
+"""How sure a mean, a number of all rows together or a win rate is.
 
-Pure functions over text and numbers: no torch, no files, no models. Exact match and token F1 are the rewards
-room's own (SQuAD's, MLQA's). ROUGE-L is `rouge_score`'s (Lin 2004, aclanthology W04-1013) over `alignment.words`,
-which are that package's on English. Intervals are percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13);
-a comparison of two models resamples rows, so that both models always meet the same questions (Koehn 2004,
-aclanthology W04-3250). Equal numbers give a bootstrap nothing to draw: for shares Wilson's score interval (1927,
-doi:10.2307/2276774) says how little 0 of 24 proves.
+Pure functions over numbers: no torch, no files, no models; what one answer is worth is measures/. Intervals are
+percentile bootstraps over rows (Efron & Tibshirani 1993, ch. 13); a comparison of two models resamples rows, so that
+both models always meet the same questions (Koehn 2004, aclanthology W04-3250). Equal numbers give a bootstrap nothing
+to draw: for shares Wilson's score interval (1927, doi:10.2307/2276774) says how little 0 of 24 proves.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
-
-from alignment.rewards import exact_match, token_f1
-from alignment.words import words
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 """Coverage of every interval."""
 _CELLS = 2_000_000
 """Numbers drawn at once while resampling; bounds the memory at about 30 MB."""
-
-
-# --- one answer -----------------------------------------------------------------------------------------------
-
-
-class _Words:
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
-
-
-_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
-
-
-def answer_of(text: str, pattern: str | None) -> str:
-    """Group `answer` of the pattern's first match (dot matches newlines), or the whole text without one."""
-    match = re.search(pattern, text, re.DOTALL) if pattern is not None else None
-    found = match["answer"] if match is not None else None
-    return text if found is None else str(found)
-
-
-def text_metrics(
-    text: str, references: Sequence[str], pattern: str | None = None, language: str | None = None
-) -> dict[str, float]:
-    """exact_match, f1 and rouge_l (0..1) of an answer, each the best over the references; NaN without any.
-
-    Exact match and F1 compare `answer_of` both sides by the rules of `language`; ROUGE-L compares the whole texts.
-    """
-    if not references:
-        return {"exact_match": math.nan, "f1": math.nan, "rouge_l": math.nan}
-    short = [answer_of(reference, pattern) for reference in references]
-    said = answer_of(text, pattern)
-    return {
-        "exact_match": exact_match(said, short, language),
-        "f1": token_f1(said, short, language),
-        "rouge_l": rouge_l(text, references),
-    }
-
-
-def rouge_l(text: str, references: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence of words, the best over the references."""
-    return float(_ROUGE.score_multi(list(references), text)["rougeL"].fmeasure)
-
-
-# --- many answers ---------------------------------------------------------------------------------------------
 
 
 class Interval(NamedTuple):
@@ -152,23 +101,28 @@ def _equal(values: Floats) -> bool:
     return len(values) > 0 and bool((values == values[0]).all())
 
 
-def perplexity_ci(
-    log_probs: Sequence[float], tokens: Sequence[int], *, resamples: int = 2000, seed: int = 0
+def pooled_ci(
+    rows: Floats, total: Callable[[Floats], Floats], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """exp(-sum of log-probabilities / number of tokens) over all rows: every token weighs the same.
+    """A number that sums over rows make (BLEU, perplexity), with its interval: the sums of resampled rows.
 
     Args:
-        log_probs: one row's summed log-probability (nats).
-        tokens: one row's number of tokens.
+        rows: (n, K) what each row adds; a row that is not finite takes no part.
+        total: (B, K) sums -> (B,) numbers.
     """
-    columns = np.stack(_paired(log_probs, tokens), axis=1)
-    kept = columns[np.isfinite(columns).all(axis=1) & (columns[:, 1] > 0)]
+    kept = rows[np.isfinite(rows).all(axis=1)]
+    return _interval(kept, lambda means: total(means * len(kept)), resamples, seed, len(rows) - len(kept))
 
-    def perplexity(means: Floats) -> Floats:
-        with np.errstate(over="ignore"):
-            return np.exp(-means[:, 0] / means[:, 1])
 
-    return _interval(kept, perplexity, resamples, seed, len(columns) - len(kept))
+def pooled_difference_ci(
+    a: Floats, b: Floats, total: Callable[[Floats], Floats], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """`pooled_ci` of a less that of b, both over the same resampled rows. Raises ValueError when shapes differ."""
+    if a.shape != b.shape:
+        raise ValueError(f"paired rows have different shapes: {a.shape} and {b.shape}")
+    width = a.shape[1]
+    return pooled_ci(np.concatenate([a, b], axis=1), lambda sums: total(sums[:, :width]) - total(sums[:, width:]),
+                     resamples=resamples, seed=seed)
 
 
 def win_rate(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> WinRate:

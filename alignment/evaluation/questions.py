@@ -112,7 +112,7 @@ def _lengths(
             for question in questions:
                 try:
                     tokens = engine.prompt_tokens(question.prompt)
-                    if stage.perplexity and question.reference is not None:
+                    if stage.asks_likelihoods and question.reference is not None:
                         engine.answer_tokens(question.prompt, question.reference)
                 except (DataError, ModelError) as error:  # training and sampling leave such a row out as well
                     refused.setdefault(question.id, error)

@@ -6,37 +6,44 @@ Everything is joined by row id; a position never decides which score belongs to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from alignment.config import Evaluate
 from alignment.config.stages.evaluate import REFERENCE
+from alignment.errors import ConfigError
+from alignment.evaluation.measures import Pooled, Reply, Rules, answer_of, measure_of
+from alignment.evaluation.measures.base import SHARE
+from alignment.evaluation.measures.bleu import cut_of
 from alignment.evaluation.metrics import (
-    answer_of,
+    Floats,
     difference_ci,
     finite_mean,
     histogram,
     mean_ci,
-    perplexity_ci,
-    text_metrics,
+    pooled_ci,
+    pooled_difference_ci,
     win_rate,
 )
 from alignment.records import Message, Record
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
-MEANS = ("exact_match", "f1", "rouge_l", "reward", "style", "finished", "words")
-SHARES = ("exact_match", "f1", "rouge_l", "finished")
-"""Means of numbers from 0 to 1."""
+SCORED = ("reward", "style")
+"""Columns that `score` adds."""
 REFERENCE_MEANS = ("reward", "style", "words")
 COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
 """What win rates are counted by, and the metric's name."""
 GAINED = ("exact_match", "f1", "style")
-"""Of what the difference of two models is taken, row by row."""
+"""Of what the difference of two models is taken where no metrics are named; else of all that are, and of style."""
 Measures = dict[str, float]
-"""One answer's numbers by name: MEANS and `score`; NaN where there is none."""
+"""One answer's numbers by name: those of `columns`, and `score`; NaN where there is none."""
+Counts = dict[str, tuple[float, ...]]
+"""What one row adds to the sums of each metric that is no mean over rows, by metric."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +77,75 @@ def question_of(record: Record) -> Question:
     return Question(record, prompt, reference, tuple(dict.fromkeys(every)))
 
 
+def asks(stage: Evaluate, name: str) -> bool:
+    """Whether the stage's `score` has what the number is made from; true of what needs no score."""
+    score = stage.score
+    if name == "reward":
+        return score is not None and score.model is not None
+    if name == "style":
+        return score is not None and score.function is not None
+    return name != "score" or score is not None
+
+
+def columns(stage: Evaluate) -> tuple[str, ...]:
+    """Names of the table's columns."""
+    return (*stage.measured, *(name for name in SCORED if asks(stage, name)))
+
+
+def gained(stage: Evaluate) -> tuple[str, ...]:
+    """Of what the difference of two models is taken."""
+    names = GAINED if stage.metrics is None else (*stage.metrics, "style")
+    return tuple(name for name in names if asks(stage, name))
+
+
+def rules_of(stage: Evaluate, questions: Sequence[Question]) -> Rules:
+    """What all rows are compared by, settled once."""
+    cut = cut_of(stage.language, (text for q in questions for text in q.references)) if "bleu" in stage.measured else ""
+    kinds = frozenset(kind for q in questions if (kind := kind_of(q.record)) is not None)
+    return Rules(stage.answer_pattern, stage.language, stage.segmentation, kinds, cut)
+
+
+def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[float, int] | None = None) -> Reply:
+    """An answer as measures see it."""
+    return Reply(text, finished, question.references, kind_of(question.record), likelihood)
+
+
 def measure(
-    question: Question, text: str, finished: bool, *, reward: float, style: float, stage: Evaluate
+    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate
 ) -> Measures:
-    """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
+    """Numbers of one answer: those of the named metrics, and its scores; `reward` and `style` are NaN where the stage
+    has no such scorer."""
     return {
-        **text_metrics(text, question.references, stage.answer_pattern, stage.language),
+        **{name: measure_of(name).of(reply, rules) for name in names},
         "reward": reward,
         "style": style,
         "score": math.nan if stage.score is None else combine(stage.score, style, reward),
-        "finished": float(finished),
-        "words": float(len(words(text))),
     }
+
+
+def prove(stage: Evaluate) -> None:
+    """Measure one answer, before hours are spent on answers that a missing package leaves unmeasured.
+
+    Raises:
+        ConfigError: names the metric and the package.
+    """
+    reply, rules = Reply("yes, 1", True, ("yes, 1",), "a", (-1.0, 1)), rules_of(stage, ())
+    for name in stage.measured:
+        try:
+            measure_of(name).of(reply, rules)
+        except ImportError as error:
+            raise ConfigError(f"metric {name} needs a package that is not installed", found=error.name,
+                              where=f"stage {stage.name}, metrics", expected="the extra `train`") from error
+
+
+def count(reply: Reply, rules: Rules, stage: Evaluate) -> Counts:
+    """What one answer adds to sums; nothing of a metric whose row lacks what it takes."""
+    made: Counts = {}
+    for name in stage.measured:
+        one = measure_of(name)
+        if one.pooled is not None and one.lacks(reply, rules) is None:
+            made[name] = one.pooled.counts(reply, rules)
+    return made
 
 
 class Table:
@@ -90,7 +154,7 @@ class Table:
     Args:
         questions: the test rows, in the split's order.
         measures: model (and maybe REFERENCE) -> row id -> numbers. The reference line may lack rows.
-        perplexity: model -> row id -> (summed log-probability in nats, tokens) of the reference.
+        counts: model -> row id -> what it adds to sums.
         seed: of the bootstrap.
     """
 
@@ -98,11 +162,11 @@ class Table:
         self,
         stage: Evaluate,
         questions: Sequence[Question],
-        measures: dict[str, dict[str, Measures]],
-        perplexity: dict[str, dict[str, tuple[float, int]]],
+        measures: Mapping[str, Mapping[str, Measures]],
+        counts: Mapping[str, Mapping[str, Counts]],
         seed: int,
     ) -> None:
-        self.stage, self.questions, self.measures, self.perplexity = stage, questions, measures, perplexity
+        self.stage, self.questions, self.measures, self.counts = stage, questions, measures, counts
         self.draws = {"resamples": stage.bootstrap, "seed": seed}
 
     def column(self, model: str, metric: str) -> list[float]:
@@ -110,21 +174,42 @@ class Table:
         measured = self.measures[model]
         return [measured[q.id][metric] if q.id in measured else math.nan for q in self.questions]
 
+    def sums(self, model: str, metric: str) -> Floats | None:
+        """(rows, K) what each row adds, NaN where it adds nothing; None where no row does."""
+        found = [self.counts.get(model, {}).get(q.id, {}).get(metric) for q in self.questions]
+        width = next((len(one) for one in found if one is not None), None)
+        if width is None:
+            return None
+        return np.array([[math.nan] * width if one is None else one for one in found], dtype=np.float64)
+
     def results(self) -> dict[str, Any]:
         """What results.json holds; undefined numbers are None."""
         scores = {model: self.column(model, "reward") for model in self.measures}
+        named: dict[str, Any] = {} if self.stage.metrics is None else {"columns": list(columns(self.stage))}
         table = {
             "rows": len(self.questions),
             "reference_words": self._reference_words(),
+            **named,
             "models": {model: dict(self._line(model)) for model in self.measures},
             "compare": list(self._comparisons()),
             "differences": list(self._differences()),
             "by_kind": self._by_kind(),
             "reward_histogram": histogram(scores),
             "answer_pattern": self.stage.answer_pattern,
+            "signatures": self._signatures(),
         }
         cleaned: dict[str, Any] = without_nan(table)
         return cleaned
+
+    def _signatures(self) -> dict[str, str]:
+        """How metrics that have such a thing were computed, as their community writes it."""
+        rules, made = rules_of(self.stage, self.questions), {}
+        lengths = {len(q.references) for q in self.questions if q.references}
+        for name in self.stage.measured:
+            signature = measure_of(name).signature
+            if signature is not None and lengths:
+                made[name] = signature(rules, lengths)
+        return made
 
     def _reference_words(self) -> float | None:
         """Median length of the references, of the part that is compared; long ones are free text."""
@@ -133,38 +218,42 @@ class Table:
         return float(median(lengths)) if lengths else None
 
     def _line(self, model: str) -> Iterator[tuple[str, dict[str, float]]]:
-        for metric in REFERENCE_MEANS if model == REFERENCE else MEANS:
-            if self._asked(metric):
+        for metric in columns(self.stage):
+            if model == REFERENCE and metric not in REFERENCE_MEANS:
+                continue
+            pooled = _pooled(metric)
+            if pooled is None:
                 yield metric, mean_ci(self.column(model, metric), share=self._share(metric), **self.draws)._asdict()
-        if model in self.perplexity:
-            pairs = list(self.perplexity[model].values())
-            interval = perplexity_ci([p[0] for p in pairs], [p[1] for p in pairs], **self.draws)
-            yield "perplexity", interval._asdict()
-
-    def _asked(self, metric: str) -> bool:
-        score = self.stage.score
-        if metric == "reward":
-            return score is not None and score.model is not None
-        if metric == "style":
-            return score is not None and score.function is not None
-        return metric != "score" or score is not None
+            elif (sums := self.sums(model, metric)) is not None:
+                yield metric, pooled_ci(sums, pooled.total, **self.draws)._asdict()
+            elif self.stage.metrics is not None:  # asked for by name, and no row has it: undefined, and said
+                yield metric, mean_ci([math.nan] * len(self.questions))._asdict()
 
     def _share(self, metric: str) -> bool:
         """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""
-        facts = FACTS.get(self.stage.score.function or "") if self.stage.score is not None else None
-        return metric in SHARES or (metric == "style" and facts is not None and (facts.low, facts.high) == (0, 1))
+        if metric in SCORED:
+            facts = FACTS.get(self.stage.score.function or "") if self.stage.score is not None else None
+            return metric == "style" and facts is not None and (facts.low, facts.high) == (0, 1)
+        return measure_of(metric).span == SHARE
 
     def _comparisons(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
-            for by in filter(self._asked, COMPARED):
+            for by in (name for name in COMPARED if asks(self.stage, name)):
                 result = win_rate(self.column(challenger, by), self.column(baseline, by), **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict()}
 
     def _differences(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
-            for metric in filter(self._asked, GAINED):
-                first, second = self.column(challenger, metric), self.column(baseline, metric)
-                interval = difference_ci(first, second, share=self._share(metric), **self.draws)
+            for metric in gained(self.stage):
+                pooled = _pooled(metric)
+                if pooled is None:
+                    interval = difference_ci(self.column(challenger, metric), self.column(baseline, metric),
+                                             share=self._share(metric), **self.draws)
+                else:
+                    first, second = self.sums(challenger, metric), self.sums(baseline, metric)
+                    if first is None or second is None:
+                        continue
+                    interval = pooled_difference_ci(first, second, pooled.total, **self.draws)
                 yield {"challenger": challenger, "baseline": baseline, "metric": metric, **interval._asdict()}
 
     def _by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -172,12 +261,23 @@ class Table:
         return {kind: {model: self._kind_line(model, kind) for model in self.stage.models} for kind in kinds}
 
     def _kind_line(self, model: str, kind: str) -> dict[str, float]:
-        ids = [q.id for q in self.questions if kind_of(q.record) == kind]
-        line = {
-            metric: finite_mean([self.measures[model][id_][metric] for id_ in ids])
-            for metric in filter(self._asked, GAINED)
-        }
-        return {**line, "n": len(ids)}
+        places = [place for place, q in enumerate(self.questions) if kind_of(q.record) == kind]
+        line = {metric: self._of(model, metric, places) for metric in gained(self.stage)}
+        return {**line, "n": len(places)}
+
+    def _of(self, model: str, metric: str, places: Sequence[int]) -> float:
+        """A metric over some of the rows; NaN where none has it."""
+        pooled = _pooled(metric)
+        if pooled is None:
+            values = self.column(model, metric)
+            return finite_mean([values[place] for place in places])
+        sums = self.sums(model, metric)
+        kept = np.empty((0, 0)) if sums is None else sums[places][np.isfinite(sums[places]).all(axis=1)]
+        return float(pooled.total(kept.sum(axis=0, keepdims=True))[0]) if len(kept) else math.nan
+
+
+def _pooled(metric: str) -> Pooled | None:
+    return None if metric in SCORED else measure_of(metric).pooled
 
 
 def kind_of(record: Record) -> str | None:

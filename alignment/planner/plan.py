@@ -438,7 +438,7 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.perplexity)
+    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
 
 
 def _generation(

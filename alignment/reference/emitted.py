@@ -7,7 +7,7 @@ declared, nothing is declared that is not emitted. Capitals in a name stand for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,8 +33,11 @@ from alignment.config import (
     TrainBase,
     row_of,
 )
+from alignment.config.stages.evaluate import USUAL
 from alignment.config.stages.online import Online, Ppo
 from alignment.config.stages.train import Distill, Dpo, Kto, Orpo, Reward, Sft
+from alignment.evaluation.measures import NAMES, measure_of
+from alignment.evaluation.measures.base import POINTS, POSITIVE, SHARE
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -90,7 +93,7 @@ class Curve:
     when: str | None = None
 
 
-SHARE, ANY, COUNT, POSITIVE = "0 to 1", "any number", "whole number, 0 or more", "0 or more"
+ANY, COUNT = "any number", "whole number, 0 or more"
 DIFFERENCE = "-1 to 1"
 _ENTROPY = Curve("entropy", "Mean entropy of the predicted next token, in nats; falling fast, answers get uniform.",
                  POSITIVE)
@@ -237,7 +240,6 @@ _SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
 _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
-_PERPLEXITY = "perplexity is true and rows have references"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
@@ -245,6 +247,26 @@ _FINISHED = Metric("finished_share", "Share of answers that ended by themselves.
 
 _READ = Metric("judge_read_share", "Share of the judge's answers that could be read; of the others the answer gets no "
                                    "score.", SHARE, "higher", _HAS_JUDGE)
+
+GAINED = ("exact_match", "f1")
+"""Metrics whose difference an evaluation gives where none are named."""
+
+
+def _when(name: str, unasked: Sequence[str]) -> str:
+    """`when` of a metric that an evaluation can name."""
+    left_out = "" if name not in unasked else ", or metrics is left out" + (
+        " and perplexity is true" if name == "perplexity" else "")
+    needs = measure_of(name).needs
+    return f"metrics has {name}{left_out}" + (f"; {needs}" if needs else "")
+
+
+def _measures(name: str) -> Callable[[Any], bool]:
+    return lambda stage: name in stage.measured
+
+
+def _compares(name: str) -> Callable[[Any], bool]:
+    return lambda stage: name in (stage.metrics or GAINED)
+
 
 DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED: lambda stage: stage.score is not None,
@@ -258,21 +280,29 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _HAS_PAIRS: lambda stage: stage.pairs != "none",
-    _PERPLEXITY: lambda stage: stage.perplexity,
     _HAS_BETA: lambda stage: stage.has_reference,
+    **{_when(name, USUAL): _measures(name) for name in NAMES},
+    **{_when(name, GAINED): _compares(name) for name in NAMES},
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 
 
-
-def _compared(name: str, text: str, span: str, when: str, draw: str) -> tuple[Metric, Metric]:
+def _compared(
+    name: str, text: str, span: str, when: str, draw: str, better: Better = "higher"
+) -> tuple[Metric, Metric]:
     """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
     name = f"CHALLENGER_vs_BASELINE.{name}"
-    return (Metric(name, text, span, "higher", when),
+    return (Metric(name, text, span, better, when),
             Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
-                   span, "higher", when))
+                   span, better, when))
 
 
+_MEASURED = tuple(Metric(f"MODEL.{name}", one.text, one.span, one.better, _when(name, USUAL))
+                  for name in NAMES for one in [measure_of(name)])
+_SPANS = {SHARE: DIFFERENCE, POINTS: "-100 to 100"}
+_GAINED = tuple(metric for name in NAMES for one in [measure_of(name)] for metric in _compared(
+    f"{name}_gain", f"CHALLENGER's {name} less BASELINE's, over the same rows.", _SPANS.get(one.span, ANY),
+    _when(name, GAINED), "0", one.better))
 _SELECTED = (
     Metric("rows_train", "Rows that were chosen.", COUNT),
     Metric("share", "rows_train by all rows read.", SHARE),
@@ -388,33 +418,16 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("rows_pairs", "Preference pairs written.", COUNT, "higher", _HAS_PAIRS),
     ),
     Evaluate: (
-        Metric("MODEL.exact_match", "Share of rows whose answer is a reference, after SQuAD's normalisation (case, "
-                                    "punctuation, articles), MLQA's where letters are not Latin or language is "
-                                    "given. answer_pattern says which part is compared.", SHARE,
-               "higher", "rows have references"),
-        Metric("MODEL.f1", "Mean overlap of words between answer and nearest reference (SQuAD's token F1; in scripts "
-                           "without blanks, of characters).", SHARE,
-               "higher", "rows have references"),
-        Metric("MODEL.rouge_l", "Mean ROUGE-L F-measure: longest common subsequence of words (in scripts without "
-                                "blanks, of characters), over whole texts.", SHARE,
-               "higher", "rows have references"),
+        *_MEASURED,
         Metric("MODEL.reward", "Mean score that the reward model gives. Only differences mean something. MODEL may be "
                                "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),
         Metric("MODEL.style", "Mean value of the scoring function. MODEL may be `reference`.", "the function's",
                "higher", _SCORED_BY_FUNCTION),
-        Metric("MODEL.finished", "Share of answers that ended by themselves within max_new_tokens.", SHARE, "higher"),
-        Metric("MODEL.words", f"Mean length of the answers in {_WORDS}. MODEL may be `reference`, for comparison.",
-               POSITIVE),
-        Metric("MODEL.perplexity", "exp of the mean negative log-probability per token of the reference answers. "
-                                   "Comparable between models with one tokenizer and template only.", "1 or more",
-               "lower", _PERPLEXITY),
         *_compared("win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties counted half; 0.5 is "
                                "a draw.", SHARE, _SCORED, "0.5"),
         *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
         *_compared("style_win_rate", "The same by the scoring function alone.", SHARE, _SCORED_BY_FUNCTION, "0.5"),
-        *_compared("exact_match_gain", "CHALLENGER's exact_match less BASELINE's, over the same rows.", DIFFERENCE,
-                   "rows have references", "0"),
-        *_compared("f1_gain", "The same of f1.", DIFFERENCE, "rows have references", "0"),
+        *_GAINED,
         *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
     ),
     Choose: (

@@ -13,6 +13,13 @@ from typing import Any
 
 from alignment.report.format import clip, is_number, number
 
+RIGHT = ("exact_match", "final_number", "yes_no", "containment", "question_type")
+"""Numbers that call an answer right (1) or wrong (0); the first that was measured counts."""
+PARTIAL = ("f1", "word_recall")
+"""Of which a half is right, where none of those was measured."""
+TITLES = {"f1": "F1", "word_recall": "recall", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rouge_l": "ROUGE-L",
+          "bleu": "BLEU", "chrf": "chrF"}
+MOST_CHIPS = 4
 SHOWN, MORE = 8, 60
 """Rows shown at once, and rows below the fold."""
 
@@ -99,10 +106,15 @@ def outcome(row: Mapping[str, Any], models: Sequence[str], *, free_text: bool = 
 
 
 def right(answer: Mapping[str, Any]) -> bool | None:
-    """Exact match, or F1 of a half where there is none; None where neither was measured."""
-    if is_number(answer.get("exact_match")) or isinstance(answer.get("exact_match"), bool):
-        return float(answer["exact_match"]) >= 0.5
-    return float(answer["f1"]) >= 0.5 if is_number(answer.get("f1")) else None
+    """By the first of RIGHT that was measured, else by a half of PARTIAL; None where none was."""
+    found = _told(answer)
+    return None if found is None else float(answer[found]) >= 0.5
+
+
+def _told(answer: Mapping[str, Any]) -> str | None:
+    """The number that says whether an answer is right."""
+    return next((name for name in (*RIGHT, *PARTIAL)
+                 if is_number(answer.get(name)) or isinstance(answer.get(name), bool)), None)
 
 
 def _kind(row: Mapping[str, Any]) -> str:
@@ -142,12 +154,14 @@ def _turns(prompt: Any) -> list[Turn]:
 
 def _chips(answer: Mapping[str, Any], free_text: bool) -> list[Chip]:
     chips = []
-    exact = answer.get("exact_match")
-    if exact is not None and right(answer) is not None and not free_text:
-        chips.append(Chip("exact", "good") if right(answer) else Chip("not exact", "bad"))
-    overlap = [("f1", "F1"), ("rouge_l", "ROUGE-L")]
-    overlap = overlap if free_text or not is_number(answer.get("f1")) else overlap[:1]
-    for key, title in (*overlap, ("style", "style"), ("reward", "reward")):
+    told = _told(answer)
+    if told in RIGHT and not free_text:
+        said = ("exact", "not exact") if told == "exact_match" else ("right", "wrong")
+        chips.append(Chip(said[0], "good") if right(answer) else Chip(said[1], "bad"))
+    overlap = [name for name in TITLES if is_number(answer.get(name))]
+    overlap = overlap if free_text or "f1" not in overlap else ["f1"]
+    shown = [(name, TITLES[name]) for name in overlap[:MOST_CHIPS]]
+    for key, title in (*shown, ("style", "style"), ("reward", "reward")):
         if is_number(answer.get(key)):
             chips.append(Chip(f"{title} {number(answer[key], 2)}", "plain"))
     if answer.get("finished") is False:

@@ -12,19 +12,23 @@ from typing import Any
 
 from markupsafe import Markup
 
+from alignment.evaluation.measures import NAMES, measure_of
 from alignment.report.charts import SHARE, Counts, histogram, whisker
-from alignment.report.format import interval, is_number, metric, number, side
+from alignment.report.format import NONE, interval, is_number, metric, number, side
 
+_WAYS = {"higher": "up", "lower": "down", "neither": ""}
+_NAMED = {name: (one.title, _WAYS[one.better]) for name in NAMES for one in [measure_of(name)]}
+_LAST = ("perplexity", "words", "finished")
 METRICS = {
-    "exact_match": ("Exact match", "up"), "f1": ("F1", "up"), "rouge_l": ("ROUGE-L", "up"), "style": ("Style", "up"),
-    "reward": ("Reward", "up"), "perplexity": ("Perplexity", "down"), "words": ("Words", ""),
-    "finished": ("Finished", "up"),
+    **{name: told for name, told in _NAMED.items() if name not in _LAST}, "style": ("Style", "up"),
+    "reward": ("Reward", "up"), **{name: _NAMED[name] for name in _LAST},
 }
-"""Metric -> (title, which way is better), in the order of the table."""
+"""Metric -> (title, which way is better), in the order of a table whose metrics were not named."""
 FREE_TEXT_WORDS = 12
 """References whose median is longer are free text: a good answer has other words, and exact match says nothing."""
 DRAWN = ("exact_match", "f1", "style")
-"""Metrics whose interval is drawn beside the number."""
+"""Metrics whose interval is drawn beside the number, where none were named."""
+_MOST_DRAWN = 3
 OTHER = "s7"
 """Colour of lines that are no model."""
 
@@ -51,6 +55,19 @@ def is_free_text(results: Mapping[str, Any]) -> bool:
     return is_number(length) and length > FREE_TEXT_WORDS
 
 
+def columns_of(results: Mapping[str, Any]) -> list[str]:
+    """Columns of the table in order: as the run file names them, else the usual."""
+    named = [name for name in results.get("columns") or [] if name in METRICS]
+    return named or list(METRICS)
+
+
+def drawn_of(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Metrics whose intervals are drawn: the first that were named, where any were."""
+    if not results.get("columns"):
+        return DRAWN
+    return tuple(name for name in columns_of(results) if METRICS[name][1])[:_MOST_DRAWN]
+
+
 def colours_of(models: Sequence[str]) -> dict[str, str]:
     """The start model grey, the last one in the accent colour, those between in colours of their own."""
     between = (f"s{2 + index % 6}" for index in range(len(models)))
@@ -68,15 +85,18 @@ def metric_table(
     lines: Mapping[str, Mapping[str, Any]] = results.get("models", {})
     measured = models_of(results, models)
     names = [*measured, *(name for name in lines if name not in measured)]
-    columns = [column for column in METRICS if any(is_number(_value(lines[name], column)) for name in names)]
+    columns = [column for column in columns_of(results)
+               if any(is_number(_value(lines[name], column)) for name in names)]
     colours = colours_of(measured)
     domains = {column: _domain(lines, column) for column in columns}
+    drawn = drawn_of(results)
     bests = {column: _best({name: lines[name] for name in measured}, column) for column in columns}
     rows = []
     for name in names:
         colour = colours.get(name, OTHER)
         best = bests if name in measured else {}
-        cells = [_cell(name, column, lines[name], best.get(column), domains[column], colour) for column in columns]
+        cells = [_cell(name, column, lines[name], best.get(column), domains[column], colour, column in drawn)
+                 for column in columns]
         rows.append((name, colour, cells))
     return [METRICS[column] for column in columns], rows
 
@@ -106,12 +126,13 @@ def _domain(models: Mapping[str, Mapping[str, Any]], name: str) -> tuple[float, 
 
 
 def _cell(
-    model: str, name: str, values: Mapping[str, Any], best: float | None, domain: tuple[float, float], colour: str
+    model: str, name: str, values: Mapping[str, Any], best: float | None, domain: tuple[float, float], colour: str,
+    drawn: bool,
 ) -> Cell:
     value, low, high = (_value(values, name, part) for part in ("value", "low", "high"))
     text, between = metric(name, value), interval(name, low, high)
     drawing = ""
-    if name in DRAWN and is_number(value):
+    if drawn and is_number(value):
         drawing = whisker(f"{model}, {METRICS[name][0]}: {text} {between}".rstrip(), value, low, high, domain, colour)
     return Cell(text, between, best is not None and text == metric(name, best), drawing)
 
@@ -197,13 +218,35 @@ def kinds(
     results: Mapping[str, Any], models: Sequence[str]
 ) -> list[tuple[str, int, list[list[tuple[str, str]]]]]:
     """(kind, rows, for each model [(metric title, text)]) of every kind of question."""
-    rows = []
+    rows, drawn = [], drawn_of(results)
     for kind, by_model in (results.get("by_kind") or {}).items():
         lines = [by_model.get(model) or {} for model in models_of(results, models)]
-        cells = [[(METRICS[name][0], metric(name, line[name])) for name in DRAWN if is_number(line.get(name))]
+        cells = [[(METRICS[name][0], metric(name, line[name])) for name in drawn if is_number(line.get(name))]
                  for line in lines]
         rows.append((str(kind), max((int(line.get("n") or 0) for line in lines), default=0), cells))
     return rows
+
+
+def per_answer(facts: Mapping[str, Any], models: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(model, seconds, tokens) of one answer: the mean, and between which values nine of ten lie. Of a manifest that
+    does not say so: nothing.
+
+    Args:
+        facts: of the stage's manifest; seconds differ from machine to machine, so results.json has none.
+    """
+    rows = []
+    for model in models:
+        told = each_answer(facts, model)
+        texts = [f"{number(one.get('mean'))} [{number(one.get('low'))}, {number(one.get('high'))}]"
+                 if is_number((one := told.get(part) or {}).get("mean")) else NONE for part in ("seconds", "tokens")]
+        rows.append((model, texts[0], texts[1]))
+    return rows if any(row[1:] != (NONE, NONE) for row in rows) else []
+
+
+def each_answer(facts: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """Seconds and tokens of one answer of a model, each as mean, low and high."""
+    told: Mapping[str, Any] = ((facts.get("timing") or {}).get(model) or {}).get("per_item") or {}
+    return told
 
 
 def reward_chart(stage: str, results: Mapping[str, Any], models: Sequence[str]) -> Markup | None:

@@ -39,6 +39,7 @@ from alignment.report.results import (
     kinds,
     metric_table,
     models_of,
+    per_answer,
     reward_chart,
 )
 from alignment.report.scatter import map_note, scatter
@@ -81,7 +82,8 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
     dropped = artifact.manifest.rows.dropped
     return {
         "stage": stage, "done": True, "results": results, "models": models, "colours": colours_of(models),
-        "columns": columns, "rows": rows, "comparisons": comparisons(results, stage.models),
+        "timing": per_answer(artifact.manifest.facts, models), "columns": columns, "rows": rows,
+        "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
         "not_taken": not_taken(dropped),

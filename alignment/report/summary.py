@@ -15,13 +15,13 @@ from alignment.config.stages.base import plural
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, side
 from alignment.report.reading import Artifacts, measured_by, unneeded_of
-from alignment.report.results import METRICS, change, is_free_text, models_of
+from alignment.report.results import METRICS, change, columns_of, is_free_text, models_of
 
 Values = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Any]]
 """Content of results.json by evaluate stage."""
 LEADING = ("exact_match", "f1", "style", "reward")
-"""The headline is about the first of these that both ends of the chain have."""
+"""The headline is about the first of these that both ends of the chain have; where metrics are named, of those."""
 LEADING_FREE_TEXT = ("f1", "rouge_l", "style", "reward")
 NOT_TAKEN = ("not taken", "not-taken")
 """Reasons of rows that were left out because no more were asked for."""
@@ -106,7 +106,9 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
     """(metric, values of the first model, of the last) of the first leading metric that both have."""
     measured = models_of(result, models)
-    for name in (LEADING_FREE_TEXT if is_free_text(result) else LEADING) if measured else ():
+    usual = LEADING_FREE_TEXT if is_free_text(result) else LEADING
+    named = [name for name in columns_of(result) if METRICS[name][1]] if result.get("columns") else usual
+    for name in named if measured else ():
         first, last = (result["models"][model].get(name) or {} for model in (measured[0], measured[-1]))
         if is_number(first.get("value")) and is_number(last.get("value")):
             return name, first, last

@@ -14,15 +14,17 @@ from rich.text import Text
 
 from alignment.artifacts import Work
 from alignment.config import Run
-from alignment.report.format import NONE, duration, is_number, metric, told_apart
+from alignment.report.format import DECIMALS, NONE, duration, is_number, metric, number, told_apart
 from alignment.report.reading import Artifacts, measured_by, results_of, unneeded_of, verdicts_of
-from alignment.report.results import DRAWN, METRICS, models_of
+from alignment.report.results import METRICS, columns_of, drawn_of, each_answer, models_of
 from alignment.report.summary import rows_text
 
 WIDTH = 100
-SHORT = {"exact_match": "exact", "perplexity": "ppl", "finished": "done", "rouge_l": "rouge"}
+SHORT = {"exact_match": "exact", "perplexity": "ppl", "finished": "done", "rouge_l": "rouge-l", "word_recall": "recall",
+         "containment": "contains", "final_number": "number", "question_type": "type"}
 """Metrics whose column title would be wider than their numbers."""
-WITH_INTERVAL = DRAWN[:2]
+WITH_INTERVAL = 2
+"""Leading metrics whose interval stands beside the number."""
 
 
 def _table(title: str) -> Table:
@@ -77,14 +79,17 @@ def results_table(run: Run, artifacts: Artifacts) -> Table:
     """Models by metrics of every finished evaluate stage; one line for every one that is not finished."""
     results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
     stages = [stage for stage in run.stages if stage.makes == "table"]
-    columns = [name for name in METRICS if any(
+    named = [name for result in results.values() if result.get("columns") for name in columns_of(result)]
+    columns = [name for name in dict.fromkeys([*named, *METRICS]) if any(
         is_number((values.get(name) or {}).get("value")) for result in results.values()
         for values in result["models"].values())]
+    facts = {name: artifact.manifest.facts for name in results if (artifact := artifacts.get(name)) is not None}
+    timed = any(each_answer(facts[name], model) for name, result in results.items() for model in result["models"])
     table = _table("Results")
     table.add_column("model", max_width=18, overflow="ellipsis", no_wrap=True)
     if not columns:
         table.add_column("state", no_wrap=True)
-    for name in columns:
+    for name in [*columns, *(("s/row", "tokens") if timed else ())]:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for stage in stages:
         if len(stages) > 1:
@@ -95,19 +100,29 @@ def results_table(run: Run, artifacts: Artifacts) -> Table:
             continue
         for model in models_of(results[stage.name], measured_by(stage)):
             values = results[stage.name]["models"][model]
-            table.add_row(Text(model), *(_cell(name, values.get(name) or {}) for name in columns))
+            leading = drawn_of(results[stage.name])[:WITH_INTERVAL]
+            cells = [_cell(name, values.get(name) or {}, bounds=name in leading) for name in columns]
+            table.add_row(Text(model), *cells, *(_per_answer(facts[stage.name], model) if timed else ()))
         table.add_section()
     if not stages:
         table.add_row(NONE, "this run has no evaluate stage")
     return table
 
 
-def _cell(name: str, entry: Mapping[str, Any]) -> Text:
-    """`0.524`, of the leading metrics with the interval: `0.524 .47-.58`."""
+def _per_answer(facts: Mapping[str, Any], model: str) -> list[Text]:
+    """Seconds and tokens of one answer, the means."""
+    told = each_answer(facts, model)
+    return [Text(number((told.get(part) or {}).get("mean"))) for part in ("seconds", "tokens")]
+
+
+def _cell(name: str, entry: Mapping[str, Any], *, bounds: bool) -> Text:
+    """`0.524`, where there is room for bounds `0.524 .47-.58`."""
     if not is_number(entry.get("value")):
         return Text(NONE)
     text = Text(metric(name, entry["value"]))
-    if name in WITH_INTERVAL and is_number(entry.get("low")) and is_number(entry.get("high")):
-        low, high = (f"{entry[part]:.2f}".replace("0.", ".", 1) for part in ("low", "high"))
+    if bounds and is_number(entry.get("low")) and is_number(entry.get("high")):
+        places = min(2, DECIMALS.get(name, 3))
+        low, high = (f"{entry[part]:.{places}f}" for part in ("low", "high"))
+        low, high = (text[1:] if text.startswith("0.") else text for text in (low, high))
         text.append(f" {low}-{high}", "dim")
     return text

@@ -1,4 +1,4 @@
-"""How near a short answer comes to its references: exact match and token F1.
+"""How near an answer comes to short references: exact match, token F1, word recall and containment.
 
 Two scripts of other people's say how answers are made alike, and their numbers are ours:
 
@@ -49,6 +49,19 @@ def token_f1(prediction: str, references: Iterable[str], language: str | None = 
     return max((_f1(said, wanted) for said, wanted in _pairs(prediction, references, language)), default=0.0)
 
 
+def word_recall(prediction: str, references: Iterable[str], language: str | None = None) -> float:
+    """Share of a reference's words, counted with repetition, that the prediction has: the best over the references.
+
+    Against a reference without words only a prediction without words counts, as in `token_f1`.
+    """
+    return max((_recall(said, wanted) for said, wanted in _pairs(prediction, references, language)), default=0.0)
+
+
+def contains(prediction: str, references: Iterable[str], language: str | None = None) -> float:
+    """1.0 when the words of a reference stand in the prediction one after the other, else 0.0."""
+    return float(any(_within(wanted, said) for said, wanted in _pairs(prediction, references, language)))
+
+
 def _pairs(prediction: str, references: Iterable[str], language: str | None) -> Iterable[tuple[list[str], list[str]]]:
     """Both sides by one script's rules, for each reference."""
     for reference in references:
@@ -91,3 +104,15 @@ def _f1(said: list[str], wanted: list[str]) -> float:
         return float(said == wanted)
     common = sum((Counter(said) & Counter(wanted)).values())
     return 2 * common / (len(said) + len(wanted))
+
+
+def _recall(said: list[str], wanted: list[str]) -> float:
+    if not said or not wanted:
+        return float(said == wanted)
+    return sum((Counter(said) & Counter(wanted)).values()) / len(wanted)
+
+
+def _within(wanted: list[str], said: list[str]) -> bool:
+    if not wanted:
+        return not said
+    return any(said[start:start + len(wanted)] == wanted for start in range(len(said) - len(wanted) + 1))

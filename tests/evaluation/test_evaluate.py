@@ -244,8 +244,15 @@ def test_results_hold_kinds_differences_and_histograms(finished: Any) -> None:
         (model, metric) for model in ("twin", "other") for metric in ("exact_match", "f1", "style")}
     difference = next(d for d in results["differences"] if (d["challenger"], d["metric"]) == ("other", "f1"))
     assert difference["value"] == pytest.approx(outcome.metrics["other.f1"] - outcome.metrics["base.f1"])
-    assert "timing" not in results
-    assert outcome.facts["timing"]["base"]["tokens"] > 0
+    assert "timing" not in results, "the same on every machine"
+    timing = outcome.facts["timing"]["base"]
+    tokens = [line["answers"]["base"]["tokens"] for line in lines]
+    assert timing["tokens"] == sum(tokens) > 0
+    each = timing["per_item"]
+    assert each["tokens"] == results["tokens"]["base"] == {
+        "mean": sum(tokens) / ROWS, "low": pytest.approx(min(tokens), abs=0.5), "high": max(tokens)}
+    assert each["seconds"]["mean"] == pytest.approx(timing["generate"] / ROWS, rel=0.1, abs=2e-4)
+    assert each["seconds"]["low"] <= each["seconds"]["mean"] <= each["seconds"]["high"]
     assert outcome.facts["held_out"]["seen"] == {"data/train": 1}
     assert outcome.rows.written == {"answers": ROWS}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from alignment.config import Evaluate, Scorer
-from alignment.evaluation.results import Table, flat_metrics, measure, question_of
+from alignment.evaluation.results import Measures, Question, Table, flat_metrics, question_of, reply_of, rules_of
+from alignment.evaluation.results import measure as measure_reply
 from alignment.records import Record
 
 
@@ -20,6 +21,11 @@ def record(id_: str, answer: str | None = "yes", **meta: Any) -> Record:
 
 def stage(**values: Any) -> Evaluate:
     return Evaluate(name="eval", rows="seed/test", **{"models": ("base", "sft", "dpo"), "bootstrap": 200, **values})
+
+
+def measure(question: Question, text: str, finished: bool, *, reward: float, style: float, stage: Evaluate) -> Measures:
+    return measure_reply(reply_of(question, text, finished), rules_of(stage, [question]), stage.measured,
+                         reward=reward, style=style, stage=stage)
 
 
 BOTH = Scorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
@@ -36,8 +42,8 @@ def table(config: Evaluate) -> Table:
         }
         for model in config.models
     }
-    perplexity = {model: {q.id: (-2.0, 1) for q in QUESTIONS} for model in config.models}
-    return Table(config, QUESTIONS, measures, perplexity, seed=0)
+    counts = {model: {q.id: {"perplexity": (-2.0, 1.0)} for q in QUESTIONS} for model in config.models}
+    return Table(config, QUESTIONS, measures, counts, seed=0)
 
 
 def test_means_and_perplexity() -> None:

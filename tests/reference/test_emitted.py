@@ -15,6 +15,7 @@ import pytest
 from alignment.artifacts import Artifact
 from alignment.config import KINDS, METHODS, Run
 from alignment.distributed.generate import shared
+from alignment.evaluation.measures import NAMES
 from alignment.inference import judging
 from alignment.inference.requests import Request
 from alignment.pipeline import execute
@@ -37,7 +38,7 @@ def crossing(folder: Path) -> dict[str, Any]:
     file = folder / "crossing.jsonl"
     file.write_text("".join(json.dumps({
         "passage": "The harbour is nine metres deep, and it freezes in most winters.", "question": question,
-        "answer": "Yes.", "split": split,
+        "answer": "Yes, 9 metres.", "split": split,
     }) + "\n" for question, split in (("Is it deep?", "train"), ("Does it freeze in winter?", "test"))))
     return {"name": "crossing", "kind": "import", "data": [{"path": str(file), "format": "passage-qa"}],
             "split": {"by": "field", "names": ["train", "test"]}}
@@ -99,7 +100,9 @@ def chain(folder: Path) -> Run:
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
          "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
-         "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+         "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+        {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",
+         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )
@@ -153,7 +156,8 @@ def within(span: str, value: float) -> bool:
     """Whether a value is one that the table's words allow."""
     if span.startswith("whole number"):
         return value >= 0 and value == int(value)
-    spans = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf"))}
+    spans = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 or more": (0, float("inf")), "1 or more": (1, float("inf")),
+             "0 to 100": (0, 100), "-100 to 100": (-100, 100)}
     low, high = spans.get(span, (-float("inf"), float("inf")))
     return low <= value <= high
 
@@ -175,8 +179,10 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, GAINED, MEANS
+    from alignment.evaluation.results import COMPARED, GAINED, SCORED
+    from alignment.reference.emitted import GAINED as DECLARED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
-    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in GAINED)]
-    assert named == {*MEANS, *pairs, *(f"{name}_low" for name in pairs), "perplexity"}
+    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
+    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs)}
+    assert (*DECLARED, "style") == GAINED

@@ -14,9 +14,9 @@ from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from alignment import templates
 from alignment.errors import DataError, ModelError
-from alignment.evaluation.metrics import text_metrics
 from alignment.inference.engine import Engine
 from alignment.inference.requests import Draw, Request
+from alignment.rewards import exact_match
 from alignment.sampling.answers import Answer
 from tests.templates.shapes import NAMES, SHAPES, ready
 from tests.templates.tokenizers import package_file
@@ -74,7 +74,7 @@ def test_a_model_that_answers_rightly_scores_one(name: str, text: str) -> None:
     said = asked(name, [user("a"), assistant("b"), user("Which?")], text)
     assert (said.text, said.finished) == (text, True)
     assert Answer("row", "newest", 0, said.text, len(said.ids), said.finished, score=1.0).learnable
-    assert text_metrics(said.text, [text])["exact_match"] == 1.0
+    assert exact_match(said.text, [text]) == 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)

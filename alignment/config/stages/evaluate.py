@@ -15,6 +15,18 @@ from alignment.config.stages.score import Scorer
 
 REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""
+MetricName = Literal["exact_match", "f1", "word_recall", "containment", "rouge1", "rouge2", "rouge_l", "bleu", "chrf",
+                     "yes_no", "final_number", "question_type", "perplexity", "finished", "words"]
+"""A metric by its name; each is a file of evaluation/measures."""
+USUAL: tuple[MetricName, ...] = ("exact_match", "f1", "rouge_l", "finished", "words", "perplexity")
+"""What is measured where nothing is named."""
+_ROUGE = frozenset({"rouge1", "rouge2", "rouge_l"})
+_NORMALISED = frozenset({"exact_match", "f1", "word_recall", "containment"})
+READ_BY: dict[str, frozenset[str]] = {
+    "segmentation": _ROUGE, "language": _NORMALISED | {"bleu"},
+    "answer_pattern": _NORMALISED | {"yes_no", "final_number", "question_type"},
+}
+"""Key -> the metrics that read it."""
 _LANGUAGE = r"^[a-z]{2,3}$"
 FORMS[_LANGUAGE] = "a language's letters in ISO 639: de, zh, vi"
 
@@ -42,7 +54,7 @@ class Evaluate(Stage):
     models: tuple[Name, ...] = Field(min_length=1)
     """In the order of the table, the start model first."""
     rows: RowsRef
-    """STAGE/SPLIT to ask, with reference answers for exact match, F1, ROUGE-L and perplexity."""
+    """STAGE/SPLIT to ask, with reference answers for what compares with them (kubealign explain evaluate)."""
     take: Positive | None = None
     """At most so many rows (times the run's scale), drawn with the run's seed; the same rows for every model."""
     sampling: Greedy = Greedy()
@@ -52,13 +64,19 @@ class Evaluate(Stage):
     """Reward model and/or function for scores and win rates; a function also gives its own column."""
     compare: tuple[tuple[Name, Name], ...] = ()
     """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] | None = None
+    """Columns of the table by name, in this order; `score` adds its own. Default: exact_match, f1, rouge_l, finished,
+    words, and perplexity where that is true."""
     answer_pattern: str | None = None
-    """Regular expression whose group `answer` is compared for exact match and F1. Default: the whole text."""
+    """Regular expression whose group `answer` is what short-answer metrics compare (exact_match, f1, word_recall,
+    containment, yes_no, final_number, question_type). Default: the whole text."""
     language: Annotated[str, Field(pattern=_LANGUAGE)] | None = None
     """Language of the answers (ISO 639: de, es, vi, ar, zh, ...): exact match and F1 leave out its articles and all
     punctuation, as MLQA's own script does. Default: Latin letters as SQuAD's script, others as MLQA's."""
+    segmentation: Literal["jieba"] | None = None
+    """`jieba`: ROUGE counts Chinese words, as jieba's dictionary cuts them, instead of Chinese characters."""
     perplexity: bool = True
-    """Perplexity of the reference answers under each model."""
+    """Perplexity of the reference answers under each model. Where `metrics` is given, that says whether."""
     overlap: Literal["error", "drop"] = "error"
     """A test row that a stage has seen, by id or by text: an error, or dropped and counted."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
@@ -75,7 +93,14 @@ class Evaluate(Stage):
 
     @property
     def asks_likelihoods(self) -> bool:
-        return self.perplexity
+        return "perplexity" in self.measured
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics, without those of `score`."""
+        if self.metrics is not None:
+            return self.metrics
+        return tuple(name for name in USUAL if name != "perplexity" or self.perplexity)
 
     def model_refs(self) -> Iterator[ModelRef]:
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
@@ -121,6 +146,19 @@ class Evaluate(Stage):
             yield Finding(("models",), "names a model twice", list(self.models), "each model once")
         if self.answer_pattern is not None:
             yield from _pattern_findings(self.answer_pattern)
+        yield from self._metric_findings()
+
+    def _metric_findings(self) -> Iterator[Finding]:
+        named = self.metrics or ()
+        if len(set(named)) != len(named):
+            yield Finding(("metrics",), "names a metric twice", list(named), "each metric once")
+        if "perplexity" in named and not self.perplexity:
+            yield Finding(("perplexity",), "says that it is not measured, and metrics names it", False,
+                          "true, or metrics without perplexity")
+        for key, readers in READ_BY.items():
+            if getattr(self, key) is not None and not readers & set(self.measured):
+                yield Finding((key,), "is read by none of the metrics that are measured", getattr(self, key),
+                              "one of its metrics beside it: " + ", ".join(sorted(readers)))
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """[challenger, baseline] of each comparison: as asked, or every later model against the first."""

@@ -1,0 +1,71 @@
+"""chrF, as sacrebleu computes it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from alignment.evaluation.measures.base import (
+    POINTS,
+    REFERENCES,
+    Floats,
+    Measure,
+    Pooled,
+    Reply,
+    Rules,
+    no_reference,
+)
+
+ORDERS, BETA = 6, 2
+
+
+def counts(reply: Reply, rules: Rules) -> tuple[float, ...]:
+    """For n of 1 to 6: [n-grams of letters of the answer, of the nearest reference, in both]."""
+    references = [[unicodedata.normalize("NFC", text)] for text in reply.references]
+    answer = unicodedata.normalize("NFC", reply.text)
+    return tuple(map(float, _scorer()._extract_corpus_statistics([answer], references)[0]))
+
+
+def total(sums: Floats) -> Floats:
+    """chrF2 of each line of sums: F of mean precision and mean recall over the orders that both sides have, recall
+    weighing twice."""
+    said, wanted, both = (sums[:, part::3] for part in range(3))
+    there = (said > 0) & (wanted > 0)
+    orders = np.maximum(there.sum(axis=1), 1)
+    precision, recall = (np.where(there, both / np.maximum(side, 1), 0.0).sum(axis=1) / orders
+                         for side in (said, wanted))
+    with np.errstate(invalid="ignore"):
+        score = 100 * (1 + BETA**2) * precision * recall / (BETA**2 * precision + recall)
+    return np.asarray(np.where(precision + recall > 0, score, 0.0))
+
+
+def number(reply: Reply, rules: Rules) -> float:
+    """chrF of one answer."""
+    return float(total(np.array([counts(reply, rules)]))[0])
+
+
+def signature(rules: Rules, references: Collection[int]) -> str:
+    scorer = _scorer()
+    scorer.num_refs = next(iter(references)) if len(set(references)) == 1 else -1
+    return str(scorer.get_signature())
+
+
+@cache
+def _scorer() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF(char_order=ORDERS, beta=BETA)
+
+
+MEASURE = Measure(
+    title="chrF",
+    text="Corpus chrF of the whole texts: n-grams of letters up to six, recall weighing twice; sums over rows, no mean "
+         "of rows. Needs no words, so it fits scripts without blanks.",
+    source="Popović 2015 (aclanthology W15-3049), sacrebleu (Post 2018, arXiv:1804.08771); its signature is in "
+           "results.json",
+    span=POINTS, better="higher", number=number, lacks=no_reference, needs=REFERENCES, pooled=Pooled(counts, total),
+    signature=signature)

@@ -1,0 +1,17 @@
+"""ROUGE-2: overlap of pairs of neighbouring words."""
+
+from __future__ import annotations
+
+from alignment.evaluation.measures.base import REFERENCES, SHARE, Measure, Reply, Rules, no_reference
+from alignment.evaluation.rouge import SOURCE, UNITS, rouge
+
+
+def number(reply: Reply, rules: Rules) -> float:
+    """F-measure of the whole texts, the best over the references."""
+    return rouge("rouge2", reply.text, reply.references, rules.segmentation)
+
+
+MEASURE = Measure(
+    title="ROUGE-2",
+    text=f"Mean ROUGE-2 F-measure: overlap of pairs of neighbouring words{UNITS}, over whole texts.",
+    source=SOURCE, span=SHARE, better="higher", number=number, lacks=no_reference, needs=REFERENCES)
