@@ -26,7 +26,7 @@ from alignment.checks.machine import train
 from alignment.checks.new_tokens import learned
 from alignment.checks.passages import questionable
 from alignment.checks.retrieved import answerable as retrievable
-from alignment.checks.rows import askable, learnable, measurable
+from alignment.checks.rows import askable, comparable_pairs, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.selected import answerable, coverable, drawable, judgeable, mergeable
@@ -40,6 +40,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluatePairs,
     FolderModel,
     Generate,
     GgufModel,
@@ -329,6 +330,16 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from measurable(run, sight, stage)
 
 
+def _evaluate_pairs(run: Run, stage: EvaluatePairs, sight: Sight) -> Wrong:
+    for name, judge in stage.judges.items():
+        if judge.function is not None:
+            yield from _function(("judges", name, "function"), judge.function, built_in=True)
+        if judge.judge is not None:
+            yield from _prompt(("judges", name, "judge", "prompt"), judge.judge.file)
+    yield from askable_there(run, stage)
+    yield from comparable_pairs(run, sight, stage)
+
+
 def _continues(own: Adapter, start: AnyStage) -> Wrong:
     """An imported adapter is continued as it is."""
     source: Any = start.sources()[0].source
@@ -449,13 +460,14 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
+    EvaluatePairs: _evaluate_pairs, Choose: _choose,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing,
+    Evaluate: _nothing, EvaluatePairs: _nothing, Choose: _nothing,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

@@ -23,6 +23,7 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import DocumentFile, Documents, ImportDocuments
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.evaluate_pairs import EvaluatePairs
 from alignment.config.stages.generate.base import Generate
 from alignment.config.stages.generate.contrastive import Contrastive
 from alignment.config.stages.generate.document_qa import DocumentQa, QuestionFilters
@@ -62,8 +63,8 @@ from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
     "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Contrastive",
-    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "FieldSplit", "Filters",
-    "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
+    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "EvaluatePairs", "FieldSplit",
+    "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
     "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge", "JudgedPairs",
     "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
     "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge",

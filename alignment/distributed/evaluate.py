@@ -52,7 +52,7 @@ def evaluate_stage(context: StageContext) -> Outcome:
     with kept_open():
         answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
     chosen = answered_by_all(stage, chosen, {name: own.failed for name, own in answered.items()})
-    _write_lines(context.out / "bad.jsonl", chosen.bad)
+    write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
     said = said_by_all(stage, questions, answered)
     rewards = _rewards(context, stage, scorables(questions, said))
@@ -62,7 +62,7 @@ def evaluate_stage(context: StageContext) -> Outcome:
     (context.out / "results.json").write_text(
         json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     lines = (answer_line(question, stage, said, measures, counts, answered) for question in questions)
-    written = {"answers": _write_lines(context.out / "answers.jsonl", lines)}
+    written = {"answers": write_lines(context.out / "answers.jsonl", lines)}
     metrics, undefined = flat_metrics(results)
     return Outcome(RowCounts(read=len(split), written=written, dropped=chosen.dropped), metrics, {
         "held_out": {"seen": held_out.seen, "left_out": len(held_out.dropped)},
@@ -100,7 +100,7 @@ def _rewards(context: StageContext, stage: Evaluate, asked: Sequence[Scorable]) 
     return scores
 
 
-def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:
     """JSON lines, undefined numbers as null; returns how many. No lines, no file."""
     texts = [json.dumps(without_nan(line), ensure_ascii=False, allow_nan=False) + "\n" for line in lines]
     if texts:

@@ -16,6 +16,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluatePairs,
     Generate,
     ImportData,
     ImportDocuments,
@@ -240,6 +241,7 @@ _SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
 _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
+_LENGTHS = "pairs have answers of different lengths"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
@@ -430,6 +432,41 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         *_GAINED,
         *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
     ),
+    EvaluatePairs: (
+        Metric("JUDGE.accuracy", "Share of pairs whose chosen answer the judge scores higher, equal scores counted "
+                                 "half; chance is 0.5.", SHARE, "higher"),
+        Metric("JUDGE.accuracy_low", "Lower end of its 95 % interval.", SHARE, "higher"),
+        Metric("JUDGE.ties", "Share of pairs whose two answers the judge scores alike.", SHARE),
+        Metric("JUDGE.read", "Share of all pairs that the judge gave a verdict on. The others count nowhere.", SHARE,
+               "higher"),
+        Metric("JUDGE.accuracy_shorter", f"accuracy on pairs whose chosen answer is the shorter one, in {_WORDS}.",
+               SHARE, "higher", _LENGTHS),
+        Metric("JUDGE.accuracy_longer", "accuracy on pairs whose chosen answer is the longer one. Far above "
+                                        "accuracy_shorter: the judge goes by length.", SHARE, "higher", _LENGTHS),
+        Metric("JUDGE.prefers_longer", "Share of pairs in which the judge prefers the longer answer.", SHARE,
+               when=_LENGTHS),
+        Metric("JUDGE.label_agreement", "Share of rows on which the judge says what the row says, ties among it.",
+               SHARE, "higher"),
+        Metric("JUDGE.label_kappa", "The same beyond chance: Cohen's kappa, every pair counted in both orders.",
+               DIFFERENCE, "higher"),
+        Metric("JUDGE.annotator_agreement", "Mean over the annotators of the share of rows on which the judge says "
+                                            "what the annotator says.", SHARE, "higher",
+               "rows have votes (meta.votes)"),
+        Metric("JUDGE.section_mean", "Mean accuracy over the sections, as RewardBench's score.", SHARE, "higher",
+               "rows have sections (meta.section)"),
+        Metric("REWARD_MODEL.ece", "Expected calibration error: mean distance between how sure the reward model is "
+                                   "(sigmoid of the margin) and how often it is right.", SHARE, "lower"),
+        Metric("REWARD_MODEL.loss", "-log sigmoid(margin) per pair, in nats; a model that knows nothing has 0.693.",
+               POSITIVE, "lower"),
+        Metric("COMPARING.consistent", "Share of pairs on which a judge of mode compare says the same in both orders; "
+                                       "the others are ties.", SHARE, "higher"),
+        Metric("COMPARING.prefers_first", "Share of pairs on which it chose the answer in the first place, whichever "
+                                          "stood there.", SHARE, "lower"),
+        Metric("COMPARING.prefers_second", "The same of the second place.", SHARE, "lower"),
+        Metric("FIRST_and_SECOND.agreement", "Share of pairs on which two judges say the same, ties among it.", SHARE),
+        Metric("FIRST_and_SECOND.kappa", "The same beyond chance: Cohen's kappa, every pair counted in both orders.",
+               DIFFERENCE),
+    ),
     Choose: (
         Metric("round", "Number of the round whose model it is; 0: the start, since not even round 1 met its gate.",
                COUNT, "higher"),
@@ -556,6 +593,17 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
+    ),
+    EvaluatePairs: (
+        _BATCH,
+        Event("held_out", "The split was compared with all rows that any stage before has read.", {
+            "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
+            "seen": "Row set -> its rows.",
+        }),
+        Event("judged", "A judge has judged every pair.", {
+            "judge": "Its name.", "rows": "Pairs.", "read": "Pairs that it gave a verdict on.", "reused": _REUSED,
+            "seconds": "Time spent.", "unread": "Why there is no verdict -> pairs.",
+        }),
     ),
     Choose: (
         Event("gate", "A round was held to its gate.", {

@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    EvaluatePairs,
     Generate,
     ImportData,
     ImportDocuments,
@@ -30,6 +31,7 @@ from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
 from alignment.report.curves import charts_of
+from alignment.report.judges import judges_entry
 from alignment.report.reading import read_answers, read_events, read_map
 from alignment.report.results import (
     colours_of,
@@ -144,6 +146,7 @@ SECTIONS: dict[type[Stage], Section | None] = {
     ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
-    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
+    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation),
+    EvaluatePairs: Section("judges", judges_entry), Choose: None,
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

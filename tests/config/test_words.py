@@ -25,7 +25,7 @@ from tests.config.test_described import MODELS
 from tests.config.test_profile import PROFILE
 
 PYDANTIC = re.compile(r"Input|should be|valid (tuple|string|integer|number|dict|bool|list)|tuple|dictionary|"
-                      r"boolean|instance|Field required|discriminator|string|float\b|Value error|pattern|union|"
+                      r"boolean|instance|Field required|discriminator|string|float\b|Value error|\bpattern\b|union|"
                       r"NoneType|True|False|None|not a value of this key")
 VALUES = ["text", "", 7, -1, 0, 1.5, -2.5, True, None, [], ["x"], [1, 2], [[]], {}, {"x": 1}, {"x": {"y": [1]}},
           float("inf"), 10**30, "x" * 600, ["a b"] * 200, "1e-4", "yes", "A-B", {"A b": "c"},
@@ -156,6 +156,10 @@ EVERYTHING = {
          "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True,
          "metrics": ["f1", "rouge1", "bleu"], "segmentation": "jieba", "overlap": "drop", "bootstrap": 200,
          "batch_size": 4, "max_prompt_tokens": 99},
+        {"name": "judges", "kind": "evaluate", "judges": {
+            "rm": {"model": "rm", "model_weight": 1.0}, "brief": {"function": "brevity"},
+            "talker": {"judge": {"model": "teacher", "mode": "compare", "sampling": {"temperature": 0.0}}}},
+         "rows": "seed/test", "take": 4, "overlap": "drop", "bootstrap": 200, "batch_size": 4, "dtype": "float32"},
         {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
     ],
     "groups": [{"name": "g", "rounds": [["rs", "dpo"]], "results": ["best"]}], "aims": ["eval.dpo.f1 > 0.5"],

@@ -28,7 +28,8 @@ from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
-PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+"}
+PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
+          **dict.fromkeys(("JUDGE", "REWARD_MODEL", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+")}
 OF_ALL = {"time", "event"}
 
 
@@ -56,6 +57,18 @@ def documents(folder: Path) -> dict[str, Any]:
     (folder / "docs" / "a.txt").write_text("The harbour is nine metres deep, and it freezes in most winters. Ferries "
                                            "stop then, and the pilot repairs the nets of his sister.")
     return {"name": "import-documents", "kind": "import", "documents": [{"path": str(folder / "docs")}]}
+
+
+def rated(folder: Path) -> dict[str, Any]:
+    """Pairs of which several people say something, in sections."""
+    file = folder / "rated.jsonl"
+    file.write_text("".join(json.dumps({
+        "instruction": f"What is number {n * 7919}?", "response1": f"It is {n}." + " So." * n,
+        "response2": "Who knows?", "annotator1": n % 3, "annotator2": n % 3, "annotator3": 1,
+        "meta": {"section": "Chat"},
+    }) + "\n" for n in range(6)), encoding="utf-8")
+    return {"name": "rated", "kind": "import", "data": [{"path": str(file), "format": "pandalm"}], "ties": "keep",
+            "split": {"by": "ratio", "ratios": {"test": 1.0}}}
 
 
 def taught(request: Request) -> tuple[str, bool]:
@@ -103,6 +116,10 @@ def chain(folder: Path) -> Run:
          "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
         {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",
          "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
+        rated(folder),
+        {"name": "evaluate-pairs", "kind": "evaluate", "rows": "rated/test", "bootstrap": 100, "judges": {
+            "theirs": {"model": "import-reward"}, "brief": {"function": "brevity"},
+            "talker": {"judge": {"model": "other", "mode": "compare"}}}},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
     )

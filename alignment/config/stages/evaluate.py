@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -90,6 +90,10 @@ class Evaluate(Stage):
     dtype: Dtype | None = None
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("judges") is None
 
     @property
     def asks_likelihoods(self) -> bool:
