@@ -49,7 +49,7 @@ def askable_there(run: Run, stage: Sample | Evaluate | EvaluatePairs | Generate)
 
 def measurable_there(run: Run, stage: Evaluate) -> Wrong:
     """Perplexity, which no endpoint can tell."""
-    if stage.asks_likelihoods and (asked := [name for name, _ in _endpoints(run, stage)]):
+    if stage.asks_likelihoods and (asked := [name for name, _ in _endpoints(run, stage) if name in stage.models]):
         yield ("perplexity",), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
                                            found=f"true, with {', '.join(asked)}", expected="perplexity: false")
 

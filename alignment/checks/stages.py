@@ -325,6 +325,8 @@ def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
 
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    if stage.score is not None:
+        yield from _rubric(stage.score)
     yield from askable_there(run, stage)
     yield from measurable_there(run, stage)
     yield from measurable(run, sight, stage)

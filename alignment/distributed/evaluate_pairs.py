@@ -105,7 +105,8 @@ def _judged(context: StageContext, stage: EvaluatePairs, name: str, records: lis
     pairs = [pair_of(record) for record in records]
     parts = make_parts(context, plan(context, batches(pairs, stage.batch_size)), partial(PairBatch, name=name),
                        Judgements, folder=f"judged-{name}", label=f"{stage.name}: judged by {name}", unit="pairs",
-                       note=lambda part: tally.add(part.judge.tokens, part.seconds, part.judge.used))
+                       note=None if asked is None else (
+                           lambda part: tally.add(part.judge.tokens, part.seconds, part.judge.used)))
     whole = Judgements()
     for part in parts:
         whole.rows |= part.rows

@@ -476,7 +476,14 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    judge = None if stage.score is None else stage.score.judge
+    if stage.score is None or judge is None:
+        return made
+    # Every two that are compared are asked about by themselves; marks are given to each answer.
+    prompts, answers = (asked * len(stage.pairs()), 2) if judge.mode == "compare" else (asked, len(stage.models))
+    return _judged(state, stage, stage.score, made, prompts, answers, min(read.prompt, stage.longest_prompt),
+                   stage.sampling.max_new_tokens)
 
 
 def _generation(
@@ -522,8 +529,8 @@ def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
 
 
 def _judged(
-    state: _State, stage: Sample | Contrastive, score: JudgedScorer, made: StagePlan, prompts: float, answers: float,
-    prompt: float, answer: float,
+    state: _State, stage: Sample | Contrastive | Evaluate, score: JudgedScorer, made: StagePlan, prompts: float,
+    answers: float, prompt: float, answer: float,
 ) -> StagePlan:
     """The plan of a stage with what its judge takes beside.
 

@@ -239,6 +239,7 @@ _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
 _SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
 _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
+_MARKED = "score has a judge of mode score"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
 _LENGTHS = "pairs have answers of different lengths"
@@ -249,6 +250,8 @@ _FINISHED = Metric("finished_share", "Share of answers that ended by themselves.
 
 _READ = Metric("judge_read_share", "Share of the judge's answers that could be read; of the others the answer gets no "
                                    "score.", SHARE, "higher", _HAS_JUDGE)
+_AGREED = Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; "
+                                    "the others are ties.", SHARE, "higher", _COMPARED)
 
 GAINED = ("exact_match", "f1")
 """Metrics whose difference an evaluation gives where none are named."""
@@ -276,8 +279,9 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED_BY_FUNCTION: lambda stage: stage.score is not None and stage.score.function is not None,
     _SCORED_BY_BOTH: lambda stage: sum(part is not None for part in (
         stage.score.model, stage.score.function, stage.score.judge)) > 1,
-    _HAS_JUDGE: lambda stage: stage.score.judge is not None,
-    _COMPARED: lambda stage: stage.score.judge is not None and stage.score.judge.mode == "compare",
+    _HAS_JUDGE: lambda stage: stage.score is not None and stage.score.judge is not None,
+    _COMPARED: lambda stage: _judged_by(stage, "compare"),
+    _MARKED: lambda stage: _judged_by(stage, "score"),
     _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
@@ -287,6 +291,10 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     **{_when(name, GAINED): _compares(name) for name in NAMES},
 }
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
+
+
+def _judged_by(stage: Any, mode: str) -> bool:
+    return stage.score is not None and stage.score.judge is not None and bool(stage.score.judge.mode == mode)
 
 
 def _compared(
@@ -412,8 +420,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         _READ,
-        Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; the "
-                                  "others are ties.", SHARE, "higher", _COMPARED),
+        _AGREED,
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
                when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
@@ -429,6 +436,15 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                "a draw.", SHARE, _SCORED, "0.5"),
         *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
         *_compared("style_win_rate", "The same by the scoring function alone.", SHARE, _SCORED_BY_FUNCTION, "0.5"),
+        Metric("MODEL.judge", "Mean of the marks that the judge gives.", ANY, "higher", _MARKED),
+        *_compared("judge_win_rate", "The same by the judge alone; one of mode compare sees both answers in both "
+                                     "orders, and where these disagree it is a tie.", SHARE, _HAS_JUDGE, "0.5"),
+        *_compared("reward_lc_win_rate", "reward_win_rate as it would be if both answers were as long as each other "
+                                         "(docs/judges.md).", SHARE, _SCORED_BY_MODEL, "0.5"),
+        *_compared("judge_lc_win_rate", "judge_win_rate as it would be if both answers were as long as each other.",
+                   SHARE, _HAS_JUDGE, "0.5"),
+        _READ,
+        _AGREED,
         *_GAINED,
         *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
     ),
@@ -489,6 +505,12 @@ _BATCH = Event("batch", "A batch of rows was made and kept.", {
     "rows": "Rows in it.", "seconds": "Time spent.",
 })
 
+_JUDGED = Event("judged", "All answers are judged.", {
+    "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
+    "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
+    "examples": "Three of them, each with id, reason and text.",
+    "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
+}, when=_HAS_JUDGE)
 _CHOSEN = Event("chosen", "The rows were chosen.", {
     "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
 })
@@ -570,12 +592,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ),
     Sample: (
         _BATCH,
-        Event("judged", "All answers are judged.", {
-            "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
-            "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
-            "examples": "Three of them, each with id, reason and text.",
-            "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
-        }, when=_HAS_JUDGE),
+        _JUDGED,
     ),
     Evaluate: (
         _BATCH,
@@ -593,6 +610,7 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
+        _JUDGED,
     ),
     EvaluatePairs: (
         _BATCH,

@@ -88,7 +88,7 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
         "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
-        "not_taken": not_taken(dropped),
+        "not_taken": not_taken(dropped), "judge": artifact.manifest.facts.get("judge"),
     }
 
 

@@ -113,9 +113,11 @@ def chain(folder: Path) -> Run:
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
          "answers": "sample/samples", "threshold": 1e9},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
-         "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+         "metrics": list(NAMES), "score": {**SCORE, "judge": {"model": "other", "mode": "compare"}},
+         "bootstrap": 100, "sampling": SHORT},
         {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",
-         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
+         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT,
+         "score": {"judge": {"model": "other"}}},
         rated(folder),
         {"name": "evaluate-pairs", "kind": "evaluate", "rows": "rated/test", "bootstrap": 100, "judges": {
             "theirs": {"model": "import-reward"}, "brief": {"function": "brevity"},
@@ -196,10 +198,10 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, GAINED, SCORED
+    from alignment.evaluation.results import COMPARED, CONTROLLED, GAINED, SCORED
     from alignment.reference.emitted import GAINED as DECLARED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
-    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
-    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs)}
+    pairs = [*COMPARED.values(), *CONTROLLED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
+    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs), "judge_read_share", "judge_agreement"}
     assert (*DECLARED, "style") == GAINED

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
 from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
-from alignment.config.stages.score import Scorer
+from alignment.config.stages.score import JudgedScorer
 
 REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""
@@ -60,8 +60,9 @@ class Evaluate(Stage):
     sampling: Greedy = Greedy()
     """How each model answers. Temperature 0 unless given: the same answers each time. max_new_tokens must leave room
     for a whole answer."""
-    score: Scorer | None = None
-    """Reward model and/or function for scores and win rates; a function also gives its own column."""
+    score: JudgedScorer | None = None
+    """Reward model, function and/or judge for scores and win rates; a function, and a judge that marks, also give a
+    column. A judge of mode compare is shown the answers of `compare`'s models, in both orders."""
     compare: tuple[tuple[Name, Name], ...] = ()
     """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] | None = None
@@ -110,6 +111,16 @@ class Evaluate(Stage):
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
         if self.score is not None:
             yield from self.score.model_refs()
+
+    def sources(self) -> tuple[Outside, ...]:
+        return () if self.score is None else self.score.sources()
+
+    def relocated(self, paths: Mapping[str, str]) -> Self:
+        return self if self.score is None else self.model_copy(update={"score": self.score.relocated(paths)})
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        config = super().learned(scaled)
+        return config if self.score is None else self.score.without_paths(config)
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
