@@ -104,6 +104,29 @@ def punctuation(*, typographic: bool) -> re.Pattern[str]:
     return re.compile(f"{kept}[{plain}{_classes()[2]}]")
 
 
+def last_letter(text: str) -> int:
+    """Where the last letter of a text begins, with its marks: what may follow could still belong to it, and what stands
+    before it is what it is. A letter is UAX #29's extended grapheme cluster, as far as marks, joiners, stacked
+    consonants, skin tones, flags and CRLF go. 0 of an empty text."""
+    place = max(0, len(text) - 1)
+    while place > 0 and _is_within(text[place - 1], text[place]):
+        place -= 1
+    return place
+
+
+def _is_within(before: str, letter: str) -> bool:
+    """Whether no letter begins between these two."""
+    if letter < "\u0300":
+        return before + letter == "\r\n"
+    return (unicodedata.category(letter) in ("Mn", "Mc", "Me") or letter in f"\u200c\u200d{_AM}"
+            or before in f"\u200d{_STACKER}" or "\U0001f3fb" <= letter <= "\U0001f3ff"
+            or "\U000e0020" <= letter <= "\U000e007f" or (_is_flag(before) and _is_flag(letter)))
+
+
+def _is_flag(letter: str) -> bool:
+    return "\U0001f1e6" <= letter <= "\U0001f1ff"
+
+
 def marks() -> str:
     """Combining marks (Mn, Mc), as the inside of a character class; variation selectors change no letter."""
     return _classes()[0]

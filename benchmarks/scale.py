@@ -230,7 +230,10 @@ def main() -> None:
         table.add_row(f"{row['rows']:,}", row["step"], f"{row['peak_mib']:,}", f"{row['libraries_mib']:,}",
                       f"{row['cpu_seconds']:.1f}", f"{row['rows_per_cpu_second']:,}")
     Console().print(table)
-    RESULTS.parent.mkdir(exist_ok=True)
+    if RESULTS.exists():  # what was measured of other numbers of rows stays
+        there = {(row["rows"], row["step"]) for row in made}
+        before = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+        made = [row for row in before if (row["rows"], row["step"]) not in there] + made
     RESULTS.write_text(json.dumps({"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                                    "python": platform.python_version(), "words": given.words, "results": made},
                                   indent=1) + "\n", encoding="utf-8")

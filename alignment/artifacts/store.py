@@ -3,6 +3,7 @@
     STORE/artifacts/KIND-DIGEST/...   finished, never changed; manifest.json is written last
     STORE/work/KIND-DIGEST/...        in progress: lease, checkpoints, the folder to be published
     STORE/runs/RUN/...                resolved config, report and logs of each run
+    STORE/served/KIND-DIGEST/...      what servers of a model proved of it
 
 A reader sees an artifact whole or not at all: on a file system the finished folder is renamed into place, on
 object stores the manifest goes up after every other file. Knows nothing of stages, rows or models.
@@ -102,6 +103,10 @@ class Store(Workspace):
                                 expected=f"format {FORMAT}", hint=self.mending(key))
         return Artifact(self, manifest)
 
+    def listed(self) -> list[str]:
+        """Keys of the finished artifacts, sorted: all that have a manifest. Empty where nothing was made yet."""
+        return self._below("artifacts", "manifest.json")
+
     def damage(self, manifest: Manifest, *, deep: bool = False) -> list[str]:
         """What is wrong with an artifact's files, a few words each; empty where they are as they were made.
 
@@ -122,6 +127,21 @@ class Store(Workspace):
         where = self.url_of(f"artifacts/{key}")
         remove = f"rm -r {shlex.quote(where)}" if self.is_local else f"remove everything below {where}"
         return f"{remove}, then run again: it is made anew"
+
+    def _below(self, path: str, file: str) -> list[str]:
+        """Names of the folders at `path` that have this file."""
+        if self.is_local:
+            with self.guard(path, "read"):
+                return sorted(found.parent.name for found in Path(self.root, path).glob(f"*/{file}"))
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                found = [str(name).rstrip("/").rpartition("/")[2]
+                         for name in fs.ls(f"{self.root}/{path}", detail=False)]
+                return sorted(name for name in found if fs.exists(f"{self.root}/{path}/{name}/{file}"))
+        except FileNotFoundError:
+            return []
 
     def _sizes(self, path: str) -> dict[str, int]:
         fs, base = self.fs, f"{self.root}/{path}/"
@@ -241,6 +261,10 @@ class Store(Workspace):
 
     # --- runs ---
 
+    def runs(self) -> list[str]:
+        """Names of the runs that were executed in this store, sorted."""
+        return self._below("runs", "run.yaml")
+
     def has_run_file(self, run: str, name: str) -> bool:
         """Whether a run has a file of this name."""
         path = f"runs/{run}/{name}"
@@ -249,9 +273,26 @@ class Store(Workspace):
             fs.invalidate_cache()
             return bool(fs.exists(f"{self.root}/{path}"))
 
+    def read_run_file(self, run: str, name: str) -> str | None:
+        """A small file of a run; None where there is none."""
+        path = f"runs/{run}/{name}"
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                return str(fs.cat_file(f"{self.root}/{path}"), "utf-8")
+        except FileNotFoundError:
+            return None
+
     def write_run_file(self, run: str, name: str, text: str) -> str:
         """Write a small file of a run (resolved config, report, log), replacing an older one whole; returns its URL."""
-        path = f"runs/{run}/{name}"
+        return self._write(f"runs/{run}/{name}", text)
+
+    def write_served_file(self, key: str, name: str, text: str) -> str:
+        """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
+        return self._write(f"served/{key}/{name}", text)
+
+    def _write(self, path: str, text: str) -> str:
         with self.guard(path, "written"):
             if self.is_local:
                 local = Path(self.root) / path

@@ -19,6 +19,7 @@ from alignment.checks.contrast import contrastable
 from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
+from alignment.checks.export import exportable, exportable_here
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.looked import look
@@ -41,7 +42,9 @@ from alignment.config import (
     DocumentQa,
     Evaluate,
     EvaluatePairs,
+    Export,
     FolderModel,
+    FromArtifact,
     Generate,
     GgufModel,
     HubModel,
@@ -75,10 +78,14 @@ from alignment.config.sharding import unfit
 from alignment.config.stages.fields import Place, on_this_machine
 from alignment.config.stages.hygiene import REFUSALS
 from alignment.config.stages.online import Online
-from alignment.data.adapter_config import CONFIG, read_adapter_config
+from alignment.data.adapter_config import read_adapter_config
+from alignment.data.artifact_source import artifact_meant
 from alignment.data.fingerprint import folder_path, gguf_path
 from alignment.data.hygiene import lacks
+from alignment.data.import_artifact import fits
 from alignment.data.import_data import check_template
+from alignment.data.lineage import rows_learned
+from alignment.data.model_files import unclear
 from alignment.errors import ConfigError, KubeAlignError
 from alignment.planner.rows import preview
 from alignment.records import read_records
@@ -127,6 +134,22 @@ def _import_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
     remember_vocabulary(sight, stage)
 
 
+def _from_artifact(run: Run, stage: FromArtifact, sight: Sight) -> Wrong:
+    """Looked at where its store is a folder that is here; a store elsewhere is the stage's own to ask."""
+    ref, place = stage.reference.within(run.store), (*stage.place, "artifact")
+    url = str(ref.named.store)
+    if "://" in url or (url.startswith("/") and not Path(url).is_dir()):
+        return
+    try:
+        artifact = artifact_meant(f"stage {stage.name}", ref)
+        fits(f"stage {stage.name}", stage, artifact)
+        rows_learned(artifact)
+    except KubeAlignError as error:
+        yield place, ConfigError(error.problem, found=error.found, expected=error.expected, hint=error.hint)
+        return
+    made(stage, artifact, sight)
+
+
 def _check_gguf(stage: str, model: GgufModel) -> None:
     path = gguf_path(stage, model)
     with path.open("rb") as file:
@@ -144,10 +167,9 @@ def _check_folder(stage: str, model: FolderModel) -> None:
     if model.base is not None:
         read_adapter_config(folder, f"stage {stage}, model.path")
         return
+    if (other := unclear(folder, adapter=False)) is not None:
+        raise ConfigError(other.problem, found=str(folder), expected=other.expected, hint=other.hint)
     names = {path.name for path in folder.iterdir()}
-    if CONFIG in names and "config.json" not in names:
-        raise ConfigError("the folder is an adapter, not a model", found=str(folder),
-                          expected="`base: STAGE` beside its path: the stage that imports what it was trained on")
     missing = [text for text, there in (
         ("config.json", "config.json" in names),
         ("weights (*.safetensors)", any(name.endswith(".safetensors") for name in names)),
@@ -458,18 +480,20 @@ def _choose(run: Run, stage: Choose, sight: Sight) -> Wrong:
 
 
 CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
-    ImportModel: _import_model, ImportEndpoint: named_there, ImportData: _import_data, ImportDocuments: readable,
+    ImportModel: _import_model, ImportEndpoint: named_there, FromArtifact: _from_artifact, ImportData: _import_data,
+    ImportDocuments: readable,
     ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate,
-    EvaluatePairs: _evaluate_pairs, Choose: _choose,
+    EvaluatePairs: _evaluate_pairs, Choose: _choose, Export: exportable,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
-    ImportModel: _nothing, ImportEndpoint: _nothing, ImportData: _hygiene_here, ImportDocuments: _nothing,
+    ImportModel: _nothing, ImportEndpoint: _nothing, FromArtifact: _nothing, ImportData: _hygiene_here,
+    ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, EvaluatePairs: _nothing, Choose: _nothing,
+    Evaluate: _nothing, EvaluatePairs: _nothing, Choose: _nothing, Export: exportable_here,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

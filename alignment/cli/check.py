@@ -56,7 +56,7 @@ def check(
     width = max(len(stage.name) for stage in run.stages)
     for stage in settled_here(run if place is None else place.applied(run)).stages:
         note = ", ".join((*sight.notes.get(stage.name, ()), *filter(None, [stage.arithmetic])))
-        say(f"{stage.name:<{width}}  {describe(stage)}" + (f"  ({note})" if note else ""))
+        say(f"{stage.name:<{width}}  {describe(run, stage)}" + (f"  ({note})" if note else ""))
     for warning in (*sight.warnings, *(place.idle(run) if place is not None else ())):
         say(f"! {warning}")
     say("ok")

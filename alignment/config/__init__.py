@@ -18,12 +18,22 @@ from alignment.config.profile import (
 from alignment.config.profile_file import load_profile
 from alignment.config.run import Run
 from alignment.config.stages import KINDS, METHODS, AnyStage
+from alignment.config.stages.artifact import (
+    ArtifactModel,
+    ArtifactRef,
+    FromArtifact,
+    ImportArtifact,
+    ImportArtifactReward,
+    ImportRows,
+    RunRows,
+)
 from alignment.config.stages.base import Outside, Stage, row_of
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import DocumentFile, Documents, ImportDocuments
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.evaluate_pairs import EvaluatePairs
+from alignment.config.stages.export import Export
 from alignment.config.stages.generate.base import Generate
 from alignment.config.stages.generate.contrastive import Contrastive
 from alignment.config.stages.generate.document_qa import DocumentQa, QuestionFilters
@@ -62,13 +72,14 @@ from alignment.config.stages.strategies import Adapter, Full, Lora, QLora
 from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 
 __all__ = [
-    "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "Choose", "Cluster", "Compute", "Contrastive",
-    "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate", "EvaluatePairs", "FieldSplit",
-    "Filters", "FolderModel", "Full", "Generate", "GgufModel", "HubModel", "Images", "ImportData", "ImportDocuments",
-    "ImportEmbedder", "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "Judge", "JudgedPairs",
+    "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "ArtifactModel", "ArtifactRef", "Choose", "Cluster",
+    "Compute", "Contrastive", "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate",
+    "EvaluatePairs", "Export", "FieldSplit", "Filters", "FolderModel", "FromArtifact", "Full", "Generate", "GgufModel",
+    "HubModel", "Images", "ImportArtifact", "ImportArtifactReward", "ImportData", "ImportDocuments", "ImportEmbedder",
+    "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "ImportRows", "Judge", "JudgedPairs",
     "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
-    "RewardPart", "Rewards", "Run", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge",
-    "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate", "Source", "Stage",
-    "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train", "bytes_of", "judge",
-    "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "RewardPart", "Rewards", "Run", "RunRows", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage",
+    "SelectMerge", "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate",
+    "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train",
+    "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
 ]

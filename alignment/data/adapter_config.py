@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alignment.data.model_files import ADAPTER, ADAPTER_WEIGHTS, unclear
 from alignment.errors import ModelError
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER, ADAPTER_WEIGHTS
 _ANY = frozenset({
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "exclude_modules",
     "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
@@ -35,6 +35,8 @@ def read_adapter_config(folder: Path, where: str) -> dict[str, Any]:
     def refuse(problem: str, found: object, expected: str, hint: str | None = None) -> ModelError:
         return ModelError(problem, where=f"{where}: {folder.absolute()}", found=found, expected=expected, hint=hint)
 
+    if folder.is_dir() and (other := unclear(folder, adapter=True)) is not None:
+        raise refuse(other.problem, sorted(path.name for path in folder.iterdir())[:12], other.expected, other.hint)
     merge = "merge it into its base with PEFT, and import the whole model"
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from alignment.config import HubModel
 
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What PEFT calls them."""
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 _HEADER = 100_000_000
 """Bytes that a safetensors header may have at most, by its own reader."""
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -22,15 +26,66 @@ _STRING = 8
 
 
 def tensor_shapes(file: Path) -> dict[str, list[int]]:
-    """Name -> shape of the tensors in a safetensors file: 8 bytes of little-endian length and so many bytes of JSON.
+    """Name -> shape of the tensors in a safetensors file.
 
     Raises:
         OSError, ValueError, struct.error: it cannot be read, or is no such file.
     """
+    return {name: tensor["shape"] for name, tensor in _header(file).items()}
+
+
+def tensor_types(file: Path) -> set[str]:
+    """What its tensors are stored as, by safetensors' names: F32, BF16, ... Raises as `tensor_shapes` does."""
+    return {str(tensor["dtype"]) for tensor in _header(file).values()}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Of a safetensors file: 8 bytes of little-endian length and so many bytes of JSON."""
     with file.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         header: dict[str, Any] = json.loads(handle.read(min(length, _HEADER)))
-    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+
+
+class Unclear(NamedTuple):
+    """Why a folder cannot be taken for the model or adapter that it is said to be."""
+
+    problem: str
+    expected: str
+    hint: str | None
+
+
+def unclear(folder: Path, *, adapter: bool) -> Unclear | None:
+    """What another tool left in a folder that must not be taken for a whole model, or for an adapter; None: nothing
+    speaks against it.
+
+    Axolotl writes the base's config.json beside an adapter, and transformers, given such a folder, loads whatever base
+    the adapter names; trainers leave checkpoint-STEP folders beside their result, or alone where they were stopped.
+
+    Args:
+        adapter: whether an adapter is looked for, and not a model.
+    """
+    names = {path.name for path in folder.iterdir()}
+    weights = {name for name in names if name.endswith(".safetensors")}
+    is_adapter, is_model = ADAPTER in names, bool(weights - {ADAPTER_WEIGHTS})
+    if is_adapter and not adapter and not is_model:
+        return Unclear("the folder is an adapter, not a model", "config.json beside the weights",
+                       "name the stage that imports its base: `base: STAGE` beside the path")
+    if is_adapter and not adapter:
+        return Unclear("the folder is a model and an adapter at once", "one of both",
+                       f"for the model move {ADAPTER} and {ADAPTER_WEIGHTS} elsewhere; for the adapter name its base: "
+                       "`base: STAGE` beside the path")
+    if is_adapter or "config.json" in names:
+        return None
+    saved = sorted(filter(_CHECKPOINT.fullmatch, names), key=lambda name: int(name.partition("-")[2]))
+    if not saved:
+        return None
+    last = folder / saved[-1]
+    if any(path.name.startswith("global_step") for path in last.iterdir()) and not any(last.glob("*.safetensors")):
+        return Unclear("the folder holds checkpoints of DeepSpeed alone, whose weights are in parts", "safetensors",
+                       f"make them whole with zero_to_fp32.py, which lies in {saved[-1]}: --safe_serialization")
+    return Unclear("the folder holds checkpoints, and no model of its own", "a model's own folder",
+                   f"name one of them; the last is {last}" + (f", the first {saved[0]}" if len(saved) > 1 else ""))
 
 
 def gguf_fields(file: Path) -> Iterator[tuple[str, Any]]:

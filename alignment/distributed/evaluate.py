@@ -1,8 +1,9 @@
 """An evaluate stage: a held-out split -> answers of every model -> rewards -> a table with intervals and comparisons.
 
-Writes results.json (see `evaluation.results.Table`), answers.jsonl (one line per test row with every model's answer)
-and bad.jsonl (rows left out, with the reason). Models answer one after the other, each in fixed batches (batches.py:
-here or on workers, resumable); the batches are the same each time, since padding changes the last bits of a number.
+Writes results.json (see `evaluation.results.Table`), answers.jsonl (one line per test row with every model's answer),
+bad.jsonl (rows left out, with the reason) and proof.jsonl (what a server of these models is held to). Models answer one
+after the other, each in fixed batches (batches.py: here or on workers, resumable); the batches are the same each time,
+since padding changes the last bits of a number.
 Launched by the pipeline or by ray_jobs/evaluate.py. Does not know how text is generated, judged or compared:
 `evaluation` does. Does not draw: the report does.
 """
@@ -13,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from alignment.evaluation.measuring import answer_line, contests, measure_all, s
 from alignment.evaluation.opinions import Contest, OpinionBatch, Opinions
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
 from alignment.evaluation.results import Question, Table, flat_metrics, prove, without_nan
+from alignment.inference import proof_rows
 from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
@@ -56,9 +59,12 @@ def evaluate_stage(context: StageContext) -> Outcome:
     write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
     said = said_by_all(stage, questions, answered)
-    rewards = _rewards(context, stage, scorables(questions, said))
+    asked = scorables(questions, said)
+    rewards = _rewards(context, stage, asked)
     opinions = _opinions(context, stage, contests(stage, questions, said))
     measures, counts = measure_all(stage, questions, said, rewards, answered, opinions)
+    write_lines(context.out / proof_rows.FILE, [*(row for own in answered.values() for row in own.proof),
+                                                *_scored(context, stage, asked, rewards)])
     results = Table(stage, questions, measures, counts, context.run.seed,
                     shares_of(stage, questions, said, opinions)).results()
     results["tokens"] = {name: own.per_item()["tokens"] for name, own in answered.items()}  # seconds: in the manifest
@@ -82,8 +88,10 @@ def evaluate_stage(context: StageContext) -> Outcome:
 def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
     """Answers of model `name` to all questions, and its log-probabilities of their references."""
     tally = Tally(budgets(context, [name]))
-    parts = make_parts(context, plan(context, batches(questions, stage.batch_size)), partial(AnswerBatch, name=name),
-                       Answers, folder=f"answers-{name}", label=f"{stage.name}: answers of {name}", unit="answers",
+    planned = batches(questions, stage.batch_size)
+    maker = partial(AnswerBatch, name=name, proof=proof_rows.chosen(planned, context.run.seed))
+    parts = make_parts(context, plan(context, planned), maker, Answers, folder=f"answers-{name}",
+                       label=f"{stage.name}: answers of {name}", unit="answers",
                        note=lambda part: tally.add(int(part.timing()["tokens"]), part.seconds.get("generate", 0.0),
                                                    part.used()))
     answers = Answers.of(parts)
@@ -142,6 +150,17 @@ def _each(
     for name, own in judge.items():
         made[name] = [*made.get(name, []), *of_judge(own)]
     return made
+
+
+def _scored(context: StageContext, stage: Evaluate, asked: Sequence[Scorable],
+            rewards: dict[str, dict[str, float]]) -> Iterable[dict[str, Any]]:
+    """Scores that a server of the stage's reward model is held to."""
+    if stage.score is None or stage.score.model is None:
+        return ()
+    key, dtype = context.inputs[stage.score.model].key, context.run.compute.dtype
+    kept = [(item, item.texts[0]) for item in asked if item.texts and isfinite(rewards[item.id][item.texts[0]])]
+    return proof_rows.written(proof_rows.ScoreRow(item.id, key, item.prompt, text, rewards[item.id][text], dtype)
+                              for item, text in kept[:proof_rows.ROWS])
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:

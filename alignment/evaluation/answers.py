@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from alignment.context import StageContext
 from alignment.evaluation.results import Question
 from alignment.inference.draws import draws
 from alignment.inference.generator import open_engine, open_scorer
+from alignment.inference.proof_rows import TOKENS, ProofRow, rows_of, written
 from alignment.inference.requests import Request
 from alignment.records import Message
 
@@ -35,6 +36,7 @@ class Answers:
         seconds: time spent by kind of work, over all attempts and workers.
         engines: who answered (Generator.made_by), each once; none of an endpoint.
         batches: (questions, seconds of answering them) of each part; empty of a part itself.
+        proof: rows that a server of the model is held to (inference/proof_rows.py).
     """
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class Answers:
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: list[dict[str, Any]] = field(default_factory=list)
     batches: list[tuple[int, float]] = field(default_factory=list)
+    proof: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Answers]) -> Answers:
@@ -52,6 +55,7 @@ class Answers:
             whole.answers |= part.answers
             whole.log_probs |= part.log_probs
             whole.failed |= part.failed
+            whole.proof += part.proof
             whole.engines += [one for one in part.engines if one not in whole.engines]
             if asked := len(part.answers) + len(part.failed):
                 whole.batches.append((asked, part.seconds.get("generate", 0.0)))
@@ -86,14 +90,20 @@ class Answers:
         """Inverse of to_json; raises ValueError, TypeError or KeyError on anything else."""
         raw = json.loads(text)
         pairs = {id_: (total, tokens) for id_, (total, tokens) in raw["log_probs"].items()}
-        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []))
+        return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []),
+                   proof=raw.get("proof", []))
 
 
 class AnswerBatch:
-    """Answers of the model `name` to batches of questions, and its log-probabilities of their references."""
+    """Answers of the model `name` to batches of questions, and its log-probabilities of their references.
 
-    def __init__(self, context: StageContext, *, name: str) -> None:
+    Args:
+        proof: ids of the questions whose greedy answers are kept number by number.
+    """
+
+    def __init__(self, context: StageContext, *, name: str, proof: Collection[str] = ()) -> None:
         self.seed, self.stage = context.run.seed, context.stage_as(Evaluate)
+        self.proof, self.key = proof, context.inputs[name].key
         self.engine = open_engine(context, name)
 
     @property
@@ -130,7 +140,15 @@ class AnswerBatch:
             with _clock(made.seconds, "perplexity"):
                 found = self.engine.log_probs([(prompt, text) for _, prompt, text in asked])
             made.log_probs.update(zip((id_ for id_, _, _ in asked), found, strict=True))
+        kept = [q for q in items if q.id in self.proof]
+        if kept and made.engines:
+            made.proof = list(written(self._proof_rows(kept)))
         return made
+
+    def _proof_rows(self, kept: Sequence[Question]) -> list[ProofRow]:
+        most, prompts = min(TOKENS, self.stage.sampling.max_new_tokens), [q.prompt for q in kept]
+        return rows_of([q.id for q in kept], prompts, self.engine.told(prompts, most), most, self.key,
+                       self.engine.made_by)
 
     def _requests(self, items: Sequence[Question]) -> list[Request]:
         """The same draw for every model, so that models differ by their weights alone."""

@@ -6,10 +6,7 @@ the rounds' stages. Computes with no model.
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
+from alignment.artifacts.bring import taken_over
 from alignment.config import Choose
 from alignment.config.stops import CHOSEN, passed, unjudged
 from alignment.context import Outcome, StageContext
@@ -35,18 +32,7 @@ def choose_stage(context: StageContext) -> Outcome:
         context.event("gate", **seen)
     name = stage.models[number]
     chosen = context.inputs[name]
-    _taken_over(chosen.path() / "model", context.out / "model")
+    taken_over(chosen.path() / "model", context.out / "model")
     context.event("chosen", round=number, model=name, artifact=chosen.key)
     return Outcome(metrics={CHOSEN: float(number), "rounds": float(len(verdicts))},
                    facts={**chosen.manifest.facts, "chosen": {"stage": name, "artifact": chosen.key}, "gates": gates})
-
-
-def _taken_over(source: Path, target: Path) -> None:
-    """The same files under another name: links where that goes, since neither is ever changed, else copies."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        other = target / file.relative_to(source)
-        other.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, other)
-        except OSError:
-            shutil.copyfile(file, other)

@@ -1,8 +1,9 @@
 """Is the test split held out? Finds everything the evaluated models could have seen and compares it with the split.
 
 Seen is: every row set that a training stage learned from or chose its checkpoint by, and every prompt that a
-sample stage answered, anywhere upstream of the evaluated models and of the reward model that scores them. What the
-base model read before it was imported cannot be known here. Reads manifests and row files only, no models.
+sample stage answered, anywhere upstream of the evaluated models and of the reward model that scores them. A model of
+another run brings the rows along that it was made from. What a base model read before cannot be known here. Reads
+manifests and row files only, no models.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from alignment.artifacts import Artifact
 from alignment.config import Evaluate, EvaluatePairs
 from alignment.context import StageContext
+from alignment.data.lineage import brought_rows
 from alignment.data.overlap import find_overlap
 from alignment.errors import ArtifactError, DataError
 from alignment.records import Record, each_record
@@ -74,17 +76,19 @@ def check_held_out(context: StageContext, stage: Evaluate | EvaluatePairs, test:
 
 
 def seen_rows(context: StageContext, stage: Evaluate | EvaluatePairs) -> dict[str, Path]:
-    """Files of rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT."""
+    """Files of rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT; of those that another
+    run read to make a model of its own, by KEY/SPLIT."""
     seen: dict[str, Path] = {}
-    for ref, artifact in _seen_refs(context, stage):
-        path = artifact.path() / "rows" / f"{ref.split('/')[1]}.jsonl"
+    for ref, artifact, name in _seen_files(context, stage):
+        path = artifact.path() / name
         if ref not in seen and path.exists():  # a split that got no rows has no file
             seen[ref] = path
     return seen
 
 
-def _seen_refs(context: StageContext, stage: Evaluate | EvaluatePairs) -> Iterator[tuple[str, Artifact]]:
-    """(STAGE/SPLIT, artifact that holds it) for every row set that a stage upstream reads; may repeat."""
+def _seen_files(context: StageContext, stage: Evaluate | EvaluatePairs) -> Iterator[tuple[str, Artifact, str]]:
+    """(STAGE/SPLIT, artifact that holds it, its file there) for every row set that a stage upstream reads; may
+    repeat."""
     waiting = [(name, context.inputs[name]) for name in dict.fromkeys(ref.stage for ref in stage.model_refs())]
     visited: set[str] = set()
     while waiting:
@@ -93,7 +97,8 @@ def _seen_refs(context: StageContext, stage: Evaluate | EvaluatePairs) -> Iterat
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        made_from = upstream.inputs()
+        quoted = {other for _, other in upstream.quotes()}
+        made_from = tuple(source for source in upstream.inputs() if source not in quoted)
         if upstream.stands_for:  # rounds after the chosen one may never have been made
             read = set(artifact.manifest.inputs.values())
             made_from = tuple(source for source in made_from if context.keys[source] in read)
@@ -101,7 +106,8 @@ def _seen_refs(context: StageContext, stage: Evaluate | EvaluatePairs) -> Iterat
         apart = {rows.place for rows in upstream.kept_apart()}
         for rows in upstream.row_refs():
             if rows.place not in apart:
-                yield rows.ref, inputs[rows.stage]
+                yield rows.ref, inputs[rows.stage], f"rows/{rows.split}.jsonl"
+        yield from ((ref, artifact, file) for ref, file in brought_rows(artifact))
         waiting.extend(inputs.items())
 
 

@@ -24,10 +24,12 @@ from alignment.errors import ModelError
 from alignment.inference.info import base_artifact
 
 
-def with_adapter(model: Any, folder: Path, **given: Any) -> PeftModel:
+def with_adapter(model: Any, folder: Path, name: str = "default", **given: Any) -> PeftModel:
     """`PeftModel.from_pretrained` that refuses a module which keeps its fresh adapter, and a tensor without a place.
 
     Args:
+        model: the full weights; or these with adapters of other names already, which gets this one beside them.
+        name: of the adapter within PEFT, without dots.
         given: other arguments of from_pretrained.
 
     Raises:
@@ -37,14 +39,22 @@ def with_adapter(model: Any, folder: Path, **given: Any) -> PeftModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
-            adapted = PeftModel.from_pretrained(model, folder, **given)
+            if isinstance(model, PeftModel):
+                model.load_adapter(folder, adapter_name=name, **given)
+                adapted = model
+            else:
+                adapted = PeftModel.from_pretrained(model, folder, adapter_name=name, **given)
         saved = convert_peft_adapter_state_dict_for_transformers(
-            adapted.get_base_model(), adapted.peft_config["default"], load_peft_weights(str(folder), device="cpu"))
+            adapted.get_base_model(), adapted.peft_config[name], load_peft_weights(str(folder), device="cpu"))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
         said = " ".join(str(error).split("\n")[:2])  # of many tensors that do not fit, the first
         raise ModelError(f"the adapter cannot be loaded: {type(error).__name__}: {said}", where=str(folder),
                          expected="the adapter's weights, whole, for these base weights") from error
-    strange = saved.keys() - get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    held = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).keys()
+    if isinstance(model, PeftModel) and (lacking := held - saved.keys()):  # PEFT says so of the first adapter alone
+        raise ModelError("the adapter's file lacks weights of the adapter", where=str(folder),
+                         found=sorted(lacking)[:3], expected="the adapter's weights, whole")
+    strange = saved.keys() - held
     if strange:
         raise ModelError("the adapter's file has weights that no part of the adapter takes", where=str(folder),
                          found=sorted(strange)[:3],

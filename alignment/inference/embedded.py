@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -20,10 +20,10 @@ from alignment.config import Compute
 from alignment.inference.engine import Engine
 from alignment.inference.info import model_info
 from alignment.inference.loading import load_policy, load_reward, load_tokenizer, resolve_device, resolve_dtype
-from alignment.inference.requests import Completion, Item, Request
+from alignment.inference.requests import Completion, Draw, Item, Request, Token, Told
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.records import Message
-from alignment.templates import encode_completion, encode_prompt
+from alignment.templates import Growing, encode_completion, encode_prompt
 
 Model = TypeVar("Model")
 
@@ -104,12 +104,49 @@ class EmbeddedGenerator(_Embedded[Engine]):
     ) -> list[list[Completion]]:
         return self._ready().generate(requests, on_progress)
 
+    def told(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Told]:
+        engine = self._ready()
+        ids = [encode_prompt(engine.tokenizer, prompt) for prompt in prompts]
+        said: list[list[Token]] = [[] for _ in ids]
+        draw = Draw(temperature=0.0, max_new_tokens=max_new_tokens)
+        for step in engine.told(ids, [draw] * len(ids), top=2) if ids else ():
+            for place, token, _ in step:
+                said[place].append(token)
+        return [told_of(own, tokens, engine.stops) for own, tokens in zip(ids, said, strict=True)]
+
+    def stream(self, request: Request, on_text: Callable[[str], None]) -> Completion:
+        """The answer to a request of one draw, as `generate` gives it, told while it is made.
+
+        Args:
+            on_text: called with pieces of `text` in order, none of them cut within a letter; what it raises ends the
+                answer.
+
+        Raises:
+            DataError, ModelError: as `generate`.
+        """
+        growing = Growing(self.tokenizer)
+
+        def told(number: int, token: int) -> None:
+            if piece := growing.add(token):
+                on_text(piece)
+
+        [[completion]] = self._ready().generate([request], on_token=told)
+        if rest := growing.end(finished=completion.finished):
+            on_text(rest)
+        return completion
+
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         engine = self._ready()
         return log_probs(engine.model, engine.tokenizer, items, context_length=self.context_length)
 
     def _made(self, placement: dict[str, Any]) -> Engine:
         return Engine(load_policy(self.artifact, **placement), self.tokenizer)
+
+
+def told_of(prompt: Sequence[int], tokens: Sequence[Token], stops: Collection[int]) -> Told:
+    """A greedy answer whose last token may be the one that ended it."""
+    stop = tokens[-1].id if tokens and tokens[-1].id in stops else None
+    return Told(tuple(prompt), tuple(tokens), stop, tuple(sorted(stops)))
 
 
 class EmbeddedScorer(_Embedded[RewardScorer]):

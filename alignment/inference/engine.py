@@ -7,8 +7,9 @@ the model (embedded.py). Does not score or write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment.errors import DataError
 from alignment.inference.cache import grouped_attention, roomy_cache
 from alignment.inference.next_token import RowParameters, log_probs_of, sample
-from alignment.inference.requests import Completion, Draw, Request
+from alignment.inference.requests import Completion, Draw, Request, Token
 from alignment.templates import decode_answer, encode_prompt, stop_ids
 
 COMPACT_AT = 0.25
@@ -26,9 +27,14 @@ COMPACT_AT = 0.25
 
 @dataclass
 class _Row:
-    """One answer in the making."""
+    """One answer in the making.
+
+    Attributes:
+        number: of it among all that were asked for, in order.
+    """
 
     draw: Draw
+    number: int
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     stop: int | None = None
@@ -60,12 +66,15 @@ class Engine:
         self.stops = frozenset(stop_ids(tokenizer))
 
     def generate(
-        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         """Answers to one batch of requests: for each request one Completion per draw, in order.
 
         Args:
             on_progress: called with the number of answers that have just ended.
+            on_token: called with (which answer, counted over all in order; its next id) as soon as there is one, but
+                not for the token that stops it. Changes nothing in what is drawn; what it raises ends all answers.
 
         Raises:
             DataError: a request without draws, or a prompt without tokens.
@@ -79,21 +88,35 @@ class Engine:
             if any(draw.stop for draw in request.draws):
                 raise DataError("the transformers engine has no stop texts", where=f"row {request.id}",
                                 expected="draws without them, or an endpoint")
-        return self.continued(prompts, [request.draws for request in requests], on_progress)
+        return self.continued(prompts, [request.draws for request in requests], on_progress, on_token=on_token)
 
     def continued(
         self, prompts: list[list[int]], draws: Sequence[Sequence[Draw]],
         on_progress: Callable[[int], None] | None = None, *, log_probs: bool = False,
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         """Answers to prompts that are ids already, none of them empty, each with its draws; as `generate`.
 
         Args:
             log_probs: whether completions say how likely each of their tokens was.
         """
-        rows = [[_Row(draw) for draw in own] for own in draws]
+        numbers = count()
+        rows = [[_Row(draw, next(numbers)) for draw in own] for own in draws]
         if rows:
             with torch.inference_mode(), grouped_attention(self.model):
-                self._decode(prompts, rows, on_progress or (lambda ended: None), log_probs)
+                for active, tokens, logits, parameters in self._steps(prompts, rows):
+                    if log_probs:
+                        for row, value in zip(active, log_probs_of(logits, tokens, parameters).tolist(), strict=True):
+                            if not row.ended:
+                                row.log_probs.append(value)
+                    came = [(row, token, row.ended) for row, token in zip(active, tokens.tolist(), strict=True)]
+                    ended = sum([row.take(token, self.stops) for row, token, _ in came])
+                    if on_progress is not None:
+                        on_progress(ended)
+                    if on_token is not None:
+                        for row, token, before in came:
+                            if not before and row.stop is None:
+                                on_token(row.number, token)
         return [
             [Completion(decode_answer(self.tokenizer, row.ids, finished=row.finished), row.ids, row.finished, row.stop,
                         tuple(row.log_probs) if log_probs else None)
@@ -101,9 +124,35 @@ class Engine:
             for own in rows
         ]
 
-    def _decode(
-        self, prompts: list[list[int]], rows: list[list[_Row]], on_progress: Callable[[int], None], log_probs: bool
-    ) -> None:
+    def told(
+        self, prompts: list[list[int]], draws: Sequence[Draw], *, top: int | None = None,
+        gone: Callable[[int], bool] | None = None,
+    ) -> Iterator[list[tuple[int, Token, bool]]]:
+        """Answers to prompts that are ids already, one each, told step by step: for each that has not ended its place,
+        the token, and whether it ended by it. To be gone through to its end, in one thread.
+
+        Args:
+            top: how many alternatives each token says beside its own log-probability; None: neither.
+            gone: asked of a place before each step; where it is true, the answer is made no further.
+        """
+        rows = [_Row(draw, number) for number, draw in enumerate(draws)]
+        with torch.inference_mode(), grouped_attention(self.model):
+            for active, tokens, logits, _ in self._steps(prompts, [[row] for row in rows]):
+                told = []
+                for row, token in zip(active, as_told(logits, tokens, top), strict=True):
+                    if not row.ended:
+                        ended = row.take(token.id, self.stops)
+                        told.append((row.number, token, ended))
+                yield told
+                if gone is not None:
+                    for row in active:
+                        row.ended = row.ended or gone(row.number)
+
+    def _steps(
+        self, prompts: list[list[int]], rows: list[list[_Row]]
+    ) -> Iterator[tuple[list[_Row], Tensor, Tensor, RowParameters]]:
+        """Rows in the making, their next tokens [rows], the logits that these came from, and their parameters; whoever
+        asks for the next step has given the rows their tokens. Goes on until all have ended."""
         device = self.model.device
         active = [row for own in rows for row in own]
         steps = max(row.draw.max_new_tokens for row in active)
@@ -125,11 +174,7 @@ class Engine:
         parameters = RowParameters.of([row.draw for row in active], device, logits.shape[-1])
         for step in range(steps):
             tokens = sample(logits, history[:, : width + step], parameters, step)
-            if log_probs:
-                for row, value in zip(active, log_probs_of(logits, tokens, parameters).tolist(), strict=True):
-                    if not row.ended:
-                        row.log_probs.append(value)
-            on_progress(sum([row.take(token, self.stops) for row, token in zip(active, tokens.tolist(), strict=True)]))
+            yield active, tokens, logits, parameters
             live = [index for index, row in enumerate(active) if not row.ended]
             if not live:
                 return
@@ -143,6 +188,18 @@ class Engine:
                 input_ids=tokens[:, None], attention_mask=mask[:, : width + step + 1],
                 position_ids=(lengths + step)[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1,
             ).logits[:, -1]
+
+
+def as_told(logits: Tensor, tokens: Tensor, top: int | None) -> list[Token]:
+    """Tokens [rows] with their log-probabilities in nats under logits [rows, vocabulary] at temperature 1, nothing
+    filtered, and those of the `top` likeliest; without either where `top` is None."""
+    if top is None:
+        return [Token(token) for token in tokens.tolist()]
+    scores = logits.float().log_softmax(-1)
+    own = scores.gather(1, tokens[:, None]).squeeze(1).tolist()
+    values, ids = scores.topk(min(top, scores.shape[-1]))
+    return [Token(token, value, tuple(zip(some, likely, strict=True))) for token, value, some, likely in zip(
+        tokens.tolist(), own, ids.tolist(), values.tolist(), strict=True)]
 
 
 def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from alignment.context import StageContext
-from alignment.inference.requests import Completion, Item, Request
+from alignment.inference.requests import Completion, Item, Request, Told
 from alignment.records import Message
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class Generator(Opened, Protocol):
             EndpointStopped: an endpoint cannot be asked any further. A row that it gives no answer to is a Completion
                 with a `failure`.
         """
+
+    def told(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Told]:
+        """Greedy answers with their ids and log-probabilities, one for each prompt; none of an endpoint. Raises as
+        `generate`."""
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         """For each (prompt, completion) the completion's summed log-probability in nats, end token included, and its

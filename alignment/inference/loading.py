@@ -101,6 +101,14 @@ def load_policy(
     return _ready(model, dtype, device, cast=adapter and merge)
 
 
+def load_beneath(artifact: Artifact, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The full weights that a policy stands on, in evaluation mode, rounded as they were when its adapter was trained;
+    of a policy without an adapter its own. Raises as `load_policy`."""
+    _checked(artifact, "policy")
+    model: PreTrainedModel = _ready(_base(AutoModelForCausalLM, artifact, dtype, device), dtype, device, cast=False)
+    return model
+
+
 def load_reward(artifact: Artifact, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """A reward model in evaluation mode: backbone in `dtype`, bias-free scalar head in float32.
 

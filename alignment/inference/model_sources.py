@@ -38,6 +38,7 @@ from alignment.artifacts import Artifact
 from alignment.config import FolderModel, GgufModel, HubModel, TinyModel
 from alignment.data.adapter_config import read_adapter_config
 from alignment.data.fingerprint import MODEL_FILES, folder_path, gguf_path
+from alignment.data.model_files import unclear
 from alignment.errors import ModelError
 from alignment.inference.adapters import with_adapter
 from alignment.inference.bare_tokenizer import as_sentencepiece
@@ -216,11 +217,10 @@ def _check_folder(folder: Path, where: str) -> None:
 
     if not folder.is_dir():
         raise refuse("the model folder does not exist", "a folder with config.json, safetensors and a tokenizer")
+    if (other := unclear(folder, adapter=False)) is not None:
+        raise refuse(*other)
     if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").exists()
-        raise refuse("the folder is an adapter, not a model" if adapter else "the model folder has no config.json",
-                     "config.json beside the weights",
-                     "name the stage that imports its base: `base: STAGE` beside the path" if adapter else None)
+        raise refuse("the model folder has no config.json", "config.json beside the weights")
     weights = {path.name for path in folder.glob("*.safetensors")}
     if not weights:
         pickled = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]

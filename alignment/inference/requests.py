@@ -84,6 +84,34 @@ class Usage(NamedTuple):
     lost: float = 0.0
 
 
+class Token(NamedTuple):
+    """A token of an answer, and how likely it was at temperature 1 with nothing filtered, in nats, where asked for.
+
+    Attributes:
+        top: the likeliest tokens in its place with their log-probabilities, in falling order.
+    """
+
+    id: int
+    log_prob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Told(NamedTuple):
+    """A greedy answer with its numbers, as a record that a server is held to keeps it.
+
+    Attributes:
+        prompt: ids of the prompt.
+        tokens: of the answer, each with the two likeliest; the stop token last where one ended it.
+        stop: that token.
+        stops: all tokens that would have ended it.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    stop: int | None
+    stops: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Completion:
     """An answer. `ids` are as generated, without the stop token; `finished` is False when max_new_tokens cut it.

@@ -18,11 +18,14 @@ from alignment import templates
 from alignment.artifacts import FORMAT, digest_of, key_of
 from alignment.config import (
     AnyStage,
+    ArtifactModel,
+    ArtifactRef,
     DocumentFile,
     FolderModel,
     GgufModel,
     HubModel,
     Run,
+    RunRows,
     ShippedTemplate,
     Source,
     TinyModel,
@@ -30,6 +33,7 @@ from alignment.config import (
 from alignment.config.arithmetic import settled_here
 from alignment.config.prompts import PromptFile, read_prompt
 from alignment.config.stages.fields import Place
+from alignment.data.artifact_source import key_meant
 from alignment.data.fingerprint import document_digest, file_digest, folder_digest, gguf_path, local_digest
 from alignment.planner.auto import resolved
 
@@ -65,7 +69,7 @@ def keys(run: Run, known: Mapping[str, str] = MappingProxyType({})) -> dict[str,
             parts["inputs"] = digests
         if stage.draws:
             parts["seed"] = run.seed
-        if (sources := content_of(stage)) is not None:
+        if (sources := content_of(stage, run.store)) is not None:
             parts["sources"] = sources
         if revisions := stage.revisions() | stage.mended():
             parts["revisions"] = revisions
@@ -90,17 +94,30 @@ def _put(config: Any, place: Place, value: str) -> None:
     config[last] = value
 
 
-def content_of(stage: AnyStage) -> Any:
+def content_of(stage: AnyStage, store: str) -> Any:
     """Digests of what a stage reads from outside: a list of files in order, or one object for all that makes a model;
     None for a stage that reads artifacts alone.
 
+    Args:
+        store: of the run, where another run's artifact is looked for that says none.
+
     Raises:
         DataError, ModelError: a source is missing or cannot be read.
+        ArtifactError: there is no such run, or no such stage of it.
     """
-    found = [CONTENT[type(item.source)](stage.name, item.source) for item in stage.sources()]
+    found = [CONTENT[type(item.source)](stage.name, _within(item.source, store)) for item in stage.sources()]
     if found and isinstance(found[0], dict):
         return {key: value for part in found for key, value in part.items()}
     return found or None
+
+
+def _within(source: object, store: str) -> object:
+    return source.within(store) if isinstance(source, ArtifactRef) else source
+
+
+def _artifact(stage: str, ref: ArtifactRef) -> dict[str, str]:
+    """By its key, of which the digest is part: a key, RUN:STAGE and a path of one artifact are the same."""
+    return {"artifact": key_meant(f"stage {stage}", ref)}
 
 
 CONTENT: dict[type, Callable[[str, Any], Any]] = {
@@ -110,6 +127,8 @@ CONTENT: dict[type, Callable[[str, Any], Any]] = {
     FolderModel: lambda stage, model: {"source": "folder", "files": folder_digest(stage, model)},
     GgufModel: lambda stage, model: {"source": "gguf", "file": local_digest(gguf_path(stage, model))},
     TinyModel: lambda stage, model: model.model_dump(mode="json"),
+    ArtifactModel: _artifact,
+    RunRows: _artifact,
     PromptFile: lambda stage, prompt: {f"prompt {prompt.step}": hashlib.sha256(
         read_prompt(prompt, f"stage {stage}, prompts.{prompt.step}").encode()).hexdigest()},
     ShippedTemplate: lambda stage, template: {

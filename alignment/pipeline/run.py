@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ from alignment.config.hardware import device_here, processor
 from alignment.config.stops import Standing, standing_of
 from alignment.config.yaml_text import dump
 from alignment.context import Outcome, StageContext
+from alignment.data.artifact_source import STAGES
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError, StageError, Unforeseen
 from alignment.pipeline.keys import Key, content_of, keys
 from alignment.pipeline.stage_log import StageLog, attempt
@@ -102,6 +104,7 @@ def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -
     if only is not None and only not in known:
         raise ConfigError("no stage of this name", where="--stage", found=only, expected="one of " + ", ".join(known))
     store.write_run_file(run.name, "run.yaml", dump(run.model_dump(mode="json")))
+    _note_stages(run, store, known)
     for stage in run.stages:
         if (only is None or stage.name == only) and _is_needed(run, stage, store, known):
             make_stage(run, stage, store, known)
@@ -110,6 +113,11 @@ def execute(run: Run, *, only: str | None = None, typed: str = "run RUN.yaml") -
         artifacts, verdicts(run, artifacts), write_report(run, typed, artifacts), time.monotonic() - began,
         standing_in(run, store, known).unneeded,
     )
+
+
+def _note_stages(run: Run, store: Store, known: Mapping[str, Key]) -> None:
+    """Leave in the store what each stage's artifact is, so that another run may name it RUN:STAGE."""
+    store.write_run_file(run.name, STAGES, json.dumps({name: key.key for name, key in known.items()}, indent=1) + "\n")
 
 
 def standing_in(run: Run, store: Store, known: Mapping[str, Key]) -> Standing:
@@ -166,13 +174,13 @@ def make_stage(run: Run, stage: AnyStage, store: Store, known: dict[str, Key], l
             beyond = standing_in(run, store, known).unneeded if stage.stands_for else {}
             inputs = {name: _input(store, known[name].key, stage.name, name)
                       for name in stage.inputs() if name not in beyond}
-            console.print(f"[cyan]>[/] {label} {describe(stage)}")
+            console.print(f"[cyan]>[/] {label} {describe(run, stage)}")
             stage = _within_context(stage, inputs)
             context = StageContext(computed(run, stage), stage, store, key.key, key.digest, inputs,
                                    store.workdir(key.key), {name: one.key for name, one in known.items()})
             started, clock = time.time(), time.monotonic()
             outcome = _call(context, kept)
-            _check_sources(stage, key)
+            _check_sources(stage, key, run.store)
             manifest = Manifest(
                 key=key.key, digest=key.digest, stage=stage.name, kind=stage.kind,
                 config=stage.model_dump(mode="json"), parts=key.parts,
@@ -221,17 +229,20 @@ def write_report(run: Run, typed: str | None, artifacts: dict[str, Artifact | No
     """
     from alignment.report import render
 
-    artifacts = status(run) if artifacts is None else artifacts
+    if artifacts is None:
+        store, known = Store(run.store), keys(run)
+        _note_stages(run, store, known)
+        artifacts = {name: store.find(key.key) for name, key in known.items()}
     page = render(run, artifacts, typed, _stamp(time.time()))
     return Store(run.store).write_run_file(run.name, "report.html", page)
 
 
-def describe(stage: AnyStage) -> str:
+def describe(run: Run, stage: AnyStage) -> str:
     """What a stage is and what it reads, for the terminal: `dpo · lora r 16: sft2 on rs/pairs`."""
     models, rows = dict.fromkeys(ref.stage for ref in stage.model_refs()), [ref.ref for ref in stage.row_refs()]
     files = [item.path.rsplit("/", 1)[-1] for item in stage.sources() if item.path is not None]
     read = " on ".join(", ".join(some) for some in (models, [*rows, *files]) if some)
-    return f"{stage.title()}: {read}" if read else stage.title()
+    return f"{run.title_of(stage)}: {read}" if read else run.title_of(stage)
 
 
 def summary(artifact: Artifact) -> str:
@@ -335,9 +346,9 @@ def _told(error: Exception, context: StageContext) -> KubeAlignError:
                       hint="nothing here foresaw this error: the traceback, in the log, says where it comes from")
 
 
-def _check_sources(stage: AnyStage, key: Key) -> None:
+def _check_sources(stage: AnyStage, key: Key, store: str) -> None:
     """Raise StageError when what was read from outside is no longer what the key was made of."""
-    now, then = content_of(stage), key.parts.get("sources")
+    now, then = content_of(stage, store), key.parts.get("sources")
     if now != then:
         raise StageError("a source changed after the run began, so nothing is published under its old digest",
                          where=f"stage {stage.name}",

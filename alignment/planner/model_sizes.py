@@ -61,6 +61,18 @@ def of_artifact(artifact: Artifact) -> ModelSize | None:
     return size_of_config(json.loads(artifact.store.fs.cat_file(config)))
 
 
+def of_any(artifact: Artifact) -> ModelSize | None:
+    """Of any model in a folder, an adapter being as large as its base; None elsewhere, and where it does not show."""
+    if not artifact.store.is_local:
+        return None
+    try:
+        info = json.loads((artifact.path() / "model" / "kubealign.json").read_text(encoding="utf-8"))
+        base = artifact if info["base"] is None else artifact.store.find(str(info["base"]))
+        return None if base is None else size_of_folder(base.path() / "model")
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
+        return None
+
+
 def source_of(run: Run, stage: AnyStage) -> Any:
     """Where the weights of the model come from that a stage starts from or makes; None where it has none."""
     stage = _root(run, stage)

@@ -18,6 +18,8 @@ from alignment.config import (
     Contrastive,
     Evaluate,
     EvaluatePairs,
+    Export,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -41,13 +43,15 @@ from alignment.config.cards import Cards
 from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
+from alignment.config.stages.export import ROWS, TOKENS
 from alignment.config.stages.online import Online
+from alignment.data.artifact_source import known_here
 from alignment.errors import DataError
 from alignment.planner import estimate, rows
 from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.judging import judging, together
-from alignment.planner.model_sizes import SIZES, of_artifact, of_reader
+from alignment.planner.model_sizes import SIZES, of_any, of_artifact, of_reader
 from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
 from alignment.planner.probed import Probed, corrected, likeness
 from alignment.planner.rows import RowSet
@@ -192,6 +196,23 @@ def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
     return StagePlan(stage.name, stage.title(), size, memory=memory)
+
+
+def _import_artifact(state: _State, stage: FromArtifact) -> StagePlan:
+    """Nothing is computed; what it brings is looked at where it lies in a folder."""
+    origin = state.artifacts.get(stage.name) or known_here(stage.reference.within(state.run.store))
+    if stage.makes != "rows":
+        size = state.sizes[stage.name] = None if origin is None else of_any(origin)
+        return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
+
+    def to_come() -> dict[str, RowSet]:
+        if origin is None:
+            raise DataError("rows of another run are not known before they are brought, where its store is not a "
+                            "folder here", where=f"stage {stage.name}", found=stage.reference.artifact,
+                            hint=f"kubealign run RUN.yaml --stage {stage.name}, and then plan")
+        return rows.of_artifact(origin, stage.splits(), state.lengths)
+
+    return _import_rows(state, stage, to_come)
 
 
 def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
@@ -367,7 +388,8 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
             seconds += estimate.generate_seconds(
                 size, state.rates, prompts=asked, batch=stage.batch_size, answers=1, prompt_tokens=prompt,
                 new_tokens=new, weight_bytes=value_bytes(stage.arithmetic))
-    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    title = state.run.title_of(stage)
+    title += f", costs about {cost:.3g} at most" if cost else ""
     base = StagePlan(stage.name, title, size, shown_rows.rows, tokens, False, needs_model=there is None)
     if size is None:
         return base
@@ -416,7 +438,8 @@ def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known:
     made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
             else rows.of_artifact(artifact, stage.splits(), state.lengths))
     state.sets |= {f"{stage.name}/{split}": found for split, found in made.items()}
-    return StagePlan(stage.name, stage.title(), rows=read.rows, rows_known=read.known, needs_model=False, seconds=0.0)
+    return StagePlan(stage.name, state.run.title_of(stage), rows=read.rows, rows_known=read.known, needs_model=False,
+                     seconds=0.0)
 
 
 def _reading(
@@ -424,7 +447,8 @@ def _reading(
 ) -> StagePlan:
     """One pass of a model over every row."""
     size, tokens = None if model is None else state.sizes[model], read.rows * length
-    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, needs_model=model is not None)
+    base = StagePlan(stage.name, state.run.title_of(stage), size, read.rows, tokens, read.known,
+                     needs_model=model is not None)
     if size is None:
         return base
     value = value_bytes(stage.arithmetic)
@@ -564,6 +588,22 @@ def _choose(state: _State, stage: Choose) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
 
 
+def _export(state: _State, stage: Export) -> StagePlan:
+    """Weights are merged in float32, whole; each form and the trained model read the compared rows once."""
+    size = state.sizes[stage.name] = state.sizes[stage.model]
+    read = state.sets[stage.rows] if stage.rows is not None else None
+    count = ROWS if read is None else min(read.rows, state.run.scaled(stage.take) or ROWS)
+    length = float(stage.max_tokens or TOKENS) if read is None else min(read.longest, stage.max_tokens or TOKENS)
+    forms = len(stage.form) + len(stage.gguf or ("q8_0",)) * ("gguf" in stage.form)
+    base = StagePlan(stage.name, stage.title(), size, rows=float(count), tokens=count * length * (1 + forms),
+                     rows_known=read is None or read.known)
+    if size is None:
+        return base
+    memory = Memory(weights=size.parameters * estimate.FLOAT32)
+    return replace(base, memory=memory,
+                   seconds=estimate.forward_flops(size, base.tokens or 0.0, length) / state.rates.flops)
+
+
 def _is_quantised(run: Run, stage: AnyStage) -> bool:
     """Whether the models that a stage generates with stand on a base in four bits."""
     stages = {other.name: other for other in run.stages}
@@ -573,10 +613,11 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
 
 PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
+    FromArtifact: _import_artifact,
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, EvaluatePairs: _evaluate_pairs,
-    Choose: _choose,
+    Choose: _choose, Export: _export,
 }
 """Stage class -> what one of its stages will need."""

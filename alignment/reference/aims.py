@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import Aim, AnyStage, Evaluate, EvaluatePairs, ImportData, ImportDocuments, Run, Stage
+from alignment.config import Aim, AnyStage, Evaluate, EvaluatePairs, Export, ImportData, ImportDocuments, Run, Stage
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -28,6 +28,7 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
         "COMPARING": tuple(filter(stage.compares, stage.judges)),
         "FIRST_and_SECOND": tuple(f"{one}_and_{other}" for one, other in stage.pairs()),
     },
+    Export: lambda stage: {"FORM": stage.compared_forms()},
 }
 """Stage class -> what stands for the capitals in the names of its metrics."""
 

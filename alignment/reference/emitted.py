@@ -17,12 +17,15 @@ from alignment.config import (
     DocumentQa,
     Evaluate,
     EvaluatePairs,
+    Export,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    ImportRows,
     MultiHop,
     Sample,
     Select,
@@ -325,6 +328,7 @@ _SCORES = (
 
 _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ImportEndpoint: (),
+    FromArtifact: (),
     ImportModel: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportReader: (Metric("parameters", "Weights of the model.", COUNT),),
     ImportData: (
@@ -401,7 +405,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
         Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
         Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
-                            "the one that was drawn.", SHARE, "higher"),
+                            "the one that was drawn.", SHARE, "higher", "where a comparison is written"),
         Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
         _FINISHED,
     ),
@@ -489,6 +493,14 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("rounds", "Rounds that were judged: the last of them did not meet its gate, or there are no more.",
                COUNT),
     ),
+    Export: (
+        Metric("FORM.kl", "Mean KL from the trained model to what was exported, in nats per token. FORM is "
+                          "safetensors, adapter, nf4 or gguf_TYPE.", POSITIVE, "lower"),
+        Metric("FORM.top1", "Share of positions where both have the same likeliest token.", SHARE, "higher"),
+        Metric("FORM.greedy", "Share of tokens of greedy answers that are the same, up to the first that is not.",
+               SHARE, "higher"),
+        Metric("bytes", "Size of the files that a repository gets, or would.", COUNT),
+    ),
 }
 
 _HYGIENE = Event("hygiene", "Rows were looked through.", {
@@ -515,12 +527,23 @@ _CHOSEN = Event("chosen", "The rows were chosen.", {
     "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
 })
 
+_FOUND = Event("found", "The artifact was found, and its files are whole.", {
+    "key": "Its key.", "store": "The store that has it.", "stage": "Name of the stage that made it, there.",
+})
+_SEEN = Event("seen", "The rows that it was made from came along, so that evaluations know them.", {
+    "row_sets": "KEY/SPLIT of each.",
+})
+
 _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ImportEndpoint: (
         Event("named", "The endpoint was written down; nothing was asked.", {
             "model": "Its name at the endpoint.", "base_url": "The endpoint's address.",
         }),
     ),
+    FromArtifact: (_FOUND, _SEEN, Event("base", "An adapter's full weights were looked for.", {
+        "key": "Their artifact.", "brought": "Whether they had to be brought into this store.",
+    }, when="an adapter comes from another store")),
+    ImportRows: (_FOUND, _SEEN),
     ImportModel: (
         Event("load", "The model is about to be read.", {"source": "hub, folder, gguf or tiny."}),
         Event("saved", "It lies in the store's format.", {"parameters": "Weights of the model."}),
@@ -622,6 +645,23 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "judge": "Its name.", "rows": "Pairs.", "read": "Pairs that it gave a verdict on.", "reused": _REUSED,
             "seconds": "Time spent.", "unread": "Why there is no verdict -> pairs.",
         }),
+    ),
+    Export: (
+        Event("asked", "The trained model was asked what it says of the compared rows.", {
+            "rows": "Rows.", "source": "STAGE/SPLIT, or built-in prompts.", "left_out": "Rows that cannot be read.",
+        }),
+        Event("compared", "A form was held against it.", {
+            "form": "Which.", "kl": "Nats per token.", "top1": "Share of equal likeliest tokens.",
+            "greedy": "Share of equal greedy tokens.", "positions": "Positions compared.",
+            "max_kl": "The bound of kl.", "min_top1": "The bound of top1.",
+        }),
+        Event("read_back", "A GGUF file's tokenizer was read by transformers.", {
+            "form": "Which file.", "texts": "Texts that were encoded.", "same_ids": "Those with the trained ids.",
+        }, when="form has gguf"),
+        Event("pushed", "The files are on the hub, or were listed.", {
+            "repo": "OWNER/NAME.", "dry_run": "Whether nothing was sent.", "files": "How many.", "bytes": "Their size.",
+            "revision": "The commit.",
+        }, when="push_to_hub"),
     ),
     Choose: (
         Event("gate", "A round was held to its gate.", {

@@ -54,12 +54,14 @@ def render(run: Run, artifacts: Mapping[str, Artifact | None], typed: str | None
         span=_span(found), total=texts.duration(total_seconds(found)),
         headline=headline(run, found, results, verdicts), tiles=tiles(run, found, results, verdicts),
         aims=[_aim(verdict) for verdict in verdicts],
-        chain=chain(run, {stage.name: stage_text(stage, found[stage.name], needed=stage.name not in spared)
-                          for stage in run.stages}, _colours(run)),
-        groups=rounds_of(run, found, results), **sections(asked, found, results),
+        chain=chain(run, {
+            stage.name: stage_text(run.title_of(stage), found[stage.name], needed=stage.name not in spared)
+            for stage in run.stages}, _colours(run)),
+        groups=rounds_of(run, found, results), **sections(asked, found, results, run.title_of),
         rows=[_rows(stage, found[stage.name]) for stage in asked if stage.splits() or any(stage.row_refs())],
         times=_times(asked, found), versions=_versions(found),
-        stages=[_stage(stage, found[stage.name], spared.get(stage.name, "not finished")) for stage in run.stages],
+        stages=[_stage(stage, run.title_of(stage), found[stage.name], spared.get(stage.name, "not finished"))
+                for stage in run.stages],
         models=[_model(stage, artifact) for stage in run.stages
                 if stage.makes in ("policy", "reward", "embedder") and (artifact := found[stage.name]) is not None],
         commands=commands(run, found, typed), places=made_by(run, found), script_hash=_script_hash(),
@@ -142,12 +144,12 @@ def _versions(artifacts: Mapping[str, Artifact | None]) -> list[tuple[str, str]]
     ]
 
 
-def _stage(stage: AnyStage, artifact: Artifact | None, unmade: str) -> dict[str, Any]:
+def _stage(stage: AnyStage, title: str, artifact: Artifact | None, unmade: str) -> dict[str, Any]:
     config = artifact.manifest.config if artifact is not None else stage.model_dump(mode="json")
     manifest = artifact.manifest if artifact is not None else None
     facts = {name: value for name, value in manifest.facts.items() if name not in HIDDEN_FACTS} if manifest else {}
     return {
-        "name": stage.name, "kind": stage.title(), "manifest": manifest, "unmade": unmade,
+        "name": stage.name, "kind": title, "manifest": manifest, "unmade": unmade,
         "url": artifact.url if artifact else "",
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
         "facts": texts.flat(facts), "compute": texts.flat(manifest.compute) if manifest else [],

@@ -15,6 +15,8 @@ from alignment.config import (
     Choose,
     Evaluate,
     EvaluatePairs,
+    Export,
+    FromArtifact,
     Generate,
     ImportData,
     ImportDocuments,
@@ -59,18 +61,21 @@ class Section(NamedTuple):
 
 
 def sections(
-    stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]]
+    stages: Sequence[AnyStage], artifacts: Mapping[str, Artifact | None], results: Mapping[str, Mapping[str, Any]],
+    title: Callable[[AnyStage], str],
 ) -> dict[str, list[dict[str, Any]]]:
     """Part of the page -> entries of those of these stages that have one there, in order.
 
     Args:
         results: content of results.json by stage, of the finished ones that have it.
+        title: what a stage is, in a few words.
     """
     made: dict[str, list[dict[str, Any]]] = {section.part: [] for section in SECTIONS.values() if section is not None}
     for stage in stages:
         section = row_of(SECTIONS, type(stage))
         if section is not None:
-            made[section.part].append(section.entry(stage, artifacts[stage.name], results.get(stage.name)))
+            entry = section.entry(stage, artifacts[stage.name], results.get(stage.name))
+            made[section.part].append({"kind": title(stage), **entry})
     return made
 
 
@@ -95,7 +100,7 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
 def _training(stage: TrainBase, artifact: Artifact | None, results: object) -> dict[str, Any]:
     charts, minor = charts_of(stage, read_events(artifact)) if artifact is not None else ([], [])
     metrics = artifact.manifest.metrics if artifact is not None else {}
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts, "minor": minor,
+    return {"stage": stage, "done": artifact is not None, "charts": charts, "minor": minor,
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
@@ -116,7 +121,7 @@ def _generation(stage: Generate, artifact: Artifact | None, results: object) -> 
     metrics = artifact.manifest.metrics if artifact is not None else {}
     refused = [(step, reason, count) for step, reasons in facts.get("refused", {}).items()
                for reason, count in reasons.items()]
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "refused": refused,
+    return {"stage": stage, "done": artifact is not None, "refused": refused,
             "examples": facts.get("examples", []), "tries": list(facts.get("tries", {}).items()),
             "judge": facts.get("judge"),
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
@@ -137,16 +142,25 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
         charts.append((f"{stage.name}: chosen instructions among the others", scatter(
             f"{stage.name}: instructions in two dimensions",
             [("left", drawn["others"], "s0"), ("chosen", drawn["chosen"], "s1")])))
-    return {"stage": stage, "kind": stage.title(), "done": artifact is not None, "charts": charts,
+    return {"stage": stage, "done": artifact is not None, "charts": charts,
             "note": "" if drawn is None else f"The map shows {map_note(drawn)}.",
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
+def _exported(stage: Export, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    forms = [(form, *(texts.number(metrics.get(f"{form}.{name}")) for name in ("kl", "top1", "greedy")))
+             for form in stage.compared_forms() if f"{form}.kl" in metrics]
+    return {"stage": stage, "done": artifact is not None, "forms": forms, "push": facts.get("push"),
+            "compared_on": facts.get("compared_on"), "files": facts.get("files") or {}}
+
+
 SECTIONS: dict[type[Stage], Section | None] = {
-    ImportModel: None, ImportEndpoint: None, ImportData: None, ImportDocuments: None,
+    ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation),
-    EvaluatePairs: Section("judges", judges_entry), Choose: None,
+    EvaluatePairs: Section("judges", judges_entry), Choose: None, Export: Section("exports", _exported),
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

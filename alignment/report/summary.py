@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.artifacts import Artifact
-from alignment.config import AnyStage, Run, Verdict
+from alignment.config import Run, Verdict
 from alignment.config.stages.base import plural
 from alignment.report.chain import StageText
 from alignment.report.format import duration, interval, is_number, metric, number, side
@@ -61,11 +61,11 @@ def count(value: float) -> str:
     return number(value)
 
 
-def stage_text(stage: AnyStage, artifact: Artifact | None, *, needed: bool = True) -> StageText:
+def stage_text(title: str, artifact: Artifact | None, *, needed: bool = True) -> StageText:
     if artifact is None:
-        return StageText(stage.title(), "not finished" if needed else "not needed", "", "", done=False)
+        return StageText(title, "not finished" if needed else "not needed", "", "", done=False)
     manifest = artifact.manifest
-    return StageText(stage.title(), rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
+    return StageText(title, rows_text(artifact), manifest.digest[:8], duration(manifest.seconds), done=True)
 
 
 def total_seconds(artifacts: Artifacts) -> float:
@@ -118,15 +118,19 @@ def _judges(result: Values) -> str:
 
 
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
-    """(metric, values of the first model, of the last) of the first leading metric that both have."""
+    """(metric, values of the first model, of the last) of the first leading metric that both have; one in which both
+    have nothing only where there is no other."""
+    nothing: tuple[str, Values, Values] | None = None
     measured = models_of(result, models)
     usual = LEADING_FREE_TEXT if is_free_text(result) else LEADING
     named = [name for name in columns_of(result) if METRICS[name][1]] if result.get("columns") else usual
     for name in named if measured else ():
         first, last = (result["models"][model].get(name) or {} for model in (measured[0], measured[-1]))
         if is_number(first.get("value")) and is_number(last.get("value")):
-            return name, first, last
-    return None
+            if first["value"] or last["value"]:
+                return name, first, last
+            nothing = nothing or (name, first, last)
+    return nothing
 
 
 def _difference(result: Values, challenger: str, baseline: str, name: str) -> Values | None:

@@ -51,11 +51,11 @@ def stages_table(run: Run, artifacts: Artifacts, works: Mapping[str, Work] = {})
         if artifact is None:
             state = "not needed" if stage.name in unneeded else (
                 works[stage.name].state if stage.name in works else "not finished")
-            table.add_row(Text(stage.name), Text(stage.title()), Text(""), Text(""),
+            table.add_row(Text(stage.name), Text(run.title_of(stage)), Text(""), Text(""),
                           Text(state, {"running": "bold cyan", "not needed": "dim"}.get(state, "yellow")))
         else:
             manifest = artifact.manifest
-            table.add_row(Text(stage.name), Text(stage.title()), Text(rows_text(artifact)),
+            table.add_row(Text(stage.name), Text(run.title_of(stage)), Text(rows_text(artifact)),
                           Text(duration(manifest.seconds)), Text(manifest.digest[:12], "green"))
     return table
 

@@ -19,6 +19,7 @@ from alignment.templates.encode import (
     stop_ids,
     together,
 )
+from alignment.templates.growing import Growing
 from alignment.templates.library import (
     fitted,
     has_generation_markers,
@@ -32,7 +33,8 @@ from alignment.templates.library import (
 from alignment.templates.steps import Encoding, gather
 
 __all__ = [
-    "Convention", "Encoding", "completing", "conversing", "decode_answer", "encode_answer", "encode_completion",
-    "encode_conversation", "encode_prompt", "end_id", "fitted", "gather", "has_generation_markers", "name_of", "names",
-    "prompting", "same_rendering", "shipped", "source", "spelled", "stop_ids", "template_hash", "together",
+    "Convention", "Encoding", "Growing", "completing", "conversing", "decode_answer", "encode_answer",
+    "encode_completion", "encode_conversation", "encode_prompt", "end_id", "fitted", "gather",
+    "has_generation_markers", "name_of", "names", "prompting", "same_rendering", "shipped", "source", "spelled",
+    "stop_ids", "template_hash", "together",
 ]

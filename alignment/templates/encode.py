@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
 
@@ -138,11 +138,11 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, finishe
         ids: what was generated, without the stop token.
         finished: whether one was; without it nothing behind the answer is the template's.
     """
-    before, after = _decoded_frame(tokenizer, _template(tokenizer))
-    text = _decoded(tokenizer, ids)
-    found = before.match(text)
+    frame = decoded_frame(tokenizer)
+    text = decoded(tokenizer, ids)
+    found = frame.before.match(text)
     text = text[found.end():] if found else text
-    return text.removesuffix(after) if finished else text
+    return text.removesuffix(frame.after) if finished else text
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> tuple[list[int], list[int]]:
@@ -324,20 +324,36 @@ def _frame(tokenizer: PreTrainedTokenizerBase, template: str) -> Frame:
     return Frame(before, behind[: end.end()], behind[end.end():], control.ids[end[0]])
 
 
-@lru_cache(maxsize=16)
-def _decoded_frame(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[re.Pattern[str], str]:
+class DecodedFrame(NamedTuple):
     """What stands before an answer as generated text has it, and behind it before the end token.
 
-    Of an empty block of reasoning only the marks count: a model may leave other blanks between them.
+    Attributes:
+        written: what the template itself writes before an answer; `before` finds it in what a model wrote.
     """
+
+    before: re.Pattern[str]
+    after: str
+    written: str
+
+
+def decoded_frame(tokenizer: PreTrainedTokenizerBase) -> DecodedFrame:
+    """Of the tokenizer's template."""
+    return _decoded_frame(tokenizer, _template(tokenizer))
+
+
+@lru_cache(maxsize=16)
+def _decoded_frame(tokenizer: PreTrainedTokenizerBase, template: str) -> DecodedFrame:
+    """Of an empty block of reasoning only the marks count: a model may leave other blanks between them."""
     _, ids = encode_completion(tokenizer, _QUESTION, _PROBE)
-    before, _, after = _decoded(tokenizer, ids[:-1]).partition(_PROBE)
+    before, _, after = decoded(tokenizer, ids[:-1]).partition(_PROBE)
     marks = before.split()
     block = r"\s*" + r"\s*".join(map(re.escape, marks)) + r"(?:\r?\n)*"
-    return re.compile(f"{re.escape(before)}|{block}" if marks else re.escape(before)), after
+    found = re.compile(f"{re.escape(before)}|{block}" if marks else re.escape(before))
+    return DecodedFrame(found, after, before)
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Text of ids, special tokens left out."""
     # No clean-up: it takes blanks away before punctuation, which were said.
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

@@ -172,3 +172,15 @@ def test_a_server_that_is_gone_for_a_while_does_not_end_a_lease(tmp_path: Path, 
     assert lease._thread is not None
     assert lease._thread.is_alive()
     lease.__exit__(None, None, None)  # gives up quietly what cannot be given back
+
+
+def test_what_a_store_holds_is_listed_as_in_a_folder(s3: Server, tmp_path: Path) -> None:
+    for store in (Store(s3.url()), Store(str(tmp_path / "store"))):
+        assert (store.listed(), store.runs()) == ([], [])
+        with store.lease(KEY) as lease:
+            publish(store, KEY, lease)
+        store.write_run_file("one", "run.yaml", "name: one\n")
+        store.write_run_file("half", "report.html", "")
+        assert (store.listed(), store.runs()) == ([KEY], ["one"])
+        assert store.read_run_file("one", "run.yaml") == "name: one\n"
+        assert store.read_run_file("one", "nothing.html") is None

@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from alignment.checks.stages import CHECKS, MODELS
-from alignment.config import KINDS, METHODS, FolderModel, GgufModel, HubModel, Stage, TinyModel, TrainBase, row_of
+from alignment.config import (
+    KINDS,
+    METHODS,
+    FolderModel,
+    GgufModel,
+    HubModel,
+    Stage,
+    TinyModel,
+    TrainBase,
+    parse_run,
+    row_of,
+)
 from alignment.pipeline.keys import CONTENT
 from alignment.planner.plan import PLANS, SIZES
 from alignment.report.curves import PANELS
@@ -128,3 +140,17 @@ def test_bodies_import_by_the_name_that_the_class_says() -> None:
     for body in {kind.body for kind in KINDS}:
         module, _, name = body.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_rows_that_a_title_names_are_those_that_the_scale_leaves() -> None:
+    """At scale 0.5 a stage that takes 60 rows said that it makes 60, on the terminal and in the report."""
+    run = parse_run(yaml.safe_dump({"name": "t", "scale": 0.5, "stages": [
+        {"name": "base", "kind": "import", "model": {"source": "tiny"}},
+        {"name": "rows", "kind": "import", "data": [{"path": "x.jsonl", "format": "passage-qa"}],
+         "split": {"by": "ratio", "ratios": {"train": 1.0}}},
+        {"name": "gen", "kind": "generate", "recipe": "document_qa", "teacher": "base", "passages": ["rows/train"],
+         "take": 60},
+        {"name": "few", "kind": "select", "by": "random", "rows": ["gen/train"], "take": 45},
+        {"name": "half", "kind": "select", "by": "random", "rows": ["gen/train"], "share": 0.5}]}))
+    assert [run.title_of(stage) for stage in run.stages[2:]] == [
+        "generate · document_qa en, 30 rows", "select · random, 22 rows", "select · random, 50%"]

@@ -260,3 +260,25 @@ def test_a_presence_penalty_lowers_what_the_answer_holds_once_each_and_nothing_o
     assert [mixed[0][0].ids, mixed[1][0].ids] == [plain, ids]
     with pytest.raises(DataError, match="no stop texts"):
         engine.generate([request(text, replace(GREEDY, stop=("\n",)))])
+
+
+def test_tokens_are_told_as_they_come_and_change_nothing_in_what_is_drawn(engine: Engine) -> None:
+    draws = tuple(Draw(temperature=1.2, max_new_tokens=length, seed=seed) for seed, length in enumerate((9, 3, 9, 5)))
+    requests = [request(text, *draws) for text in TEXTS]
+    told: dict[int, list[int]] = {}
+    streamed = engine.generate(requests, on_token=lambda number, token: told.setdefault(number, []).append(token))
+    assert streamed == engine.generate(requests)
+    assert [told.get(number, []) for number in range(len(TEXTS) * len(draws))] == [
+        one.ids for own in streamed for one in own]
+
+
+def test_what_hears_of_tokens_may_end_the_answer(engine: Engine) -> None:
+    class Enough(Exception):
+        pass
+
+    def told(number: int, token: int) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        engine.generate([request(TEXTS[0])], on_token=told)
+    assert engine.generate([request(TEXTS[0])])[0][0].ids == expected(engine, TEXTS[0])

@@ -113,3 +113,16 @@ def test_asking_imports_no_torch() -> None:
             "sys.exit(' '.join({'torch', 'transformers', 'ray'} & sys.modules.keys()) or None)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_streamed_answer_is_the_answer(models: dict[str, Artifact]) -> None:
+    most = 0
+    with embedded.EmbeddedGenerator(models["base"], context(models).run.compute) as engine:
+        for seed in range(8):
+            request = Request("a", PROMPT, (Draw(seed=seed, temperature=1.5, max_new_tokens=24),))
+            pieces: list[str] = []
+            streamed = engine.stream(request, pieces.append)
+            assert streamed == engine.generate([request])[0][0]
+            assert "".join(pieces) == streamed.text
+            most = max(most, len(pieces))
+    assert most > 5

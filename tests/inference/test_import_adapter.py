@@ -212,3 +212,73 @@ def test_check_refuses_an_adapter_without_a_base_and_one_on_another_adapter(thei
     assert "is an adapter, not a model" in errors["alone"][0]
     assert "base: STAGE" in errors["alone"][0]
     assert "an adapter stands on full weights" in errors["two"][0]
+
+
+# --- as other tools leave their folders ----------------------------------------------------------------------
+
+
+def looked_at(folder: Path, **more: Any) -> list[KubeAlignError]:
+    """What `check` says of an import of a folder."""
+    from alignment.checks.seen import READ_LIMIT, Sight
+    from alignment.checks.stages import wrong
+    from tests import small
+
+    it = {"name": "it", "kind": "import", "model": {"source": "folder", "path": str(folder), **more}}
+    run = small.run(folder.parent / "run", it)
+    return [error for _, error in wrong(run, run.stage("it"), Sight(READ_LIMIT))]
+
+
+def test_an_adapter_with_its_bases_config_is_not_taken_for_a_model(base: Artifact, theirs: Maker) -> None:
+    """As Axolotl writes it: transformers would load whatever base the adapter names."""
+    from alignment.config import FolderModel
+    from alignment.inference.model_sources import load
+
+    folder, _ = theirs()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((base.path() / "model" / name).read_bytes())
+    (error,) = looked_at(folder)
+    assert error.problem == "the folder is an adapter, not a model"
+    source = FolderModel(source="folder", path=str(folder))
+    with pytest.raises(ModelError, match="is an adapter, not a model"):
+        load("it", source, 0, torch.float32)
+    assert looked_at(folder, base="base") == []
+    (folder / "model.safetensors").write_bytes((base.path() / "model" / "model.safetensors").read_bytes())
+    (error,) = looked_at(folder)
+    assert error.problem == "the folder is a model and an adapter at once"
+    with pytest.raises(ModelError, match="at once"):
+        load("it", source, 0, torch.float32)
+
+
+def test_an_adapter_as_llama_factory_leaves_it_comes_in_with_its_template(
+    base: Artifact, store: Store, theirs: Maker, tmp_path: Path
+) -> None:
+    """Tokenizer, template, checkpoints and logs beside the adapter, and a pickle that nobody reads."""
+    folder, wanted = theirs()
+    for file in (base.path() / "model").glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    text = (base.path() / "model" / "chat_template.jinja").read_text() + "{# theirs #}"
+    (folder / "chat_template.jinja").write_text(text)
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "checkpoint-4").mkdir()
+    (folder / "README.md").write_text("---")
+    made = imported(store, base, folder, tmp_path, "factory-000000000000")
+    torch.testing.assert_close(logits(load_policy(made, dtype=torch.float32, device="cpu")), wanted, atol=1e-4,
+                               rtol=1e-4)
+    assert "{# theirs #}" in (made.path() / "model" / "chat_template.jinja").read_text()
+
+
+@pytest.mark.parametrize("more", [{}, {"base": "base"}], ids=["model", "adapter"])
+def test_a_folder_of_checkpoints_alone_says_which_could_be_meant(
+    more: dict[str, Any], base: Artifact, theirs: Maker, tmp_path: Path
+) -> None:
+    above = tmp_path / "output"
+    for step in (8, 100, 20):
+        (above / f"checkpoint-{step}").mkdir(parents=True)
+    (error,) = looked_at(above, **more)
+    assert "holds checkpoints, and no model" in error.problem
+    assert f"the last is {above / 'checkpoint-100'}" in str(error.hint)
+    (above / "checkpoint-100" / "global_step100").mkdir()
+    (error,) = looked_at(above, **more)
+    assert "zero_to_fp32.py" in str(error.hint)
+    folder, _ = theirs()
+    assert looked_at(folder, base="base") == []

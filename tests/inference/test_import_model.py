@@ -330,7 +330,7 @@ def test_a_source_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
     def digest(**stage: Any) -> dict[str, Any]:
         made = context_for(tmp_path, {"source": "folder", "path": str(folder)}, **stage).stage
         assert isinstance(made, ImportModel)
-        return content_of(made)
+        return content_of(made, "runs")
 
     first = digest()
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= first["files"].keys()
@@ -342,10 +342,10 @@ def test_a_source_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"never read")
     assert digest() == after
     moved = folder.rename(tmp_path / "elsewhere")
-    assert content_of(context_for(tmp_path, {"source": "folder", "path": str(moved)}).stage) == after
+    assert content_of(context_for(tmp_path, {"source": "folder", "path": str(moved)}).stage, "runs") == after
     with pytest.raises(ModelError, match="does not exist"):
         digest()
-    tiny = [content_of(context_for(tmp_path, {**TINY, "layers": n}).stage) for n in (1, 1, 2)]
+    tiny = [content_of(context_for(tmp_path, {**TINY, "layers": n}).stage, "runs") for n in (1, 1, 2)]
     assert tiny[0] == tiny[1] != tiny[2]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from alignment.artifacts import Artifact
-from alignment.config import KINDS, METHODS, Run
+from alignment.config import KINDS, METHODS, Run, parse_run
 from alignment.distributed.generate import shared
 from alignment.evaluation.measures import NAMES
 from alignment.inference import judging
@@ -29,7 +29,8 @@ from tests.generation.scripted import Scripted, good_teacher
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
 PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
-          **dict.fromkeys(("JUDGE", "REWARD_MODEL", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+")}
+          **dict.fromkeys(("JUDGE", "REWARD_MODEL", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+"),
+          "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
 OF_ALL = {"time", "event"}
 
 
@@ -124,7 +125,23 @@ def chain(folder: Path) -> Run:
             "talker": {"judge": {"model": "other", "mode": "compare"}}}},
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
+        {"name": "export", "kind": "export", "model": "sft", "form": ["safetensors", "gguf"], "rows": "data/test",
+         "take": 2, "push_to_hub": {"repo": "me/mine", "dry_run": True}},
     )
+
+
+def from_chain(folder: Path, made: dict[str, Artifact | None]) -> Run:
+    """In another store: an adapter, a reward model and rows of the chain's."""
+    sft, reward, sample = (made[name] for name in ("sft", "reward", "sample"))
+    assert sft is not None
+    assert reward is not None
+    assert sample is not None
+    there = {"source": "artifact", "store": sft.store.url}
+    return parse_run(json.dumps({"name": "from-chain", "store": str(folder / "other"), "stages": [
+        {"name": "it", "kind": "import", "model": {**there, "artifact": sft.key}},
+        {"name": "scores", "kind": "import", "role": "reward", "model": {**there, "artifact": reward.key}},
+        {"name": "rows", "kind": "import",
+         "rows": {"artifact": sample.key, "store": sft.store.url, "splits": ["samples"]}}]}))
 
 
 def says(request: Request) -> tuple[str, bool]:
@@ -145,9 +162,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Artifa
             {"contrastive": says, "multihop": hop_teacher}.get(context.stage.name, taught)))
         patch.setattr(judging, "open_engine", lambda context, name: Scripted(says))
         artifacts = execute(run).artifacts
-    for name, artifact in artifacts.items():
-        assert artifact is not None
-        found.setdefault(type(run.stage(name)), []).append(artifact)
+    other = from_chain(tmp_path_factory.mktemp("other"), artifacts)
+    for one, made in ((run, artifacts), (other, execute(other).artifacts)):
+        for name, artifact in made.items():
+            assert artifact is not None
+            found.setdefault(type(one.stage(name)), []).append(artifact)
     return found
 
 

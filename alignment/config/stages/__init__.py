@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from alignment.config.stages.artifact import ImportArtifact, ImportArtifactReward, ImportRows
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
 from alignment.config.stages.evaluate_pairs import EvaluatePairs
+from alignment.config.stages.export import Export
 from alignment.config.stages.generate import RECIPES
 from alignment.config.stages.imports import ImportData, ImportEmbedder, ImportModel, ImportReward
 from alignment.config.stages.online import Grpo, Ppo, Rloo
@@ -27,10 +29,11 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportData, ImportDocuments,
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward, ImportData,
+    ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
     Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, EvaluatePairs,
-    Choose)
+    Choose, Export)
 """Every stage class, in the order in which a run usually has them."""
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 Name = Annotated[str, Field(pattern=NAME)]
+SPLIT = r"^[a-z][a-z0-9_-]{0,39}$"
 ROWS = r"^[a-z][a-z0-9-]{0,39}/[a-z][a-z0-9_-]{0,39}$"
 RowsRef = Annotated[str, Field(pattern=ROWS)]
 """STAGE/SPLIT, for example seed/train. No description here: pydantic takes an alias's before the field's docstring."""
@@ -36,6 +37,7 @@ FORMS = {
     NAME: "a name: small letters, digits and hyphens, 40 at most, a letter first (no dots, which part STAGE from "
           "METRIC in aims and which Kubernetes' services refuse: llama-3-1)",
     ROWS: "STAGE/SPLIT, for example seed/train",
+    SPLIT: "a row set's name: train",
     STORE: "a folder or URL: runs, s3://bucket/prefix",
 }
 """Pattern -> what it asks for, in words; who adds a pattern adds them."""

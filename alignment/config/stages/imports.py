@@ -104,13 +104,20 @@ class ShippedTemplate:
     name: str
 
 
+def source_of(model: Any) -> Any:
+    """What `source` says of what stands as `model` of an import, as a mapping or loaded."""
+    return model.get("source") if isinstance(model, dict) else getattr(model, "source", None)
+
+
 def names_endpoint(model: Any) -> bool:
     """Whether what stands as `model` of an import is asked over the network (endpoint.py)."""
-    return bool((model.get("source") if isinstance(model, dict) else getattr(model, "source", None)) == "endpoint")
+    return bool(source_of(model) == "endpoint")
 
 
 ROLES = ("reward", "embedder")
 """What `role` of an import may say: a model that is no language model."""
+_ELSEWHERE = ("endpoint", "artifact")
+"""Sources of models that are other classes' (endpoint.py, artifact.py)."""
 
 
 class ImportModel(Stage):
@@ -126,7 +133,7 @@ class ImportModel(Stage):
     """`import` with `model` brings a base model."""
     model: AnyModelSource
     """Where the model comes from; `source` says which of four ways: hub, folder, gguf or tiny.
-    With a fifth, `endpoint`, it is asked and not brought (import-endpoint)."""
+    With a fifth, `endpoint`, it is asked and not brought (import-endpoint); with `artifact` it is another run's."""
     template: str | None = None
     """Name of a shipped chat template (`kubealign templates` lists them). Default: the model's own."""
     new_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -142,8 +149,8 @@ class ImportModel(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return (super().is_meant(get) and get("model") is not None and not names_endpoint(get("model"))
-                and get("role") not in ROLES)
+        return (super().is_meant(get) and get("model") is not None and get("role") not in ROLES
+                and source_of(get("model")) not in _ELSEWHERE)
 
     def findings(self) -> Iterator[Finding]:
         tokens = self.new_tokens or ()
@@ -200,7 +207,8 @@ class ImportReader(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is not None and get("role") == cls.makes
+        return (super().is_meant(get) and get("model") is not None and get("role") == cls.makes
+                and not (cls.makes == "reward" and source_of(get("model")) == "artifact"))
 
     def sources(self) -> tuple[Outside, ...]:
         local = self.model.local()
@@ -232,6 +240,7 @@ class ImportReward(ImportReader):
 
     tag: ClassVar[str] = "import-reward"
     makes = "reward"
+    known_by = "model"
 
     role: Literal["reward"]
     """`reward`: a sequence classifier with one label, whose number is the score."""
@@ -414,7 +423,7 @@ class ImportData(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("model") is None and get("documents") is None
+        return super().is_meant(get) and all(get(key) is None for key in ("model", "documents", "rows"))
 
     def splits(self) -> tuple[str, ...]:
         return self.split.splits

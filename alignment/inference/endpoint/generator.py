@@ -17,7 +17,7 @@ from alignment.errors import ConfigError, DataError, ModelError
 from alignment.inference.endpoint.asking import Asking, Clock
 from alignment.inference.endpoint.client import Client
 from alignment.inference.endpoint.ledger import Ledger
-from alignment.inference.requests import Completion, Draw, Item, Request
+from alignment.inference.requests import Completion, Draw, Item, Request, Told
 from alignment.records import Message
 
 
@@ -100,6 +100,10 @@ class EndpointGenerator:
         assert self._opened is not None
         runner, asking = self._opened
         return runner.run(asking.all(requests, on_progress or (lambda ended: None)))
+
+    def told(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Told]:
+        """None: an endpoint gives no ids."""
+        return []
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         """Raises ModelError: endpoints do not tell how likely a given text is."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import safe_open
 
 from alignment.artifacts import Artifact
+from alignment.config import Compute
 from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here, gpu_here
 from alignment.context import StageContext
@@ -84,12 +86,36 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
         longest: tokens of a prompt and its answer, at most.
     """
     compute, base = context.run.compute, base_folder(artifact)
-    device = device_here(compute)
     over = [own for own in policies(context).values() if base_folder(own) == base]
     adapters = {own.key: own for own in over if model_info(own)["form"] == "adapter"}
+    made = _launch(compute, base, dtype_of(context), longest, adapters, lambda: _share(context))
+    # Likelihoods of prompts take logits of all their tokens at once, in float32.
+    return replace(made, options={**made.options, "max_num_batched_tokens": 2048, **(compute.vllm or {})}
+                   ) if context.stage.asks_likelihoods else made
+
+
+def launch_served(
+    compute: Compute, base: Artifact, adapters: Mapping[str, Artifact], dtype: str, longest: int, loaded: int | None,
+    sharing: int = 1,
+) -> Launch:
+    """What vLLM is started with to serve full weights and adapters over them, by key.
+
+    Args:
+        longest: tokens of a conversation and its answer, at most.
+        loaded: adapters that are held at once, at most.
+        sharing: models that share the GPU, this one counted.
+    """
+    made = _launch(compute, base_folder(base), dtype, longest, adapters, lambda: round(SHARE / sharing, 3))
+    return replace(made, loaded=loaded)
+
+
+def _launch(
+    compute: Compute, base: Path, dtype: str, longest: int, adapters: Mapping[str, Artifact],
+    share: Callable[[], float],
+) -> Launch:
+    device = device_here(compute)
     options: dict[str, Any] = {"enforce_eager": device == "cpu"}
     environment = {}
-    dtype = dtype_of(context)
     if device == "cpu":
         options |= {"kv_cache_memory_bytes": _cpu_cache(_config(base), dtype, longest), "max_num_seqs": SEQUENCES,
                     "max_num_batched_tokens": max(2048, longest), "block_size": 32}
@@ -99,12 +125,9 @@ def launch_for(context: StageContext, artifact: Artifact, longest: int) -> Launc
         if "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(int(compute.cpus_per_worker) if compute.workers else _cores())
     else:
-        options |= {"gpu_memory_utilization": _share(context)}
+        options |= {"gpu_memory_utilization": share()}
         if compute.gpus_per_worker > 1:
             options["tensor_parallel_size"] = int(compute.gpus_per_worker)
-    if context.stage.asks_likelihoods:
-        # Likelihoods of prompts take logits of all their tokens at once, in float32.
-        options["max_num_batched_tokens"] = 2048
     options |= compute.vllm or {}
     if options.get("tensor_parallel_size", 1) > 1:
         options["distributed_executor_backend"] = "mp"

@@ -55,9 +55,9 @@ class Client:
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path, **launch.environment})
         theirs.close()
         try:
-            self._send(launch)
+            self.send(launch)
             with waiting(lambda: "waiting for vLLM to start"):
-                first = self._receive()
+                first = self.receive()
         except BaseException:
             self.close()
             raise
@@ -66,9 +66,10 @@ class Client:
             raise self._failed(f"vLLM does not start: {words}")
         self.ready = first
 
-    def ask(self, ids: Sequence[int], stops: Iterable[int], draw: Draw, adapter: str | None) -> int:
-        """Ask for one answer; returns its number."""
-        return self._asked(Ask(next(self._numbers), tuple(ids), tuple(stops), draw, adapter))
+    def ask(self, ids: Sequence[int], stops: Iterable[int], draw: Draw, adapter: str | None,
+            top: int | None = None) -> int:
+        """Ask for one answer, its tokens with log-probabilities where `top` is a number; returns its number."""
+        return self._asked(Ask(next(self._numbers), tuple(ids), tuple(stops), draw, adapter, top))
 
     def weigh(self, ids: Sequence[int], start: int, adapter: str | None) -> int:
         """Ask how likely `ids` are from place `start` on; returns the question's number."""
@@ -117,11 +118,12 @@ class Client:
         self._log.close()
 
     def _asked(self, question: Ask | Weigh) -> int:
-        self._send(question)
+        self.send(question)
         self._open.add(question.number)
         return question.number
 
-    def _send(self, what: object) -> None:
+    def send(self, what: object) -> None:
+        """Put something into the pipe. Raises EngineStopped where the process is gone."""
         try:
             self._pipe.send(what)
         except OSError:
@@ -135,14 +137,15 @@ class Client:
 
     def _take(self) -> int:
         """Keep the next answer; returns its number."""
-        said = self._receive()
+        said = self.receive()
         if not isinstance(said, (Answered, Weighed, Failed)) or said.number is None:
             raise self._failed(f"vLLM failed: {getattr(said, 'words', said)}")
         self._open.discard(said.number)
         self._answers[said.number] = said
         return said.number
 
-    def _receive(self) -> object:
+    def receive(self) -> object:
+        """What comes next through the pipe; waits for it. Raises EngineStopped where the process is gone."""
         try:
             return self._pipe.recv()
         except (EOFError, OSError):

@@ -18,7 +18,7 @@ from alignment.context import StageContext
 from alignment.errors import DataError, ModelError
 from alignment.inference.info import model_info
 from alignment.inference.loading import load_tokenizer
-from alignment.inference.requests import Completion, EngineStopped, Item, Request
+from alignment.inference.requests import Completion, Draw, EngineStopped, Item, Request, Told
 from alignment.inference.vllm import shared
 from alignment.inference.vllm.choice import dtype_of, launch_for
 from alignment.inference.vllm.client import Client
@@ -117,6 +117,21 @@ class VllmGenerator:
             self._begun.pop(_key(request), None)
         answers = iter(self._wait([number for numbers in asked for number in numbers], on_progress))
         return [[self._completion(next(answers)) for _ in numbers] for numbers in asked]
+
+    def told(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Told]:
+        """As `Generator.told`."""
+        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        if not ids:
+            return []
+        client = self._ready(max(map(len, ids)) + max_new_tokens)
+        draw = Draw(temperature=0.0, max_new_tokens=max_new_tokens)
+        numbers = [client.ask(own, self.stops, draw, self.adapter, top=2) for own in ids]
+        made = []
+        for own, said in zip(ids, self._wait(numbers), strict=True):
+            assert isinstance(said, Answered)
+            assert said.tokens is not None
+            made.append(Told(tuple(own), tuple(said.tokens), said.stop, self.stops))
+        return made
 
     def log_probs(self, items: Sequence[Item]) -> list[tuple[float, int]]:
         """As `Generator.log_probs`."""

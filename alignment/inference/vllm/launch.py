@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.inference.requests import Draw
+from alignment.inference.requests import Draw, Token
 from alignment.inference.vllm.limits import served_rank
 
 
@@ -29,6 +29,7 @@ class Launch:
         max_model_len: tokens of a prompt and its answer, at most.
         options: of vllm.EngineArgs beside these.
         environment: variables of the process beside this one's.
+        loaded: adapters that are held at once, at most, the one used longest ago making room; None: all of them.
     """
 
     model: str
@@ -37,13 +38,15 @@ class Launch:
     adapters: tuple[Adapter, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    loaded: int | None = None
 
     def lora_options(self) -> dict[str, Any]:
-        """Of vllm.EngineArgs; empty without adapters. All of them stay loaded, and no other layer is wrapped: with the
-        head wrapped as well, vLLM 0.29 cannot tell likelihoods of prompts on a CPU."""
+        """Of vllm.EngineArgs; empty without adapters. No other layer than theirs is wrapped: with the head wrapped as
+        well, vLLM 0.29 cannot tell likelihoods of prompts on a CPU."""
         if not self.adapters:
             return {}
-        return {"enable_lora": True, "max_loras": len(self.adapters),
+        held = min(self.loaded or len(self.adapters), len(self.adapters))
+        return {"enable_lora": True, "max_loras": held, "max_cpu_loras": held,
                 "lora_target_modules": sorted({name for adapter in self.adapters for name in adapter.modules}),
                 "max_lora_rank": served_rank(max(adapter.rank for adapter in self.adapters))}
 
@@ -51,13 +54,27 @@ class Launch:
 @dataclass(frozen=True)
 class Ask:
     """Answer `ids` as `draw` says, up to a token of `stops`, with the adapter of that name, or the full weights
-    alone."""
+    alone.
+
+    Attributes:
+        top: how many alternatives each token says beside its own log-probability; None: neither.
+        stream: whether each token is told when it is there, in `Pieces`.
+    """
 
     number: int
     ids: tuple[int, ...]
     stops: tuple[int, ...]
     draw: Draw
     adapter: str | None
+    top: int | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for the answer of that number any more."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -80,9 +97,28 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answered:
+    """A whole answer; `tokens` where their log-probabilities were asked for, the stop token with them."""
+
     number: int
     ids: list[int]
     stop: int | None
+    tokens: list[Token] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens that an answer has grown by, the stop token too, and whether it ended."""
+
+    number: int
+    tokens: list[Token]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one step of vLLM told of answers that are asked for with `stream`."""
+
+    pieces: list[Piece]
 
 
 @dataclass(frozen=True)

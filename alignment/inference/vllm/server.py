@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,11 +24,25 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from alignment.inference.vllm.launch import Answered, Ask, Failed, Launch, Ready, Weigh, Weighed
+from alignment.inference.requests import Token
+from alignment.inference.vllm.launch import (
+    Answered,
+    Ask,
+    Cancel,
+    Failed,
+    Launch,
+    Piece,
+    Pieces,
+    Ready,
+    Weigh,
+    Weighed,
+)
 from alignment.inference.vllm.sampler import DRAW
 
 Question = Ask | Weigh
 SAMPLER = "alignment.inference.vllm.sampler:DrawSampler"
+TURN_S = 1.0
+"""Seconds that questions of another adapter wait while those of the one at work keep coming."""
 
 
 class Server:
@@ -35,7 +50,7 @@ class Server:
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
-        self.questions: queue.Queue[Question] = queue.Queue()
+        self.questions: queue.Queue[Question | Cancel] = queue.Queue()
         launch: Launch = pipe.recv()
         threading.Thread(target=self._read, daemon=True).start()
         self.engine = LLMEngine.from_engine_args(EngineArgs(
@@ -46,7 +61,7 @@ class Server:
                          for number, adapter in enumerate(launch.adapters, 1)}
         unplaced = {name: self._add(request) for name, request in self.adapters.items()}
         pipe.send(Ready(vllm_version, unplaced))
-        self.waiting: deque[Question] = deque()
+        self.waiting: deque[tuple[float, Question]] = deque()
         self.asked: dict[str, Question] = {}
 
     def _read(self) -> None:
@@ -65,21 +80,45 @@ class Server:
 
     def serve(self) -> None:
         """Answer for ever. What is worked on at once has one adapter: on CPUs vLLM 0.29 computes what has none with the
-        adapter of its last slot, where others of the batch have one."""
+        adapter of its last slot, where others of the batch have one. Each has its turn."""
         while True:
             while not self.questions.empty() or not (self.waiting or self.asked):
-                self.waiting.append(self.questions.get())
-            adapter = next(iter(self.asked.values()), self.waiting[0] if self.waiting else None)
-            later: deque[Question] = deque()
-            for question in self.waiting:
-                if adapter is not None and question.adapter == adapter.adapter:
-                    self._begin(question)
-                else:
-                    later.append(question)
-            self.waiting = later
+                self._hear(self.questions.get())
+            self._begin_some()
+            pieces = []
             for output in self.engine.step() if self.asked else ():
-                if output.finished:
+                if (asked := self.asked.get(output.request_id)) is None:
+                    continue  # cancelled
+                if isinstance(asked, Ask) and asked.stream:
+                    pieces.append(self._piece(asked, output))
+                elif output.finished:
                     self._end(output)
+            if pieces:
+                self.pipe.send(Pieces(pieces))
+
+    def _hear(self, said: Question | Cancel) -> None:
+        if not isinstance(said, Cancel):
+            self.waiting.append((time.monotonic(), said))
+            return
+        self.waiting = deque(one for one in self.waiting if one[1].number != said.number)
+        if self.asked.pop(str(said.number), None) is not None:
+            self.engine.abort_request([str(said.number)])
+
+    def _begin_some(self) -> None:
+        """Begin with what waits and has the adapter at work; with none of it where another has waited for its turn."""
+        if not self.waiting:
+            return
+        adapter = next(iter(self.asked.values()), self.waiting[0][1]).adapter
+        if self.asked:
+            others = next((since for since, one in self.waiting if one.adapter != adapter), None)
+            if others is not None and time.monotonic() - others > TURN_S:
+                return
+        some, self.waiting = self.waiting, deque()
+        for since, question in some:
+            if question.adapter == adapter:
+                self._begin(question)
+            else:
+                self.waiting.append((since, question))
 
     def _begin(self, asked: Question) -> None:
         params = SamplingParams(
@@ -87,8 +126,8 @@ class Server:
             output_kind=RequestOutputKind.FINAL_ONLY,
         ) if isinstance(asked, Weigh) else SamplingParams(
             temperature=0.0, max_tokens=asked.draw.max_new_tokens, detokenize=False, ignore_eos=True,
-            stop_token_ids=list(asked.stops), output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={DRAW: asdict(asked.draw)},
+            stop_token_ids=list(asked.stops), logprobs=asked.top, extra_args={DRAW: asdict(asked.draw)},
+            output_kind=RequestOutputKind.DELTA if asked.stream else RequestOutputKind.FINAL_ONLY,
         )
         adapter = None if asked.adapter is None else self.adapters[asked.adapter]
         try:
@@ -112,7 +151,25 @@ class Server:
             self.pipe.send(Failed(asked.number, f"vLLM ended an answer by {said.finish_reason} "
                                                 f"({said.stop_reason}), with {len(said.token_ids)} tokens"))
             return
-        self.pipe.send(Answered(asked.number, ids, stop))
+        told = None if asked.top is None else _tokens(said, asked.top)
+        self.pipe.send(Answered(asked.number, ids, stop, told))
+
+    def _piece(self, asked: Ask, output: RequestOutput) -> Piece:
+        if output.finished:
+            self.asked.pop(output.request_id)
+        return Piece(asked.number, _tokens(output.outputs[0], asked.top), output.finished)
+
+
+def _tokens(said: Any, top: int | None) -> list[Token]:
+    """What one output of an answer brought; vLLM's own token comes first, whatever its rank, and then the likeliest."""
+    if top is None:
+        return [Token(token) for token in said.token_ids]
+    made = []
+    for token, found in zip(said.token_ids, said.logprobs, strict=True):
+        ranked = sorted((one.rank, other, float(one.logprob)) for other, one in found.items())
+        made.append(Token(token, float(found[token].logprob),
+                          tuple((other, value) for rank, other, value in ranked if rank <= top)))
+    return made
 
 
 def _likelihoods(found: Sequence[Any] | None, asked: Weigh) -> list[float]:

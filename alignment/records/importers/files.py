@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.few import Few
+from alignment.records.importers.json_list import items_of
 from alignment.records.importers.packed import Unpacked, load, unpacked
 from alignment.records.importers.rows import RAW_LIMIT, BadRow, Row, size_of
 from alignment.records.importers.tables import doubled, read_csv, read_parquet
@@ -28,7 +30,8 @@ def load_json(path: str) -> Any:
 def read_rows(path: str, source: str, few: Few | None = None) -> Iterable[Row | BadRow]:
     """Rows of a JSON-lines file, a JSON list or a Parquet file, told apart by their content; to be gone through once.
 
-    JSON lines whose first is an object, and Parquet, are read as they are gone through.
+    JSON lines whose first is an object, Parquet, and JSON lists of more than a mebibyte are read as they are gone
+    through.
 
     Args:
         few: takes those that are to be given.
@@ -72,7 +75,28 @@ def _as_they_come(file: Unpacked, source: str, few: Few | None) -> Iterable[Row 
     """The rows of a file that need not be read as a whole; None for one that must, to know what it is."""
     if file.head.startswith(_PARQUET):
         return few_of(read_parquet(file), few)
-    return _each_line(file.path, source, few) if _is_lines(file) else None
+    if _is_lines(file):
+        return _each_line(file.path, source, few)
+    return few_of(_each_item(file.path), few) if _is_long_list(file) else None
+
+
+def _is_long_list(file: Unpacked) -> bool:
+    """Whether a file is more than its head, and one JSON list or broken: not lines of which the first is a list."""
+    first, end, _ = file.head.lstrip().partition(b"\n")
+    table = file.name.endswith((".csv", ".tsv"))
+    return not (file.whole or table) and first.startswith(b"[") and not (end and _is_json(first, list))
+
+
+def _each_item(path: str) -> Iterator[Row]:
+    number = 0
+    with unpacked(path) as file:
+        try:
+            for number, item in enumerate(items_of(chain([file.head], file.rest()), _object), start=1):
+                yield Row(number, item)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(error, path) from error
+    if not number:
+        raise DataError("the file holds no rows", where=path, found=[], expected="at least one row")
 
 
 def _each_line(path: str, source: str, few: Few | None) -> Iterator[Row | BadRow]:
@@ -151,11 +175,15 @@ def _is_json(data: bytes, kind: type) -> bool:
 def _parse(data: bytes, path: str) -> Any:
     try:
         return _json(data.decode("utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno} column {error.colno}",
-                        expected="one JSON document") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}", where=path, expected="one JSON document in UTF-8") from error
+        raise _not_json(error, path) from error
+
+
+def _not_json(error: Exception, path: str) -> DataError:
+    if isinstance(error, json.JSONDecodeError):
+        return DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno} column {error.colno}",
+                         expected="one JSON document")
+    return DataError(f"not valid JSON: {error}", where=path, expected="one JSON document in UTF-8")
 
 
 def _items(value: list[Any], path: str) -> list[Row | BadRow]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import itertools
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,9 +26,9 @@ def read_parquet(file: Unpacked) -> Iterator[Row]:
         raise DataError("reading Parquet needs pyarrow", where=file.path,
                         hint="pip install 'kubealign[train]'") from error
     path, plain = file.path, on_disk(file)
-    content = pyarrow.BufferReader(b"".join([file.head, *file.rest()])) if plain is None else plain
     try:
-        table = pyarrow.parquet.ParquetFile(content)
+        # Buffered ahead, the whole file would be in memory.
+        table = pyarrow.parquet.ParquetFile(_on_disk_for_now(file) if plain is None else plain, pre_buffer=False)
         check_header(table.schema_arrow.names, path)
         rows = table.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
@@ -47,6 +48,15 @@ def read_parquet(file: Unpacked) -> Iterator[Row]:
             raise DataError(f"not a Parquet file: {error}", where=path) from error
 
     return each()
+
+
+def _on_disk_for_now(file: Unpacked) -> Any:
+    """What is packed or comes from elsewhere, in a file that goes with who reads it: Parquet is read from its end."""
+    made = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the table
+    for piece in itertools.chain([file.head], file.rest()):
+        made.write(piece)
+    made.seek(0)
+    return made
 
 
 def _values(batch: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,116 @@
+"""`eval`: models of any run, folder or hub on new data, without a run file.
+
+Builds the run file that imports them and evaluates, and runs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+
+from alignment.cli import execute
+from alignment.cli.named import Named, Tree, columns_of, format_of
+from alignment.cli.show import say
+from alignment.cli.without_file import run_file
+from alignment.errors import ConfigError
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="An artifact's key, RUN:STAGE, the folder of a model or adapter, a GGUF "
+                                            "file, or OWNER/NAME of the hub."),
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="DIR|URL", help="Where artifacts are, and what is made goes.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="What an adapter's folder stands on, where its config does not say "
+                                                 "it, or that is not there."),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option("--template", metavar="NAME", help="A shipped chat template (kubealign templates), for models that "
+                                                    "are imported anew."),
+]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="transformers, vllm or auto.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the run that is built: eval.language=de, "
+                                                    "data.max_bad=0.5, compute.device=cpu."),
+]
+SaveOption = Annotated[str | None, typer.Option("--save", metavar="RUN.yaml", help="Keep the run file there.")]
+
+
+def evaluate(
+    models: Models,
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="FILE", help="Rows with reference answers: a file or URL, or KEY/SPLIT or "
+                                                    "RUN:STAGE/SPLIT of a run."),
+    ],
+    format: Annotated[
+        str | None, typer.Option("--format", help="Shape of the rows. Default: as the keys of the first one tell it.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="prompt=COLUMN,completion=COLUMN: for CSV, Parquet and JSON lines of any keys."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="The baseline of win rates. Default: the first MODEL."),
+    ] = None,
+    score_function: Annotated[
+        str | None,
+        typer.Option("--score-function", help="A reward function, for a column and win rates (kubealign explain "
+                                              "reward)."),
+    ] = None,
+    score_model: Annotated[
+        str | None, typer.Option("--score-model", metavar="MODEL", help="A reward model, for win rates.")
+    ] = None,
+    take: Annotated[int | None, typer.Option("--take", help="At most so many rows, drawn.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 128.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message of rows that have none.")] = None,
+    template: TemplateOption = None,
+    base: BaseOption = None,
+    engine: EngineOption = None,
+    store: StoreOption = "runs",
+    save: SaveOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Evaluate models on new data, without a run file: a table, and a report."""
+    named = Named(store, template, base)
+    source: Tree = {}
+    if columns is not None:
+        if format not in (None, "columns"):
+            raise ConfigError("is for format columns alone", where="--columns", found=f"--format {format}",
+                              expected="one of both")
+        source = {"format": "columns", "columns": columns_of(columns)}
+    elif format is not None:
+        source = {"format": format}
+    rows, split = named.rows(data, "data", **source)
+    if "data" in rows and not source:
+        rows["data"][0]["format"] = format_of(data)
+        say(f"{data}: format {rows['data'][0]['format']}, by the keys of its first row (--format says another)")
+    if system is not None:
+        if "rows" in rows:
+            raise ConfigError("rows of a run have their messages already", where="--system", expected="a file's rows")
+        rows["system"] = system
+    names = [named.model(text) for text in ([] if against is None else [against]) + models]
+    if len(set(names)) < len(names):
+        raise ConfigError("a model is named twice", where="MODEL", found=[*models, *([against] if against else [])],
+                          expected="each once")
+    score = {**({} if score_function is None else {"function": score_function}),
+             **({} if score_model is None else {"model": named.model(score_model, "reward")})}
+    stage: Tree = {"name": "eval", "kind": "evaluate", "models": names, "rows": f"data/{split}"}
+    stage |= {"score": score} if score else {}
+    stage |= {} if take is None else {"take": take}
+    stage |= {} if max_new_tokens is None else {"sampling": {"max_new_tokens": max_new_tokens}}
+    tree = {"store": store, **({} if engine is None else {"compute": {"engine": engine}}),
+            "stages": [*named.written(), rows, stage]}
+    file = run_file("eval", PurePosixPath(data).stem, tree, overrides or (), save)
+    execute.run(file)
+    say(f"run file: {file}")
