@@ -33,7 +33,7 @@ def calibration_chart(title: str, bins: Sequence[Mapping[str, Any]], colour: str
     for level in ticks(0.5, 1.0, 5):
         children += [tag("line", x1=x(level), x2=x(level), y1=BOTTOM, y2=BOTTOM + 4, class_="axis"),
                      tag("text", f"{level:.1f}", x=x(level), y=BOTTOM + 16, text_anchor="middle")]
-    children += [tag("text", "how sure: sigmoid of the margin; the height is the share right", x=(LEFT + RIGHT) / 2,
+    children += [tag("text", "how sure, sigmoid of the margin; the height: share right", x=(LEFT + RIGHT) / 2,
                      y=BOTTOM + 32, text_anchor="middle", class_="label"),
                  tag("line", x1=x(0.5), x2=x(1.0), y1=y(0.5), y2=y(1.0), class_="reference")]
     for one in known:

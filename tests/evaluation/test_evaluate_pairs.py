@@ -185,7 +185,7 @@ def test_the_page_shows_judges_with_pictures(finished: Any) -> None:
                   "Agreement with people", "annotator3", "Agreement with each other", "By section",
                   "is wrong by most", "no-score", "theirs is right on 0."):
         assert words in page, words
-    assert page.count("how sure: sigmoid of the margin") == 1
+    assert page.count("how sure, sigmoid of the margin") == 1
     shown = Console(width=100, record=True, file=io.StringIO())
     shown.print(judges_table(run, {"eval": artifact}))
     lines = shown.export_text().splitlines()
