@@ -23,6 +23,7 @@ from alignment.cli import (
     eval,
     execute,
     explain,
+    export,
     infer,
     info,
     init,
@@ -58,7 +59,7 @@ def _options(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init, "check": check.check, "plan": plan.plan, "probe": probe.probe, "run": execute.run,
-    "eval": eval.evaluate, "infer": infer.infer, "models": models.models, "chat": chat.chat,
+    "eval": eval.evaluate, "infer": infer.infer, "models": models.models, "export": export.export, "chat": chat.chat,
     "status": execute.status, "report": execute.report, "compare": compare.compare, "serve": serve.serve,
     "preflight": cluster.preflight, "submit": cluster.submit, "logs": cluster.logs,
     "cancel": cluster.cancel, "resume": cluster.resume, "explain": explain.explain, "schema": info.schema,

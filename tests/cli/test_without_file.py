@@ -87,6 +87,24 @@ def test_a_stage_of_a_run_file_and_metrics_by_name(made: Path, call: Call) -> No
     assert "metrics" in wrong.err
 
 
+def test_a_reward_model_is_held_to_pairs(made: Path, call: Call) -> None:
+    judge = {"name": "rm", "kind": "import", "role": "reward", "model": small.BASE["model"]}
+    execute(parse_run(json.dumps({"name": "judges", "store": str(made / "runs"), "stages": [judge],
+                                  "compute": {"device": "cpu", "dtype": "float32"}})))
+    rows = rows_file([{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "that " * 40} for row in ROWS])
+    said = call("eval", "judges:rm", "--data", rows, "--pairs", "--score-function", "brevity", "--store", made / "runs",
+                *CPU)
+    assert said.code == 0, said.err
+    results = execute(load_run(said.out.split("run file: ")[1].strip())).artifacts["eval"]
+    assert results is not None
+    assert 0 <= results.metrics["judges-rm.accuracy"] <= 1
+    assert results.metrics["function.accuracy"] == 1, "brevity likes the short one"
+    wrong = call("eval", "mine:base", "--data", rows, "--pairs", "--store", made / "runs", *CPU)
+    assert "another kind of thing" in wrong.err
+    wrong = call("eval", "judges:rm", "--data", rows, "--pairs", "--metrics", "f1", "--store", made / "runs")
+    assert "is for models that answer" in wrong.err
+
+
 def test_rows_of_a_run_need_no_format_and_a_saved_file_is_the_same_run(made: Path, call: Call) -> None:
     arguments = ("eval", "mine:base", "--data", "mine:data/test", "--take", 3, "--max-new-tokens", 2,
                  "--store", made / "runs", "--score-function", "token_f1", *CPU)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import alignment.training  # noqa: F401 - before trl: see there
 from alignment.artifacts import Artifact
 from alignment.errors import ModelError, StageError
 from alignment.inference.loading import load_policy, load_tokenizer
@@ -136,6 +137,15 @@ def test_the_card_says_where_it_comes_from_and_what_was_measured(every: Artifact
     assert str(Path(every.store.root)) not in text, "nothing of this machine"
     adapter = ModelCard((every.path() / "adapter" / "README.md").read_text(encoding="utf-8"))
     assert adapter.data.library_name == "peft"
+
+
+def test_the_report_has_every_form_with_its_numbers(every: Artifact) -> None:
+    page = Path(every.store.root, "runs", "small", "report.html").read_text(encoding="utf-8")
+    part = page.partition('<section id="exports">')[2].partition("</section>")[0]
+    forms = ("safetensors", "adapter", "gguf_f32", "gguf_q8_0", "nf4")
+    assert [form for form in forms if f">{form}<" not in part] == []
+    assert "Dry run" in part
+    assert "me/colours" in part
 
 
 def _below(artifact: Artifact) -> set[str]:
