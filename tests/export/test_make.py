@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import alignment.training  # noqa: F401 - before trl: see there
 from alignment.artifacts import Artifact
 from alignment.errors import ModelError, StageError
 from alignment.inference.loading import load_policy, load_tokenizer
