@@ -17,7 +17,6 @@ from alignment.data.overlap import find_overlap
 from alignment.data.projections import PROJECTIONS, to_preference
 from alignment.errors import ConfigError
 from alignment.evaluation.measures import measure_of
-from alignment.evaluation.results import question_of, reply_of, rules_of
 from alignment.records import Record
 from alignment.rewards import lacking
 from alignment.sampling.prompts import as_prompt
@@ -131,6 +130,8 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
 
 def _metrics(sight: Sight, stage: Evaluate, test: Sequence[Record]) -> Wrong:
     """Metrics that are named and that no row, or not every row, can be measured by."""
+    from alignment.evaluation.results import question_of, reply_of, rules_of  # with numpy, where nothing else needs it
+
     questions = [question_of(record) for record in test]
     rules = rules_of(stage, questions)
     replies = [reply_of(q, "", True, None if q.reference is None else (0.0, 1)) for q in questions]
