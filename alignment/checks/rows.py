@@ -99,7 +99,8 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
     if test is None:
         return
     asked = [record for row in test if (record := as_prompt(row)) is not None]
-    yield from askable_within(sight, stage, asked)
+    if stage.retrieve is None:
+        yield from askable_within(sight, stage, asked)
     unfit = _unfit(stage, asked)
     if unfit and (stage.take is None or len(unfit) == len(asked)):
         yield ("score", "function"), _needs(stage, asked, unfit)

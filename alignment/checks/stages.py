@@ -34,6 +34,7 @@ from alignment.checks.selected import answerable, coverable, drawable, judgeable
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
+from alignment.checks.walks import walkable
 from alignment.config import (
     Adapter,
     AnyStage,
@@ -352,6 +353,7 @@ def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from askable_there(run, stage)
     yield from measurable_there(run, stage)
     yield from measurable(run, sight, stage)
+    yield from walkable(run, sight, stage)
 
 
 def _evaluate_pairs(run: Run, stage: EvaluatePairs, sight: Sight) -> Wrong:

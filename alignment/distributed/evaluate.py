@@ -22,16 +22,19 @@ from alignment.artifacts import RowCounts
 from alignment.config import Evaluate
 from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
+from alignment.distributed.passages import Pools, pools_of
 from alignment.evaluation.answers import AnswerBatch, Answers, RewardBatch, Rewards, Scorable
 from alignment.evaluation.held_out import check_held_out
 from alignment.evaluation.measuring import answer_line, contests, measure_all, said_by_all, scorables, shares_of
 from alignment.evaluation.opinions import Contest, OpinionBatch, Opinions
 from alignment.evaluation.questions import answered_by_all, check_ids, choose_questions
 from alignment.evaluation.results import Question, Table, flat_metrics, prove, without_nan
+from alignment.evaluation.retrieving import RetrieveBatch, Searched, ends, trace_measures
 from alignment.inference import proof_rows
 from alignment.inference.generator import kept_open
 from alignment.inference.requests import batches
 from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
+from alignment.records.importers.retrieval import paragraphs_of
 
 
 def evaluate_stage(context: StageContext) -> Outcome:
@@ -39,7 +42,7 @@ def evaluate_stage(context: StageContext) -> Outcome:
 
     Returns:
         metrics: `MODEL.METRIC`, and `CHALLENGER_vs_BASELINE.win_rate` (reward_win_rate, style_win_rate);
-        facts: held_out, timing, undefined_metrics.
+        facts: held_out, timing, undefined_metrics; retrieval (how rows ended, passages) where models retrieve.
 
     Raises:
         ConfigError: a metric needs a package that is not here.
@@ -53,8 +56,9 @@ def evaluate_stage(context: StageContext) -> Outcome:
     held_out = check_held_out(context, stage, split)
     context.event("held_out", rows=len(split), left_out=len(held_out.dropped), seen=held_out.seen)
     chosen = choose_questions(context, stage, held_out)
+    searched = None if stage.retrieve is None else pools_of(context, stage, chosen.questions)
     with kept_open():
-        answered = {name: _answers(context, stage, name, chosen.questions) for name in stage.models}
+        answered = {name: _answers(context, stage, name, chosen.questions, searched) for name in stage.models}
     chosen = answered_by_all(stage, chosen, {name: own.failed for name, own in answered.items()})
     write_lines(context.out / "bad.jsonl", chosen.bad)
     questions = chosen.questions
@@ -63,6 +67,9 @@ def evaluate_stage(context: StageContext) -> Outcome:
     rewards = _rewards(context, stage, asked)
     opinions = _opinions(context, stage, contests(stage, questions, said))
     measures, counts = measure_all(stage, questions, said, rewards, answered, opinions)
+    for name, own in answered.items() if searched is not None else ():
+        for question in questions:
+            measures[name][question.id] |= trace_measures(own.answers[question.id], paragraphs_of(question.record))
     write_lines(context.out / proof_rows.FILE, [*(row for own in answered.values() for row in own.proof),
                                                 *_scored(context, stage, asked, rewards)])
     results = Table(stage, questions, measures, counts, context.run.seed,
@@ -82,14 +89,20 @@ def evaluate_stage(context: StageContext) -> Outcome:
         **({"judge": opinions.judge.facts()} if judge else {}),
         **endpoint_facts(context, _each(answered, judge, lambda own: own.used(), lambda own: own.judge.used)),
         **engine_facts(_each(answered, judge, lambda own: own.engines, lambda own: own.engines)),
+        **({} if searched is None else {"retrieval": {"ended": ends(answered, questions), **searched.facts}}),
     })
 
 
-def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question]) -> Answers:
+def _answers(context: StageContext, stage: Evaluate, name: str, questions: Sequence[Question],
+             searched: Pools | None) -> Answers:
     """Answers of model `name` to all questions, and its log-probabilities of their references."""
     tally = Tally(budgets(context, [name]))
-    planned = batches(questions, stage.batch_size)
-    maker = partial(AnswerBatch, name=name, proof=proof_rows.chosen(planned, context.run.seed))
+    asked: Sequence[Question] = questions if searched is None else [
+        Searched(**vars(one), pool=searched.own.get(one.id)) for one in questions]
+    planned = batches(asked, stage.batch_size)
+    proof = proof_rows.chosen(planned, context.run.seed)
+    maker = (partial(AnswerBatch, name=name, proof=proof) if searched is None
+             else partial(RetrieveBatch, name=name, proof=proof, corpus=searched.corpus))
     parts = make_parts(context, plan(context, planned), maker, Answers, folder=f"answers-{name}",
                        label=f"{stage.name}: answers of {name}", unit="answers",
                        note=lambda part: tally.add(int(part.timing()["tokens"]), part.seconds.get("generate", 0.0),

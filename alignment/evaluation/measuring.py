@@ -33,6 +33,8 @@ from alignment.evaluation.results import (
 )
 from alignment.rewards import resolve
 
+KEPT = ("usage", "ended", "detail", "turns", "steps")
+"""What of an answer's making stands in answers.jsonl: what it took at an endpoint, and its trace (retrieving.py)."""
 SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
 """Numbers of a single answer in answers.jsonl where no metrics are named; else all of them."""
 NONE = Opinions()
@@ -114,7 +116,7 @@ def answer_line(
                 **{metric: measures[name][question.id][metric] for metric in shown},
                 "tokens": answered[name].answers[question.id]["tokens"],
                 **({"counts": added} if (added := counts[name][question.id]) else {}),
-                **{key: value for key, value in answered[name].answers[question.id].items() if key == "usage"},
+                **{key: value for key, value in answered[name].answers[question.id].items() if key in KEPT},
             }
             for name in stage.models
         },

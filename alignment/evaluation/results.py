@@ -31,11 +31,15 @@ from alignment.evaluation.metrics import (
     win_rate,
 )
 from alignment.records import Message, Record
+from alignment.records.importers.retrieval import question_turns
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
 SCORED = ("reward", "style", "judge")
 """Columns that `score` adds."""
+TRACED = ("answered", "gold_recall", "fact_recall", "turns", "calls")
+"""Columns that `retrieve` adds: means of what traces are worth (retrieving.py)."""
+_COUNTED = ("turns", "calls")
 REFERENCE_MEANS = ("reward", "style", "words")
 COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate", "judge": "judge_win_rate"}
 """What win rates are counted by, and the metric's name."""
@@ -59,27 +63,39 @@ class Question:
         prompt: what the models are asked, ending with a user (or tool) turn.
         reference: the answer whose perplexity is measured, or None.
         references: every accepted answer, `reference` first (SQuAD rows accept several).
+        told: what stands before the reference in the row, where the models are asked less than that.
     """
 
     record: Record
     prompt: list[Message]
     reference: str | None
     references: tuple[str, ...]
+    told: list[Message] | None = None
+
+    @property
+    def before(self) -> list[Message]:
+        """What the reference is measured behind: what was learned before such an answer."""
+        return self.prompt if self.told is None else self.told
 
     @property
     def id(self) -> str:
         return self.record.id
 
 
-def question_of(record: Record) -> Question:
-    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference."""
+def question_of(record: Record, retrieve: bool = False) -> Question:
+    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference.
+
+    Args:
+        retrieve: the models are asked the question alone, without the calls and passages of the row.
+    """
     prompt, reference = record.prompt, record.reference()
     if record.type == "messages":
         answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
         prompt = record.messages[:-1] if answered else record.messages
     more = record.meta.get("references") or []
     every = [text for text in [reference, *more] if isinstance(text, str)]
-    return Question(record, prompt, reference, tuple(dict.fromkeys(every)))
+    return Question(record, question_turns(record) if retrieve else prompt, reference, tuple(dict.fromkeys(every)),
+                    prompt if retrieve else None)
 
 
 def asks(stage: Evaluate, name: str) -> bool:
@@ -252,6 +268,9 @@ class Table:
                 yield metric, pooled_ci(sums, pooled.total, **self.draws)._asdict()
             elif self.stage.metrics is not None:  # asked for by name, and no row has it: undefined, and said
                 yield metric, mean_ci([math.nan] * len(self.questions))._asdict()
+        for metric in TRACED if self.stage.retrieve is not None and model != REFERENCE else ():
+            share = metric not in _COUNTED
+            yield metric, mean_ci(self.column(model, metric), share=share, **self.draws)._asdict()
 
     def _share(self, metric: str) -> bool:
         """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""
@@ -342,15 +361,17 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
         if pair["by"] in CONTROLLED:
             named |= _bounded({**pair, **pair["length_controlled"]}, CONTROLLED[pair["by"]], "value")
     for pair in results["differences"]:
-        named |= _bounded(pair, f"{pair['metric']}_gain", "value")
+        less = pair["metric"] not in SCORED and measure_of(pair["metric"]).better == "lower"
+        named |= _bounded(pair, f"{pair['metric']}_gain", "value", "high" if less else "low")
     return ({name: value for name, value in named.items() if value is not None},
             [name for name, value in named.items() if value is None])
 
 
-def _bounded(pair: dict[str, Any], name: str, value: str) -> dict[str, float | None]:
-    """A comparison's value and the lower end of its interval: an aim on that asks for more than chance gives."""
+def _bounded(pair: dict[str, Any], name: str, value: str, end: str = "low") -> dict[str, float | None]:
+    """A comparison's value and the end of its interval that is nearer to no gain: an aim on that asks for more than
+    chance gives."""
     name = f"{pair['challenger']}_vs_{pair['baseline']}.{name}"
-    return {name: pair[value], f"{name}_low": pair["low"]}
+    return {name: pair[value], f"{name}_{end}": pair[end]}
 
 
 def without_nan(value: Any) -> Any:

@@ -500,7 +500,16 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    if stage.retrieve is None:
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    else:
+        # At most: every question asks as often as it may, behind prompts that grow as far as they may.
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods,
+                           turns=stage.retrieve.steps + 1)
+        embedder = state.sizes[stage.retrieve.embedder]
+        if made.memory is not None and embedder is not None:
+            made = replace(made, memory=replace(made.memory, weights=made.memory.weights + embedder.parameters
+                                                * value_bytes(stage.arithmetic)))
     judge = None if stage.score is None else stage.score.judge
     if stage.score is None or judge is None:
         return made
@@ -512,27 +521,31 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
 
 def _generation(
     state: _State, stage: Sample | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int, *,
-    perplexity: bool = False,
+    perplexity: bool = False, turns: int = 1,
 ) -> StagePlan:
-    """Time and memory are of the models that compute here; of endpoints it says what answers cost."""
+    """Time and memory are of the models that compute here; of endpoints it says what answers cost.
+
+    Args:
+        turns: how often a model is asked before it answers, at most, each time with more in the prompt.
+    """
     new = stage.sampling.max_new_tokens
     prompt = min(prompts.prompt, stage.longest_prompt)
     here = [name for name in names if state.run.stage(name).endpoint is None]
     models, size = len(here), state.sizes[here[0]] if here else None
-    tokens = len(names) * asked * answers * (prompt + new)
+    tokens = len(names) * asked * answers * turns * (prompt + new)
     prices = [model.limits.price for name in names if (model := state.run.stage(name).endpoint) is not None]
-    cost = sum(asked * answers * price.of(prompt, new) for price in prices if price is not None)
+    cost = sum(asked * answers * turns * price.of(prompt, new) for price in prices if price is not None)
     title = f"{stage.title()}, costs {cost:.3g} at most" if cost else stage.title()
     base = StagePlan(stage.name, title, size, asked, tokens, prompts.known, needs_model=bool(here))
     if size is None:
         return base
     value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
-    longest = round(min(prompts.longest, stage.longest_prompt) + new)
+    longest = round((min(prompts.longest, stage.longest_prompt) if turns == 1 else stage.longest_prompt) + new)
     scorer = stage.score is not None and stage.score.model is not None
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,
                                       scorer=scorer, quantised=quantised, on_gpu=state.device(stage).on_gpu)
     seconds = models * estimate.generate_seconds(
-        size, state.rates, prompts=asked, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
+        size, state.rates, prompts=asked * turns, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
         new_tokens=new, weight_bytes=value,
     )
     scored = tokens * (1 if scorer else 0) + (tokens if perplexity else 0)

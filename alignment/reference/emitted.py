@@ -245,6 +245,7 @@ _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
 _MARKED = "score has a judge of mode score"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
+_RETRIEVES = "retrieve is given"
 _LENGTHS = "pairs have answers of different lengths"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
@@ -289,6 +290,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _HAS_PAIRS: lambda stage: stage.pairs != "none",
+    _RETRIEVES: lambda stage: stage.retrieve is not None,
     _HAS_BETA: lambda stage: stage.has_reference,
     **{_when(name, USUAL): _measures(name) for name in NAMES},
     **{_when(name, GAINED): _compares(name) for name in NAMES},
@@ -303,14 +305,16 @@ def _judged_by(stage: Any, mode: str) -> bool:
 def _compared(
     name: str, text: str, span: str, when: str, draw: str, better: Better = "higher"
 ) -> tuple[Metric, Metric]:
-    """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
+    """A comparison of two models, and the end of its interval on which an aim can ask for more than chance: the lower
+    one; the upper where less is better."""
     name = f"CHALLENGER_vs_BASELINE.{name}"
+    end, which, side = ("high", "Upper", "below") if better == "lower" else ("low", "Lower", "above")
     return (Metric(name, text, span, better, when),
-            Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
-                   span, better, when))
+            Metric(f"{name}_{end}", f"{which} end of its 95 % interval, rows drawn in pairs: {side} {draw} it is no "
+                                    "chance.", span, better, when))
 
 
-_MEASURED = tuple(Metric(f"MODEL.{name}", one.text, one.span, one.better, _when(name, USUAL))
+_MEASURED = tuple(Metric(f"MODEL.{name}", f"{one.text} Source: {one.source}.", one.span, one.better, _when(name, USUAL))
                   for name in NAMES for one in [measure_of(name)])
 _SPANS = {SHARE: DIFFERENCE, POINTS: "-100 to 100"}
 _GAINED = tuple(metric for name in NAMES for one in [measure_of(name)] for metric in _compared(
@@ -419,7 +423,8 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
         Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
         Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
-        Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
+        Metric("best_gain", "Mean over prompts of the highest score less the mean of its answers: what choosing "
+                            "gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
@@ -436,6 +441,17 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),
         Metric("MODEL.style", "Mean value of the scoring function. MODEL may be `reference`.", "the function's",
                "higher", _SCORED_BY_FUNCTION),
+        Metric("MODEL.answered", "Share of questions that ended with an answer; facts.retrieval.ended of the manifest "
+                                 "counts the others by reason, all of them wrong in the metrics of answers.", SHARE,
+               "higher", _RETRIEVES),
+        Metric("MODEL.gold_recall", "Mean share of a row's gold passages that were found at any of its calls; rows "
+                                    "without any take no part.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.fact_recall", "Mean share of a row's supporting facts (HotpotQA: sentences) that stand in a "
+                                    "passage that was found.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.turns", "Mean number of times that the model spoke to a question, its answer included.", POSITIVE,
+               when=_RETRIEVES),
+        Metric("MODEL.calls", "Mean number of calls to a question that were answered with passages.", POSITIVE,
+               when=_RETRIEVES),
         *_compared("win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties counted half; 0.5 is "
                                "a draw.", SHARE, _SCORED, "0.5"),
         *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
@@ -623,6 +639,10 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
             "seen": "Row set -> its rows.",
         }),
+        Event("passages", "What can be retrieved was embedded.", {
+            "passages": "Texts, of all rows or of the corpus.", "cut": "Those longer than retrieve.max_tokens.",
+            "corpus": "retrieve.corpus; null: each row's own passages.",
+        }, when=_RETRIEVES),
         Event("answers", "A model has answered every row.", {
             "model": "The stage that made the model.", "rows": "Answers.", "reused": _REUSED,
             "load": "Seconds of loading.", "generate": "Seconds of answering.",

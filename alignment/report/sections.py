@@ -48,6 +48,7 @@ from alignment.report.results import (
 )
 from alignment.report.scatter import map_note, scatter
 from alignment.report.summary import not_taken
+from alignment.report.walks import walks
 
 SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
 """Metrics of a sample stage that stand below its distribution."""
@@ -93,7 +94,8 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
         "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
-        "not_taken": not_taken(dropped), "judge": artifact.manifest.facts.get("judge"),
+        "not_taken": not_taken(dropped), "walks": walks(results, artifact.manifest.facts, models),
+        "judge": artifact.manifest.facts.get("judge"),
     }
 
 

@@ -160,7 +160,9 @@ EVERYTHING = {
          "sampling": {"temperature": 0.0}, "score": {"model": "rm"}, "compare": [["dpo", "base"]],
          "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True,
          "metrics": ["f1", "rouge1", "bleu"], "segmentation": "jieba", "overlap": "drop", "bootstrap": 200,
-         "batch_size": 4, "max_prompt_tokens": 99},
+         "batch_size": 4, "max_prompt_tokens": 99,
+         "retrieve": {"embedder": "vectors", "pooling": "cls", "corpus": "own/train", "steps": 2, "top_k": 2,
+                      "max_tokens": 99, "query_prefix": "query: ", "passage_prefix": "passage: "}},
         {"name": "judges", "kind": "evaluate", "judges": {
             "rm": {"model": "rm", "model_weight": 1.0}, "brief": {"function": "brevity"},
             "talker": {"judge": {"model": "teacher", "mode": "compare", "sampling": {"temperature": 0.0}}}},

@@ -23,6 +23,7 @@ from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.evaluation.test_retrieve import TOKENS, hotpot
 from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
 
@@ -123,11 +124,22 @@ def chain(folder: Path) -> Run:
         {"name": "evaluate-pairs", "kind": "evaluate", "rows": "rated/test", "bootstrap": 100, "judges": {
             "theirs": {"model": "import-reward"}, "brief": {"function": "brevity"},
             "talker": {"judge": {"model": "other", "mode": "compare"}}}},
+        *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
         {"name": "export", "kind": "export", "model": "sft", "form": ["safetensors", "gguf"], "rows": "data/test",
          "take": 2, "push_to_hub": {"repo": "me/mine", "dry_run": True}},
     )
+
+
+def walks(folder: Path) -> list[dict[str, Any]]:
+    """An evaluation whose model may retrieve."""
+    (folder / "hotpot.json").write_text(json.dumps([hotpot(0), hotpot(1)]))
+    return [{**small.BASE, "name": "asks", **TOKENS},
+            {"name": "hops", "kind": "import", "data": [{"path": str(folder / "hotpot.json"), "format": "hotpotqa"}],
+             "retrieve": True, "split": {"by": "ratio", "ratios": {"test": 1.0}}},
+            {"name": "walks", "kind": "evaluate", "models": ["asks"], "rows": "hops/test", "bootstrap": 100,
+             "sampling": SHORT, "retrieve": {"embedder": "import-embedder", "pooling": "mean"}}]
 
 
 def from_chain(folder: Path, made: dict[str, Artifact | None]) -> Run:
@@ -217,10 +229,11 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, CONTROLLED, GAINED, SCORED
+    from alignment.evaluation.results import COMPARED, CONTROLLED, GAINED, SCORED, TRACED
     from alignment.reference.emitted import GAINED as DECLARED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
     pairs = [*COMPARED.values(), *CONTROLLED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
-    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs), "judge_read_share", "judge_agreement"}
+    ends = {f"{name}_{'high' if name.startswith('perplexity') else 'low'}" for name in pairs}
+    assert named == {*NAMES, *SCORED, *TRACED, *pairs, *ends, "judge_read_share", "judge_agreement"}
     assert (*DECLARED, "style") == GAINED

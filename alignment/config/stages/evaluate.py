@@ -10,6 +10,7 @@ from pydantic import Field
 
 from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
+from alignment.config.stages.retrieve import Retrieve
 from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
 from alignment.config.stages.score import JudgedScorer
 
@@ -60,6 +61,9 @@ class Evaluate(Stage):
     sampling: Greedy = Greedy()
     """How each model answers. Temperature 0 unless given: the same answers each time. max_new_tokens must leave room
     for a whole answer."""
+    retrieve: Retrieve | None = None
+    """The model asks for passages while it answers, instead of being given the row's own turns; its answer is what it
+    says at last, nothing where it comes to none. max_prompt_tokens holds with all that was found."""
     score: JudgedScorer | None = None
     """Reward model, function and/or judge for scores and win rates; a function, and a judge that marks, also give a
     column. A judge of mode compare is shown the answers of `compare`'s models, in both orders."""
@@ -111,6 +115,8 @@ class Evaluate(Stage):
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
         if self.score is not None:
             yield from self.score.model_refs()
+        if self.retrieve is not None:
+            yield from self.retrieve.model_refs()
 
     def sources(self) -> tuple[Outside, ...]:
         return () if self.score is None else self.score.sources()
@@ -124,13 +130,15 @@ class Evaluate(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
+        if self.retrieve is not None:
+            yield from self.retrieve.row_refs(self.rows)
 
     def names(self) -> Iterator[Place]:
         yield from super().names()
         yield from (("compare", index, side) for index in range(len(self.compare)) for side in (0, 1))
 
     def held_out(self) -> Iterator[RowsPlace]:
-        yield from self.row_refs()
+        yield RowsPlace(("rows",), self.rows)
 
     def most_tokens(self) -> MostTokens:
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
@@ -185,7 +193,7 @@ class Evaluate(Stage):
         return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
 
     def title(self) -> str:
-        return f"evaluate · {plural(len(self.models), 'model')}"
+        return f"evaluate · {plural(len(self.models), 'model')}{' that retrieve' if self.retrieve else ''}"
 
 
 def _pattern_findings(pattern: str) -> Iterator[Finding]:
