@@ -24,7 +24,7 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
         "MODEL": stage.models,
     },
     EvaluatePairs: lambda stage: {
-        "JUDGE": tuple(stage.judges), "REWARD_MODEL": tuple(filter(stage.scalar, stage.judges)),
+        "JUDGE": tuple(stage.judges), "SCORER": tuple(filter(stage.scalar, stage.judges)),
         "COMPARING": tuple(filter(stage.compares, stage.judges)),
         "FIRST_and_SECOND": tuple(f"{one}_and_{other}" for one, other in stage.pairs()),
     },

@@ -498,9 +498,9 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                "rows have votes (meta.votes)"),
         Metric("JUDGE.section_mean", "Mean accuracy over the sections, as RewardBench's score.", SHARE, "higher",
                "rows have sections (meta.section)"),
-        Metric("REWARD_MODEL.ece", "Expected calibration error: mean distance between how sure the reward model is "
-                                   "(sigmoid of the margin) and how often it is right.", SHARE, "lower"),
-        Metric("REWARD_MODEL.loss", "-log sigmoid(margin) per pair, in nats; a model that knows nothing has 0.693.",
+        Metric("SCORER.ece", "Expected calibration error of a reward model alone: mean distance between how sure it is "
+                             "(sigmoid of the margin) and how often it is right.", SHARE, "lower"),
+        Metric("SCORER.loss", "-log sigmoid(margin) per pair, in nats; a model that knows nothing has 0.693.",
                POSITIVE, "lower"),
         Metric("COMPARING.consistent", "Share of pairs on which a judge of mode compare says the same in both orders; "
                                        "the others are ties.", SHARE, "higher"),

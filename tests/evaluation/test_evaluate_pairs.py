@@ -23,6 +23,7 @@ from alignment.pipeline.keys import keys
 from alignment.planner.estimate import Rates
 from alignment.planner.plan import plan
 from alignment.records import Record
+from alignment.reference.aims import made_by as made_by_stage
 from alignment.report import render
 from alignment.report.tables import judges_table
 from tests import small
@@ -176,6 +177,14 @@ def test_judges_agree_with_each_other_and_with_people_as_their_verdicts_do(finis
     assert metrics["theirs.section_mean"] == pytest.approx(
         sum(one["accuracy"] for one in results["judges"]["theirs"]["sections"].values()) / 2)
     assert {kind: one["rows"] for kind, one in results["judges"]["theirs"]["by_kind"].items()} == {"k0": 6, "k1": 4}
+
+
+def test_aims_may_name_what_is_made_of_each_judge_and_nothing_else(finished: Any) -> None:
+    artifact, _, _, run = finished
+    named = set(made_by_stage(run.stage("eval")))
+    assert set(artifact.manifest.metrics) == named
+    assert "theirs.ece" in named
+    assert not {"longer.ece", "theirs.consistent", "marker.prefers_first"} & named
 
 
 def test_the_page_shows_judges_with_pictures(finished: Any) -> None:

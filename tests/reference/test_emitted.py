@@ -30,7 +30,7 @@ from tests.generation.scripted import Scripted, good_teacher
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
 PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
-          **dict.fromkeys(("JUDGE", "REWARD_MODEL", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+"),
+          **dict.fromkeys(("JUDGE", "SCORER", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+"),
           "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
 OF_ALL = {"time", "event"}
 
