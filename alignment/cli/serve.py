@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from alignment.cli.options import KnownProfile
-from alignment.config import Profile, Run, as_train, load_profile, load_run
+from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
+from alignment.config.hardware import native_here
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
+from alignment.serving.hosts import on_loopback
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact
@@ -64,7 +66,6 @@ def serve(
     for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
                         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
-    from alignment.config import Compute
     from alignment.serving import run
     from alignment.serving.service import Limits, Service
 
@@ -156,12 +157,10 @@ def _model(name: str, artifact: Artifact, unproved: bool) -> Model:
     return Model(name, artifact, None if unproved else records.find(artifact))
 
 
-def _recorded(held: list[Model], compute: object, unproved: bool) -> None:
+def _recorded(held: list[Model], compute: Compute, unproved: bool) -> None:
     """Make records of models that no evaluation measured."""
-    from alignment.config import Compute
     from alignment.serving import records
 
-    assert isinstance(compute, Compute)
     for model in held:
         if model.record is None and not unproved:
             model.record = records.make(model.artifact, compute, reward=model.reward)
@@ -183,7 +182,7 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
     if without:
         say("! --no-api-key: anybody who reaches this server may use it")
         return None
-    if given is None and not _on_loopback(host):
+    if given is None and not on_loopback(host):
         raise ConfigError("a server that other machines reach needs an API key", where="--host", found=host,
                           expected=f"a key in {KEY_FROM}, or --api-key-from VARIABLE",
                           hint="--no-api-key serves everybody who reaches it")
@@ -191,15 +190,6 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
         raise ConfigError("the API key cannot be sent, or is too short", where=variable or KEY_FROM,
                           expected="8 or more printable ASCII letters without blanks")
     return given
-
-
-def _on_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _installed() -> None:
@@ -223,13 +213,10 @@ def _check_votes(file: str | None) -> None:
         raise ConfigError(f"votes cannot be kept there: {error.strerror}", where="--votes", found=file) from error
 
 
-def _dtype(asked: str, held: list[Model], compute: object) -> Literal["float32", "bfloat16"]:
+def _dtype(asked: str, held: list[Model], compute: Compute) -> Literal["float32", "bfloat16"]:
     """What the models compute in: as asked, or as the recorded answers were computed, or what this hardware has."""
-    from alignment.config import Compute
-    from alignment.config.hardware import native_here
     from alignment.inference.proof_rows import ProofRow
 
-    assert isinstance(compute, Compute)
     if asked in ("float32", "bfloat16"):
         return "float32" if asked == "float32" else "bfloat16"
     rows = [row for model in held if model.record is not None for row in model.record.rows]

@@ -89,20 +89,22 @@ async def _of_texts(service: Service, app: App, model: Model, rows: list[ProofRo
 
 async def _asked(service: Service, app: App, model: Model, row: ProofRow) -> Served | str:
     """What is served for a row's messages; or why nothing is."""
-    first, *later = row.messages
-    tools = first.get("tools")
-    messages = [{key: value for key, value in turn.items() if key not in ("tools", "learn")}
-                for turn in (first, *later)]
-    status, body = await post(app, "/v1/chat/completions", {
-        "model": model.name, "messages": messages, "temperature": 0.0, "max_tokens": row.most, "logprobs": True,
-        "return_token_ids": True, **({"tools": tools} if tools else {}),
-    }, {PROOF_HEADER: service.proof_key})
+    status, body = await post(app, "/v1/chat/completions", request_of(model.name, row),
+                              {PROOF_HEADER: service.proof_key})
     if status != 200:
         return f"the request was refused with {status}: {body['error']['message']}"
     choice = body["choices"][0]
     ids = choice["token_ids"]
     stop = choice["stop_reason"] if choice["finish_reason"] == "stop" else None
     return Served(body["prompt_token_ids"], ids, [one["logprob"] for one in choice["logprobs"]["content"]], stop)
+
+
+def request_of(model: str, row: ProofRow) -> dict[str, Any]:
+    """What a client would send to ask a row: tools apart from the turns, and without what is for training alone."""
+    tools = row.messages[0].get("tools")
+    messages = [{key: value for key, value in turn.items() if key not in ("tools", "learn")} for turn in row.messages]
+    return {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": row.most, "logprobs": True,
+            "return_token_ids": True, **({"tools": tools} if tools else {})}
 
 
 async def _unlike_base(

@@ -150,4 +150,4 @@ def test_an_engine_that_ends_says_so_to_all_that_wait(policies: dict[str, Artifa
         last = ear.heard[-1]
         assert isinstance(last, Broken)
         assert last.gone
-    assert not model.engine.alive
+    assert model.engine.trouble == "the engine has ended"

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from alignment.artifacts import Artifact
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
+from alignment.records.importers import read_source
 from alignment.serving.app import build
 from alignment.serving.run import listening, wait_until_proved
 from alignment.serving.service import Limits, Service
@@ -325,7 +326,19 @@ def test_votes_are_kept_as_rows_to_learn_from(running: Running) -> None:
     assert [(row["vote"], row["chosen"]) for row in kept] == [
         ("a", turn("It is red.")), ("b", turn("Red — rot 红")), ("tie", None)]
     assert kept[0]["messages"] == HI
+    rows: list[Any] = list(read_source(str(running.service.votes), "votes", "votes"))
+    assert [(row.completion, row.rejected, row.meta["chosen_by"]) for row in rows[:2]] == [
+        ("It is red.", "No.", "sft"), ("Red — rot 红", "No.", "base")]
+    assert rows[2].reason == "tie: sft and base"
     assert all(row["time"].startswith("20") for row in kept)
+
+
+def test_the_page_is_served_without_a_key_and_may_call_nobody_else(running: Running) -> None:
+    status, page, told = running.raw("GET", "/", authorization="")
+    assert status == 200
+    assert b"/v1/chat/completions" in page
+    assert told["content-type"].startswith("text/html")
+    assert "default-src 'none'" in told["content-security-policy"]
 
 
 def test_no_page_of_another_site_calls_a_server_without_a_key(models: dict[str, Artifact]) -> None:
