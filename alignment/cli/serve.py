@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from alignment.cli.options import KnownProfile
 from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
+from alignment.config.engines import refused_options
 from alignment.config.hardware import native_here
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
@@ -47,6 +48,9 @@ def serve(
                                                                    "imported as preferences.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Where keys and runs are looked up. Default: the run "
                                                                   "file's own, else runs.")] = None,
+    vllm: Annotated[list[str] | None, typer.Option(
+        metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, max_num_seqs=512.")
+    ] = None,
     max_loras: Annotated[int, typer.Option(min=1, help="Adapters in memory at once; others are loaded when they are "
                                                        "asked.")] = 8,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a conversation and its answer, where the "
@@ -59,7 +63,7 @@ def serve(
 ) -> None:
     """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured."""
     found = _found(models, stage, store, None if profile is None else load_profile(profile))
-    key = _key(host, api_key_from, no_api_key)
+    key, options = _key(host, api_key_from, no_api_key), _options(vllm)
     _installed()
     _check_votes(votes)
     # Before libraries are loaded, which read these once: threads that wait by spinning make a shared machine crawl.
@@ -71,7 +75,7 @@ def serve(
 
     listener = run.listening(host, port)
     leaves("nothing is served any more")
-    compute = Compute(device=device, engine=engine)
+    compute = Compute(device=device, engine=engine, vllm=options)
     held = [_model(name, artifact, unproved) for name, artifact in found.items()]
     compute = compute.model_copy(update={"dtype": _dtype(dtype, held, compute)})
     _recorded(held, compute, unproved)
@@ -190,6 +194,16 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
         raise ConfigError("the API key cannot be sent, or is too short", where=variable or KEY_FROM,
                           expected="8 or more printable ASCII letters without blanks")
     return given
+
+
+def _options(given: list[str] | None) -> dict[str, Any] | None:
+    """vLLM's options by name. Raises ConfigError for one that is not handed on."""
+    import yaml
+
+    made = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given or ())}
+    if wrong := list(refused_options(made)):
+        raise ConfigError("not an option of vLLM that is handed on", where="--vllm", found="; ".join(wrong))
+    return made or None
 
 
 def _installed() -> None:

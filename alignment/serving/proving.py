@@ -111,10 +111,8 @@ async def _unlike_base(
     live: LiveModel, rows: list[ProofRow], own: list[Compared], bounds: Bounds
 ) -> tuple[str | None, str | None]:
     """Whether the record can tell an adapter from its base: what is wrong, and what is to be said of it."""
-    outcomes = []
-    for row in rows:
-        served = await _by_base(live, row)
-        outcomes.append(compare(row, row.stops, served, bounds))
+    answers = await asyncio.gather(*(_by_base(live, row) for row in rows))
+    outcomes = [compare(row, row.stops, served, bounds) for row, served in zip(rows, answers, strict=True)]
     if any(one.problem for one in outcomes) or together(rows, outcomes, bounds) is not None:
         return None, None
     apart, base = (_mean(some) for some in (own, outcomes))

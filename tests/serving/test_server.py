@@ -36,16 +36,16 @@ HI: list[Any] = [{"role": "user", "content": "What colour is the boat?"}]
 
 
 class Running:
-    """A server in a thread of this process."""
+    """A server in a thread of this process, all of whose models are proved, or `whole` is false."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, whole: bool = True) -> None:
         self.service = service
         listener = listening("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.server = uvicorn.Server(uvicorn.Config(build(service, hosts=[]), log_level="warning", access_log=False))
         self.thread = threading.Thread(target=lambda: self.server.run([listener]), daemon=True)
         self.thread.start()
-        assert wait_until_proved(service, 120)
+        assert wait_until_proved(service, 240) is whole
 
     def close(self) -> None:
         self.server.should_exit = True
