@@ -35,6 +35,7 @@ _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
 _save: Callable[[float], str | None] | None = None
+_spares: Callable[[], bool] | None = None
 _left = ""
 _guarding = _raises = _raised = False
 _ending = threading.Lock()
@@ -119,6 +120,22 @@ def unwinding() -> Iterator[None]:
         _raises = False
 
 
+@contextmanager
+def spared(spares: Callable[[], bool]) -> Iterator[None]:
+    """Within the block Ctrl-C raises KeyboardInterrupt and the program goes on, as long as `spares` says so: for who
+    talks with a model, to whom one is the end of an answer. SIGTERM ends all the same.
+
+    Args:
+        spares: asked at each, from another thread; False ends the process as if this were not there.
+    """
+    global _spares
+    _spares = spares
+    try:
+        yield
+    finally:
+        _spares = None
+
+
 def settle() -> None:
     """Wait for the end, where a signal was heard: a library's own handler may have raised an exception here first."""
     if _heard:
@@ -143,6 +160,8 @@ def _in_main(number: int, frame: FrameType | None) -> None:
     global _raised
     if _raised or (_save is not None and number == signal.SIGTERM and not _heard):
         return  # it is unwinding; or works on until it has saved
+    if _spares is not None and number == signal.SIGINT:
+        raise KeyboardInterrupt
     if _raises:
         _raised = True
         _heard.append(number)
@@ -154,7 +173,8 @@ def _in_main(number: int, frame: FrameType | None) -> None:
 def _watch(hears: int) -> None:
     """Wait for a signal; C code writes its number into the pipe, even while the main thread is in native code."""
     number = 0
-    while number not in _SIGNALS:  # others may have handlers of their own
+    # Others may have handlers of their own.
+    while number not in _SIGNALS or (number == signal.SIGINT and _spares is not None and _spares()):
         number = os.read(hears, 1)[0]
     try:
         if number == signal.SIGTERM and (save := _save) is not None:

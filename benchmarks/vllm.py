@@ -3,14 +3,15 @@
     python -m benchmarks.vllm [--prompts 200] [--n 4] [--mean 16] [--longest 128] [--temperature 0.8] [--top-p 0.95]
                                [--dtype bfloat16] [--device cpu]
 
-The bare side gets all requests at once, with vLLM's own sampler and defaults. Ours gets them as a stage does, in
-batches of 32 prompts, those to come begun ahead; its prompts are tokenized and its answers decoded in one process and
-made in another. Lengths of answers are drawn once, log-normal, so that a few are long; no answer ends by itself, so
-both sides do the same work. Sides run one after the other, each after a warm-up. On a machine with other work read
-tokens per CPU second; both count all processes of a side. On CPUs vLLM's sampler sorts the whole vocabulary for top_p,
-and ours does not: `--top-p 1` leaves that out of the comparison, `--temperature 0` all of sampling. The model is the
-quickstart's. Not a measure of quality. Prints a table, and puts the measurement into benchmarks/results/vllm.json,
-beside those with other settings.
+The bare side gets all requests at once, with vLLM's own sampler and defaults; so does a tuned one, in one process and
+with the options that we start vLLM with on a CPU (blocks of 32, so that short prompts share theirs). Ours gets them as
+a stage does, in batches of 32 prompts, those to come begun ahead; its prompts are tokenized and its answers decoded in
+one process and made in another. Lengths of answers are drawn once, log-normal, so that a few are long; no answer ends
+by itself, so both sides do the same work. Sides run one after the other, each after a warm-up. On a machine with other
+work read tokens per CPU second; both count all processes of a side. On CPUs vLLM's sampler sorts the whole vocabulary
+for top_p, and ours does not: `--top-p 1` leaves that out of the comparison, `--temperature 0` all of sampling. The
+model is the quickstart's. Not a measure of quality. Prints a table, and puts the measurement into
+benchmarks/results/vllm.json, beside those with other settings.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,15 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() - cpu, "tokens": tokens}
 
 
-def bare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+def tuned(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """`vllm.LLM` with what we start vLLM with on a CPU, in one process; sampling is vLLM's."""
+    from alignment.inference.vllm.choice import SEQUENCES
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return bare(options, folder, block_size=32, max_num_seqs=SEQUENCES, max_num_batched_tokens=2048)
+
+
+def bare(options: argparse.Namespace, folder: Path, **more: int) -> dict[str, float]:
     """`vllm.LLM` with its defaults, all requests at once."""
     import vllm
     from transformers import AutoTokenizer
@@ -112,7 +122,9 @@ def bare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [encode_prompt(tokenizer, prompt) for prompt in conversations(options.prompts, 60)]
-    extra: dict[str, Any] = {"kv_cache_memory_bytes": 2**31, "enforce_eager": True} if options.device == "cpu" else {}
+    extra: dict[str, Any] = dict(more)
+    if options.device == "cpu":
+        extra |= {"kv_cache_memory_bytes": 2**31, "enforce_eager": True}
     model = vllm.LLM(str(folder), dtype=options.dtype, max_model_len=256 + options.longest, generation_config="vllm",
                      **extra)
     asked = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(options.n)]
@@ -125,6 +137,10 @@ def bare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu_seconds": spent() - cpu, "tokens": tokens}
 
 
+SIDES: dict[str, Callable[[argparse.Namespace, Path], dict[str, float]]] = {
+    "bare": bare, "tuned": tuned, "ours": ours}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("--prompts", type=int, default=200)
@@ -135,17 +151,17 @@ def main() -> int:
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--side", choices=["ours", "bare"], help="run one side alone, in this process")
+    parser.add_argument("--side", choices=list(SIDES), help="run one side alone, in this process")
     parser.add_argument("--folder", type=Path, help="the model folder of a side")
     options = parser.parse_args()
     if options.side is not None:
-        print(json.dumps({"ours": ours, "bare": bare}[options.side](options, options.folder)))
+        print(json.dumps(SIDES[options.side](options, options.folder)))
         return 0
     from benchmarks.model import base_model
 
     with tempfile.TemporaryDirectory() as folder:
         model = base_model(Path(folder))
-        sides = {side: _apart(side, model) for side in ("bare", "ours")}
+        sides = {side: _apart(side, model) for side in SIDES if side != "tuned" or options.device == "cpu"}
     show(options, sides)
     return 0
 
@@ -159,24 +175,26 @@ def _apart(side: str, model: Path) -> dict[str, float]:
 
 def show(options: argparse.Namespace, sides: dict[str, dict[str, float]]) -> None:
     """Print the table, write the JSON."""
-    if sides["ours"]["tokens"] != sides["bare"]["tokens"]:
+    if len({one["tokens"] for one in sides.values()}) > 1:
         raise SystemExit(f"the sides did not do the same work: {sides}")
     rates = {side: {unit: round(one["tokens"] / one[unit], 1) for unit in ("seconds", "cpu_seconds")}
              for side, one in sides.items()}
-    ratios = {unit: round(rates["ours"][unit] / rates["bare"][unit], 3) for unit in ("seconds", "cpu_seconds")}
+    ratios = {side: {unit: round(rates["ours"][unit] / one[unit], 3) for unit in one}
+              for side, one in rates.items() if side != "ours"}
     table = Table("side", "tokens", "seconds", "CPU seconds", "tokens/s", "tokens per CPU second")
     for side, one in sides.items():
         table.add_row(side, f"{one['tokens']:.0f}", f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}",
                       f"{rates[side]['seconds']:.0f}", f"{rates[side]['cpu_seconds']:.0f}")
     console = Console(file=sys.stdout)
     console.print(table)
-    console.print(f"ours / bare: {ratios['seconds']:.2f} by the clock, {ratios['cpu_seconds']:.2f} by CPU time")
+    for side, ratio in ratios.items():
+        console.print(f"ours / {side}: {ratio['seconds']:.2f} by the clock, {ratio['cpu_seconds']:.2f} by CPU time")
     settings = {"prompts": options.prompts, "n": options.n, "mean": options.mean, "longest": options.longest,
                 "temperature": options.temperature, "top_p": options.top_p, "dtype": options.dtype,
                 "device": options.device, "machine": platform.machine(), "threads": os.environ.get("OMP_NUM_THREADS")}
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     kept = [one for one in before if any(one[key] != value for key, value in settings.items())]
-    kept.append({**settings, "sides": sides, "rates": rates, "ours_over_bare": ratios})
+    kept.append({**settings, "sides": sides, "rates": rates, "ours_over": ratios})
     RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 

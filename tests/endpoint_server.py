@@ -20,13 +20,13 @@ class Reply:
     Attributes:
         body: sent as JSON, or as it is where it is bytes.
         fault: drop: the connection is reset before a word. hang: silence until the server closes. truncate: half of
-            the body under the length of the whole.
+            the body under the length of the whole. stall: the body, and then silence where more was announced.
     """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    fault: Literal["drop", "hang", "truncate"] | None = None
+    fault: Literal["drop", "hang", "truncate", "stall"] | None = None
 
 
 def answer(text: str | None = "blue", reason: str | None = "stop", prompt: int = 20, completion: int = 5,
@@ -38,6 +38,16 @@ def answer(text: str | None = "blue", reason: str | None = "stop", prompt: int =
         "choices": [{"index": 0, "finish_reason": reason, "message": said}],
         "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
     })
+
+
+def streamed(*pieces: str, reason: str | None = "stop", fault: Literal["stall"] | None = None) -> Reply:
+    """A chat completion as OpenAI streams it; with a fault, what comes of it before that."""
+    chunks = [{"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "teacher-1",
+               "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]
+    if reason is not None and fault is None:
+        chunks.append({**chunks[0], "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + (["data: [DONE]\n\n"] if fault is None else [])
+    return Reply("".join(lines).encode(), headers={"Content-Type": "text/event-stream"}, fault=fault)
 
 
 def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
@@ -114,12 +124,15 @@ class Endpoint:
             handler.connection.close()
             return
         handler.send_response(reply.status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)),
+        length = len(content) + (reply.fault == "stall")
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(length),
                             **reply.headers}.items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(content[: len(content) // 2] if reply.fault == "truncate" else content)
-        if reply.fault == "truncate":
+        if reply.fault == "stall":
+            self.over.wait(20)
+        if reply.fault in ("truncate", "stall"):
             handler.close_connection = True
 
 

@@ -3,6 +3,7 @@
     STORE/artifacts/KIND-DIGEST/...   finished, never changed; manifest.json is written last
     STORE/work/KIND-DIGEST/...        in progress: lease, checkpoints, the folder to be published
     STORE/runs/RUN/...                resolved config, report and logs of each run
+    STORE/served/KIND-DIGEST/...      what servers of a model proved of it
 
 A reader sees an artifact whole or not at all: on a file system the finished folder is renamed into place, on
 object stores the manifest goes up after every other file. Knows nothing of stages, rows or models.
@@ -285,7 +286,13 @@ class Store(Workspace):
 
     def write_run_file(self, run: str, name: str, text: str) -> str:
         """Write a small file of a run (resolved config, report, log), replacing an older one whole; returns its URL."""
-        path = f"runs/{run}/{name}"
+        return self._write(f"runs/{run}/{name}", text)
+
+    def write_served_file(self, key: str, name: str, text: str) -> str:
+        """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
+        return self._write(f"served/{key}/{name}", text)
+
+    def _write(self, path: str, text: str) -> str:
         with self.guard(path, "written"):
             if self.is_local:
                 local = Path(self.root) / path

@@ -50,8 +50,10 @@ def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
 def measurable_there(run: Run, stage: Evaluate) -> Wrong:
     """Perplexity, which no endpoint can tell."""
     if stage.asks_likelihoods and (asked := [name for name, _ in _endpoints(run, stage)]):
-        yield ("perplexity",), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
-                                           found=f"true, with {', '.join(asked)}", expected="perplexity: false")
+        place, without = ("perplexity", "perplexity: false") if stage.metrics is None else (
+            "metrics", "metrics without perplexity")
+        yield (place,), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
+                                    found=f"perplexity, with {', '.join(asked)}", expected=without)
 
 
 def reachable_here(run: Run, stage: AnyStage) -> Wrong:

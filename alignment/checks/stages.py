@@ -19,6 +19,7 @@ from alignment.checks.contrast import contrastable
 from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
+from alignment.checks.export import exportable, exportable_here
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.looked import look
@@ -41,6 +42,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    Export,
     FolderModel,
     FromArtifact,
     Generate,
@@ -473,13 +475,14 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    Export: exportable,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, FromArtifact: _nothing, ImportData: _hygiene_here,
     ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing,
+    Evaluate: _nothing, Choose: _nothing, Export: exportable_here,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

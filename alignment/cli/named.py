@@ -115,7 +115,7 @@ class Named:
 
     def free(self, called: str) -> str:
         """A stage's name like `called` that no other stage has."""
-        taken = {stage["name"] for stage in self.stages} | {"reference", "eval", "data", "answers"}
+        taken = {stage["name"] for stage in self.stages} | {"reference", "eval", "data", "answers", "export"}
         plain = stage_name(called)
         return next(name for name in _numbered(plain) if name not in taken)
 

@@ -161,6 +161,13 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
         if rows.ref in read:
             yield Finding(rows.place, "names rows that the stage reads already", rows.ref, "each row set once")
         read.add(rows.ref)
+    for place, name in stage.quotes():
+        if name not in earlier:
+            yield Finding(place, _not_before(name, names), name,
+                          _choices(other.name for other in earlier.values() if other.makes == "table"))
+        elif earlier[name].makes != "table":
+            yield Finding(place, "needs a stage that evaluates", name,
+                          _choices(other.name for other in earlier.values() if other.makes == "table"))
     for index, gate in enumerate(stage.held_to()):
         for name in (name for name in stages_of(gate) if name not in earlier):
             yield Finding(("bounds", index), _not_before(name, names), name, _choices(earlier))
@@ -244,7 +251,8 @@ def _read_before(stage: AnyStage, stages: Mapping[str, AnyStage]) -> dict[str, s
         apart = {rows.place for rows in stages[name].kept_apart()}
         for rows in (rows for rows in stages[name].row_refs() if rows.place not in apart):
             found.setdefault(rows.ref, name)
-        waiting += stages[name].inputs()
+        quoted = {other for _, other in stages[name].quotes()}
+        waiting += [other for other in stages[name].inputs() if other not in quoted]
     return found
 
 

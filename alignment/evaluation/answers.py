@@ -91,7 +91,7 @@ class Answers:
         raw = json.loads(text)
         pairs = {id_: (total, tokens) for id_, (total, tokens) in raw["log_probs"].items()}
         return cls(raw["answers"], pairs, raw["seconds"], raw.get("failed", {}), raw.get("engines", []),
-                   raw.get("proof", []))
+                   proof=raw.get("proof", []))
 
 
 class AnswerBatch:

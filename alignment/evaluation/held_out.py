@@ -97,7 +97,8 @@ def _seen_files(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, A
             continue
         visited.add(name)
         upstream = context.run.stage(name)
-        made_from = upstream.inputs()
+        quoted = {other for _, other in upstream.quotes()}
+        made_from = tuple(source for source in upstream.inputs() if source not in quoted)
         if upstream.stands_for:  # rounds after the chosen one may never have been made
             read = set(artifact.manifest.inputs.values())
             made_from = tuple(source for source in made_from if context.keys[source] in read)

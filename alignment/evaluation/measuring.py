@@ -16,6 +16,7 @@ from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation.answers import Answers, Scorable
 from alignment.evaluation.results import (
+    REFERENCE_MEANS,
     SCORED,
     Counts,
     Measures,
@@ -75,8 +76,9 @@ def measure_all(
             text, finished = own[question.id]
             known = answered[name].log_probs.get(question.id) if name in answered else None
             reply = reply_of(question, text, finished, known)
+            names = [each for each in stage.measured if name != REFERENCE or each in REFERENCE_MEANS]
             numbers[name][question.id] = measure(
-                reply, rules, reward=rewards.get(question.id, {}).get(text, math.nan),
+                reply, rules, names, reward=rewards.get(question.id, {}).get(text, math.nan),
                 style=_style(stage, question, text), stage=stage)
             counts[name][question.id] = count(reply, rules, stage) if name != REFERENCE else {}
     return numbers, counts

@@ -6,7 +6,7 @@ Everything is joined by row id; a position never decides which score belongs to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -126,10 +126,13 @@ def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[fl
     return Reply(text, finished, question.references, kind_of(question.record), likelihood)
 
 
-def measure(reply: Reply, rules: Rules, *, reward: float, style: float, stage: Evaluate) -> Measures:
-    """All numbers of one answer; `reward` and `style` are NaN where the stage has no such scorer."""
+def measure(
+    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate
+) -> Measures:
+    """Numbers of one answer: those of the named metrics, and its scores; `reward` and `style` are NaN where the stage
+    has no such scorer."""
     return {
-        **{name: measure_of(name).of(reply, rules) for name in stage.measured},
+        **{name: measure_of(name).of(reply, rules) for name in names},
         "reward": reward,
         "style": style,
         "score": math.nan if stage.score is None else combine(stage.score, style, reward),
@@ -309,15 +312,17 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
     for pair in results["compare"]:
         named |= _bounded(pair, COMPARED[pair["by"]], "rate")
     for pair in results["differences"]:
-        named |= _bounded(pair, f"{pair['metric']}_gain", "value")
+        less = pair["metric"] not in SCORED and measure_of(pair["metric"]).better == "lower"
+        named |= _bounded(pair, f"{pair['metric']}_gain", "value", "high" if less else "low")
     return ({name: value for name, value in named.items() if value is not None},
             [name for name, value in named.items() if value is None])
 
 
-def _bounded(pair: dict[str, Any], name: str, value: str) -> dict[str, float | None]:
-    """A comparison's value and the lower end of its interval: an aim on that asks for more than chance gives."""
+def _bounded(pair: dict[str, Any], name: str, value: str, end: str = "low") -> dict[str, float | None]:
+    """A comparison's value and the end of its interval that is nearer to no gain: an aim on that asks for more than
+    chance gives."""
     name = f"{pair['challenger']}_vs_{pair['baseline']}.{name}"
-    return {name: pair[value], f"{name}_low": pair["low"]}
+    return {name: pair[value], f"{name}_{end}": pair[end]}
 
 
 def without_nan(value: Any) -> Any:

@@ -107,7 +107,8 @@ def importing(folder: Path, store: str | None = None) -> tuple[Run, str]:
     info = folder / "kubealign.json"
     if info.is_file() and (said := _json(info).get("special_tokens_in_text")):
         stages[-1]["special_tokens_in_text"] = said
-    return Run.model_validate({"name": "imported", "store": store or STORE, "stages": tuple(stages)}), "model"
+    name = f"imported-{re.sub(r'[^a-z0-9]+', '-', folder.absolute().name.lower())}"[:40]
+    return Run.model_validate({"name": name, "store": store or STORE, "stages": tuple(stages)}), "model"
 
 
 def models_in(store: Store, makes: Iterable[Makes] = ("policy",)) -> list[Artifact]:

@@ -17,6 +17,7 @@ from alignment.config import (
     Compute,
     Contrastive,
     Evaluate,
+    Export,
     FromArtifact,
     Generate,
     ImportData,
@@ -41,6 +42,7 @@ from alignment.config.cards import Cards
 from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
+from alignment.config.stages.export import ROWS, TOKENS
 from alignment.config.stages.online import Online
 from alignment.data.artifact_source import known_here
 from alignment.errors import DataError
@@ -554,6 +556,22 @@ def _choose(state: _State, stage: Choose) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
 
 
+def _export(state: _State, stage: Export) -> StagePlan:
+    """Weights are merged in float32, whole; each form and the trained model read the compared rows once."""
+    size = state.sizes[stage.name] = state.sizes[stage.model]
+    read = state.sets[stage.rows] if stage.rows is not None else None
+    count = ROWS if read is None else min(read.rows, state.run.scaled(stage.take) or ROWS)
+    length = float(stage.max_tokens or TOKENS) if read is None else min(read.longest, stage.max_tokens or TOKENS)
+    forms = len(stage.form) + len(stage.gguf or ("q8_0",)) * ("gguf" in stage.form)
+    base = StagePlan(stage.name, stage.title(), size, rows=float(count), tokens=count * length * (1 + forms),
+                     rows_known=read is None or read.known)
+    if size is None:
+        return base
+    memory = Memory(weights=size.parameters * estimate.FLOAT32)
+    return replace(base, memory=memory,
+                   seconds=estimate.forward_flops(size, base.tokens or 0.0, length) / state.rates.flops)
+
+
 def _is_quantised(run: Run, stage: AnyStage) -> bool:
     """Whether the models that a stage generates with stand on a base in four bits."""
     stages = {other.name: other for other in run.stages}
@@ -568,5 +586,6 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
+    Export: _export,
 }
 """Stage class -> what one of its stages will need."""

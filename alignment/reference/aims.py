@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import Aim, AnyStage, Evaluate, ImportData, ImportDocuments, Run, Stage
+from alignment.config import Aim, AnyStage, Evaluate, Export, ImportData, ImportDocuments, Run, Stage
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -23,6 +23,7 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
         "CHALLENGER_vs_BASELINE": tuple(f"{challenger}_vs_{baseline}" for challenger, baseline in stage.pairs()),
         "MODEL": stage.models,
     },
+    Export: lambda stage: {"FORM": stage.compared_forms()},
 }
 """Stage class -> what stands for the capitals in the names of its metrics."""
 

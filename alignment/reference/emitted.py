@@ -16,6 +16,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    Export,
     FromArtifact,
     Generate,
     ImportData,
@@ -294,14 +295,16 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
 def _compared(
     name: str, text: str, span: str, when: str, draw: str, better: Better = "higher"
 ) -> tuple[Metric, Metric]:
-    """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
+    """A comparison of two models, and the end of its interval on which an aim can ask for more than chance: the lower
+    one; the upper where less is better."""
     name = f"CHALLENGER_vs_BASELINE.{name}"
+    end, which, side = ("high", "Upper", "below") if better == "lower" else ("low", "Lower", "above")
     return (Metric(name, text, span, better, when),
-            Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
-                   span, better, when))
+            Metric(f"{name}_{end}", f"{which} end of its 95 % interval, rows drawn in pairs: {side} {draw} it is no "
+                                    "chance.", span, better, when))
 
 
-_MEASURED = tuple(Metric(f"MODEL.{name}", one.text, one.span, one.better, _when(name, USUAL))
+_MEASURED = tuple(Metric(f"MODEL.{name}", f"{one.text} Source: {one.source}.", one.span, one.better, _when(name, USUAL))
                   for name in NAMES for one in [measure_of(name)])
 _SPANS = {SHARE: DIFFERENCE, POINTS: "-100 to 100"}
 _GAINED = tuple(metric for name in NAMES for one in [measure_of(name)] for metric in _compared(
@@ -396,7 +399,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("negatives", "Comparisons written again with a paragraph that does not answer.", COUNT),
         Metric("answered", "Rows of data sets written with the teacher's answers.", COUNT, "higher"),
         Metric("agreement", "Mean over the comparisons of the lower token F1 between an answer written greedily and "
-                            "the one that was drawn.", SHARE, "higher"),
+                            "the one that was drawn.", SHARE, "higher", "where a comparison is written"),
         Metric("rows_train", "Rows written, of all three kinds.", COUNT, "higher"),
         _FINISHED,
     ),
@@ -410,7 +413,8 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
         Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
         Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
-        Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
+        Metric("best_gain", "Mean over prompts of the highest score less the mean of its answers: what choosing "
+                            "gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
@@ -451,6 +455,14 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                COUNT, "higher"),
         Metric("rounds", "Rounds that were judged: the last of them did not meet its gate, or there are no more.",
                COUNT),
+    ),
+    Export: (
+        Metric("FORM.kl", "Mean KL from the trained model to what was exported, in nats per token. FORM is "
+                          "safetensors, adapter, nf4 or gguf_TYPE.", POSITIVE, "lower"),
+        Metric("FORM.top1", "Share of positions where both have the same likeliest token.", SHARE, "higher"),
+        Metric("FORM.greedy", "Share of tokens of greedy answers that are the same, up to the first that is not.",
+               SHARE, "higher"),
+        Metric("bytes", "Size of the files that a repository gets, or would.", COUNT),
     ),
 }
 
@@ -587,6 +599,23 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
+    ),
+    Export: (
+        Event("asked", "The trained model was asked what it says of the compared rows.", {
+            "rows": "Rows.", "source": "STAGE/SPLIT, or built-in prompts.", "left_out": "Rows that cannot be read.",
+        }),
+        Event("compared", "A form was held against it.", {
+            "form": "Which.", "kl": "Nats per token.", "top1": "Share of equal likeliest tokens.",
+            "greedy": "Share of equal greedy tokens.", "positions": "Positions compared.",
+            "max_kl": "The bound of kl.", "min_top1": "The bound of top1.",
+        }),
+        Event("read_back", "A GGUF file's tokenizer was read by transformers.", {
+            "form": "Which file.", "texts": "Texts that were encoded.", "same_ids": "Those with the trained ids.",
+        }, when="form has gguf"),
+        Event("pushed", "The files are on the hub, or were listed.", {
+            "repo": "OWNER/NAME.", "dry_run": "Whether nothing was sent.", "files": "How many.", "bytes": "Their size.",
+            "revision": "The commit.",
+        }, when="push_to_hub"),
     ),
     Choose: (
         Event("gate", "A round was held to its gate.", {

@@ -175,6 +175,19 @@ FORMATS: dict[str, Format] = {
         {"qid": 7, "question": "How deep is the harbour?", "response_j": "Nine metres.",
          "response_k": "I would have to guess."},
     ),
+    "votes": Format(
+        "What people found better on the page of `kubealign serve`, as it keeps them: a conversation, two answers, a "
+        "vote. Ties, and answers that are both bad, are bad rows, counted apart.",
+        (Field("messages", True, f"The conversation up to the answers: {_TURNS}."),
+         Field("chosen", True, "The better answer, one turn of the assistant; null where the vote is for none."),
+         Field("rejected", True, "The other, likewise."),
+         Field("models", True, "{a, b}: who gave which; the record's meta says chosen_by and rejected_by."),
+         Field("vote", True, "a or b: which is chosen; tie, or bad where neither is any good."),
+         Field("time", False, "When it was cast.")),
+        {"messages": _TALK[:1], "chosen": _TALK[1],
+         "rejected": {"role": "assistant", "content": "I would have to guess."},
+         "models": {"a": "dpo", "b": "base"}, "vote": "a", "time": "2026-01-01T12:00:00Z"},
+    ),
     "passage-qa": Format(
         "Questions about a passage, KubeAlign's own form. With `rejected` the row is a preference, else a "
         "prompt-completion.",

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignment.report.format import clip, is_number, number
 
-RIGHT = ("exact_match", "final_number", "yes_no", "containment", "question_type")
+RIGHT = ("final_number", "yes_no", "exact_match", "containment", "question_type")
 """Numbers that call an answer right (1) or wrong (0); the first that was measured counts."""
 PARTIAL = ("f1", "word_recall")
 """Of which a half is right, where none of those was measured."""

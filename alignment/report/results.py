@@ -50,15 +50,17 @@ def models_of(results: Mapping[str, Any], models: Sequence[str]) -> list[str]:
 
 
 def is_free_text(results: Mapping[str, Any]) -> bool:
-    """Whether the references are long (results made before this was measured do not say so)."""
+    """Whether the references are long, so that no answer can be called right; not so where what they come to is
+    compared. Results made before this was measured do not say so."""
     length = results.get("reference_words")
-    return is_number(length) and length > FREE_TEXT_WORDS
+    compared = {"final_number", "yes_no", "question_type"} & set(results.get("columns") or ())
+    return is_number(length) and length > FREE_TEXT_WORDS and not compared
 
 
 def columns_of(results: Mapping[str, Any]) -> list[str]:
-    """Columns of the table in order: as the run file names them, else the usual."""
+    """Columns of the table in order: as the run file names them, and then what no run file names; else the usual."""
     named = [name for name in results.get("columns") or [] if name in METRICS]
-    return named or list(METRICS)
+    return [*named, *(name for name in METRICS if name not in (*NAMES, *named))] if named else list(METRICS)
 
 
 def drawn_of(results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    Export,
     FromArtifact,
     Generate,
     ImportData,
@@ -145,10 +146,20 @@ def _selection(stage: Select, artifact: Artifact | None, results: object) -> dic
             "metrics": [(name, texts.number(value)) for name, value in metrics.items()]}
 
 
+def _exported(stage: Export, artifact: Artifact | None, results: object) -> dict[str, Any]:
+    facts = artifact.manifest.facts if artifact is not None else {}
+    metrics = artifact.manifest.metrics if artifact is not None else {}
+    forms = [(form, *(texts.number(metrics.get(f"{form}.{name}")) for name in ("kl", "top1", "greedy")))
+             for form in stage.compared_forms() if f"{form}.kl" in metrics]
+    return {"stage": stage, "done": artifact is not None, "forms": forms, "push": facts.get("push"),
+            "compared_on": facts.get("compared_on"), "files": facts.get("files") or {}}
+
+
 SECTIONS: dict[type[Stage], Section | None] = {
     ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
+    Export: Section("exports", _exported),
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

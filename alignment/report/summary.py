@@ -104,15 +104,19 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
 
 
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
-    """(metric, values of the first model, of the last) of the first leading metric that both have."""
+    """(metric, values of the first model, of the last) of the first leading metric that both have; one in which both
+    have nothing only where there is no other."""
+    nothing: tuple[str, Values, Values] | None = None
     measured = models_of(result, models)
     usual = LEADING_FREE_TEXT if is_free_text(result) else LEADING
     named = [name for name in columns_of(result) if METRICS[name][1]] if result.get("columns") else usual
     for name in named if measured else ():
         first, last = (result["models"][model].get(name) or {} for model in (measured[0], measured[-1]))
         if is_number(first.get("value")) and is_number(last.get("value")):
-            return name, first, last
-    return None
+            if first["value"] or last["value"]:
+                return name, first, last
+            nothing = nothing or (name, first, last)
+    return nothing
 
 
 def _difference(result: Values, challenger: str, baseline: str, name: str) -> Values | None:

@@ -81,8 +81,8 @@ def test_a_path_is_explained(path: str, words: list[str], call: Call) -> None:
 @pytest.mark.parametrize(("path", "nearest"), [
     ("sft.stratgy", "sft.strategy"), ("top_p", "sample.sampling.top_p"), ("learning_rte", "sft.learning_rate"),
     ("format.alpacca", "format.alpaca"), ("template.qwem", "template.qwen"),
-    ("profile.cluster.wrker", "profile.cluster.worker"), ("nonsense", "sample, judged-pairs, evaluate, choose, format"),
-    ("", "run, group, profile"),
+    ("profile.cluster.wrker", "profile.cluster.worker"),
+    ("nonsense", "sample, judged-pairs, evaluate, choose, export, format"), ("", "run, group, profile"),
 ])
 def test_an_unknown_path_is_told_with_the_nearest(path: str, nearest: str, call: Call) -> None:
     said = call("explain", path)

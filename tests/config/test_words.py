@@ -162,6 +162,11 @@ EVERYTHING = {
          "retrieve": {"embedder": "vectors", "pooling": "cls", "corpus": "own/train", "steps": 2, "top_k": 2,
                       "max_tokens": 99, "query_prefix": "query: ", "passage_prefix": "passage: "}},
         {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
+        {"name": "out", "kind": "export", "model": "dpo", "form": ["safetensors", "adapter", "gguf", "nf4"],
+         "merge_into": "original", "weights": "bfloat16", "gguf": ["q8_0"], "shard_gb": 2.0, "base_model": "a/b",
+         "rows": "seed/test", "take": 3, "max_tokens": 64, "max_kl": 0.01, "min_top1": 0.9, "evaluations": ["eval"],
+         "licence": "mit", "datasets": {"seed": {"licence": "mit", "hub": "a/b"}}, "limits": "None.",
+         "push_to_hub": {"repo": "a/b", "private": True, "revision": "main", "dry_run": True, "token_env": "T"}},
     ],
     "groups": [{"name": "g", "rounds": [["rs", "dpo"]], "results": ["best"]}], "aims": ["eval.dpo.f1 > 0.5"],
 }

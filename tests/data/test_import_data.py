@@ -45,6 +45,8 @@ GOOD = {
     "musique": {"id": "2hop__1_2", "question": "Who?", "answer": "Ann", "answer_aliases": ["Anna"], "answerable": True,
                 "paragraphs": [{"title": "Ann", "paragraph_text": "Ann sang."}]},
     "stack-exchange-paired": {"qid": 5, "question": "How?", "response_j": "So.", "response_k": "Not so."},
+    "votes": {"messages": TURNS[:1], "chosen": TURNS[1], "rejected": {"role": "assistant", "content": "Green."},
+              "models": {"a": "dpo", "b": "base"}, "vote": "a"},
 }
 SQUAD = {"data": [{"paragraphs": [{"context": "Ann sang.", "qas": [
     {"id": "a", "question": "Who?", "answers": [{"text": "Ann"}, {"text": "Ann"}, {"text": "she"}]},

@@ -211,6 +211,7 @@ def test_rows_beyond_the_budget_are_refused_before_any_is_asked(
     outcome = multihop_stage(context(inputs, rows=["sets/train"], rounds=0, max_requests=2))
     assert len(engine.asked) == 2
     assert outcome.rows.dropped["over-budget"] == 2
+    assert "agreement" not in outcome.metrics, "of no comparison"
 
 
 def test_repeats_copies_of_the_prompt_and_answers_that_disagree_are_refused(

@@ -109,7 +109,7 @@ def test_who_says_nothing_draws() -> None:
     assert {kind.tag for kind in KINDS if kind.draws is not Stage.draws} == {
         "import-model", "import-reward", "import-embedder", "import-endpoint", "import-data", "import-documents",
         "import-artifact", "import-artifact-reward", "import-rows",
-        "choose", "select-quality", "select-coverage", "select-necessity", "select-merge", "select-random"}
+        "choose", "export", "select-quality", "select-coverage", "select-necessity", "select-merge", "select-random"}
 
 
 def test_a_renamed_stage_is_found_and_twins_are_made_once(tmp_path: Path) -> None:

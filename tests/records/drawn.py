@@ -81,6 +81,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "pandalm": {"idx": 3, "instruction": "Add.", "input": "1", "response1": "3", "response2": "4", "annotator1": 2,
                 "annotator2": 2, "annotator3": 1},
     "stack-exchange-paired": {"qid": 5, "question": "How?", "response_j": "So.", "response_k": "Not so."},
+    "votes": {"messages": [user("How?")], "chosen": assistant("So."), "rejected": assistant("Not so."),
+              "models": {"a": "dpo", "b": "base"}, "vote": "b", "time": "2026-01-01T12:00:00Z"},
     "passage-qa": {"id": "a", "passage": "Ann sang.", "question": "Who sang?", "answer": "Ann", "rejected": "Bob"},
     "squad": {"id": "b", "context": "Ann sang.", "question": "Who?", "answers": [{"text": "Ann"}, {"text": "she"}]},
     "boolq": {"question": "is it blue", "passage": "It is blue.", "answer": True},

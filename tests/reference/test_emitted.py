@@ -29,7 +29,8 @@ from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
-PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+"}
+PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
+          "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
 OF_ALL = {"time", "event"}
 
 
@@ -107,6 +108,8 @@ def chain(folder: Path) -> Run:
         *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
+        {"name": "export", "kind": "export", "model": "sft", "form": ["safetensors", "gguf"], "rows": "data/test",
+         "take": 2, "push_to_hub": {"repo": "me/mine", "dry_run": True}},
     )
 
 
@@ -212,5 +215,6 @@ def test_evaluate_declares_every_column_of_its_table() -> None:
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
     pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
-    assert named == {*NAMES, *SCORED, *TRACED, *pairs, *(f"{name}_low" for name in pairs)}
+    ends = {f"{name}_{'high' if name.startswith('perplexity') else 'low'}" for name in pairs}
+    assert named == {*NAMES, *SCORED, *TRACED, *pairs, *ends}
     assert (*DECLARED, "style") == GAINED

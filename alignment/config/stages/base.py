@@ -177,6 +177,10 @@ class Stage(Strict):
         """Those of `row_refs` that are read only to keep their texts out of what is made: nothing learns from them."""
         return iter(())
 
+    def quotes(self) -> Iterator[tuple[Place, str]]:
+        """Evaluations whose numbers the stage repeats, with the place in the config: no model is made from them."""
+        return iter(())
+
     def names(self) -> Iterator[Place]:
         """Every place of the config that names another stage, alone or before a split."""
         yield from (ref.place for ref in self.model_refs())
@@ -185,7 +189,7 @@ class Stage(Strict):
     def inputs(self) -> tuple[str, ...]:
         """Names of the stages that this one reads, each once, in order."""
         names = [ref.stage for ref in self.model_refs()] + [ref.stage for ref in self.row_refs()]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(names + [name for _, name in self.quotes()]))
 
     def most_tokens(self) -> MostTokens | None:
         """How long its models' inputs may get; None for a stage that gives them none."""

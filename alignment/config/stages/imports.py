@@ -298,6 +298,7 @@ class Source(Strict):
         "musique",
         "multihop",
         "stack-exchange-paired",
+        "votes",
         "columns",
     ]
     """Shape of the rows. `columns` reads CSV, Parquet or JSON lines by what `columns` says."""

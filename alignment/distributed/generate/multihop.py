@@ -75,7 +75,7 @@ def _metrics(state: MultiHopRun, records: Sequence[Record]) -> dict[str, float]:
         "requests": float(state.asked.total()), "rounds": float(state.round), "proposed": float(state.proposed),
         "comparisons": float(comparisons), "kept_share": round(comparisons / max(1, state.proposed), 4),
         "negatives": float(negatives), "answered": float(len(records) - comparisons - negatives),
-        "agreement": round(sum(compared) / max(1, len(compared)), 4),
+        **({"agreement": round(sum(compared) / len(compared), 4)} if compared else {}),
     }
 
 

@@ -67,7 +67,7 @@ def total(sums: Floats, *, effective: bool = False) -> Floats:
         mean = logs.sum(axis=1) / (np.maximum(has.sum(axis=1), 1) if effective else ORDERS)
         brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
         score = np.where(matches.any(axis=1), brevity * np.exp(mean), 0.0)
-    return np.asarray(score)
+    return np.asarray(np.minimum(score, 100.0))  # the exponential may be off in the last bit
 
 
 def number(reply: Reply, rules: Rules) -> float:

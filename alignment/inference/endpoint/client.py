@@ -8,8 +8,9 @@ is kept. Redirects are not followed: the key would go along.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from alignment.inference.endpoint.pace import retry_after
 from alignment.inference.endpoint.reply import Refusal, Said, message_of, read_reply, refusal
 from alignment.inference.requests import Draw
 from alignment.records import Message
+from alignment.words import last_letter
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -64,6 +66,10 @@ class Broken:
 Result = Said | Refused | Broken
 
 
+class _Cut(Exception):
+    """A stream that broke off."""
+
+
 def package(where: str) -> None:
     """Raises ConfigError: the openai package is not installed."""
     if find_spec("openai") is None:
@@ -89,13 +95,67 @@ class Client:
     async def ask(self, prompt: Sequence[Message], draw: Draw, most: int, calls: bool = False) -> Result:
         """One attempt at one answer of `most` tokens at most, or a call where that is one. Raises nothing but
         cancellation."""
+        return await self._answered(self._whole(prompt, draw, most), calls)
+
+    async def tell(
+        self, prompt: Sequence[Message], draw: Draw, on_text: Callable[[str], None]
+    ) -> Result:
+        """One attempt at one answer, told while it comes.
+
+        Args:
+            on_text: called with pieces of the text in order; what it raises ends the answer and is raised here.
+        """
+        return await self._answered(self._streamed(prompt, draw, on_text))
+
+    async def _whole(self, prompt: Sequence[Message], draw: Draw, most: int) -> bytes:
+        made = await self._openai.chat.completions.with_raw_response.create(**self._body(prompt, draw, most))
+        content: bytes = made.http_response.content
+        return content
+
+    async def _streamed(self, prompt: Sequence[Message], draw: Draw, on_text: Callable[[str], None]) -> bytes:
+        """The reply that the pieces make, in the form of one that came whole."""
+        import openai
+
+        text, given, reason, model = "", 0, None, None
+        async with await self._openai.chat.completions.create(
+                stream=True, **self._body(prompt, draw, draw.max_new_tokens)) as stream:
+            pieces = aiter(stream)
+            while True:
+                try:
+                    chunk = await anext(pieces)
+                except StopAsyncIteration:
+                    break
+                except (openai.OpenAIError, OSError, TimeoutError):
+                    raise
+                except Exception as error:  # of the package's own client, whose errors it does not wrap here
+                    raise _Cut(f"{type(error).__name__}: {error}") from None
+                model = chunk.model or model
+                for choice in chunk.choices[:1]:
+                    text, reason = text + (choice.delta.content or ""), choice.finish_reason or reason
+                    settled = self._settled(text)
+                    if settled > given:
+                        on_text(self.hidden(text[given:settled]))
+                        given = settled
+        if len(text) > given:
+            on_text(self.hidden(text[given:]))
+        choice = {"finish_reason": reason, "message": {"content": text}}
+        return json.dumps({"model": model, "choices": [choice]}).encode()
+
+    def _settled(self, text: str) -> int:
+        """Letters of a text that may be given out: the last may get a mark, and what begins the key may become it."""
+        end, key = last_letter(text), self._key or ""
+        begun = (size for size in range(min(len(key) - 1, end), 0, -1) if key.startswith(text[end - size:end]))
+        return end - next(begun, 0)
+
+    async def _answered(self, asked: Coroutine[Any, Any, bytes], calls: bool = False) -> Result:
         import openai
 
         content, status, headers = b"", 0, None
         try:
             async with asyncio.timeout(self.model.timeout):
-                made = await self._openai.chat.completions.with_raw_response.create(**self._body(prompt, draw, most))
-                content = made.http_response.content
+                content = await asked
+        except _Cut as cut:
+            broken = Broken("the connection failed", str(cut), True, True)
         except TimeoutError:
             broken = Broken("no answer in time", f"nothing whole within {self.model.timeout:g} s", True, True)
         except openai.APITimeoutError:

@@ -63,8 +63,8 @@ class LiveEngine(Protocol):
         """Engine, version, dtype."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can answer."""
+    def trouble(self) -> str | None:
+        """Why it can answer no more; None while it can."""
 
     def ask(self, question: Question, hear: Hear) -> int:
         """Begin; returns the question's number at once."""
@@ -72,9 +72,9 @@ class LiveEngine(Protocol):
     def cancel(self, number: int) -> None:
         """Nobody waits for this answer any more; nothing more is heard of it, and its work ends soon."""
 
-    def load(self, adapter: str) -> None:
-        """Have an adapter loaded. Before the first question. Raises ModelError where its file is damaged, lacks a part
-        or has what the model has no place for."""
+    def load(self, adapter: str | None) -> None:
+        """Have the full weights loaded, and an adapter. Before the first question. Raises ModelError where its file is
+        damaged, lacks a part or has what the model has no place for."""
 
     def close(self) -> None:
         """End it; questions that are open hear Broken."""

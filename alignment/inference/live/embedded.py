@@ -27,6 +27,9 @@ from alignment.inference.live.asked import Broken, Grown, Hear, Question
 from alignment.inference.loading import load_beneath, load_tokenizer, resolve_device, resolve_dtype
 from alignment.inference.requests import Token
 
+TOKENS = 32_768
+"""Room of one batch: answers times the longest prompt and answer, unless one alone needs more."""
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -66,8 +69,8 @@ class EmbeddedLive:
                 "dtype": "bfloat16" if self.compute.dtype == "bfloat16" else "float32"}
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive() and not self._over
+    def trouble(self) -> str | None:
+        return None if self._thread.is_alive() and not self._over else "the engine has ended"
 
     def ask(self, question: Question, hear: Hear) -> int:
         number = next(self._numbers)
@@ -85,7 +88,7 @@ class EmbeddedLive:
             if number in self._open:
                 self._gone.add(number)
 
-    def load(self, adapter: str) -> None:
+    def load(self, adapter: str | None) -> None:
         with self._using, self._with(adapter):
             pass
 
@@ -119,11 +122,23 @@ class EmbeddedLive:
                 self._changed.wait()
             if self._over:
                 return []
-            adapter = self._waiting[0].question.adapter
-            batch = [one for one in self._waiting if one.question.adapter == adapter][: self.rows]
+            batch = self._together()
             taken = {one.number for one in batch}
             self._waiting = deque(one for one in self._waiting if one.number not in taken)
             return batch
+
+    def _together(self) -> list[_Waiting]:
+        """What waits and may be answered with the oldest of it."""
+        first, batch = self._waiting[0].question, list[_Waiting]()
+        prompt = answer = 0
+        for one in self._waiting:
+            if one.question.adapter == first.adapter:
+                prompt = max(prompt, len(one.question.ids))
+                answer = max(answer, one.question.draw.max_new_tokens)
+                if batch and (len(batch) == self.rows or (prompt + answer) * (len(batch) + 1) > TOKENS):
+                    break
+                batch.append(one)
+        return batch
 
     def _forget(self, some: list[_Waiting]) -> None:
         gone = {one.number for one in some}

@@ -16,7 +16,8 @@ from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here
-from alignment.errors import ModelError
+from alignment.errors import KubeAlignError, ModelError
+from alignment.inference.generator import Generator, Scorer
 from alignment.inference.info import base_artifact, base_folder, base_key, model_info, quantisation_of
 from alignment.inference.live.asked import LiveEngine
 from alignment.progress import console
@@ -41,6 +42,13 @@ class LiveModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        from alignment.inference.loading import load_tokenizer
+
+        return load_tokenizer(self.artifact.path() / "model", side="left")
+
+    @cached_property
+    def speaker(self) -> PreTrainedTokenizerBase:
+        """The same tokenizer again, to decode with: one object is not to be used by two threads."""
         from alignment.inference.loading import load_tokenizer
 
         return load_tokenizer(self.artifact.path() / "model", side="left")
@@ -81,8 +89,9 @@ def engine_for(models: Sequence[Artifact], compute: Compute) -> Literal["transfo
 def open_live(
     models: Sequence[Artifact], compute: Compute, *, longest: int | None = None, loaded: int = 8, rows: int = 16,
     beside: int = 0,
-) -> Iterator[LiveModel]:
-    """Policies, ready to be asked, in the order in which their engines are up. The caller closes the engines.
+) -> Iterator[tuple[Artifact, LiveModel | KubeAlignError]]:
+    """Policies, each ready to be asked or with what is wrong with it, as their engines come up; nobody is to ask before
+    the last has come. The caller closes the engines.
 
     Args:
         compute: its dtype is float32 or bfloat16.
@@ -92,18 +101,62 @@ def open_live(
         beside: other models that share a GPU with these.
 
     Raises:
-        ModelError: one cannot be loaded.
+        ConfigError, ModelError: as `engine_for`.
     """
     engine = engine_for(models, compute)
     families: dict[tuple[str, str | None], list[Artifact]] = {}
     for artifact in models:
-        families.setdefault((base_key(artifact), quantisation_of(artifact)), []).append(artifact)
+        try:
+            key = (base_key(artifact), quantisation_of(artifact))
+            if model_info(artifact)["form"] == "adapter":
+                changes_nothing(artifact)  # reads all of it: one damaged file is not to keep others from being served
+            base_artifact(artifact)
+        except KubeAlignError as error:
+            yield artifact, error
+        else:
+            families.setdefault(key, []).append(artifact)
     for own in families.values():
         adapters = {one.key: one for one in own if model_info(one)["form"] == "adapter"}
-        most = min(longest or limit, limit) if (limit := _limit(own[0])) else longest or 4096
-        live = _engine(engine, own[0], adapters, compute, most, loaded, rows, len(families) + beside)
+        limit = _limit(own[0]) or longest or 4096
+        most = min(longest or limit, limit)
+        try:
+            live = _engine(engine, own[0], adapters, compute, most, loaded, rows, len(families) + beside)
+        except KubeAlignError as error:
+            yield from ((one, error) for one in own)
+            continue
         for one in own:
-            yield LiveModel(one, live, one.key if one.key in adapters else None, most)
+            yield one, _opened(one, live, one.key if one.key in adapters else None, most)
+
+
+def _opened(artifact: Artifact, live: LiveEngine, adapter: str | None, most: int) -> LiveModel | KubeAlignError:
+    try:
+        made = LiveModel(artifact, live, adapter, most)
+        _ = made.tokenizer
+        live.load(adapter)
+    except KubeAlignError as error:
+        return error
+    return made
+
+
+def changes_nothing(artifact: Artifact) -> bool:
+    """Whether an adapter's second matrices are all zero, as a fresh one's are. Raises ModelError for a damaged file."""
+    from alignment.inference.vllm.proof import changes_nothing as of_folder
+
+    return of_folder(artifact.path() / "model")
+
+
+def merged_policy(artifact: Artifact, compute: Compute) -> Generator:
+    """A policy as stages ask it with transformers, its adapter merged: what a live one is held to."""
+    from alignment.inference.embedded import EmbeddedGenerator
+
+    return EmbeddedGenerator(artifact, compute)
+
+
+def reward_model(artifact: Artifact, compute: Compute) -> Scorer:
+    """A reward model."""
+    from alignment.inference.embedded import EmbeddedScorer
+
+    return EmbeddedScorer(artifact, compute)
 
 
 def _engine(engine: str, first: Artifact, adapters: Mapping[str, Artifact], compute: Compute, longest: int,

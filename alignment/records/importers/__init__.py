@@ -15,6 +15,7 @@ from typing import Any
 from alignment.errors import DataError
 from alignment.records.few import Few
 from alignment.records.importers import chat, passages, ranked, retrieval, retrieved
+from alignment.records.importers import votes as ballots
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
 from alignment.records.importers.columns import format_of, read_columns
@@ -43,6 +44,7 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "hh-transcript": ranked.hh_transcript,
     "pandalm": ranked.pandalm,
     "stack-exchange-paired": ranked.stack_exchange_paired,
+    "votes": ballots.votes,
     "passage-qa": passages.passage_qa,
     "squad": passages.squad,
     "boolq": passages.boolq,
