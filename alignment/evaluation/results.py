@@ -16,6 +16,7 @@ import numpy as np
 from alignment.config import Evaluate
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import ConfigError
+from alignment.evaluation.length_control import length_controlled
 from alignment.evaluation.measures import Pooled, Reply, Rules, answer_of, measure_of
 from alignment.evaluation.measures.base import SHARE
 from alignment.evaluation.measures.bleu import cut_of
@@ -34,14 +35,18 @@ from alignment.records.importers.retrieval import question_turns
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
-SCORED = ("reward", "style")
+SCORED = ("reward", "style", "judge")
 """Columns that `score` adds."""
 TRACED = ("answered", "gold_recall", "fact_recall", "turns", "calls")
 """Columns that `retrieve` adds: means of what traces are worth (retrieving.py)."""
 _COUNTED = ("turns", "calls")
 REFERENCE_MEANS = ("reward", "style", "words")
-COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
+COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate", "judge": "judge_win_rate"}
 """What win rates are counted by, and the metric's name."""
+CONTROLLED = {"reward": "reward_lc_win_rate", "judge": "judge_lc_win_rate"}
+"""Of what the win rate is also given as it would be of answers that are as long as each other."""
+Shares = Mapping[tuple[str, str], Mapping[str, float]]
+"""(challenger, baseline) -> row id -> the challenger's share by a judge that compares: 1, 0.5, 0 or NaN."""
 GAINED = ("exact_match", "f1", "style")
 """Of what the difference of two models is taken where no metrics are named; else of all that are, and of style."""
 Measures = dict[str, float]
@@ -100,7 +105,19 @@ def asks(stage: Evaluate, name: str) -> bool:
         return score is not None and score.model is not None
     if name == "style":
         return score is not None and score.function is not None
+    if name == "judge":
+        return score is not None and score.judge is not None and score.judge.mode == "score"
     return name != "score" or score is not None
+
+
+def compares(stage: Evaluate) -> bool:
+    """Whether a judge is shown two answers at once, so that an answer has no score of its own by it."""
+    return stage.score is not None and stage.score.judge is not None and stage.score.judge.mode == "compare"
+
+
+def counted_by(stage: Evaluate) -> Iterator[str]:
+    """What win rates are counted by."""
+    return (name for name in COMPARED if asks(stage, name) or (name == "judge" and compares(stage)))
 
 
 def columns(stage: Evaluate) -> tuple[str, ...]:
@@ -127,15 +144,19 @@ def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[fl
 
 
 def measure(
-    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate
+    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate,
+    judge: float = math.nan,
 ) -> Measures:
-    """Numbers of one answer: those of the named metrics, and its scores; `reward` and `style` are NaN where the stage
-    has no such scorer."""
+    """Numbers of one answer: those of the named metrics, its length in words, and its scores; `reward`, `style` and
+    `judge` are NaN where the stage has no such scorer. What a judge that compares says is in no answer's score."""
+    marks = stage.score.judge if stage.score is not None and asks(stage, "judge") else None
     return {
         **{name: measure_of(name).of(reply, rules) for name in names},
+        "length": float(len(words(reply.text))),
         "reward": reward,
         "style": style,
-        "score": math.nan if stage.score is None else combine(stage.score, style, reward),
+        "judge": judge,
+        "score": math.nan if stage.score is None else combine(stage.score, style, reward, judge, marks),
     }
 
 
@@ -172,6 +193,7 @@ class Table:
         measures: model (and maybe REFERENCE) -> row id -> numbers. The reference line may lack rows.
         counts: model -> row id -> what it adds to sums.
         seed: of the bootstrap.
+        shares: what a judge that compares says.
     """
 
     def __init__(
@@ -181,8 +203,10 @@ class Table:
         measures: Mapping[str, Mapping[str, Measures]],
         counts: Mapping[str, Mapping[str, Counts]],
         seed: int,
+        shares: Shares | None = None,
     ) -> None:
         self.stage, self.questions, self.measures, self.counts = stage, questions, measures, counts
+        self.shares = shares or {}
         self.draws = {"resamples": stage.bootstrap, "seed": seed}
 
     def column(self, model: str, metric: str) -> list[float]:
@@ -257,9 +281,32 @@ class Table:
 
     def _comparisons(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
-            for by in (name for name in COMPARED if asks(self.stage, name)):
-                result = win_rate(self.column(challenger, by), self.column(baseline, by), **self.draws)
-                yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict()}
+            for by in counted_by(self.stage):
+                first, second = self._scores(challenger, baseline, by)
+                result = win_rate(first, second, **self.draws)
+                yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict(),
+                       **({"length_controlled": self._controlled(challenger, baseline, first, second)}
+                          if by in CONTROLLED else {})}
+
+    def _scores(self, challenger: str, baseline: str, by: str) -> tuple[list[float], list[float]]:
+        """What two models' answers are compared by, row by row."""
+        if by not in ("judge", "score") or not compares(self.stage):
+            return self.column(challenger, by), self.column(baseline, by)
+        shares = [self.shares[challenger, baseline].get(q.id, math.nan) for q in self.questions]
+        if by == "judge":
+            return shares, [1 - share for share in shares]
+        assert self.stage.score is not None
+        assert self.stage.score.judge is not None
+        weight = self.stage.score.judge.weight
+        return ([own + weight * share for own, share in zip(self.column(challenger, by), shares, strict=True)],
+                [own + weight * (1 - share) for own, share in zip(self.column(baseline, by), shares, strict=True)])
+
+    def _controlled(self, challenger: str, baseline: str, first: Sequence[float], second: Sequence[float]
+                    ) -> dict[str, float]:
+        outcomes = [math.nan if math.isnan(a) or math.isnan(b) else 1.0 if a > b else 0.5 if a == b else 0.0
+                    for a, b in zip(first, second, strict=True)]
+        lengths = list(zip(self.column(challenger, "length"), self.column(baseline, "length"), strict=True))
+        return length_controlled(outcomes, lengths, **self.draws)._asdict()
 
     def _differences(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
@@ -311,6 +358,8 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
              for metric, cell in line.items()}
     for pair in results["compare"]:
         named |= _bounded(pair, COMPARED[pair["by"]], "rate")
+        if pair["by"] in CONTROLLED:
+            named |= _bounded({**pair, **pair["length_controlled"]}, CONTROLLED[pair["by"]], "value")
     for pair in results["differences"]:
         less = pair["metric"] not in SCORED and measure_of(pair["metric"]).better == "lower"
         named |= _bounded(pair, f"{pair['metric']}_gain", "value", "high" if less else "low")

@@ -17,6 +17,7 @@ from alignment.config import (
     Compute,
     Contrastive,
     Evaluate,
+    EvaluatePairs,
     Export,
     FromArtifact,
     Generate,
@@ -451,11 +452,48 @@ def _reading(
     if size is None:
         return base
     value = value_bytes(stage.arithmetic)
-    passing = round(stage.batch_size * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
-    memory = Memory(weights=size.parameters * value, activations=passing,
-                    overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
     seconds = estimate.forward_flops(size, tokens, length) / state.rates.flops / max(1, state.compute.workers)
-    return replace(base, memory=memory, seconds=seconds)
+    return replace(base, memory=_passing(state, stage, size, stage.batch_size * length, value), seconds=seconds)
+
+
+def _passing(state: _State, stage: AnyStage, size: ModelSize, tokens: float, value: int) -> Memory:
+    """Memory of one pass over so many tokens, with nothing kept of it."""
+    passing = round(tokens * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
+    return Memory(weights=size.parameters * value, activations=passing,
+                  overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
+
+
+def _evaluate_pairs(state: _State, stage: EvaluatePairs) -> StagePlan:
+    """Every judge reads both answers of every pair, one judge after the other; a language model also answers."""
+    read, take = state.sets[stage.rows], state.run.scaled(stage.take)
+    pairs = read.rows if take is None else min(read.rows, take)
+    answer, value = (read.answer + (read.rejected or read.answer)) / 2, value_bytes(stage.arithmetic)
+    length, tokens, seconds, cost, here = read.prompt + answer, 0.0, 0.0, 0.0, False
+    memories, sizes = list[Memory](), list[ModelSize | None]()
+    for score in stage.judges.values():
+        if score.model is not None:
+            size, here = state.sizes[score.model], True
+            tokens += 2 * pairs * length
+            sizes.append(size)
+            if size is not None:
+                seconds += estimate.forward_flops(size, 2 * pairs * length, length) / state.rates.flops
+                memories.append(_passing(state, stage, size, 2 * stage.batch_size * length, value))
+        if score.judge is not None:
+            size = state.sizes[score.judge.model]
+            own = judging(state.run, score.judge, size, state.rates, prompts=pairs, answers=2, prompt=read.prompt,
+                          answer=answer, batch=stage.batch_size, weight_bytes=value,
+                          on_gpu=state.device(stage).on_gpu)
+            tokens, cost = tokens + own.tokens, cost + own.cost
+            if state.run.stage(score.judge.model).endpoint is None:
+                here, seconds = True, seconds + (own.seconds or 0.0)
+                sizes.append(size)
+                memories += [] if own.memory is None else [own.memory]
+    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    known = None not in sizes
+    largest = max((size for size in sizes if size is not None), key=lambda one: one.parameters, default=None)
+    return StagePlan(stage.name, title, largest if known else None, pairs, tokens, read.known, needs_model=here,
+                     memory=max(memories, key=lambda one: one.total, default=None) if known else None,
+                     seconds=seconds / max(1, state.compute.workers) if known else None)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
@@ -463,15 +501,22 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
     if stage.retrieve is None:
-        return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
-    # At most: every question asks as often as it may, behind prompts that grow as far as they may.
-    made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods,
-                       turns=stage.retrieve.steps + 1)
-    embedder = state.sizes[stage.retrieve.embedder]
-    if made.memory is None or embedder is None:
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    else:
+        # At most: every question asks as often as it may, behind prompts that grow as far as they may.
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods,
+                           turns=stage.retrieve.steps + 1)
+        embedder = state.sizes[stage.retrieve.embedder]
+        if made.memory is not None and embedder is not None:
+            made = replace(made, memory=replace(made.memory, weights=made.memory.weights + embedder.parameters
+                                                * value_bytes(stage.arithmetic)))
+    judge = None if stage.score is None else stage.score.judge
+    if stage.score is None or judge is None:
         return made
-    return replace(made, memory=replace(made.memory, weights=made.memory.weights + embedder.parameters
-                                        * value_bytes(stage.arithmetic)))
+    # Every two that are compared are asked about by themselves; marks are given to each answer.
+    prompts, answers = (asked * len(stage.pairs()), 2) if judge.mode == "compare" else (asked, len(stage.models))
+    return _judged(state, stage, stage.score, made, prompts, answers, min(read.prompt, stage.longest_prompt),
+                   stage.sampling.max_new_tokens)
 
 
 def _generation(
@@ -521,8 +566,8 @@ def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
 
 
 def _judged(
-    state: _State, stage: Sample | Contrastive, score: JudgedScorer, made: StagePlan, prompts: float, answers: float,
-    prompt: float, answer: float,
+    state: _State, stage: Sample | Contrastive | Evaluate, score: JudgedScorer, made: StagePlan, prompts: float,
+    answers: float, prompt: float, answer: float,
 ) -> StagePlan:
     """The plan of a stage with what its judge takes beside.
 
@@ -585,7 +630,7 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
-    Export: _export,
+    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, EvaluatePairs: _evaluate_pairs,
+    Choose: _choose, Export: _export,
 }
 """Stage class -> what one of its stages will need."""

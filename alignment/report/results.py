@@ -21,7 +21,7 @@ _NAMED = {name: (one.title, _WAYS[one.better]) for name in NAMES for one in [mea
 _LAST = ("perplexity", "words", "finished")
 METRICS = {
     **{name: told for name, told in _NAMED.items() if name not in _LAST}, "style": ("Style", "up"),
-    "reward": ("Reward", "up"), **{name: _NAMED[name] for name in _LAST},
+    "reward": ("Reward", "up"), "judge": ("Judge", "up"), **{name: _NAMED[name] for name in _LAST},
 }
 """Metric -> (title, which way is better), in the order of a table whose metrics were not named."""
 FREE_TEXT_WORDS = 12
@@ -153,6 +153,9 @@ def comparisons(results: Mapping[str, Any], models: Sequence[str]) -> PairTable:
         words = {"wins": "won", "ties": "tied", "losses": "lost"}
         counts = [f"{number(entry.get(key))} {word}" for key, word in words.items()]
         counts += [f"{entry['dropped']} left out"] if entry.get("dropped") else []
+        if is_number(same := (entry.get("length_controlled") or {}).get("value")):
+            bounds = interval("rate", *(entry["length_controlled"].get(end) for end in ("low", "high")))
+            counts += [f"length-controlled {metric('rate', same)} {bounds}"]
         tone = {1: "good", 0: "", -1: "bad"}[side(entry.get("low"), entry.get("high"), 0.5)]
         return _drawn(entry, "rate", "win rate", (0.0, 1.0), 0.5, colour, note=", ".join(counts), tone=tone)
 

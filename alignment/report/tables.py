@@ -17,7 +17,7 @@ from rich.text import Text
 from alignment.artifacts import Work
 from alignment.config import Run
 from alignment.report.format import DECIMALS, NONE, duration, is_number, metric, number, told_apart
-from alignment.report.reading import Artifacts, measured_by, results_of, unneeded_of, verdicts_of
+from alignment.report.reading import Artifacts, measured_by, measures_models, results_of, unneeded_of, verdicts_of
 from alignment.report.results import METRICS, columns_of, drawn_of, each_answer, models_of
 from alignment.report.summary import rows_text
 
@@ -84,7 +84,7 @@ def results_table(run: Run, artifacts: Artifacts) -> Table:
 
     Where it would be wider than WIDTH, intervals are left out first, then columns from the end, which are named.
     """
-    results = results_of(run, artifacts)
+    results = {name: found for name, found in results_of(run, artifacts).items() if measures_models(run.stage(name))}
     facts = {name: artifact.manifest.facts for name in results if (artifact := artifacts.get(name)) is not None}
     named = [name for result in results.values() if result.get("columns") for name in columns_of(result)]
     columns = [name for name in dict.fromkeys([*named, *METRICS]) if any(
@@ -115,7 +115,7 @@ def _results(
 ) -> Table:
     """The table with these columns, the first `bounds` metrics that are drawn with their intervals."""
     unneeded = unneeded_of(run, artifacts)
-    stages = [stage for stage in run.stages if stage.makes == "table"]
+    stages = [stage for stage in run.stages if measures_models(stage)]
     table = _table("Results")
     table.add_column("model", max_width=18, overflow="ellipsis", no_wrap=True)
     if not columns:
@@ -140,6 +140,36 @@ def _results(
     if not stages:
         table.add_row(NONE, "this run has no evaluate stage")
     return table
+
+
+def judges_table(run: Run, artifacts: Artifacts) -> Table | None:
+    """Judges of every finished stage that measures such; None for a run without one."""
+    stages = [stage for stage in run.stages if stage.makes == "table" and not measures_models(stage)]
+    if not stages:
+        return None
+    results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
+    table = _table("Judges")
+    table.add_column("judge", max_width=18, overflow="ellipsis", no_wrap=True)
+    for name in ("accuracy", "equal", "chosen shorter", "chosen longer", "kappa", "ece"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in stages:
+        if len(stages) > 1 or stage.name not in results:
+            table.add_row(Text(f"{stage.name}, {', '.join(place.ref for place in stage.row_refs())}", "dim"))
+        if stage.name not in results:
+            table.add_row(Text("not needed", "dim") if stage.name in unneeded else Text("not finished", "yellow"))
+            continue
+        for judge, line in results[stage.name]["judges"].items():
+            table.add_row(Text(judge), _cell("accuracy", line["accuracy"], bounds=True), number(line["tied"]),
+                          number(line["length"]["shorter"], 3), number(line["length"]["longer"], 3),
+                          number(line["labels"]["kappa"], 3), number((line["calibration"] or {}).get("ece"), 3))
+        table.add_section()
+    return table
+
+
+def _per_answer(facts: Mapping[str, Any], model: str) -> list[Text]:
+    """Seconds and tokens of one answer, the means."""
+    told = each_answer(facts, model)
+    return [Text(number((told.get(part) or {}).get("mean"))) for part in ("seconds", "tokens")]
 
 
 def _cell(name: str, entry: Mapping[str, Any], *, bounds: bool) -> Text:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config import Evaluate, Scorer
+from alignment.config import Evaluate, JudgedScorer
 from alignment.errors import ConfigError
 from alignment.evaluation.measures import bleu
 from alignment.evaluation.measuring import measure_all
@@ -41,7 +41,7 @@ def measure(question: Question, text: str, finished: bool, *, reward: float, sty
                          reward=reward, style=style, stage=stage)
 
 
-BOTH = Scorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
+BOTH = JudgedScorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
 QUESTIONS = [question_of(record("r1", kind="fact")), question_of(record("r2", kind="fact")), question_of(record("r3"))]
 
 
@@ -85,14 +85,14 @@ def test_every_later_model_meets_the_first_by_default() -> None:
 def test_score_is_the_weighted_sum() -> None:
     q = QUESTIONS[0]
     assert measure(q, "x", True, reward=3.0, style=1.0, stage=stage(score=BOTH))["score"] == 5.0
-    only = stage(score=Scorer(function="words"))
+    only = stage(score=JudgedScorer(function="words"))
     assert measure(q, "x", True, reward=math.nan, style=1.5, stage=only)["score"] == 1.5
     assert math.isnan(measure(q, "x", True, reward=math.nan, style=1.0, stage=stage(score=BOTH))["score"])
 
 
 def test_a_built_in_function_gives_shares_and_one_of_ones_own_any_number() -> None:
     def style(function: str) -> dict[str, float]:
-        config = stage(score=Scorer(function=function))
+        config = stage(score=JudgedScorer(function=function))
         measures = {model: {q.id: measure(q, "x", True, reward=math.nan, style=1.0, stage=config) for q in QUESTIONS}
                     for model in config.models}
         got = Table(config, QUESTIONS, measures, {}, seed=0).results()["models"]["base"]["style"]
@@ -117,7 +117,7 @@ def test_by_kind() -> None:
 
 
 def test_flat_names_without_undefined_ones() -> None:
-    config = stage(score=Scorer(model="rm"), models=("base",))
+    config = stage(score=JudgedScorer(model="rm"), models=("base",))
     measures = {"base": {"r1": measure(QUESTIONS[0], "yes", False, reward=math.nan, style=math.nan, stage=config)}}
     results = Table(config, QUESTIONS[:1], measures, {}, seed=0).results()
     flat, left_out = flat_metrics(results)
