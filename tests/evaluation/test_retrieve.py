@@ -18,6 +18,7 @@ from alignment.evaluation import questions as choosing
 from alignment.inference.endpoint import generator
 from alignment.inference.requests import Request
 from alignment.pipeline import execute
+from alignment.reference.aims import made_by
 from alignment.report import render
 from tests.endpoint_server import Asked as Heard
 from tests.endpoint_server import Reply, answer, endpoint, error, teacher
@@ -136,13 +137,14 @@ def test_traces_tell_what_was_asked_and_found_and_numbers_follow_from_them(tmp_p
 
 def test_a_corpus_is_searched_whole_and_gold_is_still_the_rows_own(tmp_path: Path, asks: Any) -> None:
     asks(Asks({f"hotpot-h{number}": [f"q{number}"] for number in range(6)}))
-    made, _, lines = evaluated(the_run(tmp_path, retrieve={
-        "embedder": "vectors", "pooling": "mean", "corpus": "sets/test", "top_k": 99}))
+    run = the_run(tmp_path, retrieve={"embedder": "vectors", "pooling": "mean", "corpus": "sets/test", "top_k": 99})
+    made, _, lines = evaluated(run)
     every = {f"{title}: {''.join(told)}" for row in map(hotpot, range(6)) for title, told in row["context"]}
     for line in lines.values():
         [step] = line["answers"]["base"]["steps"]
         assert {hit["text"] for hit in step["found"]} == every
         assert sum(hit["gold"] for hit in step["found"]) == 2
+    assert set(made.manifest.metrics) <= set(made_by(run.stage("eval"))), "aims may ask for each"
     assert made.manifest.facts["retrieval"]["passages"] == len(every)
     assert made.manifest.metrics["base.gold_recall"] == made.manifest.metrics["base.fact_recall"] == 1.0
 
