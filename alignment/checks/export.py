@@ -24,14 +24,15 @@ def exportable(run: Run, stage: Export, sight: Sight) -> Wrong:
     """Forms and data that the model has not; what later stages read of it is what they read of its start."""
     stages = {other.name: other for other in run.stages}
     adapter = adapter_of(stages, stage.model)
-    if "adapter" in stage.form and adapter is None and stages[stage.model].base is None:
+    told = stages[root(run, stage.model)].tag != "import-artifact"  # whose adapter shows in the store alone
+    if "adapter" in stage.form and adapter is None and stages[stage.model].base is None and told:
         yield ("form",), ConfigError(f"{stage.model} has whole weights and no adapter", found="adapter",
                                      expected="safetensors, gguf or nf4")
     if stage.merge_into == "dequantised" and adapter is not None and adapter.quantised is None:
         yield ("merge_into",), ConfigError(f"no four bits were under the adapter of {stage.model}", found="dequantised",
                                            expected="original, or no merge_into")
     known = _data(run, stage)
-    if unknown := sorted(set(stage.datasets or ()) - set(known)):
+    if told and (unknown := sorted(set(stage.datasets or ()) - set(known))):
         yield ("datasets",), ConfigError("names data that has no part in the model", found=", ".join(unknown),
                                          expected=f"one of {', '.join(known) or 'none'}")
     if "gguf" in stage.form and (family := _family(run, stage)) is not None and family not in GGUF_FAMILIES:

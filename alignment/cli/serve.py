@@ -6,13 +6,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alignment.config import Evaluate, Run, as_train, load_run
+from alignment.cli.options import KnownProfile
+from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
+from alignment.config.engines import refused_options
+from alignment.config.hardware import native_here
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
+from alignment.serving.hosts import on_loopback
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact
@@ -27,6 +31,7 @@ def serve(
         metavar="MODEL...", help="RUN.yaml (its models, or those of --stage), RUN.yaml:STAGE, RUN:STAGE, an artifact's "
                                  "key or folder, a model's folder; NAME=MODEL gives it another name.")],
     stage: Annotated[list[str] | None, typer.Option(help="Of a run file: this stage's model. May be repeated.")] = None,
+    profile: KnownProfile = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
     engine: Annotated[Literal["auto", "vllm", "transformers"], typer.Option(
@@ -43,6 +48,9 @@ def serve(
                                                                    "imported as preferences.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Where keys and runs are looked up. Default: the run "
                                                                   "file's own, else runs.")] = None,
+    vllm: Annotated[list[str] | None, typer.Option(
+        metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, max_num_seqs=512.")
+    ] = None,
     max_loras: Annotated[int, typer.Option(min=1, help="Adapters in memory at once; others are loaded when they are "
                                                        "asked.")] = 8,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a conversation and its answer, where the "
@@ -54,21 +62,20 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of a request, to its last token.")] = 600.0,
 ) -> None:
     """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured."""
-    found = _found(models, stage, store)
-    key = _key(host, api_key_from, no_api_key)
+    found = _found(models, stage, store, None if profile is None else load_profile(profile))
+    key, options = _key(host, api_key_from, no_api_key), _options(vllm)
     _installed()
     _check_votes(votes)
     # Before libraries are loaded, which read these once: threads that wait by spinning make a shared machine crawl.
     for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
                         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
-    from alignment.config import Compute
     from alignment.serving import run
     from alignment.serving.service import Limits, Service
 
     listener = run.listening(host, port)
     leaves("nothing is served any more")
-    compute = Compute(device=device, engine=engine)
+    compute = Compute(device=device, engine=engine, vllm=options)
     held = [_model(name, artifact, unproved) for name, artifact in found.items()]
     compute = compute.model_copy(update={"dtype": _dtype(dtype, held, compute)})
     _recorded(held, compute, unproved)
@@ -80,14 +87,16 @@ def serve(
 # --- what is to be served ------------------------------------------------------------------------------------
 
 
-def _found(models: list[str], stages: list[str] | None, store: str | None) -> dict[str, Artifact]:
+def _found(
+    models: list[str], stages: list[str] | None, store: str | None, profile: Profile | None
+) -> dict[str, Artifact]:
     """Name -> artifact, in the order in which they were named."""
     asked = [one for text in models for one in _each(text, stages)]
     if stages and not any(text.endswith((".yaml", ".yml")) for text in models):
         raise ConfigError("--stage is of a run file, and none is named", where="--stage", found=", ".join(stages))
     found: dict[str, Artifact] = {}
     for name, what in asked:
-        artifact = _artifact(what, store)
+        artifact = _artifact(what, store, profile)
         called = name or artifact.key
         if called in found:
             raise ConfigError("two models have one name", where="MODEL", found=called,
@@ -115,9 +124,10 @@ def _each(text: str, stages: list[str] | None) -> Iterator[tuple[str | None, str
 def _measured(run: Run) -> dict[str, None]:
     """The models of a run that are served where none is named: those that its last evaluation measures, with their
     reward model; else those that it trains."""
-    tables = [stage for stage in run.stages if isinstance(stage, Evaluate)]
+    tables = [stage for stage in run.stages if stage.makes == "table"]
     if tables:
-        names = [ref.stage for ref in tables[-1].model_refs() if run.stage(ref.stage).endpoint is None]
+        names = [ref.stage for ref in tables[-1].model_refs()
+                 if ref.role in ("policy", "reward") and run.stage(ref.stage).endpoint is None]
     else:
         names = [stage.name for stage in run.stages if as_train(stage) is not None]
     if not names:
@@ -126,11 +136,11 @@ def _measured(run: Run) -> dict[str, None]:
     return dict.fromkeys(names)
 
 
-def _artifact(what: str, store: str | None) -> Artifact:
+def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact:
     from alignment.artifacts import Artifact
     from alignment.pipeline.named import importing, named
 
-    found = named(what, store, makes=("policy", "reward"))
+    found = named(what, store, makes=("policy", "reward"), profile=profile)
     if isinstance(found, Artifact):
         return found
     if isinstance(found, Path):
@@ -151,12 +161,10 @@ def _model(name: str, artifact: Artifact, unproved: bool) -> Model:
     return Model(name, artifact, None if unproved else records.find(artifact))
 
 
-def _recorded(held: list[Model], compute: object, unproved: bool) -> None:
+def _recorded(held: list[Model], compute: Compute, unproved: bool) -> None:
     """Make records of models that no evaluation measured."""
-    from alignment.config import Compute
     from alignment.serving import records
 
-    assert isinstance(compute, Compute)
     for model in held:
         if model.record is None and not unproved:
             model.record = records.make(model.artifact, compute, reward=model.reward)
@@ -178,7 +186,7 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
     if without:
         say("! --no-api-key: anybody who reaches this server may use it")
         return None
-    if given is None and not _on_loopback(host):
+    if given is None and not on_loopback(host):
         raise ConfigError("a server that other machines reach needs an API key", where="--host", found=host,
                           expected=f"a key in {KEY_FROM}, or --api-key-from VARIABLE",
                           hint="--no-api-key serves everybody who reaches it")
@@ -188,13 +196,14 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
     return given
 
 
-def _on_loopback(host: str) -> bool:
-    import ipaddress
+def _options(given: list[str] | None) -> dict[str, Any] | None:
+    """vLLM's options by name. Raises ConfigError for one that is not handed on."""
+    import yaml
 
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    made = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given or ())}
+    if wrong := list(refused_options(made)):
+        raise ConfigError("not an option of vLLM that is handed on", where="--vllm", found="; ".join(wrong))
+    return made or None
 
 
 def _installed() -> None:
@@ -218,13 +227,10 @@ def _check_votes(file: str | None) -> None:
         raise ConfigError(f"votes cannot be kept there: {error.strerror}", where="--votes", found=file) from error
 
 
-def _dtype(asked: str, held: list[Model], compute: object) -> Literal["float32", "bfloat16"]:
+def _dtype(asked: str, held: list[Model], compute: Compute) -> Literal["float32", "bfloat16"]:
     """What the models compute in: as asked, or as the recorded answers were computed, or what this hardware has."""
-    from alignment.config import Compute
-    from alignment.config.hardware import native_here
     from alignment.inference.proof_rows import ProofRow
 
-    assert isinstance(compute, Compute)
     if asked in ("float32", "bfloat16"):
         return "float32" if asked == "float32" else "bfloat16"
     rows = [row for model in held if model.record is not None for row in model.record.rows]

@@ -42,8 +42,10 @@ def rows_learned(artifact: Artifact) -> dict[str, Path]:
     while waiting:
         one = waiting.pop()
         found |= {ref: one.path() / name for ref, name in brought_rows(one)}
-        inputs = {name: _input(one, name, key) for name, key in one.manifest.inputs.items()}
-        for source, split in _read(one.manifest.config, inputs):
+        stage = _stage(one.manifest.config)
+        quoted = set() if stage is None else {name for _, name in stage.quotes()}
+        inputs = {name: _input(one, name, key) for name, key in one.manifest.inputs.items() if name not in quoted}
+        for source, split in _read(stage, inputs):
             file = f"rows/{split}.jsonl"
             if file in source.manifest.files:  # a split that got no rows has no file
                 found[f"{source.key}/{split}"] = source.path() / file
@@ -52,10 +54,16 @@ def rows_learned(artifact: Artifact) -> dict[str, Path]:
     return found
 
 
-def _read(config: dict[str, Any], inputs: Mapping[str, Artifact]) -> Iterator[tuple[Artifact, str]]:
+def _stage(config: dict[str, Any]) -> AnyStage | None:
+    """The stage of a manifest's config; None where this version does not know it."""
     try:
-        stage = _stages().validate_json(json.dumps(config))
+        return _stages().validate_json(json.dumps(config))
     except ValidationError:
+        return None
+
+
+def _read(stage: AnyStage | None, inputs: Mapping[str, Artifact]) -> Iterator[tuple[Artifact, str]]:
+    if stage is None:
         yield from ((one, Path(name).stem) for one in inputs.values() for name in one.manifest.files
                     if name.startswith("rows/"))
         return

@@ -7,11 +7,13 @@ since a card is published.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.artifacts import Artifact, Manifest
+from alignment.artifacts import Artifact, Manifest, Store
+from alignment.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,14 @@ def history_of(artifact: Artifact, names: Mapping[str, str]) -> History:
     """
     found: dict[str, Manifest] = {}
 
-    def visit(manifest: Manifest) -> None:
-        if manifest.key in found:
+    def visit(one: Artifact) -> None:
+        if one.key in found:
             return
-        for key in manifest.inputs.values():
-            below = artifact.store.find(key)
-            if below is not None:
-                visit(below.manifest)
-        found[manifest.key] = manifest
+        for below in _below(one):
+            visit(below)
+        found[one.key] = one.manifest
 
-    visit(artifact.manifest)
+    visit(artifact)
     told = History()
     for key, manifest in found.items():
         config = manifest.config
@@ -81,6 +81,18 @@ def history_of(artifact: Artifact, names: Mapping[str, str]) -> History:
         if key.startswith("import-model-") and not config["model"].get("base"):
             told.base = told.base or step
     return told
+
+
+def _below(artifact: Artifact) -> Iterator[Artifact]:
+    """What an artifact was made from, as far as it is still there; of one that was brought in, the one it was."""
+    keys = [(artifact.store, key) for key in artifact.manifest.inputs.values()]
+    origin = artifact.manifest.facts.get("artifact") if artifact.manifest.kind == "import" else None
+    if isinstance(origin, dict):
+        keys.append((Store(origin["store"]), origin["key"]))
+    for place, key in keys:
+        with suppress(ArtifactError):  # the other store may be gone: the history then begins here
+            if (found := place.find(key)) is not None:
+                yield found
 
 
 def results_of(artifact: Artifact) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from alignment.artifacts.work import sha256_of
 from alignment.config.secrets import key_from
 from alignment.config.stages.export import Push
 from alignment.context import StageContext
-from alignment.errors import StageError
+from alignment.errors import ConfigError, StageError
 from alignment.progress import console, waiting
 
 DONE = "pushed.json"
@@ -53,7 +53,14 @@ def planned(push: Push, files: Mapping[str, Path], key: str, forms: tuple[str, .
 
 def check_token(push: Push, stage: str) -> str | None:
     """The token, asked for before anything is made; None for a dry run. Raises ConfigError without one."""
-    return None if push.dry_run else key_from(push.token_env, f"stage {stage}, push_to_hub.token_env")
+    if push.dry_run:
+        return None
+    where = f"stage {stage}, push_to_hub.token_env"
+    try:
+        return key_from(push.token_env, where)
+    except ConfigError as error:
+        raise ConfigError("the hub's token is not in the environment", where=where, found=error.found, hint=error.hint,
+                          expected="a token that may write, where the stage is made; or dry_run: true") from error
 
 
 def pushed(

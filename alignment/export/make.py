@@ -10,17 +10,13 @@ README.md, the model card, lies in each folder. Launched by the pipeline or by r
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM
 
 from alignment.artifacts import Artifact
 from alignment.config import Export
@@ -31,12 +27,14 @@ from alignment.errors import ConfigError, ModelError
 from alignment.export import hub
 from alignment.export.adapter import write_adapter
 from alignment.export.card import Card
-from alignment.export.compare import Compared, Trained, compared, measured, texts_of
+from alignment.export.compare import measured, texts_of
 from alignment.export.folder import check_tokenizer, write_model
 from alignment.export.gguf_file import family_of, write_gguf
 from alignment.export.history import History, history_of
+from alignment.export.making import Making, free, named
 from alignment.export.merge import merged_model, trained_over
 from alignment.export.quantised import load_nf4, write_nf4
+from alignment.export.read_back import load_gguf, same_ids
 from alignment.inference import nf4
 from alignment.inference.adapters import with_adapter
 from alignment.inference.info import base_artifact, base_folder, model_info, template_of, write_info
@@ -50,43 +48,6 @@ from alignment.inference.loading import (
 )
 
 _DEFAULT_GGUF: tuple[GgufType, ...] = ("q8_0",)
-
-
-@dataclass
-class _Making:
-    """What a stage has made so far.
-
-    Attributes:
-        found: form -> its distance from the trained model, and the bounds it was held to.
-        files: path in a repository -> file.
-    """
-
-    context: StageContext
-    stage: Export
-    artifact: Artifact
-    tokenizer: Any
-    device: str
-    dtype: torch.dtype
-    trained: Trained
-    found: dict[str, tuple[Compared, tuple[float, float]]] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def model(self) -> Path:
-        return self.context.out / "model"
-
-    def hold(self, form: str, stored: str, model: Any) -> None:
-        """Compare a form and hold it to its bounds."""
-        bounds = self.stage.bounds(stored)
-        compare = compared(model, self.trained, self.tokenizer, form)
-        self.context.event("compared", form=form, kl=compare.kl, top1=compare.top1, greedy=compare.greedy,
-                           positions=compare.positions, max_kl=bounds[0], min_top1=bounds[1])
-        self.found[form] = (compare.held_to(bounds, form, self.stage), bounds)
-
-    def deliver(self, folder: Path, within: str) -> None:
-        """Put a folder's files into the repository, below `within`."""
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.files[f"{within}{file.relative_to(folder).as_posix()}"] = file
 
 
 def export_stage(context: StageContext) -> Outcome:
@@ -109,7 +70,7 @@ def export_stage(context: StageContext) -> Outcome:
     history = history_of(artifact, names)
     _check_datasets(stage, [data.name for data in history.data])
     making = _begun(context, stage, artifact)
-    stored = _make_model(making)
+    making.stored = _make_model(making)
     _make_others(making)
     card = _card(making, history)
     for folder in sorted(path for path in context.out.iterdir() if path.is_dir()):
@@ -129,13 +90,14 @@ def export_stage(context: StageContext) -> Outcome:
                     for name in ("kl", "top1", "greedy")},
                  "bytes": float(sum(file.stat().st_size for file in making.files.values()))},
         facts={
-            "forms": list(stage.form), "weights": stored, "template": template_of(artifact),
+            "forms": list(stage.form), "weights": making.stored, "template": template_of(artifact),
             "merged_into": (stage.merge_into or trained_over(artifact)) if stage.whole and
             model_info(artifact)["form"] == "adapter" else None,
             "base": base_artifact(artifact).key, "exported": artifact.key,
             "compared_on": making.trained.texts.source, "left_out": making.trained.texts.left_out,
             "context_length": facts.get("context_length"), "pad_token": making.tokenizer.pad_token,
-            "eos_token": making.tokenizer.eos_token, "files": sorted(making.files), "push": push,
+            "eos_token": making.tokenizer.eos_token, "push": push,
+            "files": {name: file.relative_to(context.out).as_posix() for name, file in sorted(making.files.items())},
         })
 
 
@@ -155,19 +117,21 @@ def _check_datasets(stage: Export, known: list[str]) -> None:
                           found=", ".join(unknown), expected=f"one of {', '.join(known) or 'none'}")
 
 
-def _begun(context: StageContext, stage: Export, artifact: Artifact) -> _Making:
+def _begun(context: StageContext, stage: Export, artifact: Artifact) -> Making:
     """The trained model has been asked."""
     device = resolve_device(context.run.compute)
     dtype = resolve_dtype(context.run.compute, device)
     tokenizer = load_tokenizer(artifact.path() / "model", side="right")
     texts = texts_of(context, stage, tokenizer)
-    with _loaded(load_policy(artifact, dtype=dtype, device=device, merge=False)) as model:
-        trained = measured(model, texts, tokenizer)
+    model = load_policy(artifact, dtype=dtype, device=device, merge=False)
+    trained = measured(model, texts, tokenizer)
+    del model
+    free()
     context.event("asked", rows=len(texts.rows), source=texts.source, left_out=texts.left_out)
-    return _Making(context, stage, artifact, tokenizer, device, dtype, trained)
+    return Making(context, stage, artifact, tokenizer, device, dtype, trained)
 
 
-def _make_model(making: _Making) -> str | None:
+def _make_model(making: Making) -> str | None:
     """Fill model/; returns what its weights are stored as, None for an adapter."""
     stage, artifact = making.stage, making.artifact
     if not stage.whole:
@@ -177,19 +141,19 @@ def _make_model(making: _Making) -> str | None:
                    template_name=template_of(artifact)["name"], quantisation=info.get("quantisation"))
         return None
     asked = None if stage.weights is None else getattr(torch, stage.weights)
-    with _loaded(merged_model(artifact, stage.merge_into or trained_over(artifact), asked, making.device,
-                              making.tokenizer)) as (model, stored):
-        write_model(model, making.tokenizer, making.model, stage.shard_bytes)
+    model, stored = merged_model(artifact, stage.merge_into or trained_over(artifact), asked, making.device,
+                                 making.tokenizer)
+    write_model(model, making.tokenizer, making.model, stage.shard_bytes)
+    del model
+    free()
     write_info(making.model, role="policy", form="full", base=None, tokenizer=making.tokenizer,
                template_name=template_of(artifact)["name"])
     _check_ids(making, making.model)
-    name = str(stored).removeprefix("torch.")
-    with _loaded(weights_of(AutoModelForCausalLM, making.model, making.dtype).to(making.device).eval()) as model:
-        making.hold("safetensors", name, model)
-    return name
+    making.hold("safetensors", (named(stored),), lambda: weights_of(AutoModelForCausalLM, making.model, making.dtype))
+    return named(stored)
 
 
-def _make_others(making: _Making) -> None:
+def _make_others(making: Making) -> None:
     """The forms beside model/."""
     stage, out = making.stage, making.context.out
     if stage.whole and "adapter" in stage.form:
@@ -200,53 +164,47 @@ def _make_others(making: _Making) -> None:
     if "nf4" in stage.form:
         write_nf4(making.model, out / "nf4", making.tokenizer, making.device, stage.shard_bytes)
         _check_ids(making, out / "nf4")
-        with _loaded(load_nf4(out / "nf4", making.dtype, making.device)) as model:
-            making.hold("nf4", "nf4", model)
+        free()
+        making.hold("nf4", ("nf4",), lambda: load_nf4(out / "nf4", making.dtype, making.device))
 
 
-def _make_adapter(making: _Making, folder: Path) -> None:
+def _make_adapter(making: Making, folder: Path) -> None:
     """Write it, and load it by PEFT over the base that it was trained over."""
     artifact = making.artifact
     published = Path(making.context.store.root, "artifacts", making.context.key, folder.name)
     write_adapter(artifact, folder, making.tokenizer, making.stage.base_model, published)
     _check_ids(making, folder)
-    base = weights_of(AutoModelForCausalLM, base_folder(artifact), "auto")
-    if trained_over(artifact) == "dequantised":
-        nf4.round_weights(nf4.quantised_layers(base), making.dtype, making.device)
-    with _loaded(with_adapter(in_dtype(base, making.dtype), folder).to(making.device).eval()) as model:
-        making.hold("adapter", "float32", model)
+
+    def load() -> Any:
+        base = weights_of(AutoModelForCausalLM, base_folder(artifact), "auto")
+        if trained_over(artifact) == "dequantised":
+            nf4.round_weights(nf4.quantised_layers(base), making.dtype, making.device)
+        return with_adapter(in_dtype(base, making.dtype), folder)
+
+    making.hold("adapter", ("float32",), load)
 
 
-def _make_gguf(making: _Making, kind: GgufType) -> None:
+def _make_gguf(making: Making, kind: GgufType) -> None:
     """Write a file, and compare it as transformers reads it back."""
     stage, folder = making.stage, making.context.out / "gguf"
     folder.mkdir(exist_ok=True)
     title = _title(making)
     file = folder / f"{title}-{kind.upper()}.gguf"
     write_gguf(making.model, making.tokenizer, file, kind, title, stage.licence)
-    config = AutoConfig.from_pretrained(making.model, local_files_only=True)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file.name, dtype=making.dtype, output_loading_info=True, config=config,
-        quantization_config=GgufConfig(gguf_file=file.name, dequantize=True))
-    if found["missing_keys"] or found["mismatched_keys"]:
-        raise ModelError("the GGUF file lacks weights", where=str(file),
-                         found=sorted(map(str, found["missing_keys"]))[:5])
-    read = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     texts = [making.tokenizer.decode(row, skip_special_tokens=True) for row in making.trained.texts.rows]
-    same = sum(read(text, add_special_tokens=False).input_ids == making.tokenizer(
-        text, add_special_tokens=False).input_ids for text in texts)
-    making.context.event("read_back", form=f"gguf_{kind}", texts=len(texts), same_ids=same)
+    making.context.event("read_back", form=f"gguf_{kind}", texts=len(texts),
+                         same_ids=same_ids(file, making.tokenizer, texts))
     stored = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}[kind]
-    with _loaded(model.to(making.device).eval()) as loaded:
-        making.hold(f"gguf_{kind}", stored, loaded)
+    rounded = (stored, making.stored or "float32")  # it is made of the merged weights as they are stored
+    making.hold(f"gguf_{kind}", rounded, lambda: load_gguf(file, making.model, making.dtype))
 
 
-def _check_ids(making: _Making, folder: Path) -> None:
+def _check_ids(making: Making, folder: Path) -> None:
     texts = [making.tokenizer.decode(row) for row in making.trained.texts.rows]
     check_tokenizer(making.tokenizer, folder, texts)
 
 
-def _card(making: _Making, history: History) -> Card:
+def _card(making: Making, history: History) -> Card:
     stage = making.stage
     base = history.base
     source = {} if base is None else base.config["model"]
@@ -257,7 +215,7 @@ def _card(making: _Making, history: History) -> Card:
                 making.trained.texts.source, trained_over(making.artifact), files)
 
 
-def _lay_out(making: _Making) -> None:
+def _lay_out(making: Making) -> None:
     """Where files stand in a repository: what is loaded by its name alone at the top, the rest beside it."""
     stage, out = making.stage, making.context.out
     top = "safetensors" in stage.form or not stage.whole
@@ -273,20 +231,6 @@ def _lay_out(making: _Making) -> None:
     making.files.setdefault("README.md", making.model / "README.md")
 
 
-def _title(making: _Making) -> str:
+def _title(making: Making) -> str:
     push = making.stage.push_to_hub
     return push.repo.split("/")[1] if push is not None else f"{making.context.run.name}-{making.stage.model}"
-
-
-@contextmanager
-def _loaded(model: Any) -> Iterator[Any]:
-    """A model for as long as it is needed; two of them in memory at once are too many."""
-    held = [model]
-    del model
-    try:
-        yield held[0]
-    finally:
-        held.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -50,7 +50,11 @@ def with_adapter(model: Any, folder: Path, name: str = "default", **given: Any) 
         said = " ".join(str(error).split("\n")[:2])  # of many tensors that do not fit, the first
         raise ModelError(f"the adapter cannot be loaded: {type(error).__name__}: {said}", where=str(folder),
                          expected="the adapter's weights, whole, for these base weights") from error
-    strange = saved.keys() - get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).keys()
+    held = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).keys()
+    if isinstance(model, PeftModel) and (lacking := held - saved.keys()):  # PEFT says so of the first adapter alone
+        raise ModelError("the adapter's file lacks weights of the adapter", where=str(folder),
+                         found=sorted(lacking)[:3], expected="the adapter's weights, whole")
+    strange = saved.keys() - held
     if strange:
         raise ModelError("the adapter's file has weights that no part of the adapter takes", where=str(folder),
                          found=sorted(strange)[:3],

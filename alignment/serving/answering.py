@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -18,7 +18,7 @@ from alignment.inference.live.opened import LiveModel
 from alignment.inference.requests import Draw, Token
 from alignment.serving.refused import Refused
 from alignment.serving.shapes import ChatRequest, CompletionRequest
-from alignment.templates import Growing
+from alignment.templates import Growing, decode_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,13 +56,10 @@ class Plain:
 
     def add(self, token: int) -> str:
         self._ids.append(token)
-        return self._give(self._decoded().rstrip("\ufffd"))
+        return self._give(plain(self._tokenizer, self._ids).rstrip("\ufffd"))
 
     def end(self, *, finished: bool) -> str:
-        return self._give(self._decoded())
-
-    def _decoded(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self._give(plain(self._tokenizer, self._ids))
 
     def _give(self, text: str) -> str:
         if not text.startswith(self._given):
@@ -72,17 +69,17 @@ class Plain:
 
 
 class Whole:
-    """Text that nobody reads before its end: decoded once."""
+    """Text that nobody reads before its end: decoded once, by a function of ids and whether a stop token came."""
 
-    def __init__(self, text: Text) -> None:
-        self._text, self._ids = text, list[int]()
+    def __init__(self, decode: Callable[[list[int], bool], str]) -> None:
+        self._decode, self._ids = decode, list[int]()
 
     def add(self, token: int) -> str:
         self._ids.append(token)
         return ""
 
     def end(self, *, finished: bool) -> str:
-        return "".join([*map(self._text.add, self._ids), self._text.end(finished=finished)])
+        return self._decode(self._ids, finished)
 
 
 class Until:
@@ -115,8 +112,16 @@ class Until:
 
 def text_of(request: ChatRequest | CompletionRequest, model: LiveModel) -> Until:
     """How the answers of a request are told."""
-    text: Text = Growing(model.speaker) if isinstance(request, ChatRequest) else Plain(model.speaker)
-    return Until(text if request.stream or request.stops else Whole(text), request.stops)
+    speaker, told = model.speaker, isinstance(request, ChatRequest)
+    if request.stream or request.stops:
+        return Until(Growing(speaker) if told else Plain(speaker), request.stops)
+    return Until(Whole(lambda ids, finished: decode_answer(speaker, ids, finished=finished) if told
+                       else plain(speaker, ids)), ())
+
+
+def plain(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of ids that continue a text, special tokens left out."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def draw_of(request: ChatRequest | CompletionRequest, ids: Sequence[int], model: LiveModel, default: int,

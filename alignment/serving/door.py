@@ -11,11 +11,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from alignment.serving.hosts import LOCAL
 from alignment.serving.refused import Refused
 from alignment.serving.service import Service
 
 PROOF_HEADER = "x-kubealign-proof"
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _READING_S = 30.0
 """Seconds in which a request's body has to come."""
 Handler = Callable[[Service, Request], Awaitable[Any]]

@@ -21,7 +21,7 @@ from alignment.inference.requests import Draw
 from alignment.progress import console
 from alignment.serving.answering import Plain, Until, parts
 from alignment.serving.asgi import App, post
-from alignment.serving.compared import SCORE, Bounds, Compared, Served, bounds_of, compare, together
+from alignment.serving.compared import BFLOAT16, SCORE, Bounds, Compared, Served, bounds_of, compare, together
 from alignment.serving.door import PROOF_HEADER
 from alignment.serving.service import Model, Service
 
@@ -65,7 +65,8 @@ async def _of_texts(service: Service, app: App, model: Model, rows: list[ProofRo
     if not rows:
         return {"problem": "the record has no answers of this model", "rows": 0}
     served_in = str(model.live.engine.made_by["dtype"])
-    bounds = bounds_of(str(rows[0].made_by["dtype"]), served_in)
+    assert model.record is not None
+    bounds = BFLOAT16 if model.record.rounded else bounds_of(str(rows[0].made_by["dtype"]), served_in)
     answers = await asyncio.gather(*(_asked(service, app, model, row) for row in rows))
     outcomes = [Compared(row.id, answer) if isinstance(answer, str) else compare(row, model.live.stops, answer, bounds)
                 for row, answer in zip(rows, answers, strict=True)]
@@ -88,14 +89,8 @@ async def _of_texts(service: Service, app: App, model: Model, rows: list[ProofRo
 
 async def _asked(service: Service, app: App, model: Model, row: ProofRow) -> Served | str:
     """What is served for a row's messages; or why nothing is."""
-    first, *later = row.messages
-    tools = first.get("tools")
-    messages = [{key: value for key, value in turn.items() if key not in ("tools", "learn")}
-                for turn in (first, *later)]
-    status, body = await post(app, "/v1/chat/completions", {
-        "model": model.name, "messages": messages, "temperature": 0.0, "max_tokens": row.most, "logprobs": True,
-        "return_token_ids": True, **({"tools": tools} if tools else {}),
-    }, {PROOF_HEADER: service.proof_key})
+    status, body = await post(app, "/v1/chat/completions", request_of(model.name, row),
+                              {PROOF_HEADER: service.proof_key})
     if status != 200:
         return f"the request was refused with {status}: {body['error']['message']}"
     choice = body["choices"][0]
@@ -104,14 +99,20 @@ async def _asked(service: Service, app: App, model: Model, row: ProofRow) -> Ser
     return Served(body["prompt_token_ids"], ids, [one["logprob"] for one in choice["logprobs"]["content"]], stop)
 
 
+def request_of(model: str, row: ProofRow) -> dict[str, Any]:
+    """What a client would send to ask a row: tools apart from the turns, and without what is for training alone."""
+    tools = row.messages[0].get("tools")
+    messages = [{key: value for key, value in turn.items() if key not in ("tools", "learn")} for turn in row.messages]
+    return {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": row.most, "logprobs": True,
+            "return_token_ids": True, **({"tools": tools} if tools else {})}
+
+
 async def _unlike_base(
     live: LiveModel, rows: list[ProofRow], own: list[Compared], bounds: Bounds
 ) -> tuple[str | None, str | None]:
     """Whether the record can tell an adapter from its base: what is wrong, and what is to be said of it."""
-    outcomes = []
-    for row in rows:
-        served = await _by_base(live, row)
-        outcomes.append(compare(row, row.stops, served, bounds))
+    answers = await asyncio.gather(*(_by_base(live, row) for row in rows))
+    outcomes = [compare(row, row.stops, served, bounds) for row, served in zip(rows, answers, strict=True)]
     if any(one.problem for one in outcomes) or together(rows, outcomes, bounds) is not None:
         return None, None
     apart, base = (_mean(some) for some in (own, outcomes))

@@ -26,15 +26,21 @@ PROMPTS = (
     "A passage says: the lamp was bought in 1912 and broke in 1920. How old was it when it broke?",
 )
 TOKENS = 32
+_SHORT = ("bfloat16", "float16")
 _ANSWER = "I do not know, but I would like to help."
 
 
 @dataclass(frozen=True)
 class Record:
-    """Rows and where they come from, in words."""
+    """Rows and where they come from, in words.
+
+    Attributes:
+        rounded: whether the artifact's weights are those of the model that was asked, stored in 16 bits since.
+    """
 
     rows: list[Row]
     source: str
+    rounded: bool = False
 
 
 def find(artifact: Artifact) -> Record | None:
@@ -56,7 +62,8 @@ def find(artifact: Artifact) -> Record | None:
     for evaluation in sorted(found, key=lambda one: one.manifest.finished, reverse=True):
         rows = [row for row in read(evaluation.path() / FILE) if row.model in keys]
         if rows:
-            return Record(rows, evaluation.key)
+            mine = any(row.model == artifact.key for row in rows)
+            return Record(rows, evaluation.key, not mine and artifact.manifest.facts.get("weights") in _SHORT)
     return None
 
 
@@ -95,7 +102,6 @@ def _scores(artifact: Artifact, compute: Compute) -> Iterable[ScoreRow]:
 
 def _same_answers(artifact: Artifact) -> set[str]:
     """Keys of artifacts that are the same model."""
-    manifest = artifact.manifest
-    if "chosen" in manifest.facts:
-        return {artifact.key, str(manifest.facts["chosen"]["artifact"])}
-    return {artifact.key, *(manifest.inputs.values() if manifest.kind == "export" else ())}
+    facts = artifact.manifest.facts
+    others = [facts["chosen"]["artifact"] if "chosen" in facts else None, facts.get("exported")]
+    return {artifact.key, *(str(key) for key in others if key)}

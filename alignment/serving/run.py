@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
+import resource
 import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -22,18 +23,8 @@ from alignment import interrupt
 from alignment.errors import ConfigError, ModelError
 from alignment.progress import console
 from alignment.serving.app import build
-from alignment.serving.door import LOCAL
+from alignment.serving.hosts import LOCAL, on_loopback
 from alignment.serving.service import Service
-
-
-def on_loopback(host: str) -> bool:
-    """Whether only this machine can call a server at `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -74,11 +65,12 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
         except BaseException as error:
             failed.append(error)
 
+    _many_connections()
     thread = threading.Thread(target=run, name="serves", daemon=True)
     interrupt.saving(service.drain)
     thread.start()
     _announce(service, listener)
-    told = False
+    told = gone = False
     while thread.is_alive():
         states = {model.state for model in service.models.values()}
         if states == {"failed"}:
@@ -90,6 +82,10 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
             ready = [model.name for model in service.models.values() if model.state == "ready"]
             console.print(f"ready: {', '.join(ready)}" if service.ready else
                           f"! NOT ready as a whole; {', '.join(ready)} are served", markup=False)
+        if not gone and service.trouble is not None:
+            gone = True
+            console.print(f"x an engine has ended, and its models are answered with 503: {service.trouble}",
+                          markup=False)
         thread.join(0.2)
     interrupt.saving(None)
     if failed:
@@ -110,6 +106,14 @@ def _announce(service: Service, listener: socket.socket) -> None:
     names: Sequence[str] = list(service.models)
     console.print(f"http://{shown}:{port}/v1 will serve {', '.join(names)}"
                   + ("" if service.key is None else "; it asks for the API key"), markup=False)
+
+
+def _many_connections() -> None:
+    """As many open files as this user may have: each client is one, and shells give 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(most, 1 << 16)), hard))
 
 
 def _loop_factory() -> Any:

@@ -154,7 +154,7 @@ class Service:
                                "(GET /ready says why)", code="model_failed", param="model")
         if model.state != "ready" and not (proving and model.state == "proving"):
             raise Refused(503, f"the model {name!r} is not ready yet", code="model_not_ready", retry_after=5)
-        if model.live is not None and not model.live.engine.alive:
+        if model.live is not None and model.live.engine.trouble is not None:
             raise Refused(503, f"the engine of the model {name!r} has ended", code="engine_gone")
         return model
 
@@ -166,7 +166,12 @@ class Service:
     @property
     def alive(self) -> bool:
         """Whether no engine has gone."""
-        return all(engine.alive for engine in self._engines)
+        return self.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why an engine can answer no more, if one cannot."""
+        return next((engine.trouble for engine in self._engines if engine.trouble is not None), None)
 
     # --- requests ---
 

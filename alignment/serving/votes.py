@@ -1,8 +1,9 @@
-"""POST /votes: which of two answers a person found better, kept as a line that `format: preference` imports.
+"""POST /votes: which of two answers a person found better, kept as a line that `format: votes` imports.
 
-    {"prompt": [messages], "chosen": text, "rejected": text, "models": {"chosen": name, "rejected": name}}
+    {"messages": [turns], "chosen": turn | null, "rejected": turn | null, "models": {"a": name, "b": name},
+     "vote": "a" | "b" | "tie" | "bad", "time": UTC}
 
-The line has the models in `meta`, which imports keep.
+The server writes the time, whatever the request says.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,17 +29,19 @@ _writing = threading.Lock()
 class Models(_Shape):
     """Who gave which answer."""
 
-    chosen: Name
-    rejected: Name
+    a: Name
+    b: Name
 
 
 class Vote(_Shape):
-    """A vote."""
+    """A vote; of a tie, and where both are bad, neither is chosen."""
 
-    prompt: Annotated[list[Turn], Field(min_length=1)]
-    chosen: Annotated[str, Field(min_length=1)]
-    rejected: Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    chosen: Turn | None
+    rejected: Turn | None
     models: Models
+    vote: Literal["a", "b", "tie", "bad"]
+    time: str | None = None
 
 
 def keep(file: str | None, body: bytes) -> dict[str, Any]:
@@ -45,10 +49,18 @@ def keep(file: str | None, body: bytes) -> dict[str, Any]:
     if file is None:
         raise Refused(404, "votes are not kept here: kubealign serve --votes FILE keeps them", code="votes_off")
     vote = read(Vote, body)
-    row = {"prompt": [turn.message() for turn in vote.prompt], "chosen": vote.chosen, "rejected": vote.rejected,
-           "meta": {"models": vote.models.model_dump()}}
+    row = {"messages": [turn.message() for turn in vote.messages],
+           "chosen": None if vote.chosen is None else vote.chosen.message(),
+           "rejected": None if vote.rejected is None else vote.rejected.message(),
+           "models": vote.models.model_dump(), "vote": vote.vote,
+           "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    decided = vote.vote in ("a", "b")
+    if decided != (vote.chosen is not None) or decided != (vote.rejected is not None):
+        raise Refused(400, "a vote for a or b has a chosen and a rejected turn, any other has neither", param="chosen",
+                      code="invalid_vote")
     try:
-        check(preference(row))
+        if decided:
+            check(preference({"prompt": row["messages"], "chosen": [row["chosen"]], "rejected": [row["rejected"]]}))
     except RowError as error:
         raise Refused(400, f"the vote is no row to learn from: {error}", code="invalid_vote") from error
     line = (json.dumps(row, ensure_ascii=False) + "\n").encode()

@@ -75,6 +75,7 @@ def test_bounds_go_by_what_weights_are_stored_as_unless_they_are_given() -> None
     stage = Export(name="e", model="sft", form=("safetensors",))
     assert stage.bounds("float32") == (1e-4, 0.999)
     assert stage.bounds("nf4") == (0.5, 0.6)
+    assert stage.bounds("float16", "bfloat16") == (1e-2, 0.95), "computed coarser than it is stored"
     assert Export(name="e", model="sft", max_kl=0.2, min_top1=0.5).bounds("float32") == (0.2, 0.5)
 
 

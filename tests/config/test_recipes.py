@@ -14,8 +14,9 @@ OF_ITS_OWN = "mods-small"  # its judge is trained and not fetched, and it has ra
 SMALL = sorted(path for path in RUNS.glob("*-small.yaml") if path.stem != OF_ITS_OWN)
 DIFFERS = {"model", "data", "take", "max_bad", "batch_size", "micro_batch_size", "learning_rate", "max_length",
            "max_new_tokens", "max_prompt_tokens", "sampling", "checkpoints", "ratios", "overlap", "dtype", "pad_token",
-           "gradient_checkpointing", "warmup_steps", "max_steps"}
-"""Keys in which a small recipe may be another: model, data, sizes, and what follows from them."""
+           "gradient_checkpointing", "warmup_steps", "max_steps", "max_tokens", "licence", "base_model", "datasets",
+           "limits", "repo"}
+"""Keys in which a small recipe may be another: model, data, sizes, and what follows from them (a card's words)."""
 
 
 def _same(value: Any) -> Any:

@@ -45,6 +45,8 @@ GOOD = {
     "musique": {"id": "2hop__1_2", "question": "Who?", "answer": "Ann", "answer_aliases": ["Anna"], "answerable": True,
                 "paragraphs": [{"title": "Ann", "paragraph_text": "Ann sang."}]},
     "stack-exchange-paired": {"qid": 5, "question": "How?", "response_j": "So.", "response_k": "Not so."},
+    "votes": {"messages": TURNS[:1], "chosen": TURNS[1], "rejected": {"role": "assistant", "content": "Green."},
+              "models": {"a": "dpo", "b": "base"}, "vote": "a"},
 }
 SQUAD = {"data": [{"paragraphs": [{"context": "Ann sang.", "qas": [
     {"id": "a", "question": "Who?", "answers": [{"text": "Ann"}, {"text": "Ann"}, {"text": "she"}]},
@@ -111,6 +113,13 @@ def test_nested_files(context_of, write_rows):
     context, outcome = one(context_of, write_rows([DROP], "drop.json"), "drop")
     assert [row.completion for row in rows_of(context, "all")] == ["2", "Ann, song", "3 May"]
     assert outcome.facts["kinds"] == {"number": 1, "spans": 1, "date": 1}
+
+
+@pytest.mark.parametrize("format", ["alpaca", "reward-bench"])
+def test_ties_are_not_asked_of_files_that_have_none(format):
+    stage = {"kind": "import", "name": "seed", "data": [{"path": "a", "format": format}], "split": ALL, "ties": "keep"}
+    with pytest.raises(ConfigErrors, match="no source has rows that may be ties"):
+        parse_run(json.dumps({"name": "r", "stages": [stage]}))
 
 
 def test_a_run_may_name_the_answer_of_unanswerable_questions(context_of, tmp_path):

@@ -13,6 +13,7 @@ from alignment.artifacts import Store
 from alignment.errors import ModelError
 from alignment.export.gguf_file import family_of, write_gguf
 from alignment.export.gguf_tokenizer import for_llama_cpp
+from alignment.export.read_back import load_gguf
 from alignment.inference.loading import load_tokenizer
 from tests.export.test_folder import LLAMA3
 from tests.training.families import family
@@ -41,9 +42,11 @@ def logits(folder: Path, **given: Any) -> torch.Tensor:
     ("llama", {}), ("llama-tied", {}), ("llama", {"attention_bias": True}), ("mistral", {"sliding_window": None}),
     ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}), ("qwen3", {}),
 ])
-def test_weights_and_shape_come_back_as_they_were(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+def test_weights_come_back_as_they_were(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
     folder, file = converted(tmp_path, name, **changes)
-    assert float((logits(file.parent, gguf_file=file.name) - logits(folder)).abs().max()) < 1e-5
+    with torch.inference_mode():
+        read = load_gguf(file, folder, torch.float32)(IDS).logits
+    assert float((read - logits(folder)).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize(("kind", "most"), [("f16", 1e-2), ("bf16", 1e-1), ("q8_0", 1e-1)])
@@ -66,6 +69,8 @@ def test_vocabulary_special_tokens_and_template_stand_in_the_file(tmp_path: Path
     from gguf import GGUFReader
     from transformers import AutoTokenizer
 
+    from alignment.templates import has_generation_markers
+
     folder, file = converted(tmp_path, "llama")
     fields = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
     tokenizer = load_tokenizer(folder, side="right")
@@ -73,21 +78,23 @@ def test_vocabulary_special_tokens_and_template_stand_in_the_file(tmp_path: Path
     assert fields["tokenizer.ggml.eos_token_id"] == fields["tokenizer.ggml.eot_token_id"] == tokenizer.eos_token_id
     assert fields["tokenizer.ggml.add_bos_token"] is False
     assert [fields["tokenizer.ggml.token_type"][index] for index in (0, 1, 2, 40)] == [3, 3, 3, 1]
-    assert "generation" not in fields["tokenizer.chat_template"]
+    assert not has_generation_markers(fields["tokenizer.chat_template"])
     read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     text = "How many <|im_end|> people?\n\n  Three, 12 of them."
     assert read(text).input_ids == tokenizer(text).input_ids
 
 
-def test_the_template_renders_as_before_without_its_markers(tmp_path: Path) -> None:
+def test_the_template_renders_as_before_without_its_markers() -> None:
     from alignment.inference.model_sources import tiny_tokenizer
-    from alignment.templates import names, same_rendering, source
+    from alignment.templates import has_generation_markers, names, same_rendering, source
 
-    tokenizer = tiny_tokenizer(384)
+    tokenizer, same = tiny_tokenizer(384), set()
     for name in names():
-        text = source(name)
-        assert "generation %}" not in for_llama_cpp(text).replace("add_generation", "")
-        assert same_rendering(tokenizer, text, for_llama_cpp(text)), name
+        text, bare = source(name), for_llama_cpp(source(name))
+        assert not has_generation_markers(bare)
+        assert same_rendering(tokenizer, text, bare) == same_rendering(tokenizer, text, text), name
+        same |= {name} if same_rendering(tokenizer, text, bare) else set()
+    assert {"chatml", "qwen"} <= same, "those that this tokenizer can render"
 
 
 def test_llama_3s_scaling_is_written_as_factors_of_its_frequencies(tmp_path: Path) -> None:
@@ -199,25 +206,38 @@ def test_a_sentencepiece_vocabulary_comes_back_with_the_same_ids(tmp_path: Path)
     assert read(text, add_special_tokens=False).input_ids == tokenizer(text, add_special_tokens=False).input_ids
 
 
-@pytest.mark.parametrize(("name", "changes"), [("llama", {"rope_parameters": LLAMA3}), ("qwen2", {}), ("qwen3", {})])
-def test_llama_cpp_reads_the_same_ids_and_says_the_same_tokens(tmp_path: Path, name: str, changes: Any) -> None:
+WORDS = ["How", " many", " people", " live", " in", " the", " village", "?", "\n", " About", " 300", ","]
+
+
+@pytest.mark.parametrize(("name", "changes"), [
+    ("llama", {"rope_parameters": LLAMA3}), ("llama", {"attention_bias": True}), ("llama-tied", {}), ("qwen2", {}),
+    ("qwen3", {}),
+])
+def test_llama_cpp_reads_the_same_ids_and_finds_the_same_tokens_likely(tmp_path: Path, name: str, changes: Any) -> None:
     llama_cpp = pytest.importorskip("xllamacpp")
     from transformers import AutoModelForCausalLM
 
     folder, file = converted(tmp_path, name, **changes)
     tokenizer = load_tokenizer(folder, side="right")
     params = llama_cpp.CommonParams()
-    params.model.path, params.n_ctx, params.cpuparams.n_threads = str(file), 256, 1
+    params.model.path, params.n_ctx, params.cpuparams.n_threads, params.verbosity = str(file), 256, 1, 0
     server = llama_cpp.Server(params)
-    text = "How many people live in the village?\nAbout 300,"
-    made = server.handle_completions({"prompt": text, "max_tokens": 8, "temperature": 0, "n_probs": 1})
-    ids = tokenizer(text, return_tensors="pt").input_ids
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ours = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[0, ids.shape[1]:]
-    assert made["usage"]["prompt_tokens"] == ids.shape[1]
-    said = [token["id"] for token in made["choices"][0]["logprobs"]["content"]]
-    assert said == ours.tolist()[:len(said)]
-    assert len(said) >= min(8, len(ours)) - 1
+    seen = 0
+    for count in range(1, len(WORDS) + 1):
+        text = "".join(WORDS[:count])
+        made = server.handle_completions({"prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": 5})
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        assert made["usage"]["prompt_tokens"] == ids.shape[1]
+        if made["choices"][0]["logprobs"] is None:  # an end, or a piece of a letter
+            continue
+        said = made["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        with torch.inference_mode():
+            best = torch.log_softmax(model(ids).logits[0, -1], -1).topk(5)
+        assert said[0]["id"] == int(best.indices[0])
+        assert [token["logprob"] for token in said] == pytest.approx(best.values.tolist(), abs=0.01)
+        seen += 1
+    assert seen >= 3
     chat = [{"role": "user", "content": "How many?"}]
     reply = server.handle_chat_completions({"messages": chat, "max_tokens": 1, "temperature": 0})
     asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]

@@ -130,7 +130,7 @@ def test_without_a_token_nothing_is_begun(
         monkeypatch.delenv("HF_TOKEN")
     else:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(ConfigError, match="not in the environment"):
+    with pytest.raises(ConfigError, match="hub's token is not in the environment"):
         push(context, monkeypatch, "http://127.0.0.1:9")
 
 

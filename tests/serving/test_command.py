@@ -108,6 +108,7 @@ def test_a_model_that_is_not_what_was_recorded_ends_the_command(
     (("RUN:data",), "the stage makes rows"),
     (("nothing-000000000000",), "no model is named so"),
     (("https://host/v1#model",), "an endpoint is served already"),
+    (("RUN", "--vllm", "tensor_parallel_size=two"), "is not a whole number of at least 1"),
     (("RUN", "--votes", "/proc/no/votes"), "votes cannot be kept there"),
 ])
 def test_what_cannot_be_served_is_refused(

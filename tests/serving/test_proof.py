@@ -21,7 +21,9 @@ from alignment.inference.info import INFO, base_artifact, write_info
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.proof_rows import ROWS, ProofRow, ScoreRow
 from alignment.serving import records
+from alignment.serving.proving import request_of
 from alignment.serving.service import Model, Service
+from alignment.serving.shapes import ChatRequest, read
 from alignment.templates import source, template_hash
 from tests.models import as_it_lies
 from tests.serving.built import ANSWER, CPU, copied, proved, published, service_of
@@ -178,7 +180,8 @@ def merged(models: dict[str, Artifact], store: Store, folder: Path, *, four_bits
     tokenizer.save_pretrained(folder / "model")
     write_info(folder / "model", role="policy", form="full", base=None, tokenizer=tokenizer)
     key = f"export-{'4' * 12 if four_bits else '0' * 12}"
-    return published(store, key, "export", folder, {"sft": models["sft"].key}, context_length=256)
+    return published(store, key, "export", folder, {"sft": models["sft"].key}, exported=models["sft"].key,
+                     context_length=256, weights="float32")
 
 
 def test_a_merged_model_is_held_to_what_its_adapter_answered(models: dict[str, Artifact], tmp_path: Path) -> None:
@@ -213,6 +216,38 @@ def test_a_file_that_ends_too_soon_keeps_its_model_alone_from_being_served(
     assert service.models["base"].state == "ready"
     assert service.models["own"].state == "failed"
     assert not service.ready
+
+
+def test_a_reward_model_with_another_head(models: dict[str, Artifact], tmp_path: Path) -> None:
+    own = copied(models["rm"], tmp_path / "store")
+    tensors = load_file(file_of(own, WEIGHTS))
+    head = next(key for key in tensors if key.endswith("score.weight"))
+    tensors[head] = -tensors[head]
+    save_file(tensors, file_of(own, WEIGHTS))
+    model = served_as(as_it_lies(own), models["rm"])
+    assert model.state == "failed"
+    assert "the score is" in str(model.trouble)
+
+
+def test_without_proof_is_said(models: dict[str, Artifact], capsys: pytest.CaptureFixture[str]) -> None:
+    model = proved(Service([Model("own", models["sft"], None)], CPU, service_of({}).limits)).models["own"]
+    assert model.state == "ready"
+    assert model.proof["proved"] is False
+    assert "is served unproved, as asked" in capsys.readouterr().err
+
+
+def test_what_is_asked_is_the_row_whatever_its_turns_hold() -> None:
+    """Tools, calls and what a tool said go through JSON and come out as the row had them."""
+    tool = {"type": "function", "function": {"name": "retrieve", "parameters": {"type": "object", "properties": {}}}}
+    call = {"type": "function", "function": {"name": "retrieve", "arguments": {"query": "boat", "n": 2}}, "id": "c1"}
+    messages = [
+        {"role": "system", "content": "Be brief.", "tools": [tool]}, {"role": "user", "content": "Which boat? 红"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "I look.", "learn": False},
+        {"role": "tool", "content": "The red one.", "name": "retrieve", "tool_call_id": "c1"},
+    ]
+    row = ProofRow("r", "sft-0", messages, [], [], [], [], [], None, [], 4, {})
+    asked = read(ChatRequest, json.dumps(request_of("sft", row)).encode()).conversation()
+    assert asked == [{key: value for key, value in turn.items() if key != "learn"} for turn in messages]
 
 
 def test_rows_that_are_made_from_the_artifact_are_kept_and_say_so(

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -36,16 +36,16 @@ HI: list[Any] = [{"role": "user", "content": "What colour is the boat?"}]
 
 
 class Running:
-    """A server in a thread of this process."""
+    """A server in a thread of this process, all of whose models are proved, or `whole` is false."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, whole: bool = True) -> None:
         self.service = service
         listener = listening("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.server = uvicorn.Server(uvicorn.Config(build(service, hosts=[]), log_level="warning", access_log=False))
         self.thread = threading.Thread(target=lambda: self.server.run([listener]), daemon=True)
         self.thread.start()
-        assert wait_until_proved(service, 120)
+        assert wait_until_proved(service, 240) is whole
 
     def close(self) -> None:
         self.server.should_exit = True
@@ -306,22 +306,39 @@ def test_time_that_is_over_ends_an_answer(running: Running) -> None:
     until(lambda: running.service.in_flight == 0)
 
 
-def test_votes_are_rows_that_an_import_reads(running: Running) -> None:
-    vote = {"prompt": HI, "chosen": "It is red.", "rejected": "No.", "models": {"chosen": "sft", "rejected": "base"}}
+def test_votes_are_kept_as_rows_to_learn_from(running: Running) -> None:
+    def turn(text: str) -> dict[str, str]:
+        return {"role": "assistant", "content": text}
+
+    vote = {"messages": HI, "chosen": turn("It is red."), "rejected": turn("No."),
+            "models": {"a": "sft", "b": "base"}, "vote": "a", "time": "yesterday"}
 
     def post(**more: Any) -> int:
         return running.raw("POST", "/votes", json.dumps(vote | more).encode())[0]
 
     assert post() == 200
-    assert post(chosen="Red — rot 红") == 200
-    wrong = ({"rejected": "It is red. "}, {"chosen": ""}, {"models": None}, {"prompt": []}, {"more": 1})
-    assert [post(**more) for more in wrong] == [400] * 5
-    file = str(running.service.votes)
-    unread: Counter[str] = Counter()
-    rows: list[Any] = list(read_source(file, "preference", "votes", unread=unread))
-    assert [(row.completion, row.rejected) for row in rows] == [("It is red.", "No."), ("Red — rot 红", "No.")]
-    assert rows[0].meta["models"] == {"chosen": "sft", "rejected": "base"}
-    assert not unread
+    assert post(chosen=turn("Red — rot 红"), vote="b") == 200
+    assert post(chosen=None, rejected=None, vote="tie") == 200
+    wrong = ({"rejected": turn("It is red. ")}, {"chosen": turn("")}, {"models": None}, {"messages": []}, {"more": 1},
+             {"vote": "tie"}, {"chosen": None}, {"vote": "c"}, {"chosen": "It is red."})
+    assert [post(**more) for more in wrong] == [400] * len(wrong)
+    kept = [json.loads(line) for line in Path(str(running.service.votes)).read_text(encoding="utf-8").splitlines()]
+    assert [(row["vote"], row["chosen"]) for row in kept] == [
+        ("a", turn("It is red.")), ("b", turn("Red — rot 红")), ("tie", None)]
+    assert kept[0]["messages"] == HI
+    rows: list[Any] = list(read_source(str(running.service.votes), "votes", "votes"))
+    assert [(row.completion, row.rejected, row.meta["chosen_by"]) for row in rows[:2]] == [
+        ("It is red.", "No.", "sft"), ("Red — rot 红", "No.", "base")]
+    assert rows[2].reason == "tie: sft and base"
+    assert all(row["time"].startswith("20") for row in kept)
+
+
+def test_the_page_is_served_without_a_key_and_may_call_nobody_else(running: Running) -> None:
+    status, page, told = running.raw("GET", "/", authorization="")
+    assert status == 200
+    assert b"/v1/chat/completions" in page
+    assert told["content-type"].startswith("text/html")
+    assert "default-src 'none'" in told["content-security-policy"]
 
 
 def test_no_page_of_another_site_calls_a_server_without_a_key(models: dict[str, Artifact]) -> None:
@@ -335,10 +352,10 @@ def test_no_page_of_another_site_calls_a_server_without_a_key(models: dict[str, 
         # at the end no request is taken, and those in flight have their answers
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(made.chat, max_tokens=200, temperature=0)
-            until(lambda: made.service.in_flight == 1)
+            until(lambda: made.service.in_flight == 1, pause=0.005)
             draining = threading.Thread(target=made.service.drain, args=(30,))
             draining.start()
-            until(lambda: made.service.draining)
+            until(lambda: made.service.draining, pause=0.005)
             status, said, told = made.chat()
             assert (status, said["error"]["code"], told["retry-after"]) == (503, "draining", "1")
             assert made.raw("GET", "/ready")[0] == 503

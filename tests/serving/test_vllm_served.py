@@ -55,7 +55,7 @@ def running(policies: dict[str, Artifact]) -> Iterator[Running]:
     held = [Model(name, artifact, records.make(artifact, CPU, reward=False)) for name, artifact in policies.items()]
     service = Service(held, CPU.model_copy(update={"engine": "vllm"}), Limits(loaded=1, in_flight=64, tokens=32),
                       key=KEY)
-    made = Running(service)
+    made = Running(service, whole=False)
     yield made
     made.close()
 

@@ -63,8 +63,8 @@ class LiveEngine(Protocol):
         """Engine, version, dtype."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can answer."""
+    def trouble(self) -> str | None:
+        """Why it can answer no more; None while it can."""
 
     def ask(self, question: Question, hear: Hear) -> int:
         """Begin; returns the question's number at once."""

@@ -69,8 +69,8 @@ class EmbeddedLive:
                 "dtype": "bfloat16" if self.compute.dtype == "bfloat16" else "float32"}
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive() and not self._over
+    def trouble(self) -> str | None:
+        return None if self._thread.is_alive() and not self._over else "the engine has ended"
 
     def ask(self, question: Question, hear: Hear) -> int:
         number = next(self._numbers)

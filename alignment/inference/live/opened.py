@@ -103,7 +103,6 @@ def open_live(
     Raises:
         ConfigError, ModelError: as `engine_for`.
     """
-    engine = engine_for(models, compute)
     families: dict[tuple[str, str | None], list[Artifact]] = {}
     for artifact in models:
         try:
@@ -115,6 +114,7 @@ def open_live(
             yield artifact, error
         else:
             families.setdefault(key, []).append(artifact)
+    engine = engine_for([artifact for own in families.values() for artifact in own], compute)
     for own in families.values():
         adapters = {one.key: one for one in own if model_info(one)["form"] == "adapter"}
         limit = _limit(own[0]) or longest or 4096

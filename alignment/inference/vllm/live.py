@@ -38,7 +38,7 @@ class VllmLive:
         self._numbers = itertools.count(1_000_000_000)  # those below are the client's own, of proofs
         self._lock = threading.Lock()
         self._open: dict[int, tuple[Hear, Collection[int]]] = {}
-        self._alive = True
+        self._trouble: str | None = None
         self._tokenizers: dict[str | None, PreTrainedTokenizerBase] = {
             None: load_tokenizer(base.path() / "model", side="left")}
         self._stops: dict[str | None, tuple[int, ...]] = {None: tuple(stop_ids(self._tokenizers[None]))}
@@ -49,8 +49,8 @@ class VllmLive:
         return {"engine": "vllm", "version": self._client.ready.version, "dtype": self._client.launch.dtype}
 
     @property
-    def alive(self) -> bool:
-        return self._alive
+    def trouble(self) -> str | None:
+        return self._trouble
 
     def load(self, adapter: str | None) -> None:
         if adapter is None:
@@ -64,8 +64,8 @@ class VllmLive:
         number = next(self._numbers)
         stops = self._stops[question.adapter]
         with self._lock:
-            if not self._alive:
-                hear(Broken("vLLM has ended", gone=True))
+            if self._trouble is not None:
+                hear(Broken(self._trouble, gone=True))
                 return number
             if self._thread is None:  # until the first question, proofs read the pipe themselves
                 self._thread = threading.Thread(target=self._listen, name="hears vLLM", daemon=True)
@@ -80,7 +80,7 @@ class VllmLive:
 
     def cancel(self, number: int) -> None:
         with self._lock:
-            if self._open.pop(number, None) is not None and self._alive:
+            if self._open.pop(number, None) is not None and self._trouble is None:
                 try:
                     self._client.send(Cancel(number))
                 except EngineStopped as error:
@@ -105,7 +105,7 @@ class VllmLive:
                         found[0](Broken(said.words, gone=False))
                 else:
                     raise EngineStopped(f"vLLM failed: {getattr(said, 'words', said)}")
-        except EngineStopped as error:
+        except Exception as error:  # it is gone, or was closed while this waited
             with self._lock:
                 self._end(str(error))
 
@@ -119,7 +119,7 @@ class VllmLive:
 
     def _end(self, words: str) -> None:
         """Tell everybody. Holds the lock."""
-        self._alive = False
+        self._trouble = self._trouble or words
         some, self._open = self._open, {}
         for hear, _ in some.values():
             hear(Broken(words, gone=True))

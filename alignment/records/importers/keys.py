@@ -25,6 +25,11 @@ def _turns(*fields: str) -> tuple[str, ...]:
     return tuple(name for field in fields for name in (field, *(f"{field}[].{key}" for key in inner)))
 
 
+def _turn(field: str) -> tuple[str, ...]:
+    """One turn, and everything that is read of it."""
+    return (field, *(f"{field}.{key}" for key in ("role", "content", "content[].type", "content[].text")))
+
+
 def _speech(field: str) -> tuple[str, ...]:
     return tuple(f"{field}.{key}" for key in ("from", "value", "value[].type", "value[].text"))
 
@@ -49,7 +54,12 @@ READ: dict[str, tuple[str, ...]] = {
                             *_speech("rejected"), "tools"),
     "hh-transcript": ("prompt", "chosen", "rejected"),
     "pandalm": ("instruction", "input", "response1", "response2", "annotator1", "annotator2", "annotator3"),
+    "auto-j": ("prompt", "response 1", "response 2", "label", "scenario"),
+    "reward-bench": (*_turns("prompt", "chosen", "rejected"), "chosen_model", "rejected_model", "subset"),
+    "ultrafeedback-binarized": (*_turns("prompt", "chosen", "rejected"), "prompt_id", "score_chosen", "score_rejected"),
     "stack-exchange-paired": ("question", "response_j", "response_k", "qid"),
+    "votes": (*_turns("messages"), *_turn("chosen"), *_turn("rejected"), "models", "models.a", "models.b", "vote",
+              "time"),
     "passage-qa": ("passage", "question", "answer", "rejected", "type"),
     "squad": ("context", "question", "answers", "answers[].text", "answers.text", "is_impossible"),
     "boolq": ("passage", "question", "answer"),
