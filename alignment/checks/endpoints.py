@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alignment.checks.seen import Sight, Wrong
-from alignment.config import AnyStage, EndpointModel, Evaluate, Generate, ImportEndpoint, Run, Sample
+from alignment.config import (
+    AnyStage,
+    EndpointModel,
+    Evaluate,
+    EvaluatePairs,
+    Generate,
+    ImportEndpoint,
+    Infer,
+    Run,
+    Sample,
+)
 from alignment.config.secrets import key_from
 from alignment.config.stages.fields import Place
 from alignment.config.stages.sampling import Sampling
@@ -27,7 +37,7 @@ def named(run: Run, stage: ImportEndpoint, sight: Sight) -> Wrong:
     yield from ()
 
 
-def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
+def askable_there(run: Run, stage: Sample | Infer | Evaluate | EvaluatePairs | Generate) -> Wrong:
     """What the endpoints among a stage's models cannot do."""
     asked = dict(_endpoints(run, stage))
     if not asked:
@@ -49,9 +59,11 @@ def askable_there(run: Run, stage: Sample | Evaluate | Generate) -> Wrong:
 
 def measurable_there(run: Run, stage: Evaluate) -> Wrong:
     """Perplexity, which no endpoint can tell."""
-    if stage.asks_likelihoods and (asked := [name for name, _ in _endpoints(run, stage)]):
-        yield ("perplexity",), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
-                                           found=f"true, with {', '.join(asked)}", expected="perplexity: false")
+    if stage.asks_likelihoods and (asked := [name for name, _ in _endpoints(run, stage) if name in stage.models]):
+        place, without = ("perplexity", "perplexity: false") if stage.metrics is None else (
+            "metrics", "metrics without perplexity")
+        yield (place,), ConfigError("an endpoint gives no log-probabilities, so it has no perplexity",
+                                    found=f"perplexity, with {', '.join(asked)}", expected=without)
 
 
 def reachable_here(run: Run, stage: AnyStage) -> Wrong:

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignment import templates
 from alignment.checks.seen import Sight, Wrong
-from alignment.config import Evaluate, ImportModel, Run, Sample, TrainBase
+from alignment.config import Evaluate, ImportModel, Infer, Run, Sample, TrainBase
 from alignment.errors import ConfigError, ModelError
 from alignment.records import Message, Record
 
@@ -82,7 +82,7 @@ def _steps(sight: Sight, stage: TrainBase, rows: int) -> None:
         sight.warn(stage.name, f"a batch of {stage.rows_per_step} is more than the {rows} rows: one step per epoch")
 
 
-def askable_within(sight: Sight, stage: Sample | Evaluate, prompts: Sequence[Record]) -> Wrong:
+def askable_within(sight: Sight, stage: Sample | Infer | Evaluate, prompts: Sequence[Record]) -> Wrong:
     """Prompts that are all longer than max_prompt_tokens."""
     least = [_prompt(record) for record in prompts]
     if least and min(least) > stage.longest_prompt:

@@ -11,13 +11,12 @@ from dataclasses import replace
 
 from alignment.checks.lengths import askable_within
 from alignment.checks.seen import Sight, Wrong, counted
-from alignment.config import Evaluate, Run, Sample, TrainBase, row_of
+from alignment.config import Evaluate, EvaluatePairs, Infer, Run, Sample, TrainBase, row_of
 from alignment.config.run import read_upstream
 from alignment.data.overlap import find_overlap
-from alignment.data.projections import PROJECTIONS
+from alignment.data.projections import PROJECTIONS, to_preference
 from alignment.errors import ConfigError
 from alignment.evaluation.measures import measure_of
-from alignment.evaluation.results import question_of, reply_of, rules_of
 from alignment.records import Record
 from alignment.rewards import lacking
 from alignment.sampling.prompts import as_prompt
@@ -64,6 +63,20 @@ def _useless(stage: TrainBase, records: Sequence[Record], reasons: list[str]) ->
                        found=f"{_types(records)}: {counted(reasons)}")
 
 
+def inferable(sight: Sight, stage: Infer) -> Wrong:
+    """Prompts that cannot be asked."""
+    if (records := sight.rows.get(stage.prompts)) is None:
+        return
+    prompts = [asked for record in records if (asked := as_prompt(record)) is not None]
+    if not prompts:
+        yield ("prompts",), ConfigError("no row has a prompt that ends with a question", found=_types(records),
+                                        expected="rows whose prompt ends with a user's or a tool's turn")
+        return
+    if len(prompts) < len(records):
+        sight.warn(stage.name, f"{len(records) - len(prompts)} of {len(records)} rows have no prompt to answer")
+    yield from askable_within(sight, stage, prompts)
+
+
 def askable(sight: Sight, stage: Sample) -> Wrong:
     """Prompts that cannot be asked or scored; remembers what the stage will write."""
     sets = [sight.rows.get(ref) for ref in stage.prompts]
@@ -99,7 +112,8 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
     if test is None:
         return
     asked = [record for row in test if (record := as_prompt(row)) is not None]
-    yield from askable_within(sight, stage, asked)
+    if stage.retrieve is None:
+        yield from askable_within(sight, stage, asked)
     unfit = _unfit(stage, asked)
     if unfit and (stage.take is None or len(unfit) == len(asked)):
         yield ("score", "function"), _needs(stage, asked, unfit)
@@ -116,6 +130,8 @@ def measurable(run: Run, sight: Sight, stage: Evaluate) -> Wrong:
 
 def _metrics(sight: Sight, stage: Evaluate, test: Sequence[Record]) -> Wrong:
     """Metrics that are named and that no row, or not every row, can be measured by."""
+    from alignment.evaluation.results import question_of, reply_of, rules_of  # with numpy, where nothing else needs it
+
     questions = [question_of(record) for record in test]
     rules = rules_of(stage, questions)
     replies = [reply_of(q, "", True, None if q.reference is None else (0.0, 1)) for q in questions]
@@ -129,7 +145,37 @@ def _metrics(sight: Sight, stage: Evaluate, test: Sequence[Record]) -> Wrong:
             sight.warn(stage.name, f"{len(lacking_it)} of {len(replies)} rows have no {name}: {counted(lacking_it)}")
 
 
-def _held_out(run: Run, sight: Sight, stage: Evaluate, test: list[Record]) -> Wrong:
+def comparable_pairs(run: Run, sight: Sight, stage: EvaluatePairs) -> Wrong:
+    """Rows that are no pairs, that were read before, or that a function cannot score where it does not see the answer
+    that was chosen."""
+    test = sight.rows.get(stage.rows)
+    if test is None:
+        return
+    reasons = [None if row.type == "tie" else why if isinstance(why := to_preference(row), str) else None
+               for row in test]
+    refused = [why for why in reasons if why is not None]
+    pairs = [row for row, why in zip(test, reasons, strict=True) if why is None]
+    if not any(row.type == "preference" for row in pairs):
+        yield ("rows",), ConfigError("no row is a pair of which one answer is preferred",
+                                     found=f"{_types(test)}: {counted(refused)}" if refused else _types(test),
+                                     expected="preference rows")
+        return
+    if refused:
+        sight.warn(stage.name, f"{len(refused)} of {len(test)} rows are no pairs: {counted(refused)}")
+    for name, judge in stage.judges.items():
+        blind = [replace(row, completion=None, rejected=None) for row in pairs]
+        lacks = [] if judge.function is None else [f"no {', '.join(lack)}" for row in blind
+                                                   if (lack := lacking(judge.function, row))]
+        if len(lacks) == len(pairs):
+            yield ("judges", name, "function"), ConfigError(
+                f"{judge.function} cannot score the answers of a pair", found=counted(lacks),
+                expected="a function that needs no reference: the chosen answer, which it would be, is not shown")
+        elif lacks:
+            sight.warn(stage.name, f"{name} cannot judge {len(lacks)} of {len(pairs)} pairs: {counted(lacks)}")
+    yield from _held_out(run, sight, stage, test)
+
+
+def _held_out(run: Run, sight: Sight, stage: Evaluate | EvaluatePairs, test: list[Record]) -> Wrong:
     """Overlap with what stages before have read."""
     own = run.stage(stage.rows.partition("/")[0])
     refs = [ref for ref in read_upstream(run, stage) if not (own.parted and ref.startswith(f"{own.name}/"))]

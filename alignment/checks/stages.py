@@ -27,13 +27,14 @@ from alignment.checks.machine import train
 from alignment.checks.new_tokens import learned
 from alignment.checks.passages import questionable
 from alignment.checks.retrieved import answerable as retrievable
-from alignment.checks.rows import askable, learnable, measurable
+from alignment.checks.rows import askable, comparable_pairs, inferable, learnable, measurable
 from alignment.checks.seeds import seedable
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.checks.selected import answerable, coverable, drawable, judgeable, mergeable
 from alignment.checks.store import nowhere
 from alignment.checks.tokens import comparable, remember_made_vocabulary, remember_vocabulary, root
 from alignment.checks.told import remember_made_text, remember_text, tellable
+from alignment.checks.walks import walkable
 from alignment.config import (
     Adapter,
     AnyStage,
@@ -41,6 +42,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluatePairs,
     Export,
     FolderModel,
     FromArtifact,
@@ -53,6 +55,7 @@ from alignment.config import (
     ImportModel,
     ImportReader,
     ImportReward,
+    Infer,
     JudgedScorer,
     MultiHop,
     Run,
@@ -344,11 +347,29 @@ def _multihop(run: Run, stage: MultiHop, sight: Sight) -> Wrong:
     yield from retrievable(run, sight, stage)
 
 
+def _infer(run: Run, stage: Infer, sight: Sight) -> Wrong:
+    yield from askable_there(run, stage)
+    yield from inferable(sight, stage)
+
+
 def _evaluate(run: Run, stage: Evaluate, sight: Sight) -> Wrong:
     yield from _scoring(stage)
+    if stage.score is not None:
+        yield from _rubric(stage.score)
     yield from askable_there(run, stage)
     yield from measurable_there(run, stage)
     yield from measurable(run, sight, stage)
+    yield from walkable(run, sight, stage)
+
+
+def _evaluate_pairs(run: Run, stage: EvaluatePairs, sight: Sight) -> Wrong:
+    for name, judge in stage.judges.items():
+        if judge.function is not None:
+            yield from _function(("judges", name, "function"), judge.function, built_in=True)
+        if judge.judge is not None:
+            yield from _prompt(("judges", name, "judge", "prompt"), judge.judge.file)
+    yield from askable_there(run, stage)
+    yield from comparable_pairs(run, sight, stage)
 
 
 def _continues(own: Adapter, start: AnyStage) -> Wrong:
@@ -472,15 +493,15 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     ImportReader: _import_reader, ImportReward: _import_reward, SelfInstruct: _self_instruct,
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
-    Export: exportable,
+    TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
+    EvaluatePairs: _evaluate_pairs, Choose: _choose, Export: exportable,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, FromArtifact: _nothing, ImportData: _hygiene_here,
     ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Evaluate: _nothing, Choose: _nothing, Export: exportable_here,
+    Infer: _nothing, Evaluate: _nothing, EvaluatePairs: _nothing, Choose: _nothing, Export: exportable_here,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

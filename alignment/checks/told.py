@@ -22,7 +22,7 @@ from alignment.errors import ConfigError, ModelError
 from alignment.records import Record
 from alignment.templates.told import TOLD
 
-_WHOLE = re.compile(r"\btojson\b|\bitems\b|\{\{-?\s*(m|msg|message|messages|turn)\s*-?\}\}")
+WHOLE = re.compile(r"\btojson\b|\bitems\b|\{\{-?\s*(m|msg|message|messages|turn)\s*-?\}\}")
 """Signs of a template that may write whole turns, and so every key of theirs, without naming it."""
 
 
@@ -82,7 +82,7 @@ def tellable(sight: Sight, stage: TrainBase) -> Wrong:
 
 def _left_out(text: str, records: Iterable[Record]) -> Iterator[str]:
     """For each row that the template does not tell, what it leaves out."""
-    whole = _WHOLE.search(text) is not None
+    whole = WHOLE.search(text) is not None
     unnamed = [key for key in TOLD if key not in text and (key == "tools" or not whole)]  # tools are no turn's
     for record in records:
         turns = record.conversation()

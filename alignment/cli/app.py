@@ -24,8 +24,11 @@ from alignment.cli import (
     execute,
     explain,
     export,
+    infer,
     info,
     init,
+    lineage,
+    models,
     plan,
     probe,
     serve,
@@ -57,7 +60,8 @@ def _options(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init, "check": check.check, "plan": plan.plan, "probe": probe.probe, "run": execute.run,
-    "eval": eval.evaluate, "export": export.export, "chat": chat.chat,
+    "eval": eval.evaluate, "infer": infer.infer, "models": models.models, "lineage": lineage.lineage,
+    "export": export.export, "chat": chat.chat,
     "status": execute.status, "report": execute.report, "compare": compare.compare, "serve": serve.serve,
     "preflight": cluster.preflight, "submit": cluster.submit, "logs": cluster.logs,
     "cancel": cluster.cancel, "resume": cluster.resume, "explain": explain.explain, "schema": info.schema,

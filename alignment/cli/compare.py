@@ -175,6 +175,8 @@ def _signed(name: str, value: float) -> str:
     from alignment.report.format import metric
 
     text = metric(name, value)
+    if not text.strip("-0."):
+        return text.lstrip("-")  # what rounds to nothing has no sign
     return f"+{text}" if value > 0 else text
 
 

@@ -18,8 +18,9 @@ from alignment.errors import ConfigError
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL...", help="An artifact's key, RUN:STAGE, the folder of a model or adapter, a GGUF "
-                                            "file, or OWNER/NAME of the hub."),
+    typer.Argument(metavar="MODEL...", help="An artifact's key, RUN:STAGE, RUN.yaml:STAGE, the folder of a model "
+                                            "or adapter, a GGUF file, OWNER/NAME of the hub, or an endpoint: "
+                                            "https://host/v1#MODEL."),
 ]
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR|URL", help="Where artifacts are, and what is made goes.")
@@ -69,6 +70,15 @@ def evaluate(
     score_model: Annotated[
         str | None, typer.Option("--score-model", metavar="MODEL", help="A reward model, for win rates.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Columns by name, with commas: exact_match,f1,bleu (kubealign explain "
+                                       "evaluate.metrics). Default: the usual ones."),
+    ] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="The rows are pairs, and each MODEL is a reward model that is held to them."),
+    ] = False,
     take: Annotated[int | None, typer.Option("--take", help="At most so many rows, drawn.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 128.")
@@ -99,18 +109,42 @@ def evaluate(
         if "rows" in rows:
             raise ConfigError("rows of a run have their messages already", where="--system", expected="a file's rows")
         rows["system"] = system
-    names = [named.model(text) for text in ([] if against is None else [against]) + models]
+    if pairs:
+        given = {"--against": against, "--metrics": metrics, "--max-new-tokens": max_new_tokens,
+                 "--score-model": score_model}
+        if void := [name for name, value in given.items() if value is not None]:
+            raise ConfigError("is for models that answer", where=void[0], found="--pairs", expected="one of both")
+    role = "reward" if pairs else None
+    names = [named.model(text, role) for text in ([] if against is None else [against]) + models]
     if len(set(names)) < len(names):
         raise ConfigError("a model is named twice", where="MODEL", found=[*models, *([against] if against else [])],
                           expected="each once")
-    score = {**({} if score_function is None else {"function": score_function}),
-             **({} if score_model is None else {"model": named.model(score_model, "reward")})}
-    stage: Tree = {"name": "eval", "kind": "evaluate", "models": names, "rows": f"data/{split}"}
-    stage |= {"score": score} if score else {}
+    stage: Tree = {"name": "eval", "kind": "evaluate", "rows": f"data/{split}"}
     stage |= {} if take is None else {"take": take}
-    stage |= {} if max_new_tokens is None else {"sampling": {"max_new_tokens": max_new_tokens}}
+    if pairs:
+        stage["judges"] = {name: {"model": name} for name in names} | (
+            {} if score_function is None else {"function": {"function": score_function}})
+    else:
+        stage |= _answered(named, names, score_function, score_model, metrics, max_new_tokens)
     tree = {"store": store, **({} if engine is None else {"compute": {"engine": engine}}),
             "stages": [*named.written(), rows, stage]}
     file = run_file("eval", PurePosixPath(data).stem, tree, overrides or (), save)
     execute.run(file)
     say(f"run file: {file}")
+
+
+def _answered(
+    named: Named, names: list[str], score_function: str | None, score_model: str | None, metrics: str | None,
+    max_new_tokens: int | None,
+) -> Tree:
+    """What an evaluation of models that answer has beside its rows."""
+    score = {**({} if score_function is None else {"function": score_function}),
+             **({} if score_model is None else {"model": named.model(score_model, "reward")})}
+    stage: Tree = {"models": names, **({"score": score} if score else {})}
+    if metrics is not None:
+        stage["metrics"] = [name.strip() for name in metrics.split(",") if name.strip()]
+    elif any(one["model"]["source"] == "endpoint" for one in named.written()):
+        say("an endpoint tells no log-probabilities, so there is no perplexity")
+        stage["perplexity"] = False
+    stage |= {} if max_new_tokens is None else {"sampling": {"max_new_tokens": max_new_tokens}}
+    return stage

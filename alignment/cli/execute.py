@@ -41,14 +41,18 @@ def run(
     as_written, place = load(file, overrides, profile, here=True)
     refuse(as_written, file, place, stage)
     from alignment import pipeline
-    from alignment.report.tables import aims_table, results_table
+    from alignment.report.reading import measures_models
+    from alignment.report.tables import aims_table, judges_table, results_table
 
     loaded = as_written if place is None else place.applied(as_written)
     arguments = as_typed(file, profile, None, None, overrides, here=here or of_cluster(profile))
     result = pipeline.execute(loaded, only=stage, typed=f"run {arguments}")
     say()
-    if any(item.makes == "table" for item in loaded.stages):
+    judges, measures = judges_table(loaded, result.artifacts), any(map(measures_models, loaded.stages))
+    if measures:
         show(results_table(loaded, result.artifacts))
+    if judges is not None:
+        show(judges)
     if loaded.aims:
         show(aims_table(loaded, result.artifacts))
     unmade = [name for name, artifact in result.artifacts.items() if artifact is None]

@@ -1,7 +1,7 @@
 """MODEL and FILE of a command line without a run file -> the import stages that bring them, as a run file has them.
 
-A model is an artifact (a key, RUN:STAGE, its folder), a folder that transformers, TRL, PEFT, Axolotl or LLaMA-Factory
-left, a GGUF file, or a name of the hub. Looks at names and headers of files; loads no model.
+A model is an artifact (a key, RUN:STAGE, RUN.yaml:STAGE, its folder), a folder that transformers, TRL, PEFT, Axolotl or
+LLaMA-Factory left, a GGUF file, a name of the hub, or an endpoint. Looks at names and headers of files; loads no model.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from alignment.errors import ConfigError
 Tree = dict[str, Any]
 _RUN_STAGE = re.compile(f"({NAME[1:-1]}):({NAME[1:-1]})")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_MODEL = ("an artifact's key (sft-86ea8fe7c8a6, as `kubealign models` lists them), RUN:STAGE, a model's or adapter's "
-          "folder, a GGUF file, or OWNER/NAME of the hub")
+_MODEL = ("an artifact's key (sft-86ea8fe7c8a6, as `kubealign models` lists them), RUN:STAGE, RUN.yaml:STAGE, a "
+          "model's or adapter's folder, a GGUF file, OWNER/NAME of the hub, or an endpoint (https://host/v1#MODEL)")
+_RUN_FILE = re.compile(r".+\.ya?ml(:.*)?|https?://.+")
 _FORMATS: tuple[tuple[frozenset[str], str], ...] = tuple((frozenset(keys.split()), name) for keys, name in (
     ("messages", "messages"), ("conversations chosen rejected", "sharegpt-preference"), ("conversations", "sharegpt"),
     ("prompt chosen rejected", "preference"), ("instruction output", "alpaca"), ("context question answers", "squad"),
@@ -46,8 +47,11 @@ class Named:
     base: str | None = None
     stages: list[Tree] = field(default_factory=list)
 
-    def model(self, text: str, role: str | None = None) -> str:
+    def model(self, text: str, role: str | None = None, *, is_base: bool = False) -> str:
         """Name of the stage that brings the model; its stages are in `stages`.
+
+        Args:
+            is_base: it is there for an adapter alone, whose own template counts.
 
         Raises:
             ConfigError: nothing is called so, or it cannot be told what it is.
@@ -56,21 +60,41 @@ class Named:
             if stage.get("_said") == (text, role):
                 return str(stage["name"])
         path = on_this_machine(text)
-        if path.is_dir():
-            return self._folder(path, text, role)
+        if text.strip() and path.is_dir():
+            return self._folder(path, text, role, is_base=is_base)
         if path.is_file() and path.suffix == ".gguf":
             return self._add(path.stem, {"source": "gguf", "file": text}, (text, role), role)
         if (found := _artifact(text, self.store)) is not None:
-            return self._artifact(found, (text, role), role)
+            return self._artifact(found, (text, role), role, is_base=is_base)
+        if _RUN_FILE.fullmatch(text):
+            return self._elsewhere(text, role, is_base=is_base)
         if _HUB.fullmatch(text) and text[0] not in ".~":
             return self._add(text.rpartition("/")[2], {"source": "hub", "repo": text}, (text, role), role)
         raise ConfigError("nothing is called so", where="MODEL", found=text, expected=_MODEL,
                           hint=f"there is no folder at {path.absolute()}" if "/" in text else None)
 
-    def _folder(self, path: Path, text: str, role: str | None) -> str:
+    def _elsewhere(self, text: str, role: str | None, *, is_base: bool) -> str:
+        """What a stage of a run file made, or an endpoint."""
+        from alignment.config import EndpointModel
+        from alignment.pipeline.named import named
+
+        found = named(text, makes=("reward" if role == "reward" else "policy",))
+        if isinstance(found, EndpointModel):
+            if role is not None or is_base:
+                raise ConfigError("is an endpoint, which only answers", where="MODEL", found=text, expected="a model")
+            return self._add(found.model, found.model_dump(mode="json", exclude_unset=True), (text, role), None,
+                             templated=False)
+        if isinstance(found, Path):
+            return self._folder(found, text, role, is_base=is_base)
+        model = {"source": "artifact", "artifact": found.key}
+        own = found.store.url in (self.store.rstrip("/"), str(on_this_machine(self.store).absolute()))
+        model |= {} if own else {"store": found.store.url}
+        return self._artifact(model, (text, role), role, is_base=is_base, called=_plain(text))
+
+    def _folder(self, path: Path, text: str, role: str | None, *, is_base: bool) -> str:
         if (found := _artifact(str(path.absolute()), self.store)) is not None and (
                 Path(path.parent if path.name == "model" else path, "manifest.json").is_file()):
-            return self._artifact(found, (text, role), role)
+            return self._artifact(found, (text, role), role, is_base=is_base)
         if not (path / ADAPTER).is_file() or _whole(path):
             return self._add(_stem(path), {"source": "folder", "path": text}, (text, role), role, dtype=stored_as(path))
         if role is not None:
@@ -78,8 +102,7 @@ class Named:
                               expected="a whole classifier, or the artifact of a reward stage",
                               hint="merge it into its base with PEFT, and name the merged folder")
         base = self._base(path, text)
-        return self._add(_stem(path), {"source": "folder", "path": text, "base": base}, (text, role), role,
-                         templated=False)
+        return self._add(_stem(path), {"source": "folder", "path": text, "base": base}, (text, role), role)
 
     def _base(self, path: Path, text: str) -> str:
         """Name of the stage that brings what an adapter stands on, as its config says it or --base."""
@@ -97,13 +120,14 @@ class Named:
             raise ConfigError("the adapter's base is not there", where="MODEL" if self.base is None else "--base",
                               found=f"{text} stands on {found}", expected="a folder on this machine, or a hub name",
                               hint="--base MODEL says where it is now")
-        return self.model(found)
+        return self.model(found, is_base=True)
 
-    def _artifact(self, model: Tree, said: tuple[str, str | None], role: str | None) -> str:
-        if self.template is not None:
+    def _artifact(self, model: Tree, said: tuple[str, str | None], role: str | None, *, is_base: bool,
+                  called: str | None = None) -> str:
+        if self.template is not None and not is_base:
             raise ConfigError("an artifact keeps its chat template", where="--template", found=self.template,
                               expected=f"nothing, with {said[0]}")
-        return self._add(_called(model["artifact"]), model, said, role, templated=False)
+        return self._add(called or _called(model["artifact"]), model, said, role, templated=False)
 
     def _add(self, called: str, model: Tree, said: tuple[str, str | None], role: str | None, *,
              templated: bool = True, dtype: str | None = None) -> str:
@@ -152,6 +176,12 @@ def _artifact(text: str, store: str) -> Tree | None:
 def _called(text: str) -> str:
     found = _RUN_STAGE.fullmatch(text)
     return f"{found[1]}-{found[2]}" if found else text.rpartition("/")[2]
+
+
+def _plain(text: str) -> str:
+    """`a/qa.yaml:dpo` -> `qa-dpo`."""
+    file, _, stage = text.rpartition(":") if ":" in text else (text, "", "")
+    return f"{Path(file).stem}-{stage}"
 
 
 def _stem(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from alignment.cli.options import KnownProfile
-from alignment.config import Compute, Evaluate, Profile, Run, as_train, load_profile, load_run
+from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
 from alignment.config.engines import refused_options
 from alignment.config.hardware import native_here
 from alignment.errors import ConfigError
@@ -124,7 +124,7 @@ def _each(text: str, stages: list[str] | None) -> Iterator[tuple[str | None, str
 def _measured(run: Run) -> dict[str, None]:
     """The models of a run that are served where none is named: those that its last evaluation measures, with their
     reward model; else those that it trains."""
-    tables = [stage for stage in run.stages if isinstance(stage, Evaluate)]
+    tables = [stage for stage in run.stages if stage.makes == "table"]
     if tables:
         names = [ref.stage for ref in tables[-1].model_refs()
                  if ref.role in ("policy", "reward") and run.stage(ref.stage).endpoint is None]

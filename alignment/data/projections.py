@@ -27,7 +27,7 @@ def to_sft(record: Record) -> list[Message] | str:
     """The whole conversation, the answer to learn last (always the assistant's); or why not."""
     if record.type == "unpaired" and record.label is not True:
         return "unpaired with an unwanted answer"
-    if record.type == "prompt-only" or not (conversation := record.conversation()):
+    if record.type in ("prompt-only", "tie") or not (conversation := record.conversation()):
         return f"{record.type} has no answer to learn"
     if conversation[-1]["role"] != "assistant":
         return "the last turn is not the assistant's"

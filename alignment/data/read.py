@@ -68,7 +68,7 @@ def each_source(
         DataError: a file cannot be used.
     """
     options = Options(stage.system, stage.passage_prompt, unanswerable=stage.unanswerable,
-                      retrieve=bool(stage.retrieve))
+                      retrieve=bool(stage.retrieve), ties=stage.ties is not None)
     if isinstance(stage.split, FieldSplit):
         options = replace(options, split_field=stage.split.field, splits=stage.split.names)
     seen = Seen()

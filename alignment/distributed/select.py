@@ -31,11 +31,12 @@ from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.requests import batches
+from alignment.inference.vectors import Vectors
 from alignment.progress import console
 from alignment.records import Record, bad_row, write_records
 from alignment.rewards import resolve
 from alignment.selection import scores as cuts
-from alignment.selection.batches import EmbedBatch, ScoreBatch, Scores, Vectors
+from alignment.selection.batches import EmbedBatch, ScoreBatch, Scores
 from alignment.selection.kcenter import k_center
 from alignment.selection.projection import map_of
 from alignment.selection.rows import (

@@ -123,27 +123,30 @@ class AnswerBatch:
         """Raises ModelError when the model cannot be loaded or its logits are not finite, EndpointStopped when it is
         an endpoint that cannot be asked any further."""
         made = Answers()
-        with _clock(made.seconds, "load"):
+        with clock(made.seconds, "load"):
             self.engine.load()
         made.engines = [dict(self.engine.made_by)] if self.engine.made_by else []
-        requests = self._requests(items)
-        with _clock(made.seconds, "generate"):
-            completions = self.engine.generate(requests)
-        for request, (said,) in zip(requests, completions, strict=True):
-            usage = {} if said.usage is None else {"usage": said.usage._asdict()}
-            if said.failure is not None:
-                made.failed[request.id] = {"reason": said.failure.reason, "found": said.failure.detail, **usage}
-            else:
-                made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": said.length} | usage
-        asked = [(q.id, q.prompt, q.reference) for q in items if q.reference is not None]
+        with clock(made.seconds, "generate"):
+            self.answer(items, made)
+        asked = [(q.id, q.before, q.reference) for q in items if q.reference is not None]
         if asked and self.stage.asks_likelihoods:
-            with _clock(made.seconds, "perplexity"):
+            with clock(made.seconds, "perplexity"):
                 found = self.engine.log_probs([(prompt, text) for _, prompt, text in asked])
             made.log_probs.update(zip((id_ for id_, _, _ in asked), found, strict=True))
         kept = [q for q in items if q.id in self.proof]
         if kept and made.engines:
             made.proof = list(written(self._proof_rows(kept)))
         return made
+
+    def answer(self, items: Sequence[Question], made: Answers) -> None:
+        """Add the model's answers, and what an endpoint failed on."""
+        requests = self._requests(items)
+        for request, (said,) in zip(requests, self.engine.generate(requests), strict=True):
+            usage = {} if said.usage is None else {"usage": said.usage._asdict()}
+            if said.failure is not None:
+                made.failed[request.id] = {"reason": said.failure.reason, "found": said.failure.detail, **usage}
+            else:
+                made.answers[request.id] = {"text": said.text, "finished": said.finished, "tokens": said.length} | usage
 
     def _proof_rows(self, kept: Sequence[Question]) -> list[ProofRow]:
         most, prompts = min(TOKENS, self.stage.sampling.max_new_tokens), [q.prompt for q in kept]
@@ -209,7 +212,8 @@ def _spread(values: Sequence[float], digits: int) -> dict[str, float]:
 
 
 @contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add what the block took to `seconds[name]`."""
     began = time.monotonic()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began

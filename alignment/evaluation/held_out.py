@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.artifacts import Artifact
-from alignment.config import Evaluate
+from alignment.config import Evaluate, EvaluatePairs
 from alignment.context import StageContext
 from alignment.data.lineage import brought_rows
 from alignment.data.overlap import find_overlap
@@ -37,7 +37,7 @@ class HeldOut:
     seen: dict[str, int]
 
 
-def check_held_out(context: StageContext, stage: Evaluate, test: list[Record]) -> HeldOut:
+def check_held_out(context: StageContext, stage: Evaluate | EvaluatePairs, test: list[Record]) -> HeldOut:
     """Compare `test` with everything seen, by id and by text.
 
     Raises DataError when a row was seen and the stage's overlap is `error`, or when no row is left.
@@ -75,7 +75,7 @@ def check_held_out(context: StageContext, stage: Evaluate, test: list[Record]) -
     return HeldOut(kept, dropped, dict(counts))
 
 
-def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, Path]:
+def seen_rows(context: StageContext, stage: Evaluate | EvaluatePairs) -> dict[str, Path]:
     """Files of rows read upstream of the evaluated models and the reward model, by STAGE/SPLIT; of those that another
     run read to make a model of its own, by KEY/SPLIT."""
     seen: dict[str, Path] = {}
@@ -86,7 +86,7 @@ def seen_rows(context: StageContext, stage: Evaluate) -> dict[str, Path]:
     return seen
 
 
-def _seen_files(context: StageContext, stage: Evaluate) -> Iterator[tuple[str, Artifact, str]]:
+def _seen_files(context: StageContext, stage: Evaluate | EvaluatePairs) -> Iterator[tuple[str, Artifact, str]]:
     """(STAGE/SPLIT, artifact that holds it, its file there) for every row set that a stage upstream reads; may
     repeat."""
     waiting = [(name, context.inputs[name]) for name in dict.fromkeys(ref.stage for ref in stage.model_refs())]

@@ -15,13 +15,16 @@ from alignment.config import Evaluate
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import DataError, KubeAlignError
 from alignment.evaluation.answers import Answers, Scorable
+from alignment.evaluation.opinions import Contest, Opinions
 from alignment.evaluation.results import (
     REFERENCE_MEANS,
-    SCORED,
     Counts,
     Measures,
     Question,
+    Shares,
+    asks,
     columns,
+    compares,
     count,
     kind_of,
     measure,
@@ -30,8 +33,12 @@ from alignment.evaluation.results import (
 )
 from alignment.rewards import resolve
 
-SHOWN = ("exact_match", "f1", "rouge_l", *SCORED)
+KEPT = ("usage", "ended", "detail", "turns", "steps")
+"""What of an answer's making stands in answers.jsonl: what it took at an endpoint, and its trace (retrieving.py)."""
+SHOWN = ("exact_match", "f1", "rouge_l", "reward", "style")
 """Numbers of a single answer in answers.jsonl where no metrics are named; else all of them."""
+NONE = Opinions()
+"""What nobody says."""
 Said = dict[str, dict[str, tuple[str, bool]]]
 """Model (and maybe REFERENCE) -> row id -> (text, finished)."""
 
@@ -54,13 +61,14 @@ def scorables(questions: Sequence[Question], said: Said) -> list[Scorable]:
 
 def measure_all(
     stage: Evaluate, questions: Sequence[Question], said: Said, rewards: Mapping[str, Mapping[str, float]],
-    answered: Mapping[str, Answers] = {},
+    answered: Mapping[str, Answers] = {}, opinions: Opinions = NONE,
 ) -> tuple[dict[str, dict[str, Measures]], dict[str, dict[str, Counts]]]:
     """(numbers, what they add to sums) of all that was said: model -> row id -> by name.
 
     Args:
         answered: for the likelihoods of references.
         rewards: row id -> text -> score; empty without a reward model.
+        opinions: what the judge says; empty without one.
 
     Raises:
         DataError: the scoring function failed; names the row.
@@ -77,19 +85,22 @@ def measure_all(
             names = [each for each in stage.measured if name != REFERENCE or each in REFERENCE_MEANS]
             numbers[name][question.id] = measure(
                 reply, rules, names, reward=rewards.get(question.id, {}).get(text, math.nan),
-                style=_style(stage, question, text), stage=stage)
+                style=_style(stage, question, text), stage=stage, judge=opinions.mark(question.id, text))
             counts[name][question.id] = count(reply, rules, stage) if name != REFERENCE else {}
     return numbers, counts
 
 
 def answer_line(
     question: Question, stage: Evaluate, said: Said, measures: Mapping[str, Mapping[str, Measures]],
-    counts: Mapping[str, Mapping[str, Counts]], answered: Mapping[str, Answers],
+    counts: Mapping[str, Mapping[str, Counts]], answered: Mapping[str, Answers], opinions: Opinions = NONE,
 ) -> dict[str, Any]:
     """One line of answers.jsonl: the question and every model's answer to it, with its numbers, what it adds to sums
-    and what it took at an endpoint; numbers may be NaN."""
+    and what it took at an endpoint; what a judge says of two answers stands beside them; numbers may be NaN."""
     meta = question.record.meta
-    shown = SHOWN if stage.metrics is None else (*(name for name in columns(stage) if name != "finished"),)
+    shown = ((*SHOWN, *(["judge"] if asks(stage, "judge") else [])) if stage.metrics is None
+             else (*(name for name in columns(stage) if name != "finished"),))
+    judged = {f"{one}_vs_{other}": opinions.verdict(question.id, said[one][question.id][0], said[other][question.id][0])
+              for one, other in (stage.pairs() if compares(stage) else ())}
     return {
         "id": question.id,
         "kind": kind_of(question.record),
@@ -97,6 +108,7 @@ def answer_line(
         "passage": meta.get("passage"),
         "prompt": question.prompt,
         "reference": question.reference,
+        **({"judged": judged} if judged else {}),
         "answers": {
             name: {
                 "text": said[name][question.id][0],
@@ -104,11 +116,30 @@ def answer_line(
                 **{metric: measures[name][question.id][metric] for metric in shown},
                 "tokens": answered[name].answers[question.id]["tokens"],
                 **({"counts": added} if (added := counts[name][question.id]) else {}),
-                **{key: value for key, value in answered[name].answers[question.id].items() if key == "usage"},
+                **{key: value for key, value in answered[name].answers[question.id].items() if key in KEPT},
             }
             for name in stage.models
         },
     }
+
+
+def contests(stage: Evaluate, questions: Sequence[Question], said: Said) -> list[Contest]:
+    """What a judge is asked about: each model's answer to a question, or every two that are compared."""
+    made = []
+    for question in questions:
+        record = replace(question.record, prompt=question.prompt, completion=question.reference)
+        texts = tuple(dict.fromkeys(said[name][question.id][0] for name in stage.models))
+        pairs = [(said[one][question.id][0], said[other][question.id][0]) for one, other in stage.pairs()]
+        # Two answers are shown in both orders whoever gave them.
+        distinct = {frozenset(pair): pair for pair in pairs if pair[0].strip() != pair[1].strip()}
+        made.append(Contest(record, pairs=tuple(distinct.values())) if compares(stage) else Contest(record, texts))
+    return [contest for contest in made if contest.texts or contest.pairs]
+
+
+def shares_of(stage: Evaluate, questions: Sequence[Question], said: Said, opinions: Opinions) -> Shares:
+    """What a judge that compares says of the models that are compared."""
+    return {(one, other): {q.id: opinions.share(q.id, said[one][q.id][0], said[other][q.id][0]) for q in questions}
+            for one, other in (stage.pairs() if compares(stage) else ())}
 
 
 def _style(stage: Evaluate, question: Question, text: str) -> float:

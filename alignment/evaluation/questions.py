@@ -18,6 +18,7 @@ from alignment.evaluation.results import Question, question_of
 from alignment.inference.draws import choose
 from alignment.inference.generator import open_engine
 from alignment.records import Record
+from alignment.records.importers.retrieval import paragraphs_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,13 @@ def choose_questions(context: StageContext, stage: Evaluate, held_out: HeldOut) 
 
     Raises DataError when every prompt is over the limit; where templates refuse every row, the first refusal.
     """
-    questions = [question_of(record) for record in held_out.kept]
+    questions = [question_of(record, stage.retrieve is not None) for record in held_out.kept]
     long, refused = _lengths(context, stage, questions)
+    if stage.retrieve is not None and stage.retrieve.corpus is None:
+        refused |= {q.id: DataError("no passages to retrieve from", found=f"a row of type {q.record.type}",
+                                    where=f"stage {stage.name}, rows {stage.rows}",
+                                    expected="rows of an import with retrieve: true, or retrieve.corpus")
+                    for q in questions if not paragraphs_of(q.record)}
     fitting = [question for question in questions if question.id not in long and question.id not in refused]
     if not fitting and len(refused) == len(questions) > 0:
         raise next(iter(refused.values()))
@@ -111,9 +117,10 @@ def _lengths(
         with open_engine(context, name) as engine:
             for question in questions:
                 try:
-                    tokens = engine.prompt_tokens(question.prompt)
+                    asked = question.prompt if stage.retrieve is None else engine.offered(question.prompt)
+                    tokens = engine.prompt_tokens(asked)
                     if stage.asks_likelihoods and question.reference is not None:
-                        engine.answer_tokens(question.prompt, question.reference)
+                        engine.answer_tokens(question.before, question.reference)
                 except (DataError, ModelError) as error:  # training and sampling leave such a row out as well
                     refused.setdefault(question.id, error)
                 else:

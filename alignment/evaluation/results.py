@@ -16,6 +16,7 @@ import numpy as np
 from alignment.config import Evaluate
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.errors import ConfigError
+from alignment.evaluation.length_control import length_controlled
 from alignment.evaluation.measures import Pooled, Reply, Rules, answer_of, measure_of
 from alignment.evaluation.measures.base import SHARE
 from alignment.evaluation.measures.bleu import cut_of
@@ -30,14 +31,22 @@ from alignment.evaluation.metrics import (
     win_rate,
 )
 from alignment.records import Message, Record
+from alignment.records.importers.retrieval import question_turns
 from alignment.rewards import FACTS, combine
 from alignment.words import words
 
-SCORED = ("reward", "style")
+SCORED = ("reward", "style", "judge")
 """Columns that `score` adds."""
+TRACED = ("answered", "gold_recall", "fact_recall", "turns", "calls")
+"""Columns that `retrieve` adds: means of what traces are worth (retrieving.py)."""
+_COUNTED = ("turns", "calls")
 REFERENCE_MEANS = ("reward", "style", "words")
-COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate"}
+COMPARED = {"score": "win_rate", "reward": "reward_win_rate", "style": "style_win_rate", "judge": "judge_win_rate"}
 """What win rates are counted by, and the metric's name."""
+CONTROLLED = {"reward": "reward_lc_win_rate", "judge": "judge_lc_win_rate"}
+"""Of what the win rate is also given as it would be of answers that are as long as each other."""
+Shares = Mapping[tuple[str, str], Mapping[str, float]]
+"""(challenger, baseline) -> row id -> the challenger's share by a judge that compares: 1, 0.5, 0 or NaN."""
 GAINED = ("exact_match", "f1", "style")
 """Of what the difference of two models is taken where no metrics are named; else of all that are, and of style."""
 Measures = dict[str, float]
@@ -54,27 +63,39 @@ class Question:
         prompt: what the models are asked, ending with a user (or tool) turn.
         reference: the answer whose perplexity is measured, or None.
         references: every accepted answer, `reference` first (SQuAD rows accept several).
+        told: what stands before the reference in the row, where the models are asked less than that.
     """
 
     record: Record
     prompt: list[Message]
     reference: str | None
     references: tuple[str, ...]
+    told: list[Message] | None = None
+
+    @property
+    def before(self) -> list[Message]:
+        """What the reference is measured behind: what was learned before such an answer."""
+        return self.prompt if self.told is None else self.told
 
     @property
     def id(self) -> str:
         return self.record.id
 
 
-def question_of(record: Record) -> Question:
-    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference."""
+def question_of(record: Record, retrieve: bool = False) -> Question:
+    """Take question and reference out of a record of any type; an unwanted answer, or a call, is no reference.
+
+    Args:
+        retrieve: the models are asked the question alone, without the calls and passages of the row.
+    """
     prompt, reference = record.prompt, record.reference()
     if record.type == "messages":
         answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
         prompt = record.messages[:-1] if answered else record.messages
     more = record.meta.get("references") or []
     every = [text for text in [reference, *more] if isinstance(text, str)]
-    return Question(record, prompt, reference, tuple(dict.fromkeys(every)))
+    return Question(record, question_turns(record) if retrieve else prompt, reference, tuple(dict.fromkeys(every)),
+                    prompt if retrieve else None)
 
 
 def asks(stage: Evaluate, name: str) -> bool:
@@ -84,7 +105,19 @@ def asks(stage: Evaluate, name: str) -> bool:
         return score is not None and score.model is not None
     if name == "style":
         return score is not None and score.function is not None
+    if name == "judge":
+        return score is not None and score.judge is not None and score.judge.mode == "score"
     return name != "score" or score is not None
+
+
+def compares(stage: Evaluate) -> bool:
+    """Whether a judge is shown two answers at once, so that an answer has no score of its own by it."""
+    return stage.score is not None and stage.score.judge is not None and stage.score.judge.mode == "compare"
+
+
+def counted_by(stage: Evaluate) -> Iterator[str]:
+    """What win rates are counted by."""
+    return (name for name in COMPARED if asks(stage, name) or (name == "judge" and compares(stage)))
 
 
 def columns(stage: Evaluate) -> tuple[str, ...]:
@@ -111,15 +144,19 @@ def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[fl
 
 
 def measure(
-    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate
+    reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate,
+    judge: float = math.nan,
 ) -> Measures:
-    """Numbers of one answer: those of the named metrics, and its scores; `reward` and `style` are NaN where the stage
-    has no such scorer."""
+    """Numbers of one answer: those of the named metrics, its length in words, and its scores; `reward`, `style` and
+    `judge` are NaN where the stage has no such scorer. What a judge that compares says is in no answer's score."""
+    marks = stage.score.judge if stage.score is not None and asks(stage, "judge") else None
     return {
         **{name: measure_of(name).of(reply, rules) for name in names},
+        "length": float(len(words(reply.text))),
         "reward": reward,
         "style": style,
-        "score": math.nan if stage.score is None else combine(stage.score, style, reward),
+        "judge": judge,
+        "score": math.nan if stage.score is None else combine(stage.score, style, reward, judge, marks),
     }
 
 
@@ -156,6 +193,7 @@ class Table:
         measures: model (and maybe REFERENCE) -> row id -> numbers. The reference line may lack rows.
         counts: model -> row id -> what it adds to sums.
         seed: of the bootstrap.
+        shares: what a judge that compares says.
     """
 
     def __init__(
@@ -165,8 +203,10 @@ class Table:
         measures: Mapping[str, Mapping[str, Measures]],
         counts: Mapping[str, Mapping[str, Counts]],
         seed: int,
+        shares: Shares | None = None,
     ) -> None:
         self.stage, self.questions, self.measures, self.counts = stage, questions, measures, counts
+        self.shares = shares or {}
         self.draws = {"resamples": stage.bootstrap, "seed": seed}
 
     def column(self, model: str, metric: str) -> list[float]:
@@ -228,6 +268,9 @@ class Table:
                 yield metric, pooled_ci(sums, pooled.total, **self.draws)._asdict()
             elif self.stage.metrics is not None:  # asked for by name, and no row has it: undefined, and said
                 yield metric, mean_ci([math.nan] * len(self.questions))._asdict()
+        for metric in TRACED if self.stage.retrieve is not None and model != REFERENCE else ():
+            share = metric not in _COUNTED
+            yield metric, mean_ci(self.column(model, metric), share=share, **self.draws)._asdict()
 
     def _share(self, metric: str) -> bool:
         """Whether the metric's numbers lie between 0 and 1, as those of built-in functions do."""
@@ -238,9 +281,32 @@ class Table:
 
     def _comparisons(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
-            for by in (name for name in COMPARED if asks(self.stage, name)):
-                result = win_rate(self.column(challenger, by), self.column(baseline, by), **self.draws)
-                yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict()}
+            for by in counted_by(self.stage):
+                first, second = self._scores(challenger, baseline, by)
+                result = win_rate(first, second, **self.draws)
+                yield {"challenger": challenger, "baseline": baseline, "by": by, **result._asdict(),
+                       **({"length_controlled": self._controlled(challenger, baseline, first, second)}
+                          if by in CONTROLLED else {})}
+
+    def _scores(self, challenger: str, baseline: str, by: str) -> tuple[list[float], list[float]]:
+        """What two models' answers are compared by, row by row."""
+        if by not in ("judge", "score") or not compares(self.stage):
+            return self.column(challenger, by), self.column(baseline, by)
+        shares = [self.shares[challenger, baseline].get(q.id, math.nan) for q in self.questions]
+        if by == "judge":
+            return shares, [1 - share for share in shares]
+        assert self.stage.score is not None
+        assert self.stage.score.judge is not None
+        weight = self.stage.score.judge.weight
+        return ([own + weight * share for own, share in zip(self.column(challenger, by), shares, strict=True)],
+                [own + weight * (1 - share) for own, share in zip(self.column(baseline, by), shares, strict=True)])
+
+    def _controlled(self, challenger: str, baseline: str, first: Sequence[float], second: Sequence[float]
+                    ) -> dict[str, float]:
+        outcomes = [math.nan if math.isnan(a) or math.isnan(b) else 1.0 if a > b else 0.5 if a == b else 0.0
+                    for a, b in zip(first, second, strict=True)]
+        lengths = list(zip(self.column(challenger, "length"), self.column(baseline, "length"), strict=True))
+        return length_controlled(outcomes, lengths, **self.draws)._asdict()
 
     def _differences(self) -> Iterator[dict[str, Any]]:
         for challenger, baseline in self.stage.pairs():
@@ -292,16 +358,20 @@ def flat_metrics(results: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
              for metric, cell in line.items()}
     for pair in results["compare"]:
         named |= _bounded(pair, COMPARED[pair["by"]], "rate")
+        if pair["by"] in CONTROLLED:
+            named |= _bounded({**pair, **pair["length_controlled"]}, CONTROLLED[pair["by"]], "value")
     for pair in results["differences"]:
-        named |= _bounded(pair, f"{pair['metric']}_gain", "value")
+        less = pair["metric"] not in SCORED and measure_of(pair["metric"]).better == "lower"
+        named |= _bounded(pair, f"{pair['metric']}_gain", "value", "high" if less else "low")
     return ({name: value for name, value in named.items() if value is not None},
             [name for name, value in named.items() if value is None])
 
 
-def _bounded(pair: dict[str, Any], name: str, value: str) -> dict[str, float | None]:
-    """A comparison's value and the lower end of its interval: an aim on that asks for more than chance gives."""
+def _bounded(pair: dict[str, Any], name: str, value: str, end: str = "low") -> dict[str, float | None]:
+    """A comparison's value and the end of its interval that is nearer to no gain: an aim on that asks for more than
+    chance gives."""
     name = f"{pair['challenger']}_vs_{pair['baseline']}.{name}"
-    return {name: pair[value], f"{name}_low": pair["low"]}
+    return {name: pair[value], f"{name}_{end}": pair[end]}
 
 
 def without_nan(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """ROUGE over `alignment.words`: rouge_score's own numbers on English, right in every script.
 
 Chinese characters are words of their own; with `jieba` runs of them are cut into Chinese words first, as fine-tuning
-scripts for Chinese models do (ChatGLM's, Qwen's). Combining marks belong to their letter. No stemming.
+scripts for Chinese models do (ChatGLM's). Combining marks belong to their letter. No stemming.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def export_stage(context: StageContext) -> Outcome:
     history = history_of(artifact, names)
     _check_datasets(stage, [data.name for data in history.data])
     making = _begun(context, stage, artifact)
-    stored = _make_model(making)
+    making.stored = _make_model(making)
     _make_others(making)
     card = _card(making, history)
     for folder in sorted(path for path in context.out.iterdir() if path.is_dir()):
@@ -90,7 +90,7 @@ def export_stage(context: StageContext) -> Outcome:
                     for name in ("kl", "top1", "greedy")},
                  "bytes": float(sum(file.stat().st_size for file in making.files.values()))},
         facts={
-            "forms": list(stage.form), "weights": stored, "template": template_of(artifact),
+            "forms": list(stage.form), "weights": making.stored, "template": template_of(artifact),
             "merged_into": (stage.merge_into or trained_over(artifact)) if stage.whole and
             model_info(artifact)["form"] == "adapter" else None,
             "base": base_artifact(artifact).key, "exported": artifact.key,
@@ -149,7 +149,7 @@ def _make_model(making: Making) -> str | None:
     write_info(making.model, role="policy", form="full", base=None, tokenizer=making.tokenizer,
                template_name=template_of(artifact)["name"])
     _check_ids(making, making.model)
-    making.hold("safetensors", named(stored), lambda: weights_of(AutoModelForCausalLM, making.model, making.dtype))
+    making.hold("safetensors", (named(stored),), lambda: weights_of(AutoModelForCausalLM, making.model, making.dtype))
     return named(stored)
 
 
@@ -165,7 +165,7 @@ def _make_others(making: Making) -> None:
         write_nf4(making.model, out / "nf4", making.tokenizer, making.device, stage.shard_bytes)
         _check_ids(making, out / "nf4")
         free()
-        making.hold("nf4", "nf4", lambda: load_nf4(out / "nf4", making.dtype, making.device))
+        making.hold("nf4", ("nf4",), lambda: load_nf4(out / "nf4", making.dtype, making.device))
 
 
 def _make_adapter(making: Making, folder: Path) -> None:
@@ -181,7 +181,7 @@ def _make_adapter(making: Making, folder: Path) -> None:
             nf4.round_weights(nf4.quantised_layers(base), making.dtype, making.device)
         return with_adapter(in_dtype(base, making.dtype), folder)
 
-    making.hold("adapter", "float32", load)
+    making.hold("adapter", ("float32",), load)
 
 
 def _make_gguf(making: Making, kind: GgufType) -> None:
@@ -195,7 +195,8 @@ def _make_gguf(making: Making, kind: GgufType) -> None:
     making.context.event("read_back", form=f"gguf_{kind}", texts=len(texts),
                          same_ids=same_ids(file, making.tokenizer, texts))
     stored = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}[kind]
-    making.hold(f"gguf_{kind}", stored, lambda: load_gguf(file, making.model, making.dtype))
+    rounded = (stored, making.stored or "float32")  # it is made of the merged weights as they are stored
+    making.hold(f"gguf_{kind}", rounded, lambda: load_gguf(file, making.model, making.dtype))
 
 
 def _check_ids(making: Making, folder: Path) -> None:

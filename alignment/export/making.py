@@ -21,6 +21,7 @@ class Making:
     """What a stage has made so far.
 
     Attributes:
+        stored: what the weights in model/ are stored as; None for an adapter.
         found: form -> its distance from the trained model, and the bounds it was held to.
         files: path in a repository -> file.
     """
@@ -32,6 +33,7 @@ class Making:
     device: str
     dtype: torch.dtype
     trained: Trained
+    stored: str | None = None
     found: dict[str, tuple[Compared, tuple[float, float]]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -39,9 +41,13 @@ class Making:
     def model(self) -> Path:
         return self.context.out / "model"
 
-    def hold(self, form: str, stored: str, load: Callable[[], Any]) -> None:
-        """Compare a form, loaded for as long as that takes, and hold it to its bounds."""
-        bounds = self.stage.bounds(stored, named(self.dtype))
+    def hold(self, form: str, rounded: tuple[str, ...], load: Callable[[], Any]) -> None:
+        """Compare a form, loaded for as long as that takes, and hold it to its bounds.
+
+        Args:
+            rounded: what its weights were stored as on their way.
+        """
+        bounds = self.stage.bounds(*rounded, named(self.dtype))
         model = load()
         compare = compared(model.to(self.device).eval(), self.trained, self.tokenizer, form)
         del model

@@ -23,7 +23,7 @@ from alignment.inference.loading import load_policy, load_reward, load_tokenizer
 from alignment.inference.requests import Completion, Draw, Item, Request, Token, Told
 from alignment.inference.scoring import RewardScorer, log_probs
 from alignment.records import Message
-from alignment.templates import Growing, encode_completion, encode_prompt
+from alignment.templates import Growing, Spoken, call_marks, encode_completion, encode_prompt, read_turn
 
 Model = TypeVar("Model")
 
@@ -98,6 +98,13 @@ class EmbeddedGenerator(_Embedded[Engine]):
 
     def answer_tokens(self, prompt: list[Message], answer: str) -> int:
         return len(encode_completion(self.tokenizer, prompt, answer)[1])
+
+    def offered(self, prompt: list[Message]) -> list[Message]:
+        call_marks(self.tokenizer)
+        return prompt
+
+    def spoken(self, completion: Completion) -> Spoken:
+        return read_turn(self.tokenizer, completion.ids, finished=completion.finished)
 
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None

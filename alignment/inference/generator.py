@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from alignment.templates import Spoken
+
 
 class Opened(Protocol):
     """A model of an artifact, usable in a `with` block that ends in `close`."""
@@ -56,6 +58,17 @@ class Generator(Opened, Protocol):
     def answer_tokens(self, prompt: list[Message], answer: str) -> int:
         """Tokens of an answer, its end token included, as `log_probs` reads it. Raises as `prompt_tokens`, and
         DataError where the template leaves out a part of the answer."""
+
+    def offered(self, prompt: list[Message]) -> list[Message]:
+        """A conversation whose answer may be a call of `retrieve`, as this model has to be told of it: unchanged where
+        its chat template is here, since it was trained so; with the function's definition for an endpoint.
+
+        Raises:
+            ModelError: the chat template writes no calls that could be read back.
+        """
+
+    def spoken(self, completion: Completion) -> Spoken:
+        """What an answer of this model is as a turn: a text, a call, or neither. Raises ModelError as `offered`."""
 
     @property
     def ahead(self) -> bool:

@@ -46,6 +46,29 @@ class Answered(NamedTuple):
     text: str
 
 
+class Compared(NamedTuple):
+    """What a judge says of two answers that it was shown in both orders, or why that could not be read.
+
+    Attributes:
+        said: with the first answer in the first place; swapped: with the second answer there, so that "first" is it.
+    """
+
+    said: Verdict | Unread
+    swapped: Verdict | Unread
+
+    @property
+    def unread(self) -> Unread | None:
+        """Why there is no verdict, where there is none."""
+        return next((one for one in self if isinstance(one, Unread)), None)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Which answer is better; None where the orders disagree, and where a verdict could not be read."""
+        if isinstance(self.said, Unread) or isinstance(self.swapped, Unread):
+            return None
+        return agreed(self.said, self.swapped)
+
+
 @dataclass(frozen=True)
 class Marks:
     """What an answer is worth.
@@ -118,21 +141,24 @@ class AnswerScorer:
         engines: models that are open already, by stage: a judge among them is not opened again, so that an endpoint has
             one count of what was spent.
         batch: requests in one generation batch of a judge that computes here.
+        place: the key of the stage that says `score`, for errors.
 
     Raises:
         ConfigError: the function, or the rubric, cannot be found or used.
     """
 
     def __init__(self, context: StageContext, score: JudgedScorer, engines: Mapping[str, Generator],
-                 batch: int) -> None:
+                 batch: int, place: str = "score") -> None:
         self.context, self.score, self.batch, judge = context, score, batch, score.judge
-        self.function: RewardFunction | None = None if score.function is None else resolve(score.function)
+        self.function: RewardFunction | None = None
+        if score.function is not None:
+            self.function = resolve(score.function, f"{place}.function")
         self.reward: Scorer | None = None if score.model is None else open_scorer(context, score.model)
         self.judge: Judge | None = judge
         self.engine: Generator | None = None
         self.owned: list[Generator | Scorer] = [] if self.reward is None else [self.reward]
         if judge is not None:
-            self.rubric = read_prompt(judge.file, f"stage {context.stage.name}, score.judge.prompt")
+            self.rubric = read_prompt(judge.file, f"stage {context.stage.name}, {place}.judge.prompt")
             self.engine = engines.get(judge.model)
             if self.engine is None:
                 self.engine = open_engine(context, judge.model)
@@ -158,13 +184,32 @@ class AnswerScorer:
             EndpointStopped: the judge is an endpoint that cannot be asked any further.
             Exception: what a function of the user's raises.
         """
+        judged, tally = self._judged(answers)
+        return [Marks(combine(self.score, value, reward, score, self.judge), value, reward, score, said)
+                for (value, reward), (score, said) in zip(self.unjudged(answers), judged, strict=True)], tally
+
+    def unjudged(self, answers: Sequence[Answered]) -> list[tuple[float | None, float | None]]:
+        """(function's value, reward model's score) of each answer, without a word of the judge. Raises as `marks`."""
         rewards: Sequence[float | None] = [None] * len(answers)
         if self.reward is not None and answers:
             rewards = self.reward.score([(one.record.prompt, one.text) for one in answers])
-        values = [None if self.function is None else float(self.function(one.record, one.text)) for one in answers]
-        judged, tally = self._judged(answers)
-        return [Marks(combine(self.score, value, reward, score, self.judge), value, reward, score, said)
-                for value, reward, (score, said) in zip(values, rewards, judged, strict=True)], tally
+        return [(None if self.function is None else float(self.function(one.record, one.text)), reward)
+                for one, reward in zip(answers, rewards, strict=True)]
+
+    def compare(self, pairs: Sequence[tuple[Answered, Answered]]) -> tuple[list[Compared | None], JudgeTally]:
+        """What the judge of mode compare says of two answers to one row each, in both orders; None of two that are the
+        same but for outer blanks: it is not asked about these. Raises EndpointStopped as `marks`."""
+        keys: list[tuple[_Key, _Key] | None] = []
+        records = dict[_Key, Record]()
+        for one, other in pairs:
+            first, second = ((answered.record.id, answered.text.strip()) for answered in (one, other))
+            keys.append((first, second) if first != second else None)
+            records |= {first: one.record, second: other.record}
+        tally = JudgeTally()
+        told = self._both_orders(list(dict.fromkeys(filter(None, keys))), records, tally)
+        for compared in told.values():
+            _count(compared, tally)
+        return [None if pair is None else told[pair] for pair in keys], tally
 
     def _judged(self, answers: Sequence[Answered]) -> tuple[list[_Judged], JudgeTally]:
         if self.judge is None:
@@ -188,30 +233,29 @@ class AnswerScorer:
         return told, tally
 
     def _compared(self, distinct: Mapping[_Key, Record]) -> tuple[dict[_Key, _Judged], JudgeTally]:
-        tally, asked = JudgeTally(), dict[tuple[_Key, _Key], Request]()
-        rows: dict[str, list[_Key]] = {}
+        tally, rows = JudgeTally(), dict[str, list[_Key]]()
         for key in distinct:
             rows.setdefault(key[0], []).append(key)
         pairs = [pair for keys in rows.values() for pair in combinations(keys, 2)]
-        for first, second in [*pairs, *((second, first) for first, second in pairs)]:
-            asked[first, second] = self._request(
-                distinct[first], {"first": first[1], "second": second[1]}, [first[1], second[1]])
-        verdicts: dict[tuple[_Key, _Key], Verdict | Unread] = {pair: _read(answer, parse_verdict, asked[pair].id, tally)
-                    for pair, answer in self._said(asked, tally).items()}
         counts = {key: {"won": 0, "lost": 0, "tied": 0, "orders_disagree": 0, "unread": 0} for key in distinct}
-        for first, second in pairs:
-            said, swapped = verdicts[first, second], verdicts[second, first]
-            if isinstance(said, Unread) or isinstance(swapped, Unread):
-                counts[first]["unread"] += 1
-                counts[second]["unread"] += 1
-                continue
-            verdict = agreed(said, swapped)
-            tally.compared, tally.disagreed = tally.compared + 1, tally.disagreed + (verdict is None)
-            of_first, of_second = {"first": ("won", "lost"), "second": ("lost", "won"), "tie": ("tied", "tied"),
-                                   None: ("orders_disagree",) * 2}[verdict]
+        for (first, second), compared in self._both_orders(pairs, distinct, tally).items():
+            _count(compared, tally)
+            of_first, of_second = ("unread",) * 2 if compared.unread else {
+                "first": ("won", "lost"), "second": ("lost", "won"), "tie": ("tied", "tied"),
+                None: ("orders_disagree",) * 2}[compared.verdict]
             counts[first][of_first] += 1
             counts[second][of_second] += 1
         return {key: (_share(own), own) for key, own in counts.items()}, tally
+
+    def _both_orders(self, pairs: Sequence[tuple[_Key, _Key]], records: Mapping[_Key, Record], tally: JudgeTally
+                     ) -> dict[tuple[_Key, _Key], Compared]:
+        asked = {(first, second): self._request(
+            records[first], {"first": first[1], "second": second[1]}, [first[1], second[1]])
+            for first, second in [*pairs, *((second, first) for first, second in pairs)]}
+        read: dict[tuple[_Key, _Key], Verdict | Unread] = {
+            pair: _read(answer, parse_verdict, asked[pair].id, tally)
+            for pair, answer in self._said(asked, tally).items()}
+        return {(first, second): Compared(read[first, second], read[second, first]) for first, second in pairs}
 
     def _request(self, record: Record, values: Mapping[str, str], texts: object) -> Request:
         assert self.judge is not None
@@ -264,6 +308,11 @@ def _read(answer: Completion | Unread, parse: Callable[[str], _R | Unread], id_:
         if len(tally.examples) < EXAMPLES:
             tally.examples.append({"id": id_, "reason": found.reason, "text": text[:SAID]})
     return found
+
+
+def _count(compared: Compared, tally: JudgeTally) -> None:
+    if compared.unread is None:
+        tally.compared, tally.disagreed = tally.compared + 1, tally.disagreed + (compared.verdict is None)
 
 
 def _share(counts: Mapping[str, int]) -> float | None:

@@ -118,7 +118,8 @@ def drawn(scores: Tensor, rows: RowParameters, uniforms: Tensor) -> Tensor:
 
 
 def check_finite(norm: Tensor) -> None:
-    """Raise ModelError where the log of a row's sum of exp, [rows], is NaN or infinite."""
+    """Raise ModelError where the log of a row's sum of exp, or its greatest value, [rows], is NaN or infinite: both are
+    at once."""
     if not bool(norm.isfinite().all()):
         raise ModelError("the model gave logits that are not finite", found=f"{int((~norm.isfinite()).sum())} rows",
                          hint="weights damaged by training, or a dtype that overflows: try compute.dtype float32")

@@ -38,11 +38,17 @@ class Draw:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and the draws of its answers, one answer each."""
+    """A prompt and the draws of its answers, one answer each.
+
+    Attributes:
+        calls: whether an endpoint may call one of the prompt's tools instead of answering; without it that is no
+            answer. What a model here says is read by `Generator.spoken`.
+    """
 
     id: str
     prompt: list[Message]
     draws: tuple[Draw, ...]
+    calls: bool = False
 
 
 class EndpointStopped(StageError):
@@ -124,6 +130,7 @@ class Completion:
             had them; where asked for.
         usage: what it took at an endpoint, which gives no `ids`; None of a model that computes here.
         failure: set where there is no answer, and `text` is empty; a model that computes here always has one.
+        calls: (name, arguments as JSON text) of the calls that an endpoint's model makes beside `text`.
     """
 
     text: str
@@ -133,6 +140,7 @@ class Completion:
     log_probs: tuple[float, ...] | None = None
     usage: Usage | None = None
     failure: Failure | None = None
+    calls: tuple[tuple[str, str], ...] = ()
 
     @property
     def length(self) -> int:

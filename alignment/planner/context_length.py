@@ -96,7 +96,8 @@ def fitted(stage: AnyStage, limit: Callable[[str], int | None]) -> AnyStage:
         limit: name of a stage that makes a model -> its context length, None where that is unknown.
     """
     asked = stage.most_tokens()
-    known = [] if asked is None else [most for ref in stage.model_refs() if (most := limit(ref.stage)) is not None]
+    known = [] if asked is None else [most for ref in stage.model_refs() if ref.role != "embedder"
+                                      and (most := limit(ref.stage)) is not None]
     if asked is None or asked.said or not known or asked.tokens <= min(known) or min(known) <= asked.beside:
         return stage
     return stage.model_copy(update={str(asked.place[0]): min(known) - asked.beside})
@@ -118,7 +119,7 @@ def too_long(stage: AnyStage, limit: Callable[[str], int | None]) -> Iterator[tu
     """
     asked = stage.most_tokens()
     for ref in stage.model_refs() if asked is not None else ():
-        most = limit(ref.stage)
+        most = None if ref.role == "embedder" else limit(ref.stage)  # which cuts what it reads, and counts it
         if most is not None and asked is not None and asked.tokens > most:
             left = most - asked.beside
             lower = f"{asked.place[0]}: {left}" if left > 0 else "lower max_new_tokens"

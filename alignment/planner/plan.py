@@ -17,6 +17,7 @@ from alignment.config import (
     Compute,
     Contrastive,
     Evaluate,
+    EvaluatePairs,
     Export,
     FromArtifact,
     Generate,
@@ -25,6 +26,7 @@ from alignment.config import (
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    Infer,
     JudgedScorer,
     Run,
     Sample,
@@ -451,43 +453,105 @@ def _reading(
     if size is None:
         return base
     value = value_bytes(stage.arithmetic)
-    passing = round(stage.batch_size * length * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
-    memory = Memory(weights=size.parameters * value, activations=passing,
-                    overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
     seconds = estimate.forward_flops(size, tokens, length) / state.rates.flops / max(1, state.compute.workers)
-    return replace(base, memory=memory, seconds=seconds)
+    return replace(base, memory=_passing(state, stage, size, stage.batch_size * length, value), seconds=seconds)
+
+
+def _passing(state: _State, stage: AnyStage, size: ModelSize, tokens: float, value: int) -> Memory:
+    """Memory of one pass over so many tokens, with nothing kept of it."""
+    passing = round(tokens * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
+    return Memory(weights=size.parameters * value, activations=passing,
+                  overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
+
+
+def _evaluate_pairs(state: _State, stage: EvaluatePairs) -> StagePlan:
+    """Every judge reads both answers of every pair, one judge after the other; a language model also answers."""
+    read, take = state.sets[stage.rows], state.run.scaled(stage.take)
+    pairs = read.rows if take is None else min(read.rows, take)
+    answer, value = (read.answer + (read.rejected or read.answer)) / 2, value_bytes(stage.arithmetic)
+    length, tokens, seconds, cost, here = read.prompt + answer, 0.0, 0.0, 0.0, False
+    memories, sizes = list[Memory](), list[ModelSize | None]()
+    for score in stage.judges.values():
+        if score.model is not None:
+            size, here = state.sizes[score.model], True
+            tokens += 2 * pairs * length
+            sizes.append(size)
+            if size is not None:
+                seconds += estimate.forward_flops(size, 2 * pairs * length, length) / state.rates.flops
+                memories.append(_passing(state, stage, size, 2 * stage.batch_size * length, value))
+        if score.judge is not None:
+            size = state.sizes[score.judge.model]
+            own = judging(state.run, score.judge, size, state.rates, prompts=pairs, answers=2, prompt=read.prompt,
+                          answer=answer, batch=stage.batch_size, weight_bytes=value,
+                          on_gpu=state.device(stage).on_gpu)
+            tokens, cost = tokens + own.tokens, cost + own.cost
+            if state.run.stage(score.judge.model).endpoint is None:
+                here, seconds = True, seconds + (own.seconds or 0.0)
+                sizes.append(size)
+                memories += [] if own.memory is None else [own.memory]
+    title = f"{stage.title()}, costs about {cost:.3g} at most" if cost else stage.title()
+    known = None not in sizes
+    largest = max((size for size in sizes if size is not None), key=lambda one: one.parameters, default=None)
+    return StagePlan(stage.name, title, largest if known else None, pairs, tokens, read.known, needs_model=here,
+                     memory=max(memories, key=lambda one: one.total, default=None) if known else None,
+                     seconds=seconds / max(1, state.compute.workers) if known else None)
 
 
 def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
-    return _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    if stage.retrieve is None:
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods)
+    else:
+        # At most: every question asks as often as it may, behind prompts that grow as far as they may.
+        made = _generation(state, stage, stage.models, asked, read, 1, perplexity=stage.asks_likelihoods,
+                           turns=stage.retrieve.steps + 1)
+        embedder = state.sizes[stage.retrieve.embedder]
+        if made.memory is not None and embedder is not None:
+            made = replace(made, memory=replace(made.memory, weights=made.memory.weights + embedder.parameters
+                                                * value_bytes(stage.arithmetic)))
+    judge = None if stage.score is None else stage.score.judge
+    if stage.score is None or judge is None:
+        return made
+    # Every two that are compared are asked about by themselves; marks are given to each answer.
+    prompts, answers = (asked * len(stage.pairs()), 2) if judge.mode == "compare" else (asked, len(stage.models))
+    return _judged(state, stage, stage.score, made, prompts, answers, min(read.prompt, stage.longest_prompt),
+                   stage.sampling.max_new_tokens)
+
+
+def _infer(state: _State, stage: Infer) -> StagePlan:
+    read = state.sets[stage.prompts]
+    return _generation(state, stage, [stage.model], read.rows, read, stage.n)
 
 
 def _generation(
-    state: _State, stage: Sample | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int, *,
-    perplexity: bool = False,
+    state: _State, stage: Sample | Infer | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int,
+    *, perplexity: bool = False, turns: int = 1,
 ) -> StagePlan:
-    """Time and memory are of the models that compute here; of endpoints it says what answers cost."""
+    """Time and memory are of the models that compute here; of endpoints it says what answers cost.
+
+    Args:
+        turns: how often a model is asked before it answers, at most, each time with more in the prompt.
+    """
     new = stage.sampling.max_new_tokens
     prompt = min(prompts.prompt, stage.longest_prompt)
     here = [name for name in names if state.run.stage(name).endpoint is None]
     models, size = len(here), state.sizes[here[0]] if here else None
-    tokens = len(names) * asked * answers * (prompt + new)
+    tokens = len(names) * asked * answers * turns * (prompt + new)
     prices = [model.limits.price for name in names if (model := state.run.stage(name).endpoint) is not None]
-    cost = sum(asked * answers * price.of(prompt, new) for price in prices if price is not None)
+    cost = sum(asked * answers * turns * price.of(prompt, new) for price in prices if price is not None)
     title = f"{stage.title()}, costs {cost:.3g} at most" if cost else stage.title()
     base = StagePlan(stage.name, title, size, asked, tokens, prompts.known, needs_model=bool(here))
     if size is None:
         return base
     value, quantised = value_bytes(stage.arithmetic), _is_quantised(state.run, stage)
-    longest = round(min(prompts.longest, stage.longest_prompt) + new)
-    scorer = stage.score is not None and stage.score.model is not None
+    longest = round((min(prompts.longest, stage.longest_prompt) if turns == 1 else stage.longest_prompt) + new)
+    scorer = any(ref.role == "reward" for ref in stage.model_refs())
     memory = estimate.generate_memory(size, weight_bytes=value, sequences=stage.batch_size * answers, length=longest,
                                       scorer=scorer, quantised=quantised, on_gpu=state.device(stage).on_gpu)
     seconds = models * estimate.generate_seconds(
-        size, state.rates, prompts=asked, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
+        size, state.rates, prompts=asked * turns, batch=stage.batch_size, answers=answers, prompt_tokens=prompt,
         new_tokens=new, weight_bytes=value,
     )
     scored = tokens * (1 if scorer else 0) + (tokens if perplexity else 0)
@@ -508,8 +572,8 @@ def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
 
 
 def _judged(
-    state: _State, stage: Sample | Contrastive, score: JudgedScorer, made: StagePlan, prompts: float, answers: float,
-    prompt: float, answer: float,
+    state: _State, stage: Sample | Contrastive | Evaluate, score: JudgedScorer, made: StagePlan, prompts: float,
+    answers: float, prompt: float, answer: float,
 ) -> StagePlan:
     """The plan of a stage with what its judge takes beside.
 
@@ -572,7 +636,7 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
-    TrainBase: _train, Online: _online, Sample: _sample, Evaluate: _evaluate, Choose: _choose,
-    Export: _export,
+    TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
+    EvaluatePairs: _evaluate_pairs, Choose: _choose, Export: _export,
 }
 """Stage class -> what one of its stages will need."""

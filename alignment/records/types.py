@@ -1,4 +1,4 @@
-"""The row types of the field (TRL's): messages, prompt-completion, preference, unpaired, prompt-only; and passages.
+"""The row types of the field (TRL's): messages, prompt-completion, preference, unpaired, prompt-only; ties; passages.
 
 One `Record` class holds them all; `type` says which fields are filled. A row on disk is one JSON object per
 line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign formats: importers.py does.
@@ -9,6 +9,7 @@ line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign
     preference           x         x          x        -     (completion is the chosen one)
     unpaired             x         x          -        x
     prompt-only          x         -          -        -
+    tie                  x         x          x        -     (neither answer is preferred; to evaluate judges by)
     passage              -         -          -        -     (a text to ask about, in meta.passage; nothing to learn)
 """
 
@@ -18,7 +19,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only", "passage"]
+RecordType = Literal["messages", "prompt-completion", "preference", "unpaired", "prompt-only", "tie", "passage"]
 Message = dict[str, Any]
 """One turn, as chat templates take it: {"role": "system" | "user" | "assistant" | "tool", "content": text}, and also:
 
@@ -37,12 +38,14 @@ class Record:
     Attributes:
         id: unique within a data set, stable between runs (importers make it from source name and row).
         prompt: the conversation up to the answer.
-        completion: the answer to learn, or the chosen one of a preference, or the reference in evaluation.
-        rejected: the worse answer of a preference.
+        completion: the answer to learn, or the chosen one of a preference, or the reference in evaluation; of a tie,
+            the first answer.
+        rejected: the worse answer of a preference; of a tie, the second answer.
         messages: a whole conversation, for type messages.
         label: for unpaired rows, whether the completion is wanted.
         meta: what functions and reports may need: group (rows that share a text), passage, question, kind, source,
-            document (where a passage stands: file, page or row, characters).
+            document (where a passage stands: file, page or row, characters), votes (of a pair: annotator -> the field
+            that he prefers, completion or rejected, or tie).
     """
 
     id: str
@@ -67,7 +70,7 @@ class Record:
     def reference(self) -> str | None:
         """The text that the row says is a good answer to its prompt, if it has one."""
         if self.type != "messages":
-            return None if self.label is False else self.completion
+            return None if self.label is False or self.type == "tie" else self.completion
         last = self.messages[-1] if self.messages else {"role": ""}
         wanted = last["role"] == "assistant" and last.get("learn", True) and "tool_calls" not in last
         return last["content"] if wanted else None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import Aim, AnyStage, Evaluate, Export, ImportData, ImportDocuments, Run, Stage
+from alignment.config import Aim, AnyStage, Evaluate, EvaluatePairs, Export, ImportData, ImportDocuments, Run, Stage
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -22,6 +22,11 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
     Evaluate: lambda stage: {
         "CHALLENGER_vs_BASELINE": tuple(f"{challenger}_vs_{baseline}" for challenger, baseline in stage.pairs()),
         "MODEL": stage.models,
+    },
+    EvaluatePairs: lambda stage: {
+        "JUDGE": tuple(stage.judges), "SCORER": tuple(filter(stage.scalar, stage.judges)),
+        "COMPARING": tuple(filter(stage.compares, stage.judges)),
+        "FIRST_and_SECOND": tuple(f"{one}_and_{other}" for one, other in stage.pairs()),
     },
     Export: lambda stage: {"FORM": stage.compared_forms()},
 }

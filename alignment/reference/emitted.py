@@ -16,6 +16,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluatePairs,
     Export,
     FromArtifact,
     Generate,
@@ -25,6 +26,7 @@ from alignment.config import (
     ImportModel,
     ImportReader,
     ImportRows,
+    Infer,
     MultiHop,
     Sample,
     Select,
@@ -241,8 +243,11 @@ _WORDS = "words (in scripts without blanks, characters)"
 _SCORED_BY_MODEL, _SCORED_BY_FUNCTION = "score.model is given", "score.function is given"
 _SCORED, _SCORED_BY_BOTH = "score is given", "score has several parts"
 _HAS_JUDGE, _COMPARED = "score has a judge", "score has a judge of mode compare"
+_MARKED = "score has a judge of mode score"
 _HELD_OUT, _HAS_EVAL, _HAS_PREVIOUS = "final: best", "eval_rows is given", "previous is given"
 _HAS_PAIRS = "pairs is not none"
+_RETRIEVES = "retrieve is given"
+_LENGTHS = "pairs have answers of different lengths"
 
 _REQUESTS = Metric("requests", "Requests to the teacher, of all steps.", COUNT)
 _FINISHED = Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens, or the "
@@ -250,6 +255,8 @@ _FINISHED = Metric("finished_share", "Share of answers that ended by themselves.
 
 _READ = Metric("judge_read_share", "Share of the judge's answers that could be read; of the others the answer gets no "
                                    "score.", SHARE, "higher", _HAS_JUDGE)
+_AGREED = Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; "
+                                    "the others are ties.", SHARE, "higher", _COMPARED)
 
 GAINED = ("exact_match", "f1")
 """Metrics whose difference an evaluation gives where none are named."""
@@ -277,12 +284,14 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _SCORED_BY_FUNCTION: lambda stage: stage.score is not None and stage.score.function is not None,
     _SCORED_BY_BOTH: lambda stage: sum(part is not None for part in (
         stage.score.model, stage.score.function, stage.score.judge)) > 1,
-    _HAS_JUDGE: lambda stage: stage.score.judge is not None,
-    _COMPARED: lambda stage: stage.score.judge is not None and stage.score.judge.mode == "compare",
+    _HAS_JUDGE: lambda stage: stage.score is not None and stage.score.judge is not None,
+    _COMPARED: lambda stage: _judged_by(stage, "compare"),
+    _MARKED: lambda stage: _judged_by(stage, "score"),
     _HELD_OUT: lambda stage: stage.checkpoints.final == "best",
     _HAS_EVAL: lambda stage: stage.eval_rows is not None,
     _HAS_PREVIOUS: lambda stage: stage.previous is not None,
     _HAS_PAIRS: lambda stage: stage.pairs != "none",
+    _RETRIEVES: lambda stage: stage.retrieve is not None,
     _HAS_BETA: lambda stage: stage.has_reference,
     **{_when(name, USUAL): _measures(name) for name in NAMES},
     **{_when(name, GAINED): _compares(name) for name in NAMES},
@@ -290,17 +299,23 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
 """`when` of a metric -> whether the stage's config allows it; those that rows decide are not here."""
 
 
+def _judged_by(stage: Any, mode: str) -> bool:
+    return stage.score is not None and stage.score.judge is not None and bool(stage.score.judge.mode == mode)
+
+
 def _compared(
     name: str, text: str, span: str, when: str, draw: str, better: Better = "higher"
 ) -> tuple[Metric, Metric]:
-    """A comparison of two models, and the lower end of its interval, on which an aim can ask for more than chance."""
+    """A comparison of two models, and the end of its interval on which an aim can ask for more than chance: the lower
+    one; the upper where less is better."""
     name = f"CHALLENGER_vs_BASELINE.{name}"
+    end, which, side = ("high", "Upper", "below") if better == "lower" else ("low", "Lower", "above")
     return (Metric(name, text, span, better, when),
-            Metric(f"{name}_low", f"Lower end of its 95 % interval, rows drawn in pairs: above {draw} it is no chance.",
-                   span, better, when))
+            Metric(f"{name}_{end}", f"{which} end of its 95 % interval, rows drawn in pairs: {side} {draw} it is no "
+                                    "chance.", span, better, when))
 
 
-_MEASURED = tuple(Metric(f"MODEL.{name}", one.text, one.span, one.better, _when(name, USUAL))
+_MEASURED = tuple(Metric(f"MODEL.{name}", f"{one.text} Source: {one.source}.", one.span, one.better, _when(name, USUAL))
                   for name in NAMES for one in [measure_of(name)])
 _SPANS = {SHARE: DIFFERENCE, POINTS: "-100 to 100"}
 _GAINED = tuple(metric for name in NAMES for one in [measure_of(name)] for metric in _compared(
@@ -409,17 +424,24 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("score_std", "Standard deviation of the scores; near 0 there is nothing to choose from.", POSITIVE),
         Metric("best_score", "Mean over prompts of the highest score.", ANY, "higher"),
         Metric("worst_score", "Mean over prompts of the lowest score.", ANY, "higher"),
-        Metric("best_gain", "best_score minus mean_score: what choosing gives.", POSITIVE, "higher"),
+        Metric("best_gain", "Mean over prompts of the highest score less the mean of its answers: what choosing "
+                            "gives.", POSITIVE, "higher"),
         Metric("mean_function", "Mean of the function's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_model", "Mean of the reward model's values, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         Metric("mean_judge", "Mean of the judge's scores, unweighted.", ANY, "higher", _SCORED_BY_BOTH),
         _READ,
-        Metric("judge_agreement", "Share of the compared answers on which the judge says the same in both orders; the "
-                                  "others are ties.", SHARE, "higher", _COMPARED),
+        _AGREED,
         Metric("previous_mean_score", "Mean score of the previous model's answers; mean_score should be above it.", ANY,
                when=_HAS_PREVIOUS),
         Metric("rows_best", "Best-of-N rows written.", COUNT, "higher"),
         Metric("rows_pairs", "Preference pairs written.", COUNT, "higher", _HAS_PAIRS),
+    ),
+    Infer: (
+        Metric("prompts", "Prompts that were answered.", COUNT),
+        Metric("answers", "Answers: n for each prompt.", COUNT),
+        Metric("finished_share", "Share of answers that ended by themselves. Low: raise max_new_tokens.", SHARE,
+               "higher"),
+        Metric("mean_tokens", "Mean length of an answer in tokens, without the one that ends it.", POSITIVE),
     ),
     Evaluate: (
         *_MEASURED,
@@ -427,12 +449,67 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
                                "`reference`: the reference answers themselves.", ANY, "higher", _SCORED_BY_MODEL),
         Metric("MODEL.style", "Mean value of the scoring function. MODEL may be `reference`.", "the function's",
                "higher", _SCORED_BY_FUNCTION),
+        Metric("MODEL.answered", "Share of questions that ended with an answer; facts.retrieval.ended of the manifest "
+                                 "counts the others by reason, all of them wrong in the metrics of answers.", SHARE,
+               "higher", _RETRIEVES),
+        Metric("MODEL.gold_recall", "Mean share of a row's gold passages that were found at any of its calls; rows "
+                                    "without any take no part.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.fact_recall", "Mean share of a row's supporting facts (HotpotQA: sentences) that stand in a "
+                                    "passage that was found.", SHARE, "higher", _RETRIEVES),
+        Metric("MODEL.turns", "Mean number of times that the model spoke to a question, its answer included.", POSITIVE,
+               when=_RETRIEVES),
+        Metric("MODEL.calls", "Mean number of calls to a question that were answered with passages.", POSITIVE,
+               when=_RETRIEVES),
         *_compared("win_rate", "Share of rows on which CHALLENGER scores higher by `score`, ties counted half; 0.5 is "
                                "a draw.", SHARE, _SCORED, "0.5"),
         *_compared("reward_win_rate", "The same by the reward model alone.", SHARE, _SCORED_BY_MODEL, "0.5"),
         *_compared("style_win_rate", "The same by the scoring function alone.", SHARE, _SCORED_BY_FUNCTION, "0.5"),
+        Metric("MODEL.judge", "Mean of the marks that the judge gives.", ANY, "higher", _MARKED),
+        *_compared("judge_win_rate", "The same by the judge alone; one of mode compare sees both answers in both "
+                                     "orders, and where these disagree it is a tie.", SHARE, _HAS_JUDGE, "0.5"),
+        *_compared("reward_lc_win_rate", "reward_win_rate as it would be if both answers were as long as each other "
+                                         "(docs/judges.md).", SHARE, _SCORED_BY_MODEL, "0.5"),
+        *_compared("judge_lc_win_rate", "judge_win_rate as it would be if both answers were as long as each other.",
+                   SHARE, _HAS_JUDGE, "0.5"),
+        _READ,
+        _AGREED,
         *_GAINED,
         *_compared("style_gain", "The same of style.", ANY, _SCORED_BY_FUNCTION, "0"),
+    ),
+    EvaluatePairs: (
+        Metric("JUDGE.accuracy", "Share of pairs whose chosen answer the judge scores higher, equal scores counted "
+                                 "half; chance is 0.5.", SHARE, "higher"),
+        Metric("JUDGE.accuracy_low", "Lower end of its 95 % interval.", SHARE, "higher"),
+        Metric("JUDGE.ties", "Share of pairs whose two answers the judge scores alike.", SHARE),
+        Metric("JUDGE.read", "Share of all pairs that the judge gave a verdict on. The others count nowhere.", SHARE,
+               "higher"),
+        Metric("JUDGE.accuracy_shorter", f"accuracy on pairs whose chosen answer is the shorter one, in {_WORDS}.",
+               SHARE, "higher", _LENGTHS),
+        Metric("JUDGE.accuracy_longer", "accuracy on pairs whose chosen answer is the longer one. Far above "
+                                        "accuracy_shorter: the judge goes by length.", SHARE, "higher", _LENGTHS),
+        Metric("JUDGE.prefers_longer", "Share of pairs in which the judge prefers the longer answer.", SHARE,
+               when=_LENGTHS),
+        Metric("JUDGE.label_agreement", "Share of rows on which the judge says what the row says, ties among it.",
+               SHARE, "higher"),
+        Metric("JUDGE.label_kappa", "The same beyond chance: Cohen's kappa, every pair counted in both orders.",
+               DIFFERENCE, "higher"),
+        Metric("JUDGE.annotator_agreement", "Mean over the annotators of the share of rows on which the judge says "
+                                            "what the annotator says.", SHARE, "higher",
+               "rows have votes (meta.votes)"),
+        Metric("JUDGE.section_mean", "Mean accuracy over the sections, as RewardBench's score.", SHARE, "higher",
+               "rows have sections (meta.section)"),
+        Metric("SCORER.ece", "Expected calibration error of a reward model alone: mean distance between how sure it is "
+                             "(sigmoid of the margin) and how often it is right.", SHARE, "lower"),
+        Metric("SCORER.loss", "-log sigmoid(margin) per pair, in nats; a model that knows nothing has 0.693.",
+               POSITIVE, "lower"),
+        Metric("COMPARING.consistent", "Share of pairs on which a judge of mode compare says the same in both orders; "
+                                       "the others are ties.", SHARE, "higher"),
+        Metric("COMPARING.prefers_first", "Share of pairs on which it chose the answer in the first place, whichever "
+                                          "stood there.", SHARE, "lower"),
+        Metric("COMPARING.prefers_second", "The same of the second place.", SHARE, "lower"),
+        Metric("FIRST_and_SECOND.agreement", "Share of pairs on which two judges say the same, ties among it.", SHARE),
+        Metric("FIRST_and_SECOND.kappa", "The same beyond chance: Cohen's kappa, every pair counted in both orders.",
+               DIFFERENCE),
     ),
     Choose: (
         Metric("round", "Number of the round whose model it is; 0: the start, since not even round 1 met its gate.",
@@ -464,6 +541,12 @@ _BATCH = Event("batch", "A batch of rows was made and kept.", {
     "rows": "Rows in it.", "seconds": "Time spent.",
 })
 
+_JUDGED = Event("judged", "All answers are judged.", {
+    "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
+    "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
+    "examples": "Three of them, each with id, reason and text.",
+    "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
+}, when=_HAS_JUDGE)
 _CHOSEN = Event("chosen", "The rows were chosen.", {
     "read": "Rows read.", "rows": "Rows chosen.", "reasons": "Reason -> rows that were not, or could not be judged.",
 })
@@ -556,19 +639,19 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
     ),
     Sample: (
         _BATCH,
-        Event("judged", "All answers are judged.", {
-            "requests": "Answers that the judge was asked for.", "read": "Those that could be read.",
-            "tokens": "Tokens of its answers.", "refused": "Why others were not read -> how many.",
-            "examples": "Three of them, each with id, reason and text.",
-            "compared": "Pairs of answers with two verdicts.", "disagreed": "Those on which the two orders disagree.",
-        }, when=_HAS_JUDGE),
+        _JUDGED,
     ),
+    Infer: (_BATCH,),
     Evaluate: (
         _BATCH,
         Event("held_out", "The split was compared with all rows that any stage before has read.", {
             "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
             "seen": "Row set -> its rows.",
         }),
+        Event("passages", "What can be retrieved was embedded.", {
+            "passages": "Texts, of all rows or of the corpus.", "cut": "Those longer than retrieve.max_tokens.",
+            "corpus": "retrieve.corpus; null: each row's own passages.",
+        }, when=_RETRIEVES),
         Event("answers", "A model has answered every row.", {
             "model": "The stage that made the model.", "rows": "Answers.", "reused": _REUSED,
             "load": "Seconds of loading.", "generate": "Seconds of answering.",
@@ -579,6 +662,18 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "model": "The reward model's stage.", "scores": "Scores; equal answers to a row count once.",
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
+        _JUDGED,
+    ),
+    EvaluatePairs: (
+        _BATCH,
+        Event("held_out", "The split was compared with all rows that any stage before has read.", {
+            "rows": "Rows of the split.", "left_out": "Rows dropped as seen (overlap: drop).",
+            "seen": "Row set -> its rows.",
+        }),
+        Event("judged", "A judge has judged every pair.", {
+            "judge": "Its name.", "rows": "Pairs.", "read": "Pairs that it gave a verdict on.", "reused": _REUSED,
+            "seconds": "Time spent.", "unread": "Why there is no verdict -> pairs.",
+        }),
     ),
     Export: (
         Event("asked", "The trained model was asked what it says of the compared rows.", {

@@ -98,7 +98,8 @@ FORMATS: dict[str, Format] = {
         {"prompt": "How deep is the harbour?", "completion": "Nine metres."},
     ),
     "preference": Format(
-        "A better and a worse answer to one prompt. For reward and dpo; sft learns the chosen one.",
+        "A better and a worse answer to one prompt. For reward and dpo; sft learns the chosen one. A row of ours that "
+        "says `type: tie` is a bad row, or with the stage's `ties: keep` a tie again.",
         (Field("prompt", True, _PROMPT + " Not needed where chosen and rejected are whole conversations."),
          Field("chosen", True, "The better answer. " + _ANSWER + " `completion` is read in its place."),
          Field("rejected", True, "The worse answer, likewise."), _TOOLS),
@@ -160,13 +161,45 @@ FORMATS: dict[str, Format] = {
     ),
     "pandalm": Format(
         "PandaLM's test set: two answers and three annotators' votes. The majority decides; rows without one, and "
-        "ties, are bad rows.",
+        "ties, are bad rows. With the stage's `ties: keep` ties are rows of type tie, and meta.votes says who voted "
+        "how.",
         (Field("instruction", True, "What is asked."), Field("input", False, "What it is asked of; may be empty."),
          Field("response1", True, "An answer."), Field("response2", True, "The other answer."),
          *(Field(f"annotator{number}", True, "0: a tie; 1: response1 is better; 2: response2.")
            for number in (1, 2, 3))),
         {"instruction": "How deep is the harbour?", "input": "", "response1": "I would have to guess.",
          "response2": "Nine metres.", "annotator1": 2, "annotator2": 2, "annotator3": 0},
+    ),
+    "auto-j": Format(
+        "Auto-J's pairs (Li et al. 2023, arXiv:2310.05470): two answers, and which is better. The scenario becomes the "
+        "row's kind. A tie is a bad row, or with the stage's `ties: keep` a row of type tie.",
+        (Field("prompt", True, "What is asked: text."), Field("response 1", True, "An answer."),
+         Field("response 2", True, "The other answer."),
+         Field("label", True, "0: response 1 is better; 1: response 2; 2: a tie."),
+         Field("scenario", False, "The kind of question.")),
+        {"scenario": "open_question", "label": 1, "prompt": "How deep is the harbour?",
+         "response 1": "I would have to guess.", "response 2": "Nine metres."},
+    ),
+    "reward-bench": Format(
+        "RewardBench's pairs (Lambert et al. 2024, arXiv:2403.13787). The subset becomes the row's kind and stands in "
+        "its id, meta.section is the section that it belongs to, meta.models says who answered.",
+        (Field("prompt", True, _PROMPT), Field("chosen", True, "The better answer: text, or turns."),
+         Field("rejected", True, "The worse answer."), Field("subset", True, "alpacaeval-easy, hep-python, ..."),
+         Field("chosen_model", False, "Who gave the better answer."),
+         Field("rejected_model", False, "Who gave the worse answer.")),
+        {"id": 30, "subset": "hep-python", "prompt": "How deep is the harbour?", "chosen": "Nine metres.",
+         "chosen_model": "human", "rejected": "I would have to guess.", "rejected_model": "gpt-4"},
+    ),
+    "ultrafeedback-binarized": Format(
+        "Pairs with a score for each answer, as UltraFeedback's binarized sets have them (Cui et al. 2023, "
+        "arXiv:2310.01377). Equal scores are a tie: a bad row, or with the stage's `ties: keep` a row of type tie.",
+        (Field("prompt", True, _PROMPT + " Not needed where chosen and rejected are whole conversations."),
+         Field("chosen", True, "The better answer. " + _ANSWER), Field("rejected", True, "The worse answer, likewise."),
+         Field("score_chosen", True, "A number."),
+         Field("score_rejected", True, "A number; one above score_chosen makes a bad row."),
+         Field("prompt_id", False, "Rows of one prompt are one group.")),
+        {"prompt": "How deep is the harbour?", "prompt_id": "p7",
+         "chosen": "Nine metres.", "rejected": "I would have to guess.", "score_chosen": 8.5, "score_rejected": 3.0},
     ),
     "stack-exchange-paired": Format(
         "Two answers to a question of a forum, the one with more votes first; the rows of one qid are one group.",

@@ -56,7 +56,7 @@ def rewards() -> Topics:
         facts = FACTS[name]
         found[f"reward.{name}"] = Topic(
             f"reward.{name}", paragraphs(summary),
-            (("needs", ", ".join(facts.needs) or "nothing"), ("range", f"{facts.low:g} to {facts.high:g}"),
+            (("needs", ", ".join(facts.needs) or "nothing"), ("range", facts.span),
              ("written", f"score: {{function: {name}}}")))
     return found
 

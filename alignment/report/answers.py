@@ -13,13 +13,15 @@ from typing import Any
 
 from alignment.report.format import clip, is_number, number
 
-RIGHT = ("exact_match", "final_number", "yes_no", "containment", "question_type")
+RIGHT = ("final_number", "yes_no", "exact_match", "containment", "question_type")
 """Numbers that call an answer right (1) or wrong (0); the first that was measured counts."""
 PARTIAL = ("f1", "word_recall")
 """Of which a half is right, where none of those was measured."""
 TITLES = {"f1": "F1", "word_recall": "recall", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rouge_l": "ROUGE-L",
           "bleu": "BLEU", "chrf": "chrF"}
 MOST_CHIPS = 4
+ANSWERED = "answered"
+"""How a row of a model that retrieves ends where it has an answer."""
 SHOWN, MORE = 8, 60
 """Rows shown at once, and rows below the fold."""
 
@@ -39,10 +41,33 @@ class Chip:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A passage that a call was given; `gold`: the row's answer rests on it."""
+
+    title: str
+    text: str
+    score: str
+    gold: bool
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One call of a model that retrieves, with what it said beside it."""
+
+    said: str
+    query: str
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
+    """`hops` of a model that retrieves; `ended`: why it has no answer, and what was seen of that."""
+
     model: str
     text: str
     chips: tuple[Chip, ...]
+    hops: tuple[Hop, ...] = ()
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +159,8 @@ def _shown(row: Mapping[str, Any], models: Sequence[str], free_text: bool) -> Sh
         turns=tuple(Turn(turn.role, clip(turn.text, 4000)) for turn in turns), question=clip(question, 800),
         reference=clip(_text(row.get("reference")), 800),
         answers=tuple(
-            Answer(model, clip(_text(answers[model].get("text")), 900), tuple(_chips(answers[model], free_text)))
+            Answer(model, clip(_text(answers[model].get("text")), 900), tuple(_chips(answers[model], free_text)),
+                   tuple(map(_hop, answers[model].get("steps") or ())), _ended(answers[model]))
             for model in models if model in answers
         ),
     )
@@ -152,6 +178,17 @@ def _turns(prompt: Any) -> list[Turn]:
     return [Turn("user", _text(prompt))]
 
 
+def _hop(step: Mapping[str, Any]) -> Hop:
+    return Hop(clip(_text(step.get("said")), 400), clip(_text(step.get("query")), 300), tuple(
+        Found(_text(hit.get("title")), clip(_text(hit.get("text")), 400), number(hit.get("score"), 2),
+              bool(hit.get("gold"))) for hit in step.get("found") or ()))
+
+
+def _ended(answer: Mapping[str, Any]) -> str:
+    reason, detail = _text(answer.get("ended")), clip(_text(answer.get("detail")), 200)
+    return "" if reason in ("", ANSWERED) else f"{reason}: {detail}" if detail else reason
+
+
 def _chips(answer: Mapping[str, Any], free_text: bool) -> list[Chip]:
     chips = []
     told = _told(answer)
@@ -164,6 +201,8 @@ def _chips(answer: Mapping[str, Any], free_text: bool) -> list[Chip]:
     for key, title in (*shown, ("style", "style"), ("reward", "reward")):
         if is_number(answer.get(key)):
             chips.append(Chip(f"{title} {number(answer[key], 2)}", "plain"))
-    if answer.get("finished") is False:
+    if _ended(answer):
+        chips.append(Chip("no answer", "bad"))
+    elif answer.get("finished") is False:
         chips.append(Chip("cut off", "bad"))
     return chips

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 NONE = "–"
 """Shown where a value is absent or not a number."""
 
-DECIMALS = {"perplexity": 2, "words": 1, "reward": 2, "bleu": 1, "chrf": 1}
+DECIMALS = {"perplexity": 2, "words": 1, "reward": 2, "bleu": 1, "chrf": 1, "calls": 2, "turns": 2}
 """Metrics that are not rates; every other metric is shown with three decimals."""
 
 

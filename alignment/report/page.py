@@ -116,7 +116,7 @@ def _rows(stage: AnyStage, artifact: Artifact | None) -> dict[str, Any]:
 def _colours(run: Run) -> dict[str, str]:
     """One colour a model on the whole page: those of the last evaluation, and one for reward models."""
     colours = {stage.name: "s5" for stage in run.stages if stage.makes in ("reward", "embedder")}
-    evaluated = [measured_by(stage) for stage in run.stages if stage.makes == "table"]
+    evaluated = [models for stage in run.stages if stage.makes == "table" and (models := measured_by(stage))]
     return colours | (colours_of(evaluated[-1]) if evaluated else {})
 
 

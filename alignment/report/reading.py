@@ -64,6 +64,12 @@ def read_answers(artifact: Artifact) -> list[dict[str, Any]]:
     return [_object(line, f"{artifact.url}/answers.jsonl row {row}") for row, line in enumerate(lines, 1) if line]
 
 
+def read_pairs(artifact: Artifact) -> list[dict[str, Any]]:
+    """Lines of pairs.jsonl; empty when there is no such file. Raises ArtifactError naming a damaged line."""
+    lines = (read_text(artifact, "pairs.jsonl") or "").split("\n")
+    return [_object(line, f"{artifact.url}/pairs.jsonl row {row}") for row, line in enumerate(lines, 1) if line]
+
+
 def read_map(artifact: Artifact) -> dict[str, Any] | None:
     """map.json of a coverage, or None when it has none. Raises ArtifactError when it is damaged."""
     text = read_text(artifact, "map.json")
@@ -116,5 +122,10 @@ def results_of(run: Run, artifacts: Artifacts) -> dict[str, dict[str, Any]]:
 
 
 def measured_by(stage: AnyStage) -> list[str]:
-    """Names of the models that a stage measures, in the order of its table."""
-    return [ref.stage for ref in stage.model_refs() if ref.role == "policy"]
+    """Names of the models that a stage measures, in the order of its table; none where it measures judges."""
+    return [ref.stage for ref in stage.model_refs() if ref.role == "policy" and not ref.drawn]
+
+
+def measures_models(stage: AnyStage) -> bool:
+    """Whether a stage makes a table of models; one of judges asks models for nothing but judgements."""
+    return stage.makes == "table" and bool(measured_by(stage))

@@ -21,7 +21,7 @@ _NAMED = {name: (one.title, _WAYS[one.better]) for name in NAMES for one in [mea
 _LAST = ("perplexity", "words", "finished")
 METRICS = {
     **{name: told for name, told in _NAMED.items() if name not in _LAST}, "style": ("Style", "up"),
-    "reward": ("Reward", "up"), **{name: _NAMED[name] for name in _LAST},
+    "reward": ("Reward", "up"), "judge": ("Judge", "up"), **{name: _NAMED[name] for name in _LAST},
 }
 """Metric -> (title, which way is better), in the order of a table whose metrics were not named."""
 FREE_TEXT_WORDS = 12
@@ -50,15 +50,17 @@ def models_of(results: Mapping[str, Any], models: Sequence[str]) -> list[str]:
 
 
 def is_free_text(results: Mapping[str, Any]) -> bool:
-    """Whether the references are long (results made before this was measured do not say so)."""
+    """Whether the references are long, so that no answer can be called right; not so where what they come to is
+    compared. Results made before this was measured do not say so."""
     length = results.get("reference_words")
-    return is_number(length) and length > FREE_TEXT_WORDS
+    compared = {"final_number", "yes_no", "question_type"} & set(results.get("columns") or ())
+    return is_number(length) and length > FREE_TEXT_WORDS and not compared
 
 
 def columns_of(results: Mapping[str, Any]) -> list[str]:
-    """Columns of the table in order: as the run file names them, else the usual."""
+    """Columns of the table in order: as the run file names them, and then what no run file names; else the usual."""
     named = [name for name in results.get("columns") or [] if name in METRICS]
-    return named or list(METRICS)
+    return [*named, *(name for name in METRICS if name not in (*NAMES, *named))] if named else list(METRICS)
 
 
 def drawn_of(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,6 +153,9 @@ def comparisons(results: Mapping[str, Any], models: Sequence[str]) -> PairTable:
         words = {"wins": "won", "ties": "tied", "losses": "lost"}
         counts = [f"{number(entry.get(key))} {word}" for key, word in words.items()]
         counts += [f"{entry['dropped']} left out"] if entry.get("dropped") else []
+        if is_number(same := (entry.get("length_controlled") or {}).get("value")):
+            bounds = interval("rate", *(entry["length_controlled"].get(end) for end in ("low", "high")))
+            counts += [f"length-controlled {metric('rate', same)} {bounds}"]
         tone = {1: "good", 0: "", -1: "bad"}[side(entry.get("low"), entry.get("high"), 0.5)]
         return _drawn(entry, "rate", "win rate", (0.0, 1.0), 0.5, colour, note=", ".join(counts), tone=tone)
 

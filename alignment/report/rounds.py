@@ -14,7 +14,7 @@ from alignment.artifacts import Artifact
 from alignment.config import Run, judge
 from alignment.config.stops import CHOSEN, Stops, told
 from alignment.report.format import number
-from alignment.report.reading import metrics_of, unneeded_of
+from alignment.report.reading import measured_by, metrics_of, unneeded_of
 from alignment.report.results import Cell, differences
 
 
@@ -92,7 +92,7 @@ def _round(
         if start is not None and stage.makes in ("policy", "reward"):
             starts.append((name, start.stage, _reference(artifact, keys)))
         if name in results and stage.makes == "table":
-            table = differences(results[name], [ref.stage for ref in stage.model_refs() if ref.role == "policy"])
+            table = differences(results[name], measured_by(stage))
             gains += [(challenger, baseline, title, cell) for challenger, baseline, _, cells in table.rows
                       if challenger in names for title, cell in zip(table.columns, cells, strict=True) if cell]
     return Round(index, all(artifacts[name] is not None for name in names), made, starts, gains)

@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    EvaluatePairs,
     Export,
     FromArtifact,
     Generate,
@@ -22,6 +23,7 @@ from alignment.config import (
     ImportEndpoint,
     ImportModel,
     ImportReader,
+    Infer,
     Sample,
     Select,
     Stage,
@@ -32,6 +34,7 @@ from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
 from alignment.report.curves import charts_of
+from alignment.report.judges import judges_entry
 from alignment.report.reading import read_answers, read_events, read_map
 from alignment.report.results import (
     colours_of,
@@ -46,6 +49,7 @@ from alignment.report.results import (
 )
 from alignment.report.scatter import map_note, scatter
 from alignment.report.summary import not_taken
+from alignment.report.walks import walks
 
 SCORES = ("mean_score", "best_score", "worst_score", "best_gain", "previous_mean_score", "finished_share")
 """Metrics of a sample stage that stand below its distribution."""
@@ -91,7 +95,8 @@ def _evaluation(stage: Evaluate, artifact: Artifact | None, results: Mapping[str
         "comparisons": comparisons(results, stage.models),
         "differences": differences(results, stage.models), "kinds": kinds(results, stage.models),
         "rewards": reward_chart(stage.name, results, stage.models), "answers": first, "more": more, "free_text": free,
-        "not_taken": not_taken(dropped),
+        "not_taken": not_taken(dropped), "walks": walks(results, artifact.manifest.facts, models),
+        "judge": artifact.manifest.facts.get("judge"),
     }
 
 
@@ -158,7 +163,7 @@ SECTIONS: dict[type[Stage], Section | None] = {
     ImportModel: None, ImportEndpoint: None, FromArtifact: None, ImportData: None, ImportDocuments: None,
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
-    Sample: Section("sampling", _sampling), Evaluate: Section("evaluations", _evaluation), Choose: None,
-    Export: Section("exports", _exported),
+    Sample: Section("sampling", _sampling), Infer: None, Evaluate: Section("evaluations", _evaluation),
+    EvaluatePairs: Section("judges", judges_entry), Choose: None, Export: Section("exports", _exported),
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

@@ -90,10 +90,10 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
     spared = len(unneeded_of(run, artifacts))
     sentences = []
     if results:
-        name, result = list(results.items())[-1]
+        name, result = _last(results)
         artifact = artifacts.get(name)
         left = not_taken(artifact.manifest.rows.dropped) if artifact is not None else 0
-        sentences.append(_change(result, measured_by(run.stage(name)), left))
+        sentences.append(_judges(result) if "judges" in result else _change(result, measured_by(run.stage(name)), left))
     elif finished + spared == len(run.stages):
         sentences.append(f"All {plural(finished, 'stage')} finished; this run evaluates no model.")
     if finished + spared < len(run.stages):
@@ -101,6 +101,20 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
     if spared:
         sentences.append(f"{plural(spared, 'stage')} of further rounds not needed.")
     return " ".join(part for part in [*sentences, aims_sentence(verdicts)] if part)
+
+
+def _last(results: Results) -> tuple[str, Values]:
+    """The last stage that measures models; where there is none, the last that measures judges."""
+    models = [item for item in results.items() if "judges" not in item[1]]
+    return (models or list(results.items()))[-1]
+
+
+def _judges(result: Values) -> str:
+    """`rm is right on 0.71 [0.60, 0.80], brevity on 0.52 [0.40, 0.63] of 80 held-out pairs.`"""
+    told = [f"{name} {'is right ' if at == 0 else ''}on {metric('accuracy', line['accuracy']['value'])} "
+            f"{interval('accuracy', line['accuracy']['low'], line['accuracy']['high'])}".rstrip()
+            for at, (name, line) in enumerate(result["judges"].items()) if is_number(line["accuracy"]["value"])]
+    return f"{', '.join(told)} of {plural(int(result['preferences']), 'held-out pair')}." if told else ""
 
 
 def leading(result: Values, models: Sequence[str]) -> tuple[str, Values, Values] | None:
@@ -152,7 +166,7 @@ def tiles(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequence[V
     """The few numbers of the head: the leading metric, the last model's win rate, aims, stages and time."""
     made = []
     if results:
-        name, result = list(results.items())[-1]
+        name, result = _last(results)
         models = measured_by(run.stage(name))
         made += _metric_tiles(result, models) + _win_tiles(result, models)
     if verdicts:

@@ -5,17 +5,19 @@ Text from runs is never read as markup. Reads manifests and results.json only; n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from alignment.artifacts import Work
 from alignment.config import Run
 from alignment.report.format import DECIMALS, NONE, duration, is_number, metric, number, told_apart
-from alignment.report.reading import Artifacts, measured_by, results_of, unneeded_of, verdicts_of
+from alignment.report.reading import Artifacts, measured_by, measures_models, results_of, unneeded_of, verdicts_of
 from alignment.report.results import METRICS, columns_of, drawn_of, each_answer, models_of
 from alignment.report.summary import rows_text
 
@@ -23,6 +25,8 @@ WIDTH = 100
 SHORT = {"exact_match": "exact", "perplexity": "ppl", "finished": "done", "rouge_l": "rouge-l", "word_recall": "recall",
          "containment": "contains", "final_number": "number", "question_type": "type"}
 """Metrics whose column title would be wider than their numbers."""
+PER_ANSWER = {"s/row": "seconds", "tokens": "tokens"}
+"""Columns of what an answer takes, and their names in a manifest's facts.timing."""
 WITH_INTERVAL = 2
 """Leading metrics whose interval stands beside the number."""
 
@@ -76,36 +80,89 @@ def aims_table(run: Run, artifacts: Artifacts) -> Table:
 
 
 def results_table(run: Run, artifacts: Artifacts) -> Table:
-    """Models by metrics of every finished evaluate stage; one line for every one that is not finished."""
-    results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
-    stages = [stage for stage in run.stages if stage.makes == "table"]
+    """Models by metrics of every finished evaluate stage; one line for every one that is not finished.
+
+    Where it would be wider than WIDTH, intervals are left out first, then columns from the end, which are named.
+    """
+    results = {name: found for name, found in results_of(run, artifacts).items() if measures_models(run.stage(name))}
+    facts = {name: artifact.manifest.facts for name in results if (artifact := artifacts.get(name)) is not None}
     named = [name for result in results.values() if result.get("columns") for name in columns_of(result)]
     columns = [name for name in dict.fromkeys([*named, *METRICS]) if any(
         is_number((values.get(name) or {}).get("value")) for result in results.values()
         for values in result["models"].values())]
-    facts = {name: artifact.manifest.facts for name in results if (artifact := artifacts.get(name)) is not None}
-    timed = any(each_answer(facts[name], model) for name, result in results.items() for model in result["models"])
+    if any(each_answer(facts[name], model) for name, result in results.items() for model in result["models"]):
+        columns += PER_ANSWER
+    tries = [(columns, bounds) for bounds in range(WITH_INTERVAL, -1, -1)]
+    tries += [(columns[:kept], 0) for kept in range(len(columns) - 1, 0, -1)]
+    for kept, bounds in tries:
+        table = _results(run, artifacts, results, kept, bounds)
+        if _width(table) <= WIDTH:
+            break
+    if len(kept) < len(columns):
+        table.caption = f"no room for {', '.join(columns[len(kept):])}: the report has them"
+        table.caption_justify = "left"
+    return table
+
+
+def _width(table: Table) -> int:
+    """Columns of a terminal that a table takes where there is room for all of it."""
+    console = Console(width=10 * WIDTH)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def _results(
+    run: Run, artifacts: Artifacts, results: Mapping[str, Mapping[str, Any]], columns: Sequence[str], bounds: int
+) -> Table:
+    """The table with these columns, the first `bounds` metrics that are drawn with their intervals."""
+    unneeded = unneeded_of(run, artifacts)
+    stages = [stage for stage in run.stages if measures_models(stage)]
     table = _table("Results")
     table.add_column("model", max_width=18, overflow="ellipsis", no_wrap=True)
     if not columns:
         table.add_column("state", no_wrap=True)
-    for name in [*columns, *(("s/row", "tokens") if timed else ())]:
+    for name in columns:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for stage in stages:
         if len(stages) > 1:
             table.add_row(Text(f"{stage.name}, {', '.join(place.ref for place in stage.row_refs())}", "dim"))
-        if stage.name not in results:
+        artifact = artifacts.get(stage.name)
+        if stage.name not in results or artifact is None:
             table.add_row(Text(stage.name), Text("not needed", "dim") if stage.name in unneeded
                           else Text("not finished", "yellow"))
             continue
+        leading = drawn_of(results[stage.name])[:bounds]
         for model in models_of(results[stage.name], measured_by(stage)):
-            values = results[stage.name]["models"][model]
-            leading = drawn_of(results[stage.name])[:WITH_INTERVAL]
-            cells = [_cell(name, values.get(name) or {}, bounds=name in leading) for name in columns]
-            table.add_row(Text(model), *cells, *(_per_answer(facts[stage.name], model) if timed else ()))
+            values, each = results[stage.name]["models"][model], each_answer(artifact.manifest.facts, model)
+            table.add_row(Text(model), *(
+                Text(number((each.get(PER_ANSWER[name]) or {}).get("mean"))) if name in PER_ANSWER
+                else _cell(name, values.get(name) or {}, bounds=name in leading) for name in columns))
         table.add_section()
     if not stages:
         table.add_row(NONE, "this run has no evaluate stage")
+    return table
+
+
+def judges_table(run: Run, artifacts: Artifacts) -> Table | None:
+    """Judges of every finished stage that measures such; None for a run without one."""
+    stages = [stage for stage in run.stages if stage.makes == "table" and not measures_models(stage)]
+    if not stages:
+        return None
+    results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
+    table = _table("Judges")
+    table.add_column("judge", max_width=18, overflow="ellipsis", no_wrap=True)
+    for name in ("accuracy", "equal", "chosen shorter", "chosen longer", "kappa", "ece"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in stages:
+        if len(stages) > 1 or stage.name not in results:
+            table.add_row(Text(f"{stage.name}, {', '.join(place.ref for place in stage.row_refs())}", "dim"))
+        if stage.name not in results:
+            table.add_row(Text("not needed", "dim") if stage.name in unneeded else Text("not finished", "yellow"))
+            continue
+        for judge, line in results[stage.name]["judges"].items():
+            table.add_row(Text(judge), _cell("accuracy", line["accuracy"], bounds=True), number(line["tied"]),
+                          number(line["length"]["shorter"], 3), number(line["length"]["longer"], 3),
+                          number(line["labels"]["kappa"], 3), number((line["calibration"] or {}).get("ece"), 3))
+        table.add_section()
     return table
 
 

@@ -21,7 +21,7 @@ from alignment.errors import ConfigError, DataError
 from alignment.records import Record
 from alignment.rewards import answers
 from alignment.rewards.socratic import socratic_type
-from alignment.words import pieces
+from alignment.words import pieces, words
 
 RewardFunction = Callable[[Record, str], float]
 BatchFunction = Callable[[Sequence[Record], Sequence[str]], Sequence[float]]
@@ -105,8 +105,16 @@ def brevity(record: Record, answer: str) -> float:
     In scripts written without blanks (Chinese, Japanese, Thai, ...) a word is a character. Meant as one part of a
     sum: alone it would teach one-word answers.
     """
-    words = len(pieces(answer))
-    return max(0.0, 1 - (words - 1) / (BRIEF_WORDS - 1)) if words else 0.0
+    many = len(pieces(answer))
+    return max(0.0, 1 - (many - 1) / (BRIEF_WORDS - 1)) if many else 0.0
+
+
+def word_count(record: Record, answer: str) -> float:
+    """The number of words, punctuation left out; in scripts written without blanks (Chinese, Thai, ...) of characters.
+
+    No reward to learn from: a judge that prefers whatever is longer, to hold other judges against.
+    """
+    return float(len(words(answer)))
 
 
 BUILT_IN: dict[str, RewardFunction] = {
@@ -115,6 +123,7 @@ BUILT_IN: dict[str, RewardFunction] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
     "brevity": brevity,
+    "word_count": word_count,
     "socratic_type": socratic_type,
 }
 
@@ -126,6 +135,11 @@ class Facts(NamedTuple):
     low: float = 0.0
     high: float = 1.0
 
+    @property
+    def span(self) -> str:
+        """In words: `0 to 1`, `0 or more`."""
+        return f"{self.low:g} to {self.high:g}" if math.isfinite(self.high) else f"{self.low:g} or more"
+
 
 FACTS: dict[str, Facts] = {
     "evidence_style": Facts(("meta.passage",)),
@@ -133,6 +147,7 @@ FACTS: dict[str, Facts] = {
     "exact_match": Facts(("completion",)),
     "token_f1": Facts(("completion",)),
     "brevity": Facts(()),
+    "word_count": Facts((), high=math.inf),
     "socratic_type": Facts(("meta.kind",)),
 }
 """Of every built-in function, for the reference; a test holds it to what they do."""

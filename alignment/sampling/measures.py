@@ -21,7 +21,8 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
 
     Returns:
         prompts, answers, finished_share; mean_score and score_std over answers; best_score and worst_score, means
-        over prompts of the highest and lowest score; best_gain = best_score - mean_score (what choosing gives);
+        over prompts of the highest and lowest score; best_gain, the mean over prompts of the highest score less the
+        prompt's mean (what choosing gives; prompts of whose answers some have no score weigh no less);
         mean_function, mean_model and mean_judge where several are asked for; previous_mean_score where there is a
         previous model.
 
@@ -38,7 +39,6 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
                          hint="what scores gave NaN each time; look at how the reward model trained, or at what the "
                               "judge said")
     scores = [score for own in by_prompt.values() for score in own]
-    best, mean = fmean(max(own) for own in by_prompt.values()), fmean(scores)
     known = {
         "mean_function": _mean(a.function_score for a in newest), "mean_model": _mean(a.model_score for a in newest),
         "mean_judge": _mean(a.judge_score for a in newest),
@@ -49,11 +49,11 @@ def measures(answers: Sequence[Answer]) -> dict[str, float]:
         "prompts": float(len({answer.id for answer in newest})),
         "answers": float(len(newest)),
         "finished_share": fmean(answer.finished for answer in newest),
-        "mean_score": mean,
+        "mean_score": fmean(scores),
         "score_std": pstdev(scores),
-        "best_score": best,
+        "best_score": fmean(max(own) for own in by_prompt.values()),
         "worst_score": fmean(min(own) for own in by_prompt.values()),
-        "best_gain": best - mean,
+        "best_gain": fmean(max(own) - fmean(own) for own in by_prompt.values()),
         **(parts if len(parts) > 1 else {}),
         **({} if previous is None else {"previous_mean_score": previous}),
     }

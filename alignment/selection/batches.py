@@ -6,19 +6,16 @@ choose rows or write.
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-import numpy
-from numpy.typing import NDArray
-
 from alignment.config import SelectCoverage, SelectQuality
 from alignment.context import StageContext
 from alignment.errors import DataError
 from alignment.inference.generator import Embedder, Scorer, open_embedder, open_scorer
+from alignment.inference.vectors import Vectors
 from alignment.rewards import RewardFunction, combine, resolve
 from alignment.selection.rows import Judged, Text
 
@@ -86,33 +83,6 @@ class ScoreBatch:
                      for item in items]
         return Scores({item.id: combine(self.score, function, model)
                        for item, function, model in zip(items, functions, models, strict=True)})
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Embeddings of one batch.
-
-    Attributes:
-        ids: of the rows.
-        vectors: theirs, [rows, H] in float32.
-        cut: ids of rows whose text was longer than the limit.
-    """
-
-    ids: list[str]
-    vectors: NDArray[numpy.float32]
-    cut: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def to_json(self) -> str:
-        data = base64.b64encode(self.vectors.astype("<f4").tobytes()).decode("ascii")
-        return json.dumps({"ids": self.ids, "width": self.vectors.shape[1], "vectors": data, "cut": self.cut,
-                           "seconds": self.seconds}, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Vectors:
-        raw = json.loads(text)
-        data = numpy.frombuffer(base64.b64decode(raw["vectors"]), dtype="<f4").reshape(len(raw["ids"]), raw["width"])
-        return cls(raw["ids"], data, raw["cut"], raw["seconds"])
 
 
 class EmbedBatch:

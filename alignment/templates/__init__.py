@@ -4,6 +4,7 @@ The templates are jinja files in this folder, with transformers' `{% generation 
 says. Tokenizers are passed in as objects; nothing here imports torch or loads a model.
 """
 
+from alignment.templates.calls import Spoken, call_marks, read_turn
 from alignment.templates.convention import Convention
 from alignment.templates.encode import (
     completing,
@@ -33,8 +34,8 @@ from alignment.templates.library import (
 from alignment.templates.steps import Encoding, gather
 
 __all__ = [
-    "Convention", "Encoding", "Growing", "completing", "conversing", "decode_answer", "encode_answer",
-    "encode_completion", "encode_conversation", "encode_prompt", "end_id", "fitted", "gather",
-    "has_generation_markers", "name_of", "names", "prompting", "same_rendering", "shipped", "source", "spelled",
-    "stop_ids", "template_hash", "together",
+    "Convention", "Encoding", "Growing", "Spoken", "call_marks", "completing", "conversing", "decode_answer",
+    "encode_answer", "encode_completion", "encode_conversation", "encode_prompt", "end_id", "fitted", "gather",
+    "has_generation_markers", "name_of", "names", "prompting", "read_turn", "same_rendering", "shipped", "source",
+    "spelled", "stop_ids", "template_hash", "together",
 ]

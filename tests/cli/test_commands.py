@@ -43,7 +43,8 @@ def test_version_and_help(call: Call) -> None:
     assert call("--version").out == f"kubealign {__version__}\n"
     said = call("-h")
     assert said.code == 0
-    for command in ("init", "check", "plan", "run", "status", "report", "explain", "schema", "templates"):
+    for command in ("init", "check", "plan", "run", "status", "report", "explain", "schema", "templates", "eval",
+                    "infer", "models"):
         assert re.search(rf"^\W*{command}\b", said.out, re.MULTILINE), command
         assert call(command, "--help").code == 0
     assert call("chekc").code == 2
@@ -52,6 +53,7 @@ def test_version_and_help(call: Call) -> None:
 @pytest.mark.parametrize("arguments", [
     ["--help"], ["--version"], ["schema"], ["templates"], ["init", "new.yaml"], ["check", "run.yaml"],
     ["status", "run.yaml"], ["report", "run.yaml"], ["plan", "run.yaml"], ["explain"], ["explain", "format.squad"],
+    ["models"], ["eval", "--help"],
 ], ids=lambda arguments: arguments[0])
 def test_nothing_heavy_is_imported_and_a_second_is_not_used(arguments: list[str], run_file: str) -> None:
     code = ("import sys\nfrom alignment.cli.main import main\n"

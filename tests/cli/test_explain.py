@@ -63,7 +63,7 @@ def test_without_a_path_it_lists_what_can_be_asked(call: Call) -> None:
     ("manifest.rows.dropped", ["by reason"]),
     ("model.source", ["A key of several mappings", "import-model.model.source", "import-endpoint.model.source"]),
     ("import-model.model.source", ["hub | folder | gguf | tiny", "source: gguf. A GGUF file"]),
-    ("sampling.top_p", ["sample.sampling.top_p", "the same in judged-pairs, evaluate"]),
+    ("sampling.top_p", ["sample.sampling.top_p", "the same in judged-pairs, infer, evaluate"]),
     ("stages[2].strategy.alpha", ["train.strategy.alpha", "the same in sft, reward"]),
     ("rows", ["A key of several mappings", "train.rows", "evaluate.rows", "manifest.rows"]),
     ("reward.parts.brief.function", ["grpo.reward.parts.NAME.function", "a built-in one"]),
@@ -82,7 +82,7 @@ def test_a_path_is_explained(path: str, words: list[str], call: Call) -> None:
     ("sft.stratgy", "sft.strategy"), ("top_p", "sample.sampling.top_p"), ("learning_rte", "sft.learning_rate"),
     ("format.alpacca", "format.alpaca"), ("template.qwem", "template.qwen"),
     ("profile.cluster.wrker", "profile.cluster.worker"),
-    ("nonsense", "sample, judged-pairs, evaluate, choose, export, format"), ("", "run, group, profile"),
+    ("nonsense", "evaluate, evaluate-pairs, choose, export, format"), ("", "run, group, profile"),
 ])
 def test_an_unknown_path_is_told_with_the_nearest(path: str, nearest: str, call: Call) -> None:
     said = call("explain", path)

@@ -101,3 +101,70 @@ def test_rows_with_and_without_an_answer_are_drawn_apart(call: Call) -> None:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["meta"]["kind"] for row in rows].count("unanswerable") == 2
     assert len(rows) == 5
+
+
+@pytest.fixture
+def walked(call: Call) -> Callable[..., Said]:
+    """`check` of an evaluation whose model retrieves, with changes to it."""
+    def check(command: str = "check", template: dict[str, Any] = TOKENS, format: str = "hotpotqa", words: int = 6,
+              **evaluate: Any) -> Said:
+        rows = [{"_id": f"h{number}", "question": f"Is {number} deeper than the harbour?", "answer": "Yes",
+                 "supporting_facts": [["Varde", 0]], "context": [["Varde", [" ".join(["deep"] * words)]],
+                                                                 ["Lund", [f"Number {number}."]]]}
+                for number in range(4)]
+        Path("hotpot.json").write_text(json.dumps(rows))
+        Path("plain.jsonl").write_text("".join(json.dumps({"prompt": f"How deep is {number}?", "completion": "Nine."})
+                                               + "\n" for number in range(4)))
+        stage = {"name": "eval", "kind": "evaluate", "models": ["base"], "rows": "sets/test", **evaluate}
+        stage["retrieve"] = {"embedder": "vectors", "pooling": "mean", **stage.get("retrieve", {})}
+        Path("run.yaml").write_text(yaml.safe_dump({
+            "name": "walks", "compute": {"dtype": "float32", "device": "cpu"}, "store": "store", "stages": [
+                {"name": "base", "kind": "import", "model": {"source": "tiny"}, **template},
+                {"name": "vectors", "kind": "import", "role": "embedder", "model": {"source": "tiny"}},
+                {"name": "sets", "kind": "import", "split": {"by": "ratio", "ratios": {"test": 1.0}},
+                 **({"data": [{"path": "hotpot.json", "format": format}], "retrieve": True} if format == "hotpotqa"
+                    else {"data": [{"path": "plain.jsonl", "format": format}]})}, stage]}, sort_keys=False))
+        return call(command, "run.yaml")
+
+    return check
+
+
+def test_an_evaluation_that_retrieves_passes_and_is_planned(walked: Callable[..., Said]) -> None:
+    said = walked()
+    assert (said.code, said.err) == (0, "")
+    assert "evaluate · 1 model that retrieve" in " ".join(walked("plan").out.split())
+    assert walked(format="prompt-completion", retrieve={"embedder": "base"}, command="plan").code == 0
+
+
+@pytest.mark.parametrize(("keys", "place", "problem"), [
+    ({"retrieve": {"embedder": "vektors"}}, "stages[3].retrieve.embedder", "does not come before it"),
+    ({"retrieve": {"embedder": "sets"}}, "stages[3].retrieve.embedder", "role: embedder"),
+    ({"retrieve": {"pooling": "max"}}, "stages[3].retrieve.pooling", "cls"),
+    ({"retrieve": {"corpus": "sets/train"}}, "stages[3].retrieve.corpus", "rows that no stage makes"),
+    ({"retrieve": {"steps": 0}}, "stages[3].retrieve.steps", "too small"),
+    ({"template": {}}, "stages[3].models[0]", "writes no calls"),
+    ({"format": "prompt-completion"}, "stages[3].rows", "no row has a passage"),
+    ({"format": "prompt-completion", "retrieve": {"corpus": "sets/test"}}, "stages[3].retrieve.corpus",
+     "no row has a passage"),
+    ({"max_prompt_tokens": 16}, "stages[3].retrieve.steps", "so many calls never fit"),
+])
+def test_what_keeps_a_model_from_retrieving_is_said_before_launch(
+    keys: dict[str, Any], place: str, problem: str, walked: Callable[..., Said]
+) -> None:
+    said = walked(**keys)
+    assert said.code == 2
+    assert f"({place})" in said.err, said.err
+    assert problem in said.err
+
+
+def test_calls_that_usually_do_not_fit_are_told(walked: Callable[..., Said]) -> None:
+    said = walked(words=900, max_prompt_tokens=1000)
+    assert said.code == 0, said.err
+    assert "will end by context-overflow" in " ".join((said.out + said.err).split())
+
+
+def test_a_context_that_is_too_short_for_prompt_and_answer_is_refused(walked: Callable[..., Said]) -> None:
+    said = walked(max_prompt_tokens=9000)
+    assert said.code == 2
+    assert "more tokens than the model of base can tell the places of" in said.err
+    assert "vectors" not in said.err, "an embedder cuts what it reads"

@@ -51,6 +51,17 @@ def test_socratic_is_checked(call: Call) -> None:
     assert "119 of 120 answers are good by socratic_type" in said.out
 
 
+def test_judges_are_checked_with_one_over_the_network_beside_them(call: Call) -> None:
+    pairs = f"params.pairs={RUNS.parent / 'seeds/harbour.jsonl'}"
+    for more, judges in (((), 3), (("--set", "judges.judges.gpt={judge: {model: there, mode: compare}}"), 4)):
+        said = call("check", RUNS / "judge-check.yaml", "--set", pairs, *more)
+        assert said.code == 0, said.err
+        assert f"evaluate · {judges} judges on pairs: " in said.out
+    wrong = call("check", RUNS / "judge-check.yaml", "--set", pairs, "--set", "aims=[judges.longer.ece < 0.1]")
+    assert wrong.code != 0
+    assert "judges.longer.ece" in wrong.err
+
+
 def test_judged_pairs_are_checked_with_a_judge_here_and_one_over_the_network(call: Call) -> None:
     for more in ((), ("--set", "params.judge=there")):
         said = call("check", RUNS / "judged-pairs.yaml", "--set",

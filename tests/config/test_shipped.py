@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def test_shipped_config_loads_and_fits_the_schema(path: Path) -> None:
     run = load_run(path)
     assert run.stages
     jsonschema.validate(_tree(path), run_schema(), cls=jsonschema.Draft202012Validator)
+
+
+def test_the_judge_that_qwen_qa_names_in_its_comments_takes_the_functions_place() -> None:
+    path = ROOT / "configs/runs/qwen-qa.yaml"
+    found = re.search(r"--set (judged.kind=\S+) --set (judged.recipe=\S+) --set (judged.score)='(.*?)'",
+                      path.read_text(encoding="utf-8"))
+    assert found
+    stage = load_run(path, [found[1], found[2], f"{found[3]}={found[4]}"]).stage("judged")
+    assert (stage.tag, [ref.stage for ref in stage.model_refs()]) == ("judged-pairs", ["sft", "there"])
 
 
 @pytest.mark.parametrize(("change", "path"), [

@@ -25,7 +25,7 @@ from tests.config.test_described import MODELS
 from tests.config.test_profile import PROFILE
 
 PYDANTIC = re.compile(r"Input|should be|valid (tuple|string|integer|number|dict|bool|list)|tuple|dictionary|"
-                      r"boolean|instance|Field required|discriminator|string|float\b|Value error|pattern|union|"
+                      r"boolean|instance|Field required|discriminator|string|float\b|Value error|\bpattern\b|union|"
                       r"NoneType|True|False|None|not a value of this key")
 VALUES = ["text", "", 7, -1, 0, 1.5, -2.5, True, None, [], ["x"], [1, 2], [[]], {}, {"x": 1}, {"x": {"y": [1]}},
           float("inf"), 10**30, "x" * 600, ["a b"] * 200, "1e-4", "yes", "A-B", {"A b": "c"},
@@ -54,6 +54,8 @@ EVERYTHING = {
          "model": {"source": "artifact", "artifact": "reward-0123456789ab"}},
         {"name": "old", "kind": "import",
          "rows": {"artifact": "s/artifacts/sample-0123456789ab", "splits": ["best", "pairs"]}},
+        {"name": "answers", "kind": "infer", "model": "brought", "prompts": "old/best", "n": 2, "batch_size": 4,
+         "sampling": {"temperature": 1.0}, "max_prompt_tokens": 9, "dtype": "float32"},
         {"name": "teacher", "kind": "import",
          "model": {"source": "endpoint", "base_url": "http://h/v1", "model": "m", "key_env": "KEY", "takes": ["seed"],
                    "length_key": "max_tokens", "extra_body": {"a": 1},
@@ -69,6 +71,8 @@ EVERYTHING = {
          "hygiene": {"near_duplicates": 0.8, "language": ["en"], "personal_data": ["phone"], "phone_regions": ["US"],
                      "found": "replace"},
          "split": {"by": "field", "field": "split", "names": ["train"]}},
+        {"name": "rated", "kind": "import", "data": [{"path": "a", "format": "pandalm"}], "ties": "keep",
+         "split": {"by": "ratio", "ratios": {"test": 1.0}}},
         {"name": "fetched", "kind": "import", "data": [{"path": "a", "format": "squad"}], "retrieve": True,
          "split": {"by": "ratio", "ratios": {"train": 1.0}}},
         {"name": "gen", "kind": "generate", "recipe": "self_instruct", "teacher": "teacher", "seeds": ["seed/train"],
@@ -158,7 +162,13 @@ EVERYTHING = {
          "sampling": {"temperature": 0.0}, "score": {"model": "rm"}, "compare": [["dpo", "base"]],
          "answer_pattern": "(?P<answer>.*)", "language": "de", "perplexity": True,
          "metrics": ["f1", "rouge1", "bleu"], "segmentation": "jieba", "overlap": "drop", "bootstrap": 200,
-         "batch_size": 4, "max_prompt_tokens": 99},
+         "batch_size": 4, "max_prompt_tokens": 99,
+         "retrieve": {"embedder": "vectors", "pooling": "cls", "corpus": "own/train", "steps": 2, "top_k": 2,
+                      "max_tokens": 99, "query_prefix": "query: ", "passage_prefix": "passage: "}},
+        {"name": "judges", "kind": "evaluate", "judges": {
+            "rm": {"model": "rm", "model_weight": 1.0}, "brief": {"function": "brevity"},
+            "talker": {"judge": {"model": "teacher", "mode": "compare", "sampling": {"temperature": 0.0}}}},
+         "rows": "seed/test", "take": 4, "overlap": "drop", "bootstrap": 200, "batch_size": 4, "dtype": "float32"},
         {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
         {"name": "out", "kind": "export", "model": "dpo", "form": ["safetensors", "adapter", "gguf", "nf4"],
          "merge_into": "original", "weights": "bfloat16", "gguf": ["q8_0"], "shard_gb": 2.0, "base_model": "a/b",

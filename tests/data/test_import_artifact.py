@@ -228,6 +228,18 @@ def test_what_is_learned_on_top_of_a_brought_model_adds_to_it(theirs: Built, tmp
     assert {path.stem for path in rows_learned(again).values()} == {"train", "dev"}
 
 
+def test_a_model_card_goes_on_to_what_another_run_made_it_from(theirs: Built, tmp_path: Path) -> None:
+    from alignment.export.history import history_of
+
+    made = brought(ours(str(tmp_path / "our"), model(f"{RUN}:dpo", store=theirs.store.url)))["it"]
+    told = history_of(made, {made.key: "it"})
+    assert [step.name for step in told.steps][-2:] == ["dpo", "it"]
+    assert {"sft", "seed", "draws", "base"} <= {step.name for step in told.steps}
+    assert told.base is not None
+    shutil.rmtree(theirs.store.root)
+    assert [step.name for step in history_of(made, {made.key: "it"}).steps] == ["it"]
+
+
 def test_a_stage_of_a_version_that_is_not_known_counts_as_having_read_all(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "s"))
     write_records(tmp_path / "a.jsonl", rows("a"))

@@ -115,6 +115,13 @@ def test_nested_files(context_of, write_rows):
     assert outcome.facts["kinds"] == {"number": 1, "spans": 1, "date": 1}
 
 
+@pytest.mark.parametrize("format", ["alpaca", "reward-bench"])
+def test_ties_are_not_asked_of_files_that_have_none(format):
+    stage = {"kind": "import", "name": "seed", "data": [{"path": "a", "format": format}], "split": ALL, "ties": "keep"}
+    with pytest.raises(ConfigErrors, match="no source has rows that may be ties"):
+        parse_run(json.dumps({"name": "r", "stages": [stage]}))
+
+
 def test_a_run_may_name_the_answer_of_unanswerable_questions(context_of, tmp_path):
     path = tmp_path / "squad.json"
     path.write_text(json.dumps(SQUAD))

@@ -78,6 +78,22 @@ def test_pandalm_ties_and_majorities_are_those_of_the_file(real_data, context_of
         assert record.meta["agreement"] == ("unanimous" if len(votes[record.id]) == 1 else "majority")
 
 
+def test_pandalm_ties_are_kept_where_the_stage_says_so_with_every_vote(real_data, context_of):
+    path = real_data / "preferences/pandalm_testset_v1.json"
+    context = context_of({"data": [{"path": str(path), "format": "pandalm"}], "ties": "keep", "max_bad": None,
+                          "split": {"by": "ratio", "ratios": {"all": 1.0}}})
+    outcome = import_data(context)
+    raw = {f"pandalm-testset-v1-{row['idx']}": row for row in json.loads(path.read_text(encoding="utf-8"))}
+    rows = rows_of(context, "all")
+    assert outcome.rows.dropped == {"duplicate-row": 100, "empty-answer": 54, "wrong-type": 6}
+    assert Counter(row.type for row in rows) == {"preference": 760, "tie": 79}
+    for row in rows:
+        texts = {"completion": row.completion, "rejected": row.rejected, "tie": None}
+        wanted = {0: None, 1: raw[row.id]["response1"], 2: raw[row.id]["response2"]}
+        assert [texts[side] for side in row.meta["votes"].values()] == [
+            wanted[raw[row.id][f"annotator{n}"]] for n in (1, 2, 3)]
+
+
 def test_hh_transcripts_lose_no_text(real_data, context_of):
     path = real_data / "preferences/hh_harmless_1400.jsonl"
     context = context_of({"data": [{"path": str(path), "format": "hh-transcript", "name": "hh"}], "max_bad": None,

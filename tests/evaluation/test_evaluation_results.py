@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import pytest
 
-from alignment.config import Evaluate, Scorer
-from alignment.evaluation.results import Measures, Question, Table, flat_metrics, question_of, reply_of, rules_of
+from alignment.config import Evaluate, JudgedScorer
+from alignment.errors import ConfigError
+from alignment.evaluation.measures import bleu
+from alignment.evaluation.measuring import measure_all
+from alignment.evaluation.results import (
+    Measures,
+    Question,
+    Table,
+    flat_metrics,
+    prove,
+    question_of,
+    reply_of,
+    rules_of,
+)
 from alignment.evaluation.results import measure as measure_reply
 from alignment.records import Record
 
@@ -28,7 +41,7 @@ def measure(question: Question, text: str, finished: bool, *, reward: float, sty
                          reward=reward, style=style, stage=stage)
 
 
-BOTH = Scorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
+BOTH = JudgedScorer(model="rm", function="words", model_weight=2.0, function_weight=-1.0)
 QUESTIONS = [question_of(record("r1", kind="fact")), question_of(record("r2", kind="fact")), question_of(record("r3"))]
 
 
@@ -72,14 +85,14 @@ def test_every_later_model_meets_the_first_by_default() -> None:
 def test_score_is_the_weighted_sum() -> None:
     q = QUESTIONS[0]
     assert measure(q, "x", True, reward=3.0, style=1.0, stage=stage(score=BOTH))["score"] == 5.0
-    only = stage(score=Scorer(function="words"))
+    only = stage(score=JudgedScorer(function="words"))
     assert measure(q, "x", True, reward=math.nan, style=1.5, stage=only)["score"] == 1.5
     assert math.isnan(measure(q, "x", True, reward=math.nan, style=1.0, stage=stage(score=BOTH))["score"])
 
 
 def test_a_built_in_function_gives_shares_and_one_of_ones_own_any_number() -> None:
     def style(function: str) -> dict[str, float]:
-        config = stage(score=Scorer(function=function))
+        config = stage(score=JudgedScorer(function=function))
         measures = {model: {q.id: measure(q, "x", True, reward=math.nan, style=1.0, stage=config) for q in QUESTIONS}
                     for model in config.models}
         got = Table(config, QUESTIONS, measures, {}, seed=0).results()["models"]["base"]["style"]
@@ -104,7 +117,7 @@ def test_by_kind() -> None:
 
 
 def test_flat_names_without_undefined_ones() -> None:
-    config = stage(score=Scorer(model="rm"), models=("base",))
+    config = stage(score=JudgedScorer(model="rm"), models=("base",))
     measures = {"base": {"r1": measure(QUESTIONS[0], "yes", False, reward=math.nan, style=math.nan, stage=config)}}
     results = Table(config, QUESTIONS[:1], measures, {}, seed=0).results()
     flat, left_out = flat_metrics(results)
@@ -136,3 +149,56 @@ def test_question_of_each_record_type() -> None:
     squad = question_of(record("1", "Paris", references=["Paris", "city of Paris"]))
     assert squad.references == ("Paris", "city of Paris")
     assert question_of(record("1", None)).references == ()
+
+
+def named(*metrics: str, texts: dict[str, str] | None = None, **values: Any) -> tuple[Table, Evaluate]:
+    config = stage(models=("base", "sft"), metrics=metrics, **values)
+    rows = [question_of(record(f"r{n}", f"yes it is number {n}", kind="odd" if n % 2 else "even")) for n in range(6)]
+    said = {model: {q.id: ((texts or {}).get(q.id, f"yes it is number {n}" if model == "sft" or n > 2 else "no"), True)
+                    for n, q in enumerate(rows)} for model in config.models}
+    numbers, counts = measure_all(config, rows, said, {})
+    return Table(config, rows, numbers, counts, seed=0), config
+
+
+def test_named_metrics_are_the_columns_the_differences_and_the_kinds() -> None:
+    made, _ = named("chrf", "final_number", "words")
+    got = made.results()
+    assert got["columns"] == ["chrf", "final_number", "words"]
+    assert list(got["models"]["sft"]) == ["chrf", "final_number", "words"]
+    assert [(one["metric"], one["challenger"]) for one in got["differences"]] == [
+        ("chrf", "sft"), ("final_number", "sft"), ("words", "sft")]
+    assert set(got["by_kind"]["odd"]["base"]) == {"chrf", "final_number", "words", "n"}
+    assert got["by_kind"]["odd"]["base"]["final_number"] == pytest.approx(2 / 3)
+    assert got["by_kind"]["odd"]["sft"]["chrf"] == 100
+    assert set(got["signatures"]) == {"chrf"}
+    flat, undefined = flat_metrics(got)
+    assert undefined == []
+    assert flat["sft_vs_base.final_number_gain"] == flat["sft.final_number"] - flat["base.final_number"] == 0.5
+    assert flat["sft_vs_base.chrf_gain"] == pytest.approx(100 - flat["base.chrf"])
+    assert flat["sft_vs_base.chrf_gain_low"] <= flat["sft_vs_base.chrf_gain"]
+
+
+def test_the_interval_of_a_pooled_metric_is_that_of_resampled_sums() -> None:
+    """Half of the rows are right; sums of more rows lie nearer to each other than scores of single rows."""
+    made, _ = named("bleu", bootstrap=400)
+    cell = made.results()["models"]["base"]["bleu"]
+    assert 0 <= cell["low"] < cell["value"] < cell["high"] <= 100
+    rows = made.column("base", "bleu")
+    assert set(rows) == {0.0, 100.0}
+    assert cell["value"] != pytest.approx(sum(rows) / len(rows)), "no mean over rows"
+
+
+def test_a_named_metric_that_no_row_has_is_undefined_and_said() -> None:
+    made, _ = named("perplexity", "yes_no")
+    flat, undefined = flat_metrics(made.results())
+    assert set(undefined) == {"base.perplexity", "sft.perplexity"}
+    assert flat["sft.yes_no"] == 1
+    assert "perplexity" not in {one["metric"] for one in made.results()["differences"]}
+
+
+def test_a_missing_package_is_said_before_anything_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    prove(stage(metrics=("bleu", "rouge1"), segmentation="jieba"))
+    bleu._scorer.cache_clear()
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(ConfigError, match="metric bleu needs a package"):
+        prove(stage(metrics=("bleu",)))

@@ -213,7 +213,7 @@ def test_recall_and_containment_by_hand() -> None:
     ("No ships came that day.", None), ("Nobody knows.", None), ("not really", None), ("", None), ("...", None),
     ("yes because it froze", True), ("True", True), ("False.", False), ("False positives are bad.", None),
     ("It froze, so the answer is no.", False), ("No, wait. The answer is: yes", True), ("Therefore, no.", False),
-    ("The harbour freezes. Ships stop. Yes.", True), ("Yes and no.", None), ("yes or no?", None),
+    ("The harbour freezes. Ships stop. Yes.", True), ("Yes and no.", None), ("yes or no?", None), ("yes/no", None),
     ("The correct answer is: **Yes**.", True), ("Is there no ice? It says that there is none.", None),
     ("是的，港口结冰。", True), ("不是。", False), ("是", True), ("是否结冰？", None), ("对于港口来说很深", None),
     ("对", True), ("港口结冰。答案：否", False), ("没有，船停了。", False), ("YES!", True), ("ｙｅｓ", True),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import alignment.training  # noqa: F401 - before trl: see there
 from alignment.artifacts import Artifact
 from alignment.errors import ModelError, StageError
 from alignment.inference.loading import load_policy, load_tokenizer
@@ -228,9 +229,13 @@ def test_a_model_without_an_adapter_has_none_to_export(tmp_path: Path) -> None:
 
 
 def test_without_rows_built_in_prompts_are_compared_and_the_weights_are_stored_as_asked(tmp_path: Path) -> None:
-    stage = {**export(weights="bfloat16", shard_gb=0.0001), "rows": None, "take": None}
+    stage = {**export(form=["safetensors", "gguf"], gguf=["f32"], weights="bfloat16", shard_gb=0.0001),
+             "rows": None, "take": None}
     made = exported(run(tmp_path, stage))
     assert made.manifest.facts["compared_on"] == "built-in prompts"
     assert made.manifest.facts["weights"] == "bfloat16"
     assert len(list((made.path() / "model").glob("model-*.safetensors"))) > 1
     assert 0 < made.manifest.metrics["safetensors.kl"] < 1e-2
+    events = [json.loads(line) for line in (made.path() / "events.jsonl").read_text().splitlines()]
+    assert {event["form"]: event["max_kl"] for event in events if event["event"] == "compared"} == {
+        "safetensors": 1e-2, "gguf_f32": 1e-2}, "a file of rounded weights is as far off as they are"

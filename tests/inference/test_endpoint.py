@@ -9,6 +9,7 @@ import pickle
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from alignment.errors import ConfigError, DataError, ModelError
 from alignment.inference.endpoint.asking import Clock
 from alignment.inference.endpoint.generator import EndpointGenerator
 from alignment.inference.requests import Completion, Draw, EndpointStopped, Request
+from alignment.templates import Spoken
 from tests.endpoint_server import Asked, Reply, Script, answer, endpoint, error, teacher
 
 KEY = "sk-canary-0123456789"
@@ -297,6 +299,26 @@ def test_what_was_paid_is_never_asked_again_and_what_only_failed_is(tmp_path: Pa
     assert second[0] == first[0]
     assert second[1] == first[1]
     assert second[2][0].text == "question 2"
+
+
+def test_a_call_is_an_answer_where_it_was_offered_and_is_kept_and_read_like_one(
+    tmp_path: Path, passing: Passing
+) -> None:
+    said = answer("Wait.", "tool_calls", tool_calls=[{"id": "a", "type": "function", "function": {
+        "name": "retrieve", "arguments": '{"query": "depth"}'}}])
+    [offered], [plain] = ([replace(one, calls=calls) for one in requests(1)] for calls in (True, False))
+    first, _ = ask(tmp_path / "a", lambda one: said, passing, [offered])
+    again, asked = ask(tmp_path / "a", lambda one: said, passing, [offered])
+    assert asked == [], "what was paid is found in the ledger, its calls with it"
+    assert first == again
+    [[completion]] = again
+    engine = EndpointGenerator(context(tmp_path / "c", "http://127.0.0.1:9/v1"), "teacher", passing.clock())
+    assert engine.spoken(completion) == Spoken("Wait.", "retrieve", {"query": "depth"})
+    assert engine.spoken(replace(completion, calls=completion.calls * 2)).problem == "several-calls"
+    lost = replace(completion, calls=(), text='retrieve:\n{"query": "depth"}')
+    assert engine.spoken(lost).problem == "call-without-marks", "its server does not read the calls of its model"
+    [[failed]], _ = ask(tmp_path / "b", lambda one: said, passing, [plain])
+    assert failed.failure is not None, "nobody offered one"
 
 
 def test_a_ledger_line_that_a_kill_cut_is_asked_again(tmp_path: Path, passing: Passing) -> None:

@@ -28,7 +28,7 @@ from transformers import (
 from alignment.errors import DataError, ModelError
 from alignment.inference.engine import Engine
 from alignment.inference.loading import load_tokenizer
-from alignment.inference.next_token import CANDIDATES, RowParameters, penalized, present, sample
+from alignment.inference.next_token import CANDIDATES, RowParameters, check_finite, penalized, present, sample
 from alignment.inference.requests import Draw, Request, batches
 from alignment.templates import encode_prompt
 
@@ -161,6 +161,15 @@ def test_refuses_requests_without_draws_and_broken_weights(
     with pytest.raises(ModelError, match="not finite"):
         Engine(broken, tokenizer).generate([request("Hi")])
     assert engine.generate([]) == []
+
+
+@pytest.mark.parametrize("values", [[float("nan"), 1.0], [float("inf"), 1.0], [-float("inf")] * 2])
+def test_logits_that_are_not_finite_are_seen_by_their_greatest_as_by_their_sum(values: list[float]) -> None:
+    scores = torch.tensor([[0.0, -float("inf")], values])
+    for norm in (scores.amax(-1), scores.logsumexp(-1)):
+        check_finite(norm[:1])
+        with pytest.raises(ModelError, match="not finite"):
+            check_finite(norm)
 
 
 def test_batches_hold_every_request_once_longest_first_in_any_input_order() -> None:

@@ -60,7 +60,7 @@ def sound_records(draw: st.DrawFn) -> Record:
         return Record("1", kind, messages=[*prompt, assistant(answer)])
     if kind == "prompt-only":
         return Record("1", kind, prompt)
-    if kind == "preference":
+    if kind in ("preference", "tie"):
         return Record("1", kind, prompt, answer, "not so: " + answer)
     return Record("1", kind, prompt, answer, label=draw(st.booleans()) if kind == "unpaired" else None)
 
@@ -80,6 +80,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "hh-transcript": {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
     "pandalm": {"idx": 3, "instruction": "Add.", "input": "1", "response1": "3", "response2": "4", "annotator1": 2,
                 "annotator2": 2, "annotator3": 1},
+    "auto-j": {"scenario": "chatting", "label": 0, "prompt": "How?", "response 1": "So.", "response 2": "Not so."},
+    "reward-bench": {"id": 7, "subset": "hep-go", "prompt": "How?", "chosen": "So.", "chosen_model": "human",
+                     "rejected": "Not so.", "rejected_model": "gpt-4"},
+    "ultrafeedback-binarized": {"prompt": "How?", "prompt_id": "p", "chosen": [assistant("So.")],
+                                "rejected": "Not so.", "score_chosen": 8.0, "score_rejected": 7},
     "stack-exchange-paired": {"qid": 5, "question": "How?", "response_j": "So.", "response_k": "Not so."},
     "votes": {"messages": [user("How?")], "chosen": assistant("So."), "rejected": assistant("Not so."),
               "models": {"a": "dpo", "b": "base"}, "vote": "b", "time": "2026-01-01T12:00:00Z"},

@@ -1,8 +1,7 @@
-"""Preference sets of their own formats: hh-rlhf transcripts, PandaLM's votes, paired StackExchange answers."""
+"""Preference sets of their own formats: hh-rlhf transcripts, paired StackExchange answers."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from alignment.records.importers import FORMATS
 from alignment.records.importers.ranked import (
     hh_transcript,
     join_transcript,
-    pandalm,
     split_transcript,
     stack_exchange_paired,
 )
@@ -91,45 +89,6 @@ HH_BAD = [
 @pytest.mark.parametrize(("change", "slug"), HH_BAD)
 def test_an_hh_row_is_refused_with_its_reason(change: dict[str, Any], slug: str) -> None:
     assert slug_of(lambda: hh_transcript({**GOOD["hh-transcript"], **change})) == slug
-
-
-def votes(*values: Any) -> dict[str, Any]:
-    return {**GOOD["pandalm"], **{f"annotator{n}": value for n, value in enumerate(values, 1)}}
-
-
-@pytest.mark.parametrize("cast", list(product((0, 1, 2), repeat=3)))
-def test_most_votes_win_whoever_cast_them(cast: tuple[int, ...]) -> None:
-    first, second, ties = (cast.count(side) for side in (1, 2, 0))
-    if max(first, second, ties) == 1:
-        assert slug_of(lambda: pandalm(votes(*cast))) == "annotators-disagree"
-    elif ties > 1:
-        assert slug_of(lambda: pandalm(votes(*cast))) == "tie"
-    else:
-        record = pandalm(votes(*cast))
-        assert (record.completion, record.rejected) == (("3", "4") if first > second else ("4", "3"))
-        assert record.meta["agreement"] == ("unanimous" if max(first, second) == 3 else "majority")
-
-
-def test_a_pandalm_row_is_a_preference_with_its_own_id() -> None:
-    record = pandalm({**votes(1, 1, 1), "meta": {"by": "x"}})
-    assert record == Record("3", "preference", [user("Add.\n\n1")], "3", "4",
-                            meta={"by": "x", "agreement": "unanimous"})  # fmt: skip
-
-
-@pytest.mark.parametrize(("row", "slug"), [
-    (votes(1, 1, None), "missing-field"),
-    (votes(1, 1, 3), "wrong-type"),
-    (votes(1, 1, -1), "wrong-type"),
-    (votes(1, 1, "1"), "wrong-type"),
-    (votes(True, 1, 1), "wrong-type"),
-    (votes(1, 1, [1]), "wrong-type"),
-    (without(GOOD["pandalm"], "annotator3"), "missing-field"),
-    (without(GOOD["pandalm"], "instruction"), "missing-field"),
-    (without(GOOD["pandalm"], "response1"), "missing-field"),
-    ({**GOOD["pandalm"], "response2": 4}, "wrong-type"),
-])  # fmt: skip
-def test_a_pandalm_row_is_refused_with_its_reason(row: dict[str, Any], slug: str) -> None:
-    assert slug_of(lambda: pandalm(row)) == slug
 
 
 @pytest.mark.parametrize(("more", "id", "group"), [

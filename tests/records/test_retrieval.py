@@ -14,9 +14,11 @@ from alignment.records import Record
 from alignment.records.importers import BadRow, Options, read_source
 from alignment.records.importers.retrieval import (
     NO_ANSWER,
+    Paragraph,
     Retrieval,
     SubQuestion,
     conversation,
+    paragraphs_of,
     record_of,
     retrieval_row,
     row_of,
@@ -124,6 +126,34 @@ def test_hotpotqa_finds_its_supporting_paragraphs_at_once() -> None:
     assert calls(good("hotpotqa", hub, RETRIEVE)) == [("", "Who?", "Bob: Bob ran.")]
     assert bad("hotpotqa", row, RETRIEVE).slug == "missing-field"
     assert bad("hotpotqa", {**row, "supporting_facts": [["Zoe", 0]]}, RETRIEVE).slug == "missing-field"
+    # An answer that rests on two texts, of which one is not there, would be learned without it.
+    assert bad("hotpotqa", {**row, "supporting_facts": [["Ann", 0], ["Zoe", 0]]}, RETRIEVE).reason.endswith(
+        "Zoe not in context")
+    assert bad("hotpotqa", {**row, "supporting_facts": []}, RETRIEVE).slug == "missing-field"
+    assert bad("hotpotqa", {**row, "supporting_facts": [["Ann"]]}, RETRIEVE).slug == "wrong-type"
+    uneven = {**row, "supporting_facts": {"title": ["Ann", "Eve"], "sent_id": [0]}}
+    assert bad("hotpotqa", uneven, RETRIEVE).slug == "wrong-type"
+
+
+def test_a_title_with_a_colon_is_found_like_any_other() -> None:
+    row = {**GOOD["hotpotqa"], "context": [["Hour: Europe", ["It sold well."]], ["Ann", ["Ann sang."]]]}
+    made = good("hotpotqa", {**row, "supporting_facts": [["Ann", 0], ["Hour: Europe", 0]]}, RETRIEVE)
+    assert calls(made) == [("", "Who?", "Hour: Europe: It sold well.\n\nAnn: Ann sang.")]
+
+
+def test_what_can_be_retrieved_is_kept_with_what_the_answer_rests_on() -> None:
+    row = {**GOOD["hotpotqa"], "context": [["Ann", ["Ann sang. ", "Often."]], ["Bob", ["Bob ran."]],
+                                           ["Eve", ["Eve sang: too."]]]}
+    made = good("hotpotqa", {**row, "supporting_facts": [["Eve", 0], ["Ann", 1], ["Ann", 0]]}, RETRIEVE)
+    kept = paragraphs_of(Record.from_json(made.to_json()))
+    assert kept == [Paragraph("Ann: Ann sang. Often.", "Ann", True, (0, 1)), Paragraph("Bob: Bob ran.", "Bob"),
+                    Paragraph("Eve: Eve sang: too.", "Eve", True, (0,))]
+    hops = paragraphs_of(good("musique", MUSIQUE, RETRIEVE))
+    assert {one.title: one.gold for one in hops} == {"Bremen": True, "Haven": True, "Varde": False}
+    assert paragraphs_of(good("squad", GOOD["squad"], RETRIEVE)) == [Paragraph("Ann sang.", gold=True)]
+    nothing = {"context": "Ann sang.", "question": "Who ran?", "answers": [], "is_impossible": True}
+    assert paragraphs_of(good("squad", nothing, RETRIEVE)) == [Paragraph("Ann sang.")]
+    assert paragraphs_of(good("squad", nothing)) == [Paragraph("Ann sang.")]
 
 
 def test_musique_asks_the_questions_of_its_decomposition() -> None:

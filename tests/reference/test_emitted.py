@@ -23,12 +23,14 @@ from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.evaluation.test_retrieve import TOKENS, hotpot
 from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
 
 SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
 PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
+          **dict.fromkeys(("JUDGE", "SCORER", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+"),
           "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
 OF_ALL = {"time", "event"}
 
@@ -57,6 +59,18 @@ def documents(folder: Path) -> dict[str, Any]:
     (folder / "docs" / "a.txt").write_text("The harbour is nine metres deep, and it freezes in most winters. Ferries "
                                            "stop then, and the pilot repairs the nets of his sister.")
     return {"name": "import-documents", "kind": "import", "documents": [{"path": str(folder / "docs")}]}
+
+
+def rated(folder: Path) -> dict[str, Any]:
+    """Pairs of which several people say something, in sections."""
+    file = folder / "rated.jsonl"
+    file.write_text("".join(json.dumps({
+        "instruction": f"What is number {n * 7919}?", "response1": f"It is {n}." + " So." * n,
+        "response2": "Who knows?", "annotator1": n % 3, "annotator2": n % 3, "annotator3": 1,
+        "meta": {"section": "Chat"},
+    }) + "\n" for n in range(6)), encoding="utf-8")
+    return {"name": "rated", "kind": "import", "data": [{"path": str(file), "format": "pandalm"}], "ties": "keep",
+            "split": {"by": "ratio", "ratios": {"test": 1.0}}}
 
 
 def taught(request: Request) -> tuple[str, bool]:
@@ -100,15 +114,33 @@ def chain(folder: Path) -> Run:
                              ("judged-pairs", {"kind": "generate", "recipe": "judged_pairs"}))),
         {"name": "select-necessity", "kind": "select", "by": "necessity", "rows": ["data/train"],
          "answers": "sample/samples", "threshold": 1e9},
+        {"name": "infer", "kind": "infer", "model": "sft", "prompts": "data/test", "sampling": SHORT},
         {"name": "evaluate", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
-         "metrics": list(NAMES), "score": SCORE, "bootstrap": 100, "sampling": SHORT},
+         "metrics": list(NAMES), "score": {**SCORE, "judge": {"model": "other", "mode": "compare"}},
+         "bootstrap": 100, "sampling": SHORT},
         {"name": "judgments", "kind": "evaluate", "models": ["base", "sft"], "rows": "crossing/test",
-         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT},
+         "metrics": ["yes_no", "final_number"], "bootstrap": 100, "sampling": SHORT,
+         "score": {"judge": {"model": "other"}}},
+        rated(folder),
+        {"name": "evaluate-pairs", "kind": "evaluate", "rows": "rated/test", "bootstrap": 100, "judges": {
+            "theirs": {"model": "import-reward"}, "brief": {"function": "brevity"},
+            "talker": {"judge": {"model": "other", "mode": "compare"}}}},
+        *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},
         {"name": "export", "kind": "export", "model": "sft", "form": ["safetensors", "gguf"], "rows": "data/test",
          "take": 2, "push_to_hub": {"repo": "me/mine", "dry_run": True}},
     )
+
+
+def walks(folder: Path) -> list[dict[str, Any]]:
+    """An evaluation whose model may retrieve."""
+    (folder / "hotpot.json").write_text(json.dumps([hotpot(0), hotpot(1)]))
+    return [{**small.BASE, "name": "asks", **TOKENS},
+            {"name": "hops", "kind": "import", "data": [{"path": str(folder / "hotpot.json"), "format": "hotpotqa"}],
+             "retrieve": True, "split": {"by": "ratio", "ratios": {"test": 1.0}}},
+            {"name": "walks", "kind": "evaluate", "models": ["asks"], "rows": "hops/test", "bootstrap": 100,
+             "sampling": SHORT, "retrieve": {"embedder": "import-embedder", "pooling": "mean"}}]
 
 
 def from_chain(folder: Path, made: dict[str, Artifact | None]) -> Run:
@@ -198,10 +230,11 @@ def test_events_are_those_declared(kind: type, finished: dict[type, list[Artifac
 
 def test_evaluate_declares_every_column_of_its_table() -> None:
     from alignment.config import Evaluate
-    from alignment.evaluation.results import COMPARED, GAINED, SCORED
+    from alignment.evaluation.results import COMPARED, CONTROLLED, GAINED, SCORED, TRACED
     from alignment.reference.emitted import GAINED as DECLARED
 
     named = {metric.name.rpartition(".")[2] for metric in metrics(Evaluate)}
-    pairs = [*COMPARED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
-    assert named == {*NAMES, *SCORED, *pairs, *(f"{name}_low" for name in pairs)}
+    pairs = [*COMPARED.values(), *CONTROLLED.values(), *(f"{metric}_gain" for metric in (*NAMES, "style"))]
+    ends = {f"{name}_{'high' if name.startswith('perplexity') else 'low'}" for name in pairs}
+    assert named == {*NAMES, *SCORED, *TRACED, *pairs, *ends, "judge_read_share", "judge_agreement"}
     assert (*DECLARED, "style") == GAINED

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment import report
 from alignment.artifacts import Artifact, FileEntry, RowCounts, Store, sha256_of
 from alignment.config import Run
 from alignment.errors import ArtifactError
@@ -297,6 +298,13 @@ def test_bare_manifests_and_results(tmp_path: Path) -> None:
     check(page)
     assert "No training events were kept." in text_of(page)
     assert "base, sft evaluated on 3 held-out rows." in text_of(page)
+
+
+def test_every_part_of_the_page_stands_in_its_contents() -> None:
+    page = (Path(report.__file__).parent / "page" / "report.html.jinja").read_text(encoding="utf-8")
+    parts = re.findall(r'<section id="(\w+)"', page)
+    assert len(parts) > 10
+    assert [id for id in parts if f'("{id}", ' not in page] == []
 
 
 def test_the_headline_is_about_a_metric_in_which_a_model_has_anything(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from alignment.config import Scorer
 from alignment.errors import ConfigError, DataError
 from alignment.records import Record
 from alignment.rewards import combine, exact_match, functions, normalize_answer, resolve, token_f1
-from alignment.rewards.functions import REFUSAL, brevity, evidence_style
+from alignment.rewards.functions import REFUSAL, brevity, evidence_style, word_count
 
 PASSAGE = 'The ferry "Gull" leaves at nine. It carries forty cars and two lorries, and no dogs.'
 OPEN = Record("q", "prompt-completion", [{"role": "user", "content": "?"}], 'nine ["leaves at nine"]',
@@ -77,6 +77,10 @@ def test_answers_after_squad() -> None:
     assert token_f1("cat", ["the"]) == 0
     assert token_f1("cat", []) == exact_match("cat", []) == 0
     assert functions.token_f1(OPEN, "leaves") == pytest.approx(2 / 5)
+
+
+def test_words_are_counted_in_every_script() -> None:
+    assert [word_count(OPEN, text) for text in ("", "one two", "两个字", "Nine metres.")] == [0, 2, 3, 2]
 
 
 def test_brevity_falls_with_words() -> None:

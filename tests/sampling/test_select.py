@@ -212,7 +212,7 @@ def test_measures_by_hand() -> None:
     assert got["mean_score"] == pytest.approx(4 / 3)
     assert got["best_score"] == 1.5
     assert got["worst_score"] == 0.5
-    assert got["best_gain"] == pytest.approx(1.5 - 4 / 3)
+    assert got["best_gain"] == 0.5, "by prompt: where some answers have no score, best less mean of all may be under 0"
     assert got["finished_share"] == 0.75
     assert (got["prompts"], got["answers"], got["previous_mean_score"]) == (2, 4, -1)
     assert "mean_function" not in got

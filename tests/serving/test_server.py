@@ -352,10 +352,10 @@ def test_no_page_of_another_site_calls_a_server_without_a_key(models: dict[str, 
         # at the end no request is taken, and those in flight have their answers
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(made.chat, max_tokens=200, temperature=0)
-            until(lambda: made.service.in_flight == 1)
+            until(lambda: made.service.in_flight == 1, pause=0.005)
             draining = threading.Thread(target=made.service.drain, args=(30,))
             draining.start()
-            until(lambda: made.service.draining)
+            until(lambda: made.service.draining, pause=0.005)
             status, said, told = made.chat()
             assert (status, said["error"]["code"], told["retry-after"]) == (503, "draining", "1")
             assert made.raw("GET", "/ready")[0] == 503

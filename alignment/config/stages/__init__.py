@@ -16,9 +16,11 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.evaluate_pairs import EvaluatePairs
 from alignment.config.stages.export import Export
 from alignment.config.stages.generate import RECIPES
 from alignment.config.stages.imports import ImportData, ImportEmbedder, ImportModel, ImportReward
+from alignment.config.stages.infer import Infer
 from alignment.config.stages.online import Grpo, Ppo, Rloo
 from alignment.config.stages.sample import Sample
 from alignment.config.stages.select import WAYS
@@ -31,7 +33,8 @@ KINDS: tuple[type[Stage], ...] = (
     ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward, ImportData,
     ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
-    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Evaluate, Choose, Export)
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, EvaluatePairs,
+    Choose, Export)
 """Every stage class, in the order in which a run usually has them."""
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
 from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
+from alignment.config.stages.retrieve import Retrieve
 from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
-from alignment.config.stages.score import Scorer
+from alignment.config.stages.score import JudgedScorer
 
 REFERENCE = "reference"
 """What results call the line of the reference answers; no model may have this name."""
@@ -60,8 +61,12 @@ class Evaluate(Stage):
     sampling: Greedy = Greedy()
     """How each model answers. Temperature 0 unless given: the same answers each time. max_new_tokens must leave room
     for a whole answer."""
-    score: Scorer | None = None
-    """Reward model and/or function for scores and win rates; a function also gives its own column."""
+    retrieve: Retrieve | None = None
+    """The model asks for passages while it answers, instead of being given the row's own turns; its answer is what it
+    says at last, nothing where it comes to none. max_prompt_tokens holds with all that was found."""
+    score: JudgedScorer | None = None
+    """Reward model, function and/or judge for scores and win rates; a function, and a judge that marks, also give a
+    column. A judge of mode compare is shown the answers of `compare`'s models, in both orders."""
     compare: tuple[tuple[Name, Name], ...] = ()
     """Win rates to report, [challenger, baseline]. Default: every later model against the first."""
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] | None = None
@@ -91,6 +96,10 @@ class Evaluate(Stage):
     """Arithmetic of all models. Left out: compute.dtype, whose auto is bfloat16 where the hardware has it, else float32
     (and float32 on a cluster's CPUs); what is settled is part of what the stage is."""
 
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        return super().is_meant(get) and get("judges") is None
+
     @property
     def asks_likelihoods(self) -> bool:
         return "perplexity" in self.measured
@@ -106,16 +115,30 @@ class Evaluate(Stage):
         yield from (ModelRef(("models", index), name, "policy", asked=True) for index, name in enumerate(self.models))
         if self.score is not None:
             yield from self.score.model_refs()
+        if self.retrieve is not None:
+            yield from self.retrieve.model_refs()
+
+    def sources(self) -> tuple[Outside, ...]:
+        return () if self.score is None else self.score.sources()
+
+    def relocated(self, paths: Mapping[str, str]) -> Self:
+        return self if self.score is None else self.model_copy(update={"score": self.score.relocated(paths)})
+
+    def learned(self, scaled: Callable[[int | None], int | None]) -> dict[str, Any]:
+        config = super().learned(scaled)
+        return config if self.score is None else self.score.without_paths(config)
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
+        if self.retrieve is not None:
+            yield from self.retrieve.row_refs(self.rows)
 
     def names(self) -> Iterator[Place]:
         yield from super().names()
         yield from (("compare", index, side) for index in range(len(self.compare)) for side in (0, 1))
 
     def held_out(self) -> Iterator[RowsPlace]:
-        yield from self.row_refs()
+        yield RowsPlace(("rows",), self.rows)
 
     def most_tokens(self) -> MostTokens:
         return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
@@ -170,7 +193,7 @@ class Evaluate(Stage):
         return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
 
     def title(self) -> str:
-        return f"evaluate · {plural(len(self.models), 'model')}"
+        return f"evaluate · {plural(len(self.models), 'model')}{' that retrieve' if self.retrieve else ''}"
 
 
 def _pattern_findings(pattern: str) -> Iterator[Finding]:

@@ -175,11 +175,11 @@ class Export(Stage):
         """Largest file of safetensors."""
         return max(1, round((self.shard_gb or SHARD_GB) * 1e9))
 
-    def bounds(self, stored: str, computed: str = "float32") -> tuple[float, float]:
-        """Most KL and least top-1 agreement of a form whose weights are stored so: of the coarser of that and of what
-        it is compared in."""
-        both = BOUNDS[stored], BOUNDS[computed]
-        return self.max_kl or max(kl for kl, _ in both), self.min_top1 or min(top1 for _, top1 in both)
+    def bounds(self, *rounded: str) -> tuple[float, float]:
+        """Most KL and least top-1 agreement of a form, by the coarsest of what its weights were rounded to on their
+        way: stored as, made from, compared in."""
+        each = [BOUNDS[one] for one in rounded]
+        return self.max_kl or max(kl for kl, _ in each), self.min_top1 or min(top1 for _, top1 in each)
 
     def title(self) -> str:
         where = "" if self.push_to_hub is None else f" to {self.push_to_hub.repo}"

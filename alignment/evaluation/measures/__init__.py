@@ -1,9 +1,9 @@
 """The metrics that an evaluation can name: one file each, called as the metric is, which holds its `MEASURE`.
 
-Facts and plain functions: no torch, no models, no files. What a file needs beyond the base install (rouge_score,
-sacrebleu, rjieba) is imported when a number is asked for, so that the report, `check` and `explain` read the facts
-without it. What a measure is: base.py. Which metrics there are: `MetricName` in config/stages/evaluate.py, which a test
-holds to the files here. Means, intervals and tables are results.py's.
+Facts and plain functions: no torch, no models, no files. What a file needs beyond the standard library (numpy,
+rouge_score, sacrebleu, rjieba) is imported when a number is asked for, so that the report, `check` and `explain` read
+the facts without it, at once. What a measure is: base.py. Which metrics there are: `MetricName` in
+config/stages/evaluate.py, which a test holds to the files here. Means, intervals and tables are results.py's.
 """
 
 from __future__ import annotations

@@ -7,14 +7,11 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import islice
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from alignment.evaluation.measures.base import (
     POINTS,
     REFERENCES,
-    Floats,
     Measure,
     Pooled,
     Reply,
@@ -22,6 +19,9 @@ from alignment.evaluation.measures.base import (
     no_reference,
 )
 from alignment.words import words
+
+if TYPE_CHECKING:
+    from alignment.evaluation.measures.base import Floats
 
 ORDERS = 4
 _KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
@@ -57,6 +57,8 @@ def total(sums: Floats, *, effective: bool = False) -> Floats:
     """Corpus BLEU of each line of sums: brevity penalty times the geometric mean of the four precisions, those without
     a match smoothed exponentially (sacrebleu's `exp`, mteval's). `effective`: over the orders that the answer has.
     """
+    import numpy as np
+
     length, reference, matches, grams = sums[:, 0], sums[:, 1], sums[:, 2:2 + ORDERS], sums[:, 2 + ORDERS:]
     has = np.logical_and.accumulate(grams > 0, axis=1)
     halvings = 2.0 ** np.cumsum(has & (matches == 0), axis=1)
@@ -67,11 +69,13 @@ def total(sums: Floats, *, effective: bool = False) -> Floats:
         mean = logs.sum(axis=1) / (np.maximum(has.sum(axis=1), 1) if effective else ORDERS)
         brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
         score = np.where(matches.any(axis=1), brevity * np.exp(mean), 0.0)
-    return np.asarray(score)
+    return np.asarray(np.minimum(score, 100.0))  # the exponential may be off in the last bit
 
 
 def number(reply: Reply, rules: Rules) -> float:
     """BLEU of one answer, over the orders that it has, as sacrebleu's --sentence-level."""
+    import numpy as np
+
     return float(total(np.array([counts(reply, rules)]), effective=True)[0])
 
 

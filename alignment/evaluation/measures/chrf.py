@@ -5,20 +5,20 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 from functools import cache
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from alignment.evaluation.measures.base import (
     POINTS,
     REFERENCES,
-    Floats,
     Measure,
     Pooled,
     Reply,
     Rules,
     no_reference,
 )
+
+if TYPE_CHECKING:
+    from alignment.evaluation.measures.base import Floats
 
 ORDERS, BETA = 6, 2
 
@@ -33,6 +33,8 @@ def counts(reply: Reply, rules: Rules) -> tuple[float, ...]:
 def total(sums: Floats) -> Floats:
     """chrF2 of each line of sums: F of mean precision and mean recall over the orders that both sides have, recall
     weighing twice."""
+    import numpy as np
+
     said, wanted, both = (sums[:, part::3] for part in range(3))
     there = (said > 0) & (wanted > 0)
     orders = np.maximum(there.sum(axis=1), 1)
@@ -45,6 +47,8 @@ def total(sums: Floats) -> Floats:
 
 def number(reply: Reply, rules: Rules) -> float:
     """chrF of one answer."""
+    import numpy as np
+
     return float(total(np.array([counts(reply, rules)]))[0])
 
 

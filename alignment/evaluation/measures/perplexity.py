@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import numpy as np
+from alignment.evaluation.measures.base import Measure, Pooled, Reply, Rules
 
-from alignment.evaluation.measures.base import Floats, Measure, Pooled, Reply, Rules
+if TYPE_CHECKING:
+    from alignment.evaluation.measures.base import Floats
 
 
 def lacks(reply: Reply, rules: Rules) -> str | None:
@@ -21,6 +23,8 @@ def counts(reply: Reply, rules: Rules) -> tuple[float, ...]:
 
 def total(sums: Floats) -> Floats:
     """exp of the mean negative log-probability: every token weighs the same."""
+    import numpy as np
+
     with np.errstate(over="ignore"):
         return np.asarray(np.exp(-sums[:, 0] / sums[:, 1]))
 
@@ -28,7 +32,10 @@ def total(sums: Floats) -> Floats:
 def number(reply: Reply, rules: Rules) -> float:
     """Of one reference; NaN where its log-probability is not finite."""
     log_prob, tokens = counts(reply, rules)
-    return float(total(np.array([[log_prob, tokens]]))[0]) if math.isfinite(log_prob) else math.nan
+    try:
+        return math.exp(-log_prob / tokens) if math.isfinite(log_prob) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 MEASURE = Measure(

@@ -15,7 +15,7 @@ _END = r"(?=[^\w\s]|\s*$|\s*\n)"
 _FOLLOWED = r"(?=\s+(?:it|they|he|she|i|we|you|there|that|this|these|those|the|because|since|as)\b)"
 _FIRST = re.compile(
     rf"[\W_]*(?:(?P<word>{_WORDS}){_END}|(?P<plain>yes|no){_FOLLOWED}|(?P<yes>yes)\b|(?P<zh>是的|不是的))")
-_BOTH = re.compile(r"[\W_]*(?:yes\W+(?:and|or)\W+no|no\W+(?:and|or)\W+yes|true\W+or\W+false)\b")
+_BOTH = re.compile(r"[\W_]*(?:yes(?:\W+(?:and|or)\W+|/)no|no(?:\W+(?:and|or)\W+|/)yes|true(?:\W+or\W+|/)false)\b")
 _CONCLUDED = re.compile(
     rf"\b(?:(?:answer|verdict|conclusion)(?:\s+is|\s+would\s+be|\s*:)|(?:so|therefore|thus|hence)\s*,?)[\s*\"'“‘:,]*"
     rf"(?P<word>yes|no|true|false){_END}|(?:答案|结论|回答)(?:是|为)?[\s:：“\"*]*(?P<zh>{_WORDS})(?=[\W_]|$)")

@@ -67,7 +67,9 @@ class _Call:
     @property
     def prompt(self) -> int:
         """Tokens of the prompt, estimated on the high side: three bytes each, and some for each message's marks."""
-        return sum(8 + len(str(message.get("content") or "").encode()) // 3 for message in self.request.prompt)
+        texts = (f"{message.get('content') or ''}{message.get('tools') or ''}{message.get('tool_calls') or ''}"
+                 for message in self.request.prompt)
+        return sum(8 + len(text.encode()) // 3 for text in texts)
 
 
 class Asking:
@@ -144,7 +146,7 @@ class Asking:
         jam: bool | None = None
         try:
             call.attempts += 1
-            result = await self.client.ask(call.request.prompt, call.draw, call.most)
+            result = await self.client.ask(call.request.prompt, call.draw, call.most, call.request.calls)
             if isinstance(result, Said):
                 jam = False
             elif isinstance(result, Refused):
@@ -208,7 +210,7 @@ class Asking:
         if said.failure is not None:
             return self._failed_with(call, said.failure, usage)
         self._answered, self._in_a_row = True, 0
-        return Completion(said.text, [], said.finished, usage=usage)
+        return Completion(said.text, [], said.finished, usage=usage, calls=said.calls)
 
     async def _refused(self, call: _Call, refused: Refused) -> Completion | None:
         if refused.kind in _STOPS:

@@ -92,9 +92,10 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.model.model!r} at {self.model.base_url!r})"
 
-    async def ask(self, prompt: Sequence[Message], draw: Draw, most: int) -> Result:
-        """One attempt at one answer of `most` tokens at most. Raises nothing but cancellation."""
-        return await self._answered(self._whole(prompt, draw, most))
+    async def ask(self, prompt: Sequence[Message], draw: Draw, most: int, calls: bool = False) -> Result:
+        """One attempt at one answer of `most` tokens at most, or a call where that is one. Raises nothing but
+        cancellation."""
+        return await self._answered(self._whole(prompt, draw, most), calls)
 
     async def tell(
         self, prompt: Sequence[Message], draw: Draw, on_text: Callable[[str], None]
@@ -146,7 +147,7 @@ class Client:
         begun = (size for size in range(min(len(key) - 1, end), 0, -1) if key.startswith(text[end - size:end]))
         return end - next(begun, 0)
 
-    async def _answered(self, asked: Coroutine[Any, Any, bytes]) -> Result:
+    async def _answered(self, asked: Coroutine[Any, Any, bytes], calls: bool = False) -> Result:
         import openai
 
         content, status, headers = b"", 0, None
@@ -168,7 +169,7 @@ class Client:
         except openai.OpenAIError as error:
             broken = Broken("no answer that can be read", f"{type(error).__name__}: {error}", False, True)
         else:
-            said = read_reply(content)
+            said = read_reply(content, calls)
             if isinstance(said, Said):
                 return self._clean(said)
             broken = Broken("no answer that can be read", said, False, True)
@@ -192,7 +193,8 @@ class Client:
             return said
         failure = said.failure and said.failure._replace(detail=self.hidden(said.failure.detail))
         return Said(self.hidden(said.text), said.finished, failure, said.tokens,
-                    said.model and self.hidden(said.model))
+                    said.model and self.hidden(said.model),
+                    tuple((self.hidden(name), self.hidden(arguments)) for name, arguments in said.calls))
 
     def _body(self, prompt: Sequence[Message], draw: Draw, most: int) -> dict[str, Any]:
         """Arguments of chat.completions.create. What is at its default is not sent: not every endpoint takes it."""

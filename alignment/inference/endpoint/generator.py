@@ -19,6 +19,12 @@ from alignment.inference.endpoint.client import Client
 from alignment.inference.endpoint.ledger import Ledger
 from alignment.inference.requests import Completion, Draw, Item, Request, Told
 from alignment.records import Message
+from alignment.records.importers.retrieval import RETRIEVE, TOOL
+from alignment.templates import Spoken
+from alignment.templates.calls import CUT, SEVERAL, UNMARKED, UNREADABLE, read_call, unmarked
+
+_LEADS = (f'{RETRIEVE}:{{"query":', f'{{"name":"{RETRIEVE}","arguments":')
+"""How calls begin in texts of servers that do not read the calls of their model."""
 
 
 class EndpointGenerator:
@@ -79,6 +85,21 @@ class EndpointGenerator:
     def answer_tokens(self, prompt: list[Message], answer: str) -> int:
         """0, as `prompt_tokens`."""
         return 0
+
+    def offered(self, prompt: list[Message]) -> list[Message]:
+        first, *rest = prompt
+        return [{**first, "tools": [TOOL]}, *rest]
+
+    def spoken(self, completion: Completion) -> Spoken:
+        text = completion.text.strip()
+        if len(completion.calls) > 1:
+            return Spoken(text, problem=SEVERAL)
+        for name, arguments in completion.calls:
+            call = read_call(f"{name}:{arguments}")
+            cut = UNREADABLE if completion.finished else CUT
+            return Spoken(text, problem=cut) if call is None else Spoken(text, *call)
+        lost = any(unmarked(completion.text, lead) for lead in _LEADS)
+        return Spoken(completion.text, problem=UNMARKED if lost else None)
 
     def generate(
         self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None

@@ -62,7 +62,8 @@ class Ledger:
     def add(self, key: str, completion: Completion) -> None:
         """Keep an answer, or a refusal that would come again."""
         self._keep({"key": key, "text": completion.text, "finished": completion.finished,
-                    "usage": completion.usage, "failure": completion.failure})
+                    "usage": completion.usage, "failure": completion.failure,
+                    **({"calls": completion.calls} if completion.calls else {})})
 
     def waste(self, cost: float) -> None:
         """Keep what may have been paid for nothing."""
@@ -98,7 +99,9 @@ class Ledger:
             else:
                 usage = Usage(*raw["usage"])
                 failure = None if raw["failure"] is None else Failure(*raw["failure"])
-                self._paid[raw["key"]] = Completion(raw["text"], [], raw["finished"], usage=usage, failure=failure)
+                calls = tuple((name, arguments) for name, arguments in raw.get("calls", ()))
+                self._paid[raw["key"]] = Completion(raw["text"], [], raw["finished"], usage=usage, failure=failure,
+                                                    calls=calls)
                 self.spent += usage.cost or 0.0
             self._known.add(raw["key"])
 

@@ -14,6 +14,7 @@ from alignment.inference.requests import Failure
 
 _STOP = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
 _LENGTH = frozenset({"length", "max_tokens", "model_length", "max_length"})
+_CALLED = frozenset({"tool_calls", "function_call"})
 FILTERED = "refused by the endpoint's content filter"
 DECLINED = "the endpoint's model declined to answer"
 UNREADABLE = "no answer that can be read"
@@ -47,6 +48,7 @@ class Said:
         failure: set where the reply is no answer; `text` is empty then.
         tokens: None where the endpoint does not say.
         model: as the endpoint calls who answered.
+        calls: (name, arguments as JSON text) of the tools that are called, where that was offered.
     """
 
     text: str
@@ -54,10 +56,15 @@ class Said:
     failure: Failure | None
     tokens: Tokens | None
     model: str | None
+    calls: tuple[tuple[str, str], ...] = ()
 
 
-def read_reply(content: bytes) -> Said | str:
-    """A reply with status 200; or, as a sentence, why it cannot be read and is to be asked for again."""
+def read_reply(content: bytes, calls: bool = False) -> Said | str:
+    """A reply with status 200; or, as a sentence, why it cannot be read and is to be asked for again.
+
+    Args:
+        calls: whether calls of tools are an answer.
+    """
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
@@ -75,16 +82,28 @@ def read_reply(content: bytes) -> Said | str:
         return f"a message whose content is no text: {shown(content)}"
     found = reply.get("model")
     failure: Failure | None = None
+    called = _calls(message.get("tool_calls")) if calls else ()
     if reason == "content_filter":
         failure = Failure(FILTERED, "finish_reason content_filter")
     elif isinstance(refusal, str) and refusal:
         failure = Failure(DECLINED, refusal[:_SHOWN])
-    elif reason in ("tool_calls", "function_call"):
+    elif reason in _CALLED and not called:
         failure = Failure(UNREADABLE, f"a tool call instead of an answer: finish_reason {reason}")
-    elif reason not in _STOP | _LENGTH:
+    elif reason not in _STOP | _LENGTH | _CALLED:
         return f"finish_reason {str(reason)[:40]!r}, where stop, length or content_filter was expected"
-    return Said("" if failure is not None else text or "", reason in _STOP, failure, _tokens(reply.get("usage")),
-                found if isinstance(found, str) else None)
+    return Said("" if failure is not None else text or "", reason in _STOP | _CALLED, failure,
+                _tokens(reply.get("usage")), found if isinstance(found, str) else None, called)
+
+
+def _calls(value: Any) -> tuple[tuple[str, str], ...]:
+    """Calls of tools; of one that is not as it should be, what there is of it, for who reads it to refuse."""
+    made = []
+    for call in value if isinstance(value, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (None,
+                                                                                                                None)
+        made.append((str(name or ""), arguments if isinstance(arguments, str) else json.dumps(arguments)))
+    return tuple(made)
 
 
 def _tokens(usage: Any) -> Tokens | None:

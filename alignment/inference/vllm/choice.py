@@ -171,21 +171,29 @@ def _cpu_cache(config: Mapping[str, Any], dtype: str, longest: int) -> int:
 
 
 def _share(context: StageContext) -> float:
-    """Of a GPU's memory, for one vLLM: what a reward model beside it leaves, over the bases that answer at once."""
+    """Of a GPU's memory, for one vLLM: what a reward model or an embedder beside it leaves, over the bases that answer
+    at once."""
     compute, stage = context.run.compute, context.stage
     share = SHARE * (compute.gpus_per_worker if compute.workers and compute.gpus_per_worker < 1 else 1.0)
     found = gpu_here()
+    other = ("embedder", *(("reward",) if stage.opens_all else ()))
+    there = [ref.stage for ref in stage.model_refs() if ref.role in other]
+    if there and found is not None:
+        size = sum(file.stat().st_size for name in there
+                   for file in _base(context.inputs[name]).glob("*.safetensors"))
+        share -= (1.2 * size + 2 * GIB) / found[1]
     if stage.opens_all:
-        rewards = [ref.stage for ref in stage.model_refs() if ref.role == "reward"]
-        if rewards and found is not None:
-            size = sum(file.stat().st_size for name in rewards
-                       for file in base_folder(context.inputs[name]).glob("*.safetensors"))
-            share -= (1.2 * size + 2 * GIB) / found[1]
         share /= len({base_folder(own) for own in policies(context).values()})
     if share < 0.1:
-        raise ConfigError("the GPU has no room for vLLM beside the reward model", where=f"stage {stage.name}",
-                          found=f"{share:.0%} of its memory", hint="compute.engine: transformers, or a larger GPU")
+        raise ConfigError("the GPU has no room for vLLM beside the reward model or the embedder",
+                          where=f"stage {stage.name}", found=f"{share:.0%} of its memory",
+                          hint="compute.engine: transformers, or a larger GPU")
     return round(share, 3)
+
+
+def _base(artifact: Artifact) -> Path:
+    """The full weights of a reward model or an embedder; one that was imported as that is on its own."""
+    return artifact.path() / "model" if "reads" in artifact.manifest.facts else base_folder(artifact)
 
 
 def _cores() -> int:

@@ -25,7 +25,16 @@ from alignment.inference.vllm.client import Client
 from alignment.inference.vllm.launch import Answered, Weighed
 from alignment.inference.vllm.proof import prove
 from alignment.records import Message
-from alignment.templates import decode_answer, encode_answer, encode_completion, encode_prompt, stop_ids
+from alignment.templates import (
+    Spoken,
+    call_marks,
+    decode_answer,
+    encode_answer,
+    encode_completion,
+    encode_prompt,
+    read_turn,
+    stop_ids,
+)
 
 AHEAD = 1024
 """Answers that are asked for before they are wanted, at most: with four times as many as it makes at once, vLLM is
@@ -87,6 +96,13 @@ class VllmGenerator:
 
     def answer_tokens(self, prompt: list[Message], answer: str) -> int:
         return len(encode_completion(self.tokenizer, prompt, answer)[1])
+
+    def offered(self, prompt: list[Message]) -> list[Message]:
+        call_marks(self.tokenizer)
+        return prompt
+
+    def spoken(self, completion: Completion) -> Spoken:
+        return read_turn(self.tokenizer, completion.ids, finished=completion.finished)
 
     @property
     def ahead(self) -> bool:

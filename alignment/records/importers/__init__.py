@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.few import Few
-from alignment.records.importers import chat, passages, ranked, retrieval, retrieved
+from alignment.records.importers import chat, judged, passages, ranked, retrieval, retrieved
 from alignment.records.importers import votes as ballots
 from alignment.records.importers.calls import tools, with_tools
 from alignment.records.importers.checks import Seen, check
@@ -42,7 +42,10 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "sharegpt": chat.sharegpt,
     "sharegpt-preference": chat.sharegpt_preference,
     "hh-transcript": ranked.hh_transcript,
-    "pandalm": ranked.pandalm,
+    "pandalm": judged.pandalm,
+    "auto-j": judged.auto_j,
+    "reward-bench": judged.reward_bench,
+    "ultrafeedback-binarized": judged.ultrafeedback_binarized,
     "stack-exchange-paired": ranked.stack_exchange_paired,
     "votes": ballots.votes,
     "passage-qa": passages.passage_qa,
@@ -70,6 +73,7 @@ class Options:
         splits: the names that are allowed there.
         unanswerable: answer of the questions that their passage does not answer (squad, musique); None: they have none.
         retrieve: passage formats become conversations that retrieve their passages; passage_prompt is not read.
+        ties: pairs that were judged a tie are good rows, of type tie, and pairs say who voted how.
     """
 
     system: str | None = None
@@ -78,6 +82,7 @@ class Options:
     splits: tuple[str, ...] = ()
     unanswerable: str | None = None
     retrieve: bool = False
+    ties: bool = False
 
 
 def read_source(
@@ -136,7 +141,7 @@ def import_rows(
         try:
             value = expect(row.value, dict, "the row")
             # Before the row is parsed: a turn that is all tool call has no content, and that is not what is wrong.
-            left = check_keys(value, format, _also(format, options))
+            left = check_keys(value, format, _also(format, options, value))
             record = _finish(parse(value), value, row.number, format, name, options)
             check(record)
             seen.add(record)
@@ -152,9 +157,11 @@ def import_rows(
             yield record
 
 
-def _also(format: str, options: Options) -> tuple[str, ...]:
+def _also(format: str, options: Options, row: dict[str, Any]) -> tuple[str, ...]:
     """Keys that are read for another reason than the format."""
     split = () if options.split_field is None else (options.split_field,)
+    if judged.is_tie(row, format):
+        split = (*split, "type")
     return (*split, *retrieved.READ.get(format, ())) if options.retrieve else split
 
 
@@ -164,6 +171,7 @@ def _finish(
     """Add what no format knows: id, source, split, the passage's user message, the system message."""
     if options.unanswerable is not None:
         record = passages.answered(record, options.unanswerable)
+    record = judged.settled(record, row, format, keep=options.ties)
     meta = {**record.meta, "source": name}
     if options.split_field is not None:
         meta["split"] = _split(row, options)

@@ -139,20 +139,31 @@ def hotpotqa(row: dict[str, Any]) -> Record:
 
     The passage is every paragraph of the context, distractors too, as "title: text".
     """
+    paragraphs = [titled(title, "".join(told).strip()) for title, told in hotpot_context(row)]
+    kind = optional_text(row, "type") or "multi-hop"
+    return _record(row, "\n\n".join(paragraphs), text(row, "question"), [text(row, "answer")], kind)
+
+
+def hotpot_context(row: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(title, sentences) of every paragraph of a HotpotQA row. Raises RowError wrong-type, missing-field."""
     context = get(row, "context")
     if isinstance(context, dict):  # the hub's columnar form of the same thing
         titles, sentences = (expect(get(context, field), list, f"context.{field}") for field in ("title", "sentences"))
         if len(titles) != len(sentences):
             raise RowError("wrong-type", f"context has {len(titles)} titles and {len(sentences)} lists of sentences")
         context = list(zip(titles, sentences, strict=True))
-    paragraphs = []
+    made = []
     for entry in expect(context, list, "context"):
         if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], list)):
             raise RowError("wrong-type", "context is not a list of [title, sentences]")
         title, *told = (expect(part, str, "a title or sentence of context") for part in (entry[0], *entry[1]))
-        paragraphs.append(f"{title}: {''.join(told).strip()}")
-    kind = optional_text(row, "type") or "multi-hop"
-    return _record(row, "\n\n".join(paragraphs), text(row, "question"), [text(row, "answer")], kind)
+        made.append((title, told))
+    return made
+
+
+def titled(title: str, told: str) -> str:
+    """A paragraph as it is read and retrieved: its title in front."""
+    return f"{title}: {told}"
 
 
 def musique(row: dict[str, Any]) -> Record:
@@ -161,7 +172,7 @@ def musique(row: dict[str, Any]) -> Record:
     (Trivedi et al. 2022, arXiv:2108.00573.) An unanswerable one has no answer: prompt-only.
     """
     entries = [expect(entry, dict, "paragraphs") for entry in expect(get(row, "paragraphs"), list, "paragraphs")]
-    passage = "\n\n".join(f"{text(entry, 'title')}: {text(entry, 'paragraph_text')}" for entry in entries)
+    passage = "\n\n".join(titled(text(entry, "title"), text(entry, "paragraph_text")) for entry in entries)
     if flag(row, "answerable") is False:
         return _record(row, passage, text(row, "question"), [], UNANSWERABLE)
     aliases = expect(given(row, "answer_aliases") or [], list, "answer_aliases")

@@ -1,4 +1,4 @@
-"""Preference sets in formats of their own: hh-rlhf transcripts, PandaLM's annotators, paired StackExchange answers.
+"""Preference sets in formats of their own: hh-rlhf transcripts, paired StackExchange answers.
 
 One function per format, raw row -> Record of type preference; raises RowError.
 """
@@ -6,11 +6,9 @@ One function per format, raw row -> Record of type preference; raises RowError.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
-from alignment.records.importers.chat import instruction
-from alignment.records.importers.rows import RowError, extras, get, name_of, optional_text, row_id, text
+from alignment.records.importers.rows import RowError, extras, name_of, optional_text, row_id, text
 from alignment.records.importers.turns import assistant, shown, user
 from alignment.records.types import Message, Record
 
@@ -61,27 +59,6 @@ def hh_transcript(row: dict[str, Any]) -> Record:
                                          "and they differ before the last one")
     return Record(row_id(row), "preference", chosen[:-1], chosen[-1]["content"], rejected[-1]["content"],
                   meta=extras(row))
-
-
-def pandalm(row: dict[str, Any]) -> Record:
-    """{instruction, input, response1, response2, annotator1..3}: each annotator says 0 (tie), 1 or 2.
-
-    Raises RowError annotators-disagree (no two agree) or tie (most see none better).
-    """
-    votes = []
-    for field in ("annotator1", "annotator2", "annotator3"):
-        vote = get(row, field)
-        if isinstance(vote, bool) or vote not in (0, 1, 2):
-            raise RowError("wrong-type", f"{field} is {vote!r}, expected 0, 1 or 2")
-        votes.append(int(vote))
-    winner, count = Counter(votes).most_common(1)[0]
-    if count == 1:
-        raise RowError("annotators-disagree", f"votes {votes}")
-    if winner == 0:
-        raise RowError("tie", f"votes {votes}")
-    answers = (text(row, "response1"), text(row, "response2"))
-    meta = {**extras(row), "agreement": "unanimous" if count == 3 else "majority"}
-    return Record(row_id(row), "preference", instruction(row), answers[winner - 1], answers[2 - winner], meta=meta)
 
 
 def stack_exchange_paired(row: dict[str, Any]) -> Record:

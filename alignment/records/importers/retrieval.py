@@ -14,9 +14,12 @@ around turns and calls is the chat template's (`template: retrieval`). Asks nobo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import Any
 
+from alignment.records.importers.passages import UNANSWERABLE
 from alignment.records.importers.rows import (
     RowError,
     blank,
@@ -37,6 +40,28 @@ RETRIEVE = "retrieve"
 SUMMARY = "Summary: "
 NO_ANSWER = "The retrieved text does not answer this question."
 """The answer to a question whose paragraph does not answer it, where rows bring none of their own."""
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {
+    "name": RETRIEVE, "description": "Gives the text that fits a query best.",
+    "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}}}
+"""The function as those have to be told of it who do not know it from their training: models of an endpoint."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A text that can be retrieved for a row.
+
+    Attributes:
+        text: as it is shown, its title in front where the data set has one.
+        gold: whether the row's answer rests on it.
+        facts: its sentences that the answer rests on, counted from 0, where the data set names them (HotpotQA).
+    """
+
+    text: str
+    title: str | None = None
+    gold: bool = False
+    facts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +182,45 @@ def row_of(record: Record) -> Retrieval | None:
         return None
 
 
+def with_paragraphs(record: Record, paragraphs: Sequence[Paragraph]) -> Record:
+    """The record with what can be retrieved for it, which its own conversation shows only in part."""
+    return replace(record, meta={**record.meta, "paragraphs": [asdict(one) for one in paragraphs]})
+
+
+def paragraphs_of(record: Record) -> list[Paragraph]:
+    """Texts that can be retrieved for a row, each once: what its data set has beside the question, else the paragraphs
+    of its sub-questions, else its one passage. None of a row without any."""
+    kept, row = record.meta.get("paragraphs"), row_of(record)
+    if isinstance(kept, list):
+        found = [Paragraph(one["text"], one.get("title"), bool(one.get("gold")), tuple(one.get("facts") or ()))
+                 for one in kept]
+    elif row is not None:
+        found = [Paragraph(one.paragraph, gold=not one.unanswerable) for one in row.sub_questions]
+    elif isinstance(passage := record.meta.get("passage"), str) and not blank(passage):
+        found = [Paragraph(passage, gold=record.meta.get("kind") != UNANSWERABLE)]
+    else:
+        found = []
+    gold = {one.text for one in found if one.gold}
+    return [replace(one, gold=one.text in gold) for one in {one.text: one for one in found}.values()]
+
+
+def question_turns(record: Record) -> list[Message]:
+    """What is asked before anything is retrieved: all turns before the assistant's first."""
+    turns = record.conversation()
+    return list(takewhile(lambda turn: turn["role"] not in ("assistant", "tool"), turns))
+
+
+def call_turn(said: str, query: str) -> Message:
+    """The assistant's turn that asks for a text, after what it says beside."""
+    call = {"type": "function", "function": {"name": RETRIEVE, "arguments": {"query": query}}}
+    return {"role": "assistant", "content": said, "tool_calls": [call]}
+
+
+def found_turn(found: str) -> Message:
+    """The turn that gives what was retrieved."""
+    return {"role": "tool", "name": RETRIEVE, "content": found}
+
+
 def conversation(row: Retrieval) -> list[Message]:
     """The turns that a row teaches."""
     turns: list[Message] = [{"role": "user", "content": row.question}]
@@ -171,9 +235,7 @@ def conversation(row: Retrieval) -> list[Message]:
 
 
 def _called(said: str, query: str, found: str) -> list[Message]:
-    call = {"type": "function", "function": {"name": RETRIEVE, "arguments": {"query": query}}}
-    return [{"role": "assistant", "content": said, "tool_calls": [call]},
-            {"role": "tool", "name": RETRIEVE, "content": found}]
+    return [call_turn(said, query), found_turn(found)]
 
 
 def with_answers(row: Retrieval, long_answers: list[str], final_answer: str) -> Retrieval:

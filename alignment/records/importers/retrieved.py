@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from alignment.records.importers.retrieval import NO_ANSWER, Retrieval, SubQuestion, record_of
+from alignment.records.importers.passages import hotpot_context, titled
+from alignment.records.importers.retrieval import (
+    NO_ANSWER,
+    Paragraph,
+    Retrieval,
+    SubQuestion,
+    record_of,
+    with_paragraphs,
+)
 from alignment.records.importers.rows import RowError, expect, get, given, text
 from alignment.records.types import Record
 from alignment.words import words
@@ -20,9 +28,11 @@ from alignment.words import words
 READ = {
     "musique": ("question_decomposition", *(f"question_decomposition[].{key}" for key in (
         "question", "answer", "paragraph_support_idx")), "paragraphs[].idx"),
-    "hotpotqa": ("supporting_facts", "supporting_facts.title"),
+    "hotpotqa": ("supporting_facts", "supporting_facts.title", "supporting_facts.sent_id"),
 }
 """Format -> the keys that are read beside those of a passage."""
+Made = tuple[Retrieval, list[Paragraph]]
+"""A row, and what can be retrieved for it where that is more than its conversation shows."""
 _EARLIER = re.compile(r"#(\d+)")
 """MuSiQue's `#1` in a question: the answer to its first."""
 
@@ -39,12 +49,13 @@ def retrieved(record: Record, row: dict[str, Any], format: str) -> Record:
     """
     if record.rejected is not None:
         raise RowError("unsupported-field", "rejected: a conversation with calls has one answer")
-    made = _MADE.get(format, _single)(record, row)
-    return replace(record_of(made, record.id, record.meta), type="messages")
+    made, paragraphs = _MADE.get(format, _single)(record, row)
+    kept = replace(record_of(made, record.id, record.meta), type="messages")
+    return with_paragraphs(kept, paragraphs) if paragraphs else kept
 
 
-def _single(record: Record, row: dict[str, Any]) -> Retrieval:
-    return _one_call(record, record.meta["passage"])
+def _single(record: Record, row: dict[str, Any]) -> Made:
+    return _one_call(record, record.meta["passage"]), []
 
 
 def _one_call(record: Record, paragraph: str) -> Retrieval:
@@ -54,22 +65,45 @@ def _one_call(record: Record, paragraph: str) -> Retrieval:
                      (SubQuestion(question, short, said, paragraph, short is None),))
 
 
-def _hotpotqa(record: Record, row: dict[str, Any]) -> Retrieval:
-    facts = get(row, "supporting_facts")
-    titles = expect(get(facts, "title"), list, "supporting_facts.title") if isinstance(facts, dict) else [
-        fact[0] for fact in expect(facts, list, "supporting_facts") if isinstance(fact, list | tuple) and fact]
-    # As passages.hotpotqa has put them together: "title: text", a blank line between.
-    found = [part for part in record.meta["passage"].split("\n\n") if part.partition(": ")[0] in titles]
+def _hotpotqa(record: Record, row: dict[str, Any]) -> Made:
+    facts: dict[str, list[int]] = {}
+    for title, sentence in _facts(get(row, "supporting_facts")):
+        facts.setdefault(title, []).append(sentence)
+    paragraphs = [Paragraph(titled(title, "".join(told).strip()), title, title in facts,
+                            tuple(sorted(set(facts.get(title, ())))))
+                  for title, told in hotpot_context(row)]
+    found = [one for one in paragraphs if one.gold]
+    # An answer that rests on a text which is not there would be learned without it.
+    if lacking := sorted(facts.keys() - {one.title for one in found}):
+        raise RowError("missing-field", f"supporting_facts: {', '.join(lacking[:4])} not in context")
     if not found:
-        raise RowError("missing-field", f"supporting_facts: none of {', '.join(map(str, titles[:4]))} is in context")
-    return replace(_one_call(record, "\n\n".join(found)), src="hotpotqa.json")
+        raise RowError("missing-field", "supporting_facts is empty")
+    return replace(_one_call(record, "\n\n".join(one.text for one in found)), src="hotpotqa.json"), paragraphs
 
 
-def _musique(record: Record, row: dict[str, Any]) -> Retrieval:
+def _facts(value: Any) -> list[tuple[str, int]]:
+    """(title, sentence) of HotpotQA's supporting facts, in its own form or the hub's columnar one."""
+    if isinstance(value, dict):
+        titles = expect(get(value, "title"), list, "supporting_facts.title")
+        sentences = expect(given(value, "sent_id") or [0] * len(titles), list, "supporting_facts.sent_id")
+        if len(titles) != len(sentences):
+            raise RowError("wrong-type", f"supporting_facts has {len(titles)} titles and {len(sentences)} sent_id")
+        value = list(zip(titles, sentences, strict=True))
+    made = []
+    for fact in expect(value, list, "supporting_facts"):
+        if not (isinstance(fact, list | tuple) and len(fact) == 2):
+            raise RowError("wrong-type", "supporting_facts is not a list of [title, sentence]")
+        made.append((expect(fact[0], str, "a title of supporting_facts"),
+                     expect(fact[1], int, "a sentence of supporting_facts")))
+    return made
+
+
+def _musique(record: Record, row: dict[str, Any]) -> Made:
     steps = [expect(step, dict, "question_decomposition")
              for step in expect(get(row, "question_decomposition"), list, "question_decomposition")]
-    paragraphs = {_number(entry, "idx", place): f"{text(entry, 'title')}: {text(entry, 'paragraph_text')}"
-                  for place, entry in enumerate(row["paragraphs"])}
+    entries = {_number(entry, "idx", place): entry for place, entry in enumerate(row["paragraphs"])}
+    paragraphs = {number: titled(text(entry, "title"), text(entry, "paragraph_text"))
+                  for number, entry in entries.items()}
     answers = [text(step, "answer") for step in steps]
     supports = [given(step, "paragraph_support_idx") for step in steps]
     subs: list[SubQuestion] = []
@@ -85,7 +119,9 @@ def _musique(record: Record, row: dict[str, Any]) -> Retrieval:
     if not subs or (record.completion is None) != subs[-1].unanswerable:
         raise RowError("broken-decomposition", "`answerable` and the paragraphs of its questions disagree")
     final = NO_ANSWER if record.completion is None else record.completion
-    return Retrieval("musique.json", record.meta["question"], final, record.completion, tuple(subs), multihop=True)
+    gold = {one.paragraph for one in subs if not one.unanswerable}
+    return (Retrieval("musique.json", record.meta["question"], final, record.completion, tuple(subs), multihop=True),
+            [Paragraph(told, text(entries[number], "title"), told in gold) for number, told in paragraphs.items()])
 
 
 def _asked(question: str, answers: Sequence[str]) -> str:
@@ -113,4 +149,4 @@ def _number(entry: dict[str, Any], field: str, place: int) -> int:
     return place if value is None else expect(value, int, field)
 
 
-_MADE: dict[str, Callable[[Record, dict[str, Any]], Retrieval]] = {"hotpotqa": _hotpotqa, "musique": _musique}
+_MADE: dict[str, Callable[[Record, dict[str, Any]], Made]] = {"hotpotqa": _hotpotqa, "musique": _musique}
