@@ -38,7 +38,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     config.update({"initializer_range": 0.3})
     LlamaForCausalLM(config).save_pretrained(folder / "base" / "model")
     base = known(published(Store(str(folder / "store")), "base-000000000000", folder / "base"))
-    return {"base": base, **{name: with_adapter(base, name) for name in ("sft", "dpo", "kto")}}
+    return {"base": base, **{name: with_adapter(base, name) for name in ("sft", "rloo", "distill")}}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def test_each_model_answers_with_its_own_weights_whatever_the_others_ask(
         with merged_policy(artifact, CPU) as stage:
             said = stage.generate([Request(text, [{"role": "user", "content": text}], DRAWS) for text in TEXTS])
         wanted[name] = [one.ids for own in said for one in own]
+    assert len({str(ids) for ids in wanted.values()}) == len(policies)
     ears: dict[str, list[Ear]] = {name: [] for name in policies}
     for text in TEXTS:
         for draw in DRAWS:

