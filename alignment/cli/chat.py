@@ -94,13 +94,14 @@ def _compute(device: str, dtype: str) -> Compute:
 def _found(
     text: str, store: str | None, key_env: str | None, where: str, place: Profile | None
 ) -> Artifact | EndpointModel:
+    from alignment.cli.without_file import importing
     from alignment.pipeline import execute
-    from alignment.pipeline.named import importing, named
+    from alignment.pipeline.named import STORE, named
 
     found = named(text, store, profile=place, key_env=key_env, where=where)
     if not isinstance(found, Path):
         return found
-    run, stage = importing(found, store)
+    run, stage = importing(found, store or STORE)
     made = execute(run).artifacts[stage]
     assert made is not None
     return made

@@ -96,13 +96,15 @@ class Named:
                 Path(path.parent if path.name == "model" else path, "manifest.json").is_file()):
             return self._artifact(found, (text, role), role, is_base=is_base)
         if not (path / ADAPTER).is_file() or _whole(path):
-            return self._add(_stem(path), {"source": "folder", "path": text}, (text, role), role, dtype=stored_as(path))
+            return self._add(_stem(path), {"source": "folder", "path": text}, (text, role), role, dtype=stored_as(path),
+                             special_tokens_in_text=_told(path))
         if role is not None:
             raise ConfigError("an adapter as a reward model is not read from a folder", where="MODEL", found=text,
                               expected="a whole classifier, or the artifact of a reward stage",
                               hint="merge it into its base with PEFT, and name the merged folder")
         base = self._base(path, text)
-        return self._add(_stem(path), {"source": "folder", "path": text, "base": base}, (text, role), role)
+        return self._add(_stem(path), {"source": "folder", "path": text, "base": base}, (text, role), role,
+                         special_tokens_in_text=_told(path))
 
     def _base(self, path: Path, text: str) -> str:
         """Name of the stage that brings what an adapter stands on, as its config says it or --base."""
@@ -130,11 +132,11 @@ class Named:
         return self._add(called or _called(model["artifact"]), model, said, role, templated=False)
 
     def _add(self, called: str, model: Tree, said: tuple[str, str | None], role: str | None, *,
-             templated: bool = True, dtype: str | None = None) -> str:
+             templated: bool = True, **keys: str | None) -> str:
         name = self.free(called)
-        template = {"template": self.template} if templated and self.template is not None else {}
-        self.stages.append({"name": name, "kind": "import", **({} if role is None else {"role": role}), "model": model,
-                            **template, **({} if dtype is None else {"dtype": dtype}), "_said": said})
+        keys = {"role": role, "template": self.template if templated else None, **keys}
+        given = {key: value for key, value in keys.items() if value is not None}
+        self.stages.append({"name": name, "kind": "import", "model": model, **given, "_said": said})
         return name
 
     def free(self, called: str) -> str:
@@ -204,6 +206,17 @@ def _numbered(name: str) -> Iterator[str]:
 def _whole(folder: Path) -> bool:
     """Whether there are weights beside an adapter's: the import says what is wrong with that."""
     return any(path.name != "adapter_model.safetensors" for path in folder.glob("*.safetensors"))
+
+
+def _told(folder: Path) -> str | None:
+    """What a folder that was exported from here says of texts that spell special tokens."""
+    try:
+        said = json.loads((folder / "kubealign.json").read_text(encoding="utf-8")).get("special_tokens_in_text")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(folder / "kubealign.json")) from error
+    return None if said is None else str(said)
 
 
 def stored_as(folder: Path) -> str | None:

@@ -138,7 +138,8 @@ def _measured(run: Run) -> dict[str, None]:
 
 def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact:
     from alignment.artifacts import Artifact
-    from alignment.pipeline.named import importing, named
+    from alignment.cli.without_file import importing
+    from alignment.pipeline.named import STORE, named
 
     found = named(what, store, makes=("policy", "reward"), profile=profile)
     if isinstance(found, Artifact):
@@ -146,7 +147,7 @@ def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact
     if isinstance(found, Path):
         from alignment import pipeline
 
-        run, name = importing(found, store)
+        run, name = importing(found, store or STORE)
         made = pipeline.execute(run, only=name, typed=f"serve {what}").artifacts[name]
         assert made is not None
         return made

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.cli.named import Tree, stage_name
-from alignment.config import load_run, parse_run
+from alignment.cli.named import Named, Tree, stage_name
+from alignment.config import Run, load_run, parse_run
 from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError
 
@@ -52,3 +52,15 @@ def run_file(verb: str, called: str, tree: Tree, overrides: Sequence[str], save:
         raise ConfigError(f"the run file cannot be written: {error}", where=str(path)) from error
     load_run(path)  # it says what the command line says, or this is a bug
     return str(path)
+
+
+def importing(folder: Path, store: str) -> tuple[Run, str]:
+    """The run that brings a folder's model into a store, and its stage that makes it: to be executed, and found
+    finished from then on. Weights keep their dtype; an adapter stands on what its config names.
+
+    Raises:
+        ConfigError: an adapter whose base is not named, or not there.
+    """
+    named = Named(store)
+    name = named.model(str(folder))
+    return parse_run(dump({"name": "imported", "store": store, "stages": named.written()}), str(folder)), name

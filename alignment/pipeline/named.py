@@ -6,8 +6,8 @@
     path/to/folder              a model or an adapter that another program wrote
     https://host/v1#MODEL       an OpenAI-compatible endpoint, and the model's name there
 
-Finds and refuses; loads no weights and makes nothing. `importing` says which run brings a folder into the store, so
-that a foreign model gets its template, its stop tokens and its checks where every other model gets them.
+Finds and refuses; loads no weights and makes nothing. A folder is brought into the store by the run that
+cli/without_file.py makes for it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from alignment.artifacts import Artifact, Store
 from alignment.config import KINDS, AnyStage, EndpointModel, Profile, Run, load_run, parse_run
 from alignment.config.messages import close_to
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.fields import on_this_machine
+from alignment.data.artifact_source import STAGES
 from alignment.errors import ArtifactError, ConfigError, DataError, KubeAlignError, ModelError
 from alignment.pipeline.keys import keys
 
@@ -52,7 +53,7 @@ def named(
         where: of errors.
 
     Returns:
-        A finished artifact; a folder with config.json or adapter_config.json (see `importing`); or an endpoint.
+        A finished artifact; a folder with config.json or adapter_config.json; or an endpoint.
 
     Raises:
         ConfigError: nothing is named so, or it is no model; says what there is.
@@ -80,35 +81,6 @@ def named(
         return found if key_env is None else found.model_copy(update={"key_env": key_env})
     _check_makes(found, tuple(makes), where)
     return found
-
-
-def importing(folder: Path, store: str | None = None) -> tuple[Run, str]:
-    """The run that imports a folder's model, and its stage that makes it: to be executed, and found finished from then
-    on. Weights keep their dtype; an adapter's base is the folder or hub model that adapter_config.json names.
-
-    Raises:
-        ModelError: an adapter that does not name its base, or a config that cannot be read.
-    """
-    stages: list[dict[str, Any]] = []
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not isinstance(base, str) or not base:
-            raise ModelError("the adapter does not name its base", where=str(folder / "adapter_config.json"),
-                             expected="base_model_name_or_path: a folder or a name of the hub",
-                             hint="write a run file that imports both: model: {source: folder, path: ..., base: STAGE}")
-        lies = next((path for path in (on_this_machine(base), folder / base) if path.is_dir()), None)
-        stages.append({"name": "base", "kind": "import", "dtype": _dtype(lies), "model":
-                       {"source": "hub", "repo": base} if lies is None else {"source": "folder", "path": str(lies)}})
-        stages.append({"name": "model", "kind": "import", "dtype": "float32",
-                       "model": {"source": "folder", "path": str(folder.absolute()), "base": "base"}})
-    else:
-        stages.append({"name": "model", "kind": "import", "dtype": _dtype(folder),
-                       "model": {"source": "folder", "path": str(folder.absolute())}})
-    info = folder / "kubealign.json"
-    if info.is_file() and (said := _json(info).get("special_tokens_in_text")):
-        stages[-1]["special_tokens_in_text"] = said
-    name = f"imported-{re.sub(r'[^a-z0-9]+', '-', folder.absolute().name.lower())}"[:40]
-    return Run.model_validate({"name": name, "store": store or STORE, "stages": tuple(stages)}), "model"
 
 
 def models_in(store: Store, makes: Iterable[Makes] = ("policy",)) -> list[Artifact]:
@@ -192,14 +164,17 @@ def _of_run(
 ) -> Artifact | EndpointModel:
     head, colon, name = text.rpartition(":")
     run_name, stage_name = (head, name) if colon else (text, None)
+    made = None
     if run_name.endswith((".yaml", ".yml")):
         run = load_run(run_name)
         run = run if profile is None else profile.applied(run)
         run = run if store is None else run.model_copy(update={"store": store})
     else:
         run = _recorded(run_name, Store(store or STORE), text, makes, where)
+        made = Store(run.store).read_run_file(run_name, STAGES)
     stage = _stage(run, stage_name, text, makes, where)
-    return stage.endpoint or _finished(run, stage, f"kubealign run {run_name}", where)
+    key = None if made is None else json.loads(made).get(stage.name)
+    return stage.endpoint or _finished(run, stage, key, f"kubealign run {run_name}", where)
 
 
 def _recorded(name: str, store: Store, text: str, makes: tuple[Makes, ...], where: str) -> Run:
@@ -225,10 +200,11 @@ def _stage(run: Run, name: str | None, text: str, makes: tuple[Makes, ...], wher
     return stage
 
 
-def _finished(run: Run, stage: AnyStage, command: str, where: str) -> Artifact:
+def _finished(run: Run, stage: AnyStage, key: str | None, command: str, where: str) -> Artifact:
+    """Args: key: what the run noted of the stage, which needs none of its sources; else it is computed from them."""
     store = Store(run.store)
     try:
-        key = keys(run)[stage.name].key
+        key = key or keys(run)[stage.name].key
     except (DataError, ModelError) as error:
         raise ConfigError("what the stage was made from cannot be read any more, so its key is not known",
                           where=where, found=error.where, expected="the run's sources as they were",
@@ -254,20 +230,3 @@ def _there(store: Store, makes: Iterable[Makes] = ("policy",), called: str | Non
     shown = ", ".join(f"{one.key} ({one.manifest.stage})" for one in (same or found)[:_SHOWN])
     more = f" and {len(same or found) - _SHOWN} more" if len(same or found) > _SHOWN else ""
     return f"models in {store.url}: {shown or 'none'}{more}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(found, dict):
-        raise ModelError("is no JSON object", where=str(path))
-    return found
-
-
-def _dtype(folder: Path | None) -> str:
-    """What a folder's weights are stored in, by its config; float32, which loses nothing, where it does not say."""
-    config = {} if folder is None or not (folder / "config.json").is_file() else _json(folder / "config.json")
-    said = config.get("dtype") or config.get("torch_dtype")
-    return said if said in ("float32", "bfloat16", "float16") else "float32"

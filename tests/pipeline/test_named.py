@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from alignment.artifacts import Artifact, Store
+from alignment.cli.without_file import importing
 from alignment.config import EndpointModel
 from alignment.errors import ConfigError, ModelError
 from alignment.pipeline import execute
-from alignment.pipeline.named import importing, models_in, named
+from alignment.pipeline.named import models_in, named
 from tests import small
 
 
@@ -112,14 +113,26 @@ def test_an_adapter_is_imported_with_the_base_that_it_names(tmp_path: Path) -> N
     folder.mkdir()
     config = folder / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": "org/base", "r": 8}), encoding="utf-8")
-    run, stage = importing(folder)
+    run, stage = importing(folder, str(tmp_path / "store"))
     assert run.stage(stage).base == "base"
     assert run.stage("base").model_dump()["model"]["repo"] == "org/base"
     config.write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="does not name its base"):
-        importing(folder)
+    with pytest.raises(ConfigError, match="does not say what it was trained on"):
+        importing(folder, str(tmp_path / "store"))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no model"):
         named(str(tmp_path))
+
+
+def test_what_a_run_noted_is_found_without_its_sources(tmp_path: Path) -> None:
+    run = small.run(tmp_path)
+    base = execute(run, only="base").artifacts["base"]
+    data = execute(run, only="data").artifacts["data"]
+    assert base is not None
+    assert data is not None
+    Path(run.stage("data").sources()[0].path or "").unlink()
+    found = named("small:base", run.store)
+    assert isinstance(found, Artifact)
+    assert found.key == base.key
