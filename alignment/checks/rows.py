@@ -6,16 +6,17 @@ Rows of files that were not read are left to their stage. Does not tokenize.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from alignment.checks.lengths import askable_within
 from alignment.checks.seen import Sight, Wrong, counted
 from alignment.config import Evaluate, EvaluatePairs, Infer, Run, Sample, TrainBase, row_of
 from alignment.config.run import read_upstream
+from alignment.config.stages.fields import Place
 from alignment.data.overlap import find_overlap
 from alignment.data.projections import PROJECTIONS, to_preference
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, KubeAlignError
 from alignment.evaluation.measures import measure_of
 from alignment.records import Record
 from alignment.rewards import lacking
@@ -63,18 +64,26 @@ def _useless(stage: TrainBase, records: Sequence[Record], reasons: list[str]) ->
                        found=f"{_types(records)}: {counted(reasons)}")
 
 
-def inferable(sight: Sight, stage: Infer) -> Wrong:
-    """Prompts that cannot be asked."""
-    if (records := sight.rows.get(stage.prompts)) is None:
-        return
+def _prompts_of(
+    sight: Sight, stage: Sample | Infer, records: Sequence[Record]
+) -> Generator[tuple[Place, KubeAlignError], None, list[Record]]:
+    """Prompts of the rows that have one; that none has, or that they are too long, is what it finds."""
     prompts = [asked for record in records if (asked := as_prompt(record)) is not None]
     if not prompts:
         yield ("prompts",), ConfigError("no row has a prompt that ends with a question", found=_types(records),
                                         expected="rows whose prompt ends with a user's or a tool's turn")
-        return
+        return []
     if len(prompts) < len(records):
         sight.warn(stage.name, f"{len(records) - len(prompts)} of {len(records)} rows have no prompt to answer")
     yield from askable_within(sight, stage, prompts)
+    return prompts
+
+
+def inferable(sight: Sight, stage: Infer) -> Wrong:
+    """Prompts that cannot be asked."""
+    if (records := sight.rows.get(stage.prompts)) is None:
+        return
+    yield from _prompts_of(sight, stage, records)
 
 
 def askable(sight: Sight, stage: Sample) -> Wrong:
@@ -83,14 +92,9 @@ def askable(sight: Sight, stage: Sample) -> Wrong:
     if None in sets:
         return
     records = [record for records in sets for record in records or ()]
-    prompts = [asked for record in records if (asked := as_prompt(record)) is not None]
+    prompts = yield from _prompts_of(sight, stage, records)
     if not prompts:
-        yield ("prompts",), ConfigError("no row has a prompt that ends with a question", found=_types(records),
-                                        expected="rows whose prompt ends with a user's or a tool's turn")
         return
-    if len(prompts) < len(records):
-        sight.warn(stage.name, f"{len(records) - len(prompts)} of {len(records)} rows have no prompt to answer")
-    yield from askable_within(sight, stage, prompts)
     unfit = _unfit(stage, prompts)
     if len(unfit) == len(prompts):
         yield ("score", "function"), _needs(stage, prompts, unfit)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlamaForCausalLM
 
-from alignment.artifacts import Artifact, Store
+from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.errors import ModelError
 from alignment.inference.live.asked import Broken, Grown, Heard, Question
 from alignment.inference.live.opened import LiveModel, merged_policy, open_live
 from alignment.inference.requests import Draw, Request
 from alignment.templates import encode_prompt
-from tests.inference.test_vllm import TINY, known, with_adapter
-from tests.models import as_it_lies, imported, published
+from tests.decided import decided_base, with_adapter
+from tests.models import as_it_lies
 
 CPU = Compute(device="cpu", dtype="float32", engine="transformers")
 TEXTS = ["Hi", "What colour is the boat by the gate?", "A lamp."]
@@ -30,14 +27,7 @@ TEXTS = ["Hi", "What colour is the boat by the gate?", "A lamp."]
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """A random base, three adapters, and one of a layer that the base does not have."""
     folder = tmp_path_factory.mktemp("live")
-    imported(folder / "made", TINY)
-    (folder / "base").mkdir()
-    shutil.move(folder / "made" / "out" / "model", folder / "base" / "model")
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(folder / "base" / "model")
-    config.update({"initializer_range": 0.3})
-    LlamaForCausalLM(config).save_pretrained(folder / "base" / "model")
-    base = known(published(Store(str(folder / "store")), "base-000000000000", folder / "base"))
+    base = decided_base(folder)
     return {"base": base, **{name: with_adapter(base, name) for name in ("sft", "rloo", "distill")}}
 
 

