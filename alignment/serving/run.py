@@ -54,7 +54,8 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
     """
     hosts = [host] if on_loopback(host) and host not in LOCAL else [] if on_loopback(host) else None
     app = build(service, hosts=hosts)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on",
+    # No log_config: uvicorn's own would close every handler that the process has, with the streams that they write to.
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="on",
                                            server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=5))
     failed: list[BaseException] = []
 

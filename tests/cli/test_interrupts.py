@@ -89,7 +89,8 @@ def test_every_command_ends_at_once(arguments: list[str], run_file: str) -> None
 
 
 def test_a_signal_that_comes_while_the_guard_is_set_up_is_heard() -> None:
-    early = ("import os, signal, threading\nstart = threading.Thread.start\n"
+    early = ("import os, signal, threading\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+             "start = threading.Thread.start\n"
              "def first(self): os.kill(os.getpid(), signal.SIGINT); start(self)\nthreading.Thread.start = first")
     code = f"{early}\nfrom alignment import interrupt\ninterrupt.guard()\nimport time; time.sleep(60)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)

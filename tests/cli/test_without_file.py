@@ -232,7 +232,7 @@ def test_models_lists_what_can_be_named(made: Path, call: Call) -> None:
     keys = json.loads((made / "runs" / "runs" / "mine" / "stages.json").read_text())
     (line,) = [line for line in said.out.splitlines() if keys["base"] in line and "mine:base" in line]
     assert "policy, whole" in line
-    assert "import-artifact-" not in said.out, "what an evaluation brought is the same model"
+    assert "\nimport-artifact-" not in said.out, "what an evaluation brought is the same model"
     (line,) = [line for line in said.out.splitlines() if keys["data"] in line and "mine:data" in line]
     assert "train (24), dev (8), test (8)" in line
     assert "no finished model" in call("models", "--store", "nothing").out

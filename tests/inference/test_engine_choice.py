@@ -210,7 +210,7 @@ def test_one_launch_serves_all_adapters_of_a_base(models: dict[str, Artifact]) -
     assert launches[0] == launches[1] == launches[2]
     launch = launches[0]
     assert launch.model == str(models["base"].path() / "model")
-    assert launch.lora_options() == {"enable_lora": True, "max_loras": 2, "max_lora_rank": 32,
+    assert launch.lora_options() == {"enable_lora": True, "max_loras": 2, "max_cpu_loras": 2, "max_lora_rank": 32,
                                      "lora_target_modules": ["q_proj", "v_proj"]}
     ranks = {adapter.name: adapter.rank for adapter in launch.adapters}
     assert ranks == {models["sft"].key: 8, models["other"].key: 32}

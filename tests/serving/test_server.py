@@ -42,7 +42,7 @@ class Running:
         self.service = service
         listener = listening("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(build(service, hosts=[]), log_level="warning", access_log=False))
+        self.server = uvicorn.Server(uvicorn.Config(build(service, hosts=[]), log_config=None, access_log=False))
         self.thread = threading.Thread(target=lambda: self.server.run([listener]), daemon=True)
         self.thread.start()
         assert wait_until_proved(service, 240) is whole

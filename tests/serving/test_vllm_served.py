@@ -115,7 +115,7 @@ def test_what_vllm_leaves_behind_is_said(running: Running) -> None:
     assert running.raw("GET", "/health")[0] == 200
     with ThreadPoolExecutor(1) as pool:
         cut = pool.submit(running.chat, model="base", max_tokens=200, temperature=1.5, seed=1, stream=True)
-        until(lambda: bool(engine._open))
+        until(lambda: bool(engine._open), pause=0.005)
         os.killpg(engine._client._process.pid, signal.SIGKILL)
         _, raw, _ = cut.result()
     events = [line for line in raw.decode().split("\n\n") if line]
