@@ -76,14 +76,16 @@ def test_options_that_are_not_about_memory_and_speed_are_refused_by_name(options
     assert Compute(vllm={"gpu_memory_utilization": 0.5, "tensor_parallel_size": 2, "enforce_eager": True}).vllm
 
 
-def test_vllm_that_is_named_and_not_installed_is_found_by_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_that_is_named_and_not_installed_is_found_by_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("alignment.checks.engines.vllm_here", lambda device: None)
     evaluation = {"name": "eval", "kind": "evaluate", "models": ["base"], "rows": "data/test"}
     compute = {"device": "cpu", "engine": "vllm"}
-    run = small.run(Path("nowhere"), evaluation, compute=compute)
+    run = small.run(tmp_path, evaluation, compute=compute)
     ((key, error),) = installed(run, run.compute)
     assert (key, error.expected) == ("engine", "kubealign[vllm-cpu]")
-    assert not list(installed(small.run(Path("nowhere"), compute=compute), run.compute)), "no stage asks a model"
+    assert not list(installed(small.run(tmp_path, compute=compute), run.compute)), "no stage asks a model"
 
 
 @pytest.mark.parametrize(("strategy", "said"), [
