@@ -126,9 +126,8 @@ def evaluate(
             {} if score_function is None else {"function": {"function": score_function}})
     else:
         stage |= _answered(named, names, score_function, score_model, metrics, max_new_tokens)
-    tree = {"store": store, **({} if engine is None else {"compute": {"engine": engine}}),
-            "stages": [*named.written(), rows, stage]}
-    file = run_file("eval", PurePosixPath(data).stem, tree, overrides or (), save)
+    file = run_file("eval", PurePosixPath(data).stem, [*named.written(), rows, stage], overrides, store=store,
+                    save=save, engine=engine)
     execute.run(file)
     say(f"run file: {file}")
 

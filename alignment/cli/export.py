@@ -66,8 +66,7 @@ def export(
         stages.append(brought)
         stage["rows"] = f"data/{split}"
     stage |= {} if push is None else {"push_to_hub": {"repo": push, "dry_run": dry_run}}
-    tree = {"store": store, "stages": [*stages, stage]}
-    file = run_file("export", stage_name(Path(model).name), tree, overrides or (), save)
+    file = run_file("export", stage_name(Path(model).name), [*stages, stage], overrides, store=store, save=save)
     execute.run(file)
     say(f"{_linked(file, target)} files in {target}; run file: {file}")
 

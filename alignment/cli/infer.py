@@ -84,9 +84,8 @@ def infer(
     data: Tree = {"name": "data", "kind": "import", "max_bad": None, "split": {"by": "ratio", "ratios": {"all": 1.0}},
                   "data": [{"path": _kept(asked, source, store), "format": "prompt-only", "name": _SOURCE}]}
     data |= {} if system is None else {"system": system}
-    tree = {"store": store, **({} if engine is None else {"compute": {"engine": engine}}),
-            "stages": [*named.written(), data, stage]}
-    file = run_file("infer", source.stem, tree, overrides or (), save)
+    file = run_file("infer", source.stem, [*named.written(), data, stage], overrides, store=store, save=save,
+                    engine=engine)
     execute.run(file)
     from alignment import pipeline
 

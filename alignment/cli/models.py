@@ -63,9 +63,11 @@ def _is_link(artifact: Artifact, store: Store) -> bool:
 
 def _names(store: Store) -> dict[str, list[str]]:
     """Key -> RUN:STAGE that mean it now."""
+    from alignment.data.artifact_source import STAGES
+
     found: dict[str, list[str]] = {}
     for run in store.runs():
-        for stage, key in json.loads(store.read_run_file(run, "stages.json") or "{}").items():
+        for stage, key in json.loads(store.read_run_file(run, STAGES) or "{}").items():
             found.setdefault(str(key), []).append(f"{run}:{stage}")
     return found
 

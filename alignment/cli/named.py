@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.config.stages.artifact import KEY
-from alignment.config.stages.fields import NAME, on_this_machine
+from alignment.config.stages.artifact import KEY, RUN_STAGE
+from alignment.config.stages.fields import on_this_machine
 from alignment.data.model_files import ADAPTER, tensor_types
 from alignment.errors import ConfigError
 
 Tree = dict[str, Any]
-_RUN_STAGE = re.compile(f"({NAME[1:-1]}):({NAME[1:-1]})")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _MODEL = ("an artifact's key (sft-86ea8fe7c8a6, as `kubealign models` lists them), RUN:STAGE, RUN.yaml:STAGE, a "
           "model's or adapter's folder, a GGUF file, OWNER/NAME of the hub, or an endpoint (https://host/v1#MODEL)")
@@ -117,7 +116,7 @@ class Named:
         if not isinstance(found, str) or not found:
             raise ConfigError("the adapter does not say what it was trained on", where=str(path / ADAPTER),
                               found=f"base_model_name_or_path: {said!r}", expected="--base MODEL")
-        there = on_this_machine(found).is_dir() or KEY.fullmatch(found) or _RUN_STAGE.fullmatch(found)
+        there = on_this_machine(found).is_dir() or KEY.fullmatch(found) or RUN_STAGE.fullmatch(found)
         if not there and not (_HUB.fullmatch(found) and found[0] not in ".~"):
             raise ConfigError("the adapter's base is not there", where="MODEL" if self.base is None else "--base",
                               found=f"{text} stands on {found}", expected="a folder on this machine, or a hub name",
@@ -166,7 +165,7 @@ def _artifact(text: str, store: str) -> Tree | None:
     plain = text.rstrip("/").removesuffix("/model")
     above, _, key = plain.rpartition("/")
     if not above:
-        return {"source": "artifact", "artifact": text} if KEY.fullmatch(text) or _RUN_STAGE.fullmatch(text) else None
+        return {"source": "artifact", "artifact": text} if KEY.fullmatch(text) or RUN_STAGE.fullmatch(text) else None
     if not KEY.fullmatch(key) or not above.endswith("/artifacts"):
         return None
     other = above.removesuffix("/artifacts")
@@ -176,7 +175,7 @@ def _artifact(text: str, store: str) -> Tree | None:
 
 
 def _called(text: str) -> str:
-    found = _RUN_STAGE.fullmatch(text)
+    found = RUN_STAGE.fullmatch(text)
     return f"{found[1]}-{found[2]}" if found else text.rpartition("/")[2]
 
 

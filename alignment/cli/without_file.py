@@ -15,12 +15,14 @@ from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError
 
 
-def run_file(verb: str, called: str, tree: Tree, overrides: Sequence[str], save: str | None) -> str:
+def run_file(
+    verb: str, called: str, stages: Sequence[Tree], overrides: Sequence[str] | None, *, store: str, save: str | None,
+    engine: str | None = None,
+) -> str:
     """Path of the run file of such a run; its name in the store is VERB-CALLED-DIGEST, so that the same command line
     is the same run.
 
     Args:
-        tree: without a name.
         overrides: `--set` of the command line, which stand in the file as values.
         save: where the user wants it; default: beside the run in its store, or in the cache for a store elsewhere.
 
@@ -30,7 +32,9 @@ def run_file(verb: str, called: str, tree: Tree, overrides: Sequence[str], save:
     """
     from alignment.artifacts import cache_folder, digest_of
 
-    run = parse_run(dump({"name": verb, **tree}), f"kubealign {verb}", overrides)
+    tree = {"name": verb, "store": store, **({} if engine is None else {"compute": {"engine": engine}}),
+            "stages": list(stages)}
+    run = parse_run(dump(tree), f"kubealign {verb}", overrides or ())
     written: dict[str, Any] = run.model_dump(mode="json", exclude_unset=True)
     del written["name"]
     text = stage_name(f"{verb}-{called}")[:31].rstrip("-")

@@ -9,11 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import Artifact, Manifest
 from alignment.config import AnyStage
 from alignment.errors import ArtifactError
 
@@ -42,7 +41,7 @@ def rows_learned(artifact: Artifact) -> dict[str, Path]:
     while waiting:
         one = waiting.pop()
         found |= {ref: one.path() / name for ref, name in brought_rows(one)}
-        stage = _stage(one.manifest.config)
+        stage = stage_of(one.manifest)
         quoted = set() if stage is None else {name for _, name in stage.quotes()}
         inputs = {name: _input(one, name, key) for name, key in one.manifest.inputs.items() if name not in quoted}
         for source, split in _read(stage, inputs):
@@ -54,10 +53,10 @@ def rows_learned(artifact: Artifact) -> dict[str, Path]:
     return found
 
 
-def _stage(config: dict[str, Any]) -> AnyStage | None:
+def stage_of(manifest: Manifest) -> AnyStage | None:
     """The stage of a manifest's config; None where this version does not know it."""
     try:
-        return _stages().validate_json(json.dumps(config))
+        return _stages().validate_json(json.dumps(manifest.config))
     except ValidationError:
         return None
 

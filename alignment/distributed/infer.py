@@ -7,10 +7,6 @@ Does not know how text is generated, and scores nothing.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import RowCounts
@@ -19,10 +15,10 @@ from alignment.context import Outcome, StageContext
 from alignment.distributed.batches import make_parts, plan
 from alignment.errors import DataError, StageError
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
-from alignment.records import Record, bad_row
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts, speed
+from alignment.records import Record, bad_row, reasons, write_json_lines
 from alignment.sampling.infer import InferBatch, Inferred
-from alignment.sampling.prompts import as_prompt
+from alignment.sampling.prompts import NO_PROMPT, as_prompt
 
 
 def infer_stage(context: StageContext) -> Outcome:
@@ -47,18 +43,17 @@ def infer_stage(context: StageContext) -> Outcome:
     bad = sorted([*bad, *(row for part in parts for row in part.bad)], key=lambda row: order[row["id"]])
     if not answers:
         said = "; ".join(f"row {row['id']}: {row['found']}" for row in bad[:3] if "found" in row)
-        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=dict(_reasons(bad)),
+        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=dict(reasons(bad)),
                          hint=said or None)
-    _write(context.out / "answers.jsonl", ({k: v for k, v in one.items() if k != "usage"} for one in answers))
-    _write(context.out / "bad.jsonl", bad)
-    tokens, seconds = sum(one["tokens"] for one in answers), sum(part.seconds for part in parts)
+    write_json_lines(context.out / "answers.jsonl", ({k: v for k, v in one.items() if k != "usage"} for one in answers))
+    write_json_lines(context.out / "bad.jsonl", bad)
+    tokens = sum(one["tokens"] for one in answers)
     return Outcome(
-        RowCounts(read=len(order), written={"answers": len(answers)}, dropped=dict(_reasons(bad))),
+        RowCounts(read=len(order), written={"answers": len(answers)}, dropped=dict(reasons(bad))),
         {"prompts": float(len({one["id"] for one in answers})), "answers": float(len(answers)),
          "finished_share": round(sum(one["finished"] for one in answers) / len(answers), 4),
          "mean_tokens": round(tokens / len(answers), 2)},
-        {"timing": {"tokens": tokens, "seconds": round(seconds, 3),
-                    "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)},
+        {"timing": speed(tokens, sum(part.seconds for part in parts)),
          **endpoint_facts(context, {stage.model: [one for part in parts for one in part.used()]}),
          **engine_facts({stage.model: [part.engine for part in parts if part.engine]})})
 
@@ -76,18 +71,9 @@ def _prompts(context: StageContext, stage: Infer) -> tuple[list[Record], list[di
         order[record.id] = len(order)
         asked = as_prompt(record)
         if asked is None:
-            bad.append(bad_row(record, "no prompt that ends with a question"))
+            bad.append(bad_row(record, NO_PROMPT))
         else:
             prompts.append(asked)
     if not prompts:
-        raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(_reasons(bad)))
+        raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(reasons(bad)))
     return prompts, bad, order
-
-
-def _reasons(bad: Iterable[dict[str, Any]]) -> Counter[str]:
-    return Counter(row["reason"] for row in bad)
-
-
-def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8",
-                    newline="\n")

@@ -7,7 +7,6 @@ scored: `sampling` does.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -19,12 +18,12 @@ from alignment.errors import DataError, StageError
 from alignment.inference.draws import choose
 from alignment.inference.judging import JudgeTally
 from alignment.inference.requests import batches
-from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts
-from alignment.records import Record, bad_row, write_records
+from alignment.inference.usage import Tally, budgets, endpoint_facts, engine_facts, speed
+from alignment.records import Record, bad_row, reasons, write_json_lines, write_records
 from alignment.rewards import resolve
 from alignment.sampling.batch import Part, SampleBatch, used_by
 from alignment.sampling.measures import histogram, measures
-from alignment.sampling.prompts import as_prompt
+from alignment.sampling.prompts import NO_PROMPT, as_prompt
 from alignment.sampling.select import Selection, best_of_n, pairs_max_min, pairs_newest_previous
 
 
@@ -49,7 +48,7 @@ def sample_stage(context: StageContext) -> Outcome:
     answers = [answer for part in parts for answer in part.answers]
     bad += [row for part in parts for row in part.bad]
     if not answers:
-        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=dict(_reasons(bad)),
+        raise StageError("no prompt was answered", where=f"stage {stage.name}", found=dict(reasons(bad)),
                          hint="; ".join(f"row {row['id']}: {row['found']}" for row in bad[:3] if "found" in row)
                          or None)
     answered = {answer.id for answer in answers}
@@ -65,17 +64,16 @@ def sample_stage(context: StageContext) -> Outcome:
     written |= {
         "samples": write_records(rows / "samples.jsonl", (answer.to_record(asked[answer.id]) for answer in answers)),
     }
-    (context.out / "bad.jsonl").write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8", newline="\n"
-    )
+    write_json_lines(context.out / "bad.jsonl", bad)
     if stage.score.judge is not None:
         context.event("judged", **judge.facts())
-    dropped = _reasons(bad) + best.dropped + pairs.dropped + Counter({"not taken": not_taken})
+    dropped = reasons(bad) + best.dropped + pairs.dropped + Counter({"not taken": not_taken})
     return Outcome(
         RowCounts(read=read, written=written, dropped=dict(dropped)),
         {**measures(answers), **{f"rows_{split}": float(written[split]) for split in ("best", "pairs")
                                  if split in written}, **_of_judge(stage, judge)},
-        {"histogram": histogram(answers), "timing": _timing(parts),
+        {"histogram": histogram(answers),
+         "timing": speed(sum(a.tokens for a in answers), sum(part.seconds for part in parts)),
          **({} if stage.score.judge is None else {"judge": judge.facts()}), **_endpoints(context, stage, parts),
          **engine_facts({name: [part.engines[source] for part in parts if source in part.engines]
                          for source, name in (("newest", stage.model), ("previous", stage.previous)) if name})},
@@ -124,22 +122,12 @@ def _prompts(context: StageContext, stage: Sample) -> tuple[list[Record], list[d
     for record in records:
         asked = as_prompt(record)
         if asked is None:
-            bad.append(bad_row(record, "no prompt that ends with a question"))
+            bad.append(bad_row(record, NO_PROMPT))
         elif record.id in usable:
             bad.append(bad_row(record, "id of an earlier prompt of this stage"))
         else:
             usable[record.id] = asked
     chosen = choose(list(usable.values()), context.run.scaled(stage.take), context.run.seed)
     if not chosen:
-        raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(_reasons(bad)))
+        raise DataError("no row has a prompt", where=f"stage {stage.name}", found=dict(reasons(bad)))
     return chosen, bad, len(records), len(usable) - len(chosen)
-
-
-def _reasons(bad: list[dict[str, Any]]) -> Counter[str]:
-    return Counter(row["reason"] for row in bad)
-
-
-def _timing(parts: list[Part]) -> dict[str, float]:
-    """Speed over all parts, those of earlier attempts included; workers run at once, so it is per worker."""
-    tokens, seconds = sum(a.tokens for part in parts for a in part.answers), sum(part.seconds for part in parts)
-    return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}

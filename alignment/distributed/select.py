@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -33,7 +32,7 @@ from alignment.errors import DataError, StageError
 from alignment.inference.requests import batches
 from alignment.inference.vectors import Vectors
 from alignment.progress import console
-from alignment.records import Record, bad_row, write_records
+from alignment.records import Record, bad_row, write_json_lines, write_records
 from alignment.rewards import resolve
 from alignment.selection import scores as cuts
 from alignment.selection.batches import EmbedBatch, ScoreBatch, Scores
@@ -76,8 +75,8 @@ def select_stage(context: StageContext) -> Outcome:
         raise StageError("no row is left", where=f"stage {stage.name}", found=reasons or f"{read} rows read",
                          expected="at least one row", hint=_hint(metrics))
     written = {"train": write_records(context.out / "rows" / "train.jsonl", made.records)}
-    _write_lines(context.out / "bad.jsonl", made.bad)
-    _write_lines(context.out / "left.jsonl", made.left)
+    write_json_lines(context.out / "bad.jsonl", made.bad)
+    write_json_lines(context.out / "left.jsonl", made.left)
     context.event("chosen", read=read, rows=written["train"], reasons=reasons)
     return Outcome(RowCounts(read=read, written=written, dropped=reasons),
                    {"rows_train": float(written["train"]), "share": written["train"] / read, **metrics}, facts)
@@ -230,9 +229,3 @@ def _hint(metrics: Mapping[str, float]) -> str | None:
         return None
     return (f"the scores have mean {metrics['mean_score']:.4g} and standard deviation {metrics['score_std']:.4g}; "
             f"the cut is {metrics['cut']:.4g}. A quantile does not depend on their scale")
-
-
-def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """JSON lines; an empty file where there are none."""
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8",
-                    newline="\n")

@@ -21,12 +21,8 @@ from alignment.errors import DataError, KubeAlignError
 from alignment.inference.judging import Answered, AnswerScorer, Compared, JudgeTally, Marks
 from alignment.records import Message, Record
 from alignment.rewards import RewardFunction, combine
-from alignment.rewards.judge import Unread
 
 NO_SCORE = "no score (NaN): none given, or over the model's context length"
-WON = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5), None: (0.5, 0.5)}
-"""Verdict of a judge that compares -> what each answer has; where the orders disagree it is a tie."""
-SAME = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Judgement:
         """The two verdicts, where there are two."""
         if self.said is None or self.swapped is None:
             return None
-        return Compared(_read(self.said), _read(self.swapped))
+        return Compared.read_back(self.said, self.swapped)
 
 
 @dataclass
@@ -161,14 +157,13 @@ class PairBatch:
         others, made = self.scorer.unjudged([one for pair in sides for one in pair]), Judgements()
         compared, made.judge = self.scorer.compare(sides)
         for item, one, parts in zip(items, compared, zip(others[::2], others[1::2], strict=True), strict=True):
-            won: tuple[float | None, float | None] = SAME if one is None else WON[one.verdict]
-            if one is not None and one.unread is not None:
-                won = (None, None)
-            first, second = (combine(self.scorer.score, *own, share, self.scorer.judge)
-                             for own, share in zip(parts, won, strict=True))
+            share = 0.5 if one is None else one.share
+            won = (None, None) if share is None else (share, 1 - share)
+            first, second = (combine(self.scorer.score, *own, part, self.scorer.judge)
+                             for own, part in zip(parts, won, strict=True))
             judgement = Judgement(first, second, _missing(first, second))
             if one is not None:
-                judgement.said, judgement.swapped = _written(one.said), _written(one.swapped)
+                judgement.said, judgement.swapped = one.written
                 judgement.unread = one.unread.reason if one.unread is not None else judgement.unread
             made.rows[item.id] = judgement
         return made
@@ -199,11 +194,3 @@ def _scored(first: Marks, second: Marks) -> Judgement:
 
 def _missing(first: float, second: float) -> str | None:
     return NO_SCORE if math.isnan(first) or math.isnan(second) else None
-
-
-def _written(said: str | Unread) -> str:
-    return f"unread: {said.reason}" if isinstance(said, Unread) else said
-
-
-def _read(text: str) -> Any:
-    return Unread(text.removeprefix("unread: ")) if text.startswith("unread: ") else text

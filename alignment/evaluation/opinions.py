@@ -17,10 +17,6 @@ from alignment.config import Evaluate
 from alignment.context import StageContext
 from alignment.inference.judging import Answered, AnswerScorer, JudgeTally
 from alignment.records import Message, Record
-from alignment.rewards.judge import Unread
-
-SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5, None: 0.5}
-"""Verdict -> the first answer's share; where the orders disagree it is a tie."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +122,16 @@ class OpinionBatch:
                 made.marks.setdefault(item.id, {})[text] = math.nan if own.judge is None else own.judge
         pairs = [(item, pair) for item in items for pair in item.pairs]
         if pairs:
-            said, tally = self.scorer.compare([
+            compared, tally = self.scorer.compare([
                 (Answered(item.record, first), Answered(item.record, second)) for item, (first, second) in pairs])
             made.judge.add(tally)
-            for (item, (first, second)), one in zip(pairs, said, strict=True):
+            for (item, (first, second)), one in zip(pairs, compared, strict=True):
                 if one is not None:
-                    share = math.nan if one.unread is not None else SHARES[one.verdict]
+                    said, swapped = one.written
                     made.verdicts.setdefault(item.id, []).append({
-                        "first": first, "second": second, "share": share, "said": _told(one.said),
-                        "swapped": _told(one.swapped)})
+                        "first": first, "second": second, "share": math.nan if one.share is None else one.share,
+                        "said": said, "swapped": swapped})
         made.seconds = round(time.monotonic() - began, 3)
         engine = self.scorer.engine
         made.engines = [dict(engine.made_by)] if engine is not None and engine.made_by else []
         return made
-
-
-def _told(said: str | Unread) -> str:
-    return f"unread: {said.reason}" if isinstance(said, Unread) else said

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment import templates
 from alignment.artifacts import Artifact
 from alignment.errors import ModelError
+from alignment.planner.context_length import of_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,6 +108,13 @@ def base_artifact(artifact: Artifact) -> Artifact:
 def base_folder(artifact: Artifact) -> Path:
     """Local model folder with the full weights of `artifact`. Raises ModelError when the base is gone."""
     return base_artifact(artifact).path() / "model"
+
+
+def context_length(artifact: Artifact) -> int | None:
+    """Tokens that a policy can tell the places of: as its import or its base's recorded it, else by its config."""
+    base = base_artifact(artifact)
+    recorded = (one.manifest.facts.get("context_length") for one in (artifact, base))
+    return next((int(length) for length in recorded if length), None) or of_folder(base.path() / "model")
 
 
 def check_template(artifact_dir: Path) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from alignment.artifacts import digest_of
 from alignment.config import Judge, JudgedScorer
@@ -46,6 +46,10 @@ class Answered(NamedTuple):
     text: str
 
 
+_UNREAD = "unread: "
+_SHARES: dict[Verdict | None, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, None: 0.5}
+
+
 class Compared(NamedTuple):
     """What a judge says of two answers that it was shown in both orders, or why that could not be read.
 
@@ -67,6 +71,24 @@ class Compared(NamedTuple):
         if isinstance(self.said, Unread) or isinstance(self.swapped, Unread):
             return None
         return agreed(self.said, self.swapped)
+
+    @property
+    def share(self) -> float | None:
+        """The first answer's: 1 where it is better, 0, 0.5 for a tie and where the orders disagree; None where a
+        verdict could not be read."""
+        return None if self.unread is not None else _SHARES[self.verdict]
+
+    @property
+    def written(self) -> tuple[str, str]:
+        """`said` and `swapped` as texts; `read_back` is the inverse."""
+        said, swapped = (f"{_UNREAD}{one.reason}" if isinstance(one, Unread) else one for one in self)
+        return said, swapped
+
+    @classmethod
+    def read_back(cls, said: str, swapped: str) -> Compared:
+        """Of texts that `written` made."""
+        return cls(*(Unread(text.removeprefix(_UNREAD)) if text.startswith(_UNREAD) else cast("Verdict", text)
+                     for text in (said, swapped)))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from alignment.config.hardware import native_here
 from alignment.errors import ModelError
 from alignment.inference.endpoint.client import Client, Refused
 from alignment.inference.endpoint.reply import Said
-from alignment.inference.info import base_artifact, model_info
+from alignment.inference.info import context_length, model_info
 from alignment.inference.requests import Completion, Draw, Request
-from alignment.planner.context_length import of_folder
 from alignment.records import Message
 
 
@@ -70,9 +69,7 @@ class _LocalSpeaker:
             raise ModelError("not a language model", where=artifact.url, found=model_info(artifact)["role"],
                              expected="policy")
         self._generator = EmbeddedGenerator(artifact, compute)
-        base = base_artifact(artifact)
-        recorded = (one.manifest.facts.get("context_length") for one in (artifact, base))
-        self.context_length = next((length for length in recorded if length), of_folder(base.path() / "model"))
+        self.context_length = context_length(artifact)
 
     def load(self) -> None:
         self._generator.load()

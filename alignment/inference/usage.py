@@ -36,6 +36,11 @@ def totals(used: Iterable[Used | None]) -> dict[str, Any] | None:
     }
 
 
+def speed(tokens: int, seconds: float) -> dict[str, float]:
+    """Over all parts of a stage, those of earlier attempts included; workers run at once, so it is per worker."""
+    return {"tokens": tokens, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
+
+
 def budgets(context: StageContext, names: Iterable[str | None]) -> list[float | None]:
     """Of the endpoints among the stages of these names."""
     models = [context.run.stage(name).endpoint for name in names if name is not None]

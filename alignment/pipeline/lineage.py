@@ -12,14 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import AnyStage
+from alignment.data.lineage import stage_of
 from alignment.data.read import source_names
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError
 from alignment.inference.draws import choose_of
@@ -66,7 +64,7 @@ def back(artifact: Artifact) -> dict[str, Any]:
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
-    manifest, stage = artifact.manifest, _stage(artifact.manifest)
+    manifest, stage = artifact.manifest, stage_of(artifact.manifest)
     made: dict[str, Any] = {
         "stage": manifest.stage, "kind": artifact.key[:-13], "title": None if stage is None else stage.title(),
         "finished": manifest.finished, "inputs": _inputs(manifest),
@@ -151,7 +149,7 @@ def forward(store: Store, row: str) -> Trail:
 
 
 def _follow(artifact: Artifact, trail: Trail, at: tuple[Path, int] | None) -> None:
-    manifest, stage = artifact.manifest, _stage(artifact.manifest)
+    manifest, stage = artifact.manifest, stage_of(artifact.manifest)
     inputs = _inputs(manifest)
     if stage is None:
         if any(key in trail.held or key in trail.learned for key in inputs.values()):
@@ -296,18 +294,6 @@ def _ids_of(stage: AnyStage, manifest: Manifest, at: tuple[Path, int]) -> Iterat
 
 
 # --- what both read ------------------------------------------------------------------------------------------
-
-
-@cache
-def _stages() -> TypeAdapter[AnyStage]:
-    return TypeAdapter(AnyStage)
-
-
-def _stage(manifest: Manifest) -> AnyStage | None:
-    try:
-        return _stages().validate_json(json.dumps(manifest.config))
-    except ValidationError:
-        return None
 
 
 def _inputs(manifest: Manifest) -> dict[str, str]:

@@ -13,7 +13,6 @@ cli/without_file.py makes for it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from typing import Literal
 from alignment.artifacts import Artifact, Store
 from alignment.config import KINDS, AnyStage, EndpointModel, Profile, Run, load_run, parse_run
 from alignment.config.messages import close_to
+from alignment.config.stages.artifact import KEY
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.fields import on_this_machine
 from alignment.data.artifact_source import STAGES
@@ -32,7 +32,6 @@ STORE = "runs"
 FORMS = ("an artifact's key (sft-86ea8fe7c8a6), RUN.yaml:STAGE, RUN:STAGE, a model's folder, "
          "or an endpoint (https://host/v1#MODEL)")
 Makes = Literal["policy", "reward", "embedder"]
-_KEY = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{12}")
 _MADE = {kind.tag: kind.makes for kind in KINDS}
 _SHOWN = 8
 """Artifacts that an error lists."""
@@ -65,7 +64,7 @@ def named(
     found: Artifact | EndpointModel
     if "://" in text:
         found = _at(text, where)
-    elif _KEY.fullmatch(text) and (known := Store(store or STORE).find(text)) is not None:
+    elif KEY.fullmatch(text) and (known := Store(store or STORE).find(text)) is not None:
         found = known
     elif (folder := on_this_machine(text)).is_dir():
         below = _within_store(folder)
@@ -134,7 +133,7 @@ def _endpoint(text: str, key_env: str | None, where: str) -> EndpointModel:
 def _at(url: str, where: str) -> Artifact:
     """By URL: STORE/artifacts/KEY."""
     store, _, key = url.rstrip("/").rpartition("/artifacts/")
-    if not store or not _KEY.fullmatch(key):
+    if not store or not KEY.fullmatch(key):
         raise ConfigError("no artifact has this URL", where=where, found=url, expected="STORE/artifacts/KEY")
     found = Store(store).find(key)
     if found is None:
@@ -146,7 +145,7 @@ def _within_store(folder: Path) -> Artifact | None:
     """A folder of a store, or `model` within it, is the artifact: it knows the base that an adapter stands on."""
     folder = folder.resolve()
     for one in (folder, folder.parent):
-        if one.parent.name == "artifacts" and _KEY.fullmatch(one.name) and (one / "manifest.json").is_file():
+        if one.parent.name == "artifacts" and KEY.fullmatch(one.name) and (one / "manifest.json").is_file():
             return Store(str(one.parent.parent)).find(one.name)
     return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from alignment.errors import DataError
 from alignment.records.types import Record
@@ -46,3 +48,9 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
             file.write(record.to_json() + "\n")
             count += 1
     return count
+
+
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Rows that are no records, as those of bad.jsonl, one a line; an empty file where there are none."""
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8",
+                    newline="\n")

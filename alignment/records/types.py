@@ -16,6 +16,8 @@ line (`Record.to_json`), UTF-8, lines split on "\\n" only. Does not read foreign
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -89,3 +91,8 @@ _FIELDS = tuple(item.name for item in fields(Record))
 def bad_row(record: Record, reason: str) -> dict[str, Any]:
     """A row of bad.jsonl: the record as it came, and why it went no further."""
     return {"id": record.id, "reason": reason, "raw": json.loads(record.to_json())}
+
+
+def reasons(bad: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Rows of bad.jsonl by their reason."""
+    return Counter(row["reason"] for row in bad)

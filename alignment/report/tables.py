@@ -166,12 +166,6 @@ def judges_table(run: Run, artifacts: Artifacts) -> Table | None:
     return table
 
 
-def _per_answer(facts: Mapping[str, Any], model: str) -> list[Text]:
-    """Seconds and tokens of one answer, the means."""
-    told = each_answer(facts, model)
-    return [Text(number((told.get(part) or {}).get("mean"))) for part in ("seconds", "tokens")]
-
-
 def _cell(name: str, entry: Mapping[str, Any], *, bounds: bool) -> Text:
     """`0.524`, where there is room for bounds `0.524 .47-.58`."""
     if not is_number(entry.get("value")):

@@ -22,6 +22,7 @@ from alignment.inference.judging import Answered, AnswerScorer, JudgeTally
 from alignment.inference.requests import Completion, Draw, EndpointStopped, EngineStopped, Failure, Request
 from alignment.records import Record, bad_row
 from alignment.sampling.answers import Answer, Source
+from alignment.sampling.prompts import TOO_LONG
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class SampleBatch:
                 bad.append(bad_row(record, _said(error)))
                 continue
             if length > self.stage.longest_prompt:
-                bad.append(bad_row(record, "prompt longer than max_prompt_tokens"))
+                bad.append(bad_row(record, TOO_LONG))
             else:
                 fit.append(record)
         return fit, bad

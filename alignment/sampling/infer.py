@@ -18,8 +18,7 @@ from alignment.inference.draws import draws
 from alignment.inference.generator import open_engine
 from alignment.inference.requests import Request
 from alignment.records import Record, bad_row
-
-TOO_LONG = "prompt longer than max_prompt_tokens"
+from alignment.sampling.prompts import TOO_LONG
 
 
 @dataclass(frozen=True)

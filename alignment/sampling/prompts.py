@@ -5,6 +5,10 @@ from __future__ import annotations
 from alignment.data.projections import to_prompt
 from alignment.records import Record
 
+NO_PROMPT = "no prompt that ends with a question"
+TOO_LONG = "prompt longer than max_prompt_tokens"
+"""Why a row is not asked."""
+
 
 def as_prompt(record: Record) -> Record | None:
     """The record with a prompt to answer and, where it has one, its reference as `completion`; None without a prompt.

@@ -18,7 +18,8 @@ from alignment.config.stages.imports import source_of
 
 KEY = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{12}")
 """KIND-DIGEST12, an artifact's folder in its store."""
-_RUN_STAGE = re.compile(f"{NAME[1:-1]}:{NAME[1:-1]}")
+RUN_STAGE = re.compile(f"({NAME[1:-1]}):({NAME[1:-1]})")
+"""RUN:STAGE."""
 
 
 class Named(NamedTuple):
@@ -56,9 +57,8 @@ class ArtifactRef(Strict):
             above, _, name = self.artifact.rstrip("/").removesuffix("/model").rpartition("/")
             store, _, folder = above.rpartition("/")
             return Named(store or "/", name) if folder == "artifacts" and KEY.fullmatch(name) else Named(None)
-        if _RUN_STAGE.fullmatch(self.artifact):
-            run, _, stage = self.artifact.partition(":")
-            return Named(self.store, None, run, stage)
+        if found := RUN_STAGE.fullmatch(self.artifact):
+            return Named(self.store, None, found[1], found[2])
         return Named(self.store, self.artifact if KEY.fullmatch(self.artifact) else None)
 
     def within(self, store: str) -> Self:

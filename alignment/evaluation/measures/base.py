@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+T = TypeVar("T")
 SHARE, POINTS, POSITIVE = "0 to 1", "0 to 100", "0 or more"
 """Spans: what a measure's numbers can be."""
 
@@ -61,6 +62,10 @@ class Rules:
 
     def parts(self, texts: Collection[str]) -> list[str]:
         return [self.part(text) for text in texts]
+
+    def first(self, read: Callable[[str], T | None], texts: Collection[str]) -> T | None:
+        """What `read` makes of the first text's part that it makes something of."""
+        return next((found for text in self.parts(texts) if (found := read(text)) is not None), None)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import islice
@@ -18,6 +17,7 @@ from alignment.evaluation.measures.base import (
     Rules,
     no_reference,
 )
+from alignment.evaluation.sacre import composed, signature_of
 from alignment.words import words
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def cut_of(language: str | None, references: Iterable[str]) -> str:
 
 def counts(reply: Reply, rules: Rules) -> tuple[float, ...]:
     """[length, nearest reference's length, matching n-grams of order 1 to 4, n-grams of the answer of order 1 to 4]."""
-    references = [[_composed(text)] for text in reply.references]
-    found = _scorer(rules.cut)._extract_corpus_statistics([_composed(reply.text)], references)[0]
+    references = [[composed(text)] for text in reply.references]
+    found = _scorer(rules.cut)._extract_corpus_statistics([composed(reply.text)], references)[0]
     return tuple(map(float, found))
 
 
@@ -80,14 +80,7 @@ def number(reply: Reply, rules: Rules) -> float:
 
 
 def signature(rules: Rules, references: Collection[int]) -> str:
-    scorer = _scorer(rules.cut)
-    scorer.num_refs = next(iter(references)) if len(set(references)) == 1 else -1
-    return str(scorer.get_signature())
-
-
-def _composed(text: str) -> str:
-    """One code for one letter: sacrebleu takes composed and decomposed letters for different ones."""
-    return unicodedata.normalize("NFC", text)
+    return signature_of(_scorer(rules.cut), references)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from alignment.evaluation.measures.base import (
     Rules,
     no_reference,
 )
+from alignment.evaluation.sacre import composed, signature_of
 
 if TYPE_CHECKING:
     from alignment.evaluation.measures.base import Floats
@@ -25,9 +25,8 @@ ORDERS, BETA = 6, 2
 
 def counts(reply: Reply, rules: Rules) -> tuple[float, ...]:
     """For n of 1 to 6: [n-grams of letters of the answer, of the nearest reference, in both]."""
-    references = [[unicodedata.normalize("NFC", text)] for text in reply.references]
-    answer = unicodedata.normalize("NFC", reply.text)
-    return tuple(map(float, _scorer()._extract_corpus_statistics([answer], references)[0]))
+    references = [[composed(text)] for text in reply.references]
+    return tuple(map(float, _scorer()._extract_corpus_statistics([composed(reply.text)], references)[0]))
 
 
 def total(sums: Floats) -> Floats:
@@ -53,9 +52,7 @@ def number(reply: Reply, rules: Rules) -> float:
 
 
 def signature(rules: Rules, references: Collection[int]) -> str:
-    scorer = _scorer()
-    scorer.num_refs = next(iter(references)) if len(set(references)) == 1 else -1
-    return str(scorer.get_signature())
+    return signature_of(_scorer(), references)
 
 
 @cache

@@ -58,7 +58,7 @@ def number(reply: Reply, rules: Rules) -> float:
 
 def _wanted(reply: Reply, rules: Rules) -> Fraction | None:
     """The number of the first reference that has one."""
-    return next((found for text in rules.parts(reply.references) if (found := final_number(text)) is not None), None)
+    return rules.first(final_number, reply.references)
 
 
 MEASURE = Measure(

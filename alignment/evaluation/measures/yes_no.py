@@ -52,7 +52,7 @@ def number(reply: Reply, rules: Rules) -> float:
 
 def _wanted(reply: Reply, rules: Rules) -> bool | None:
     """What the first reference says that says anything."""
-    return next((said for text in rules.parts(reply.references) if (said := verdict(text)) is not None), None)
+    return rules.first(verdict, reply.references)
 
 
 MEASURE = Measure(

@@ -6,7 +6,6 @@ where something is opened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here
 from alignment.errors import KubeAlignError, ModelError
 from alignment.inference.generator import Generator, Scorer
-from alignment.inference.info import base_artifact, base_folder, base_key, model_info, quantisation_of
+from alignment.inference.info import base_artifact, base_key, context_length, model_info, quantisation_of
 from alignment.inference.live.asked import LiveEngine
 from alignment.progress import console
 
@@ -117,7 +116,7 @@ def open_live(
     engine = engine_for([artifact for own in families.values() for artifact in own], compute)
     for own in families.values():
         adapters = {one.key: one for one in own if model_info(one)["form"] == "adapter"}
-        limit = _limit(own[0]) or longest or 4096
+        limit = context_length(own[0]) or longest or 4096
         most = min(longest or limit, limit)
         try:
             live = _engine(engine, own[0], adapters, compute, most, loaded, rows, len(families) + beside)
@@ -171,12 +170,3 @@ def _engine(engine: str, first: Artifact, adapters: Mapping[str, Artifact], comp
     base = base_artifact(first)
     launch = launch_served(compute, base, adapters, compute.dtype, longest, loaded, sharing)
     return VllmLive(launch, base, adapters)
-
-
-def _limit(artifact: Artifact) -> int | None:
-    """Tokens that a model can tell the places of: as its import recorded it, else by its config."""
-    told = artifact.manifest.facts.get("context_length")
-    if told is None:
-        config = json.loads((base_folder(artifact) / "config.json").read_text(encoding="utf-8"))
-        told = (config.get("text_config") or config).get("max_position_embeddings")
-    return None if told is None else int(told)
