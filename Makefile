@@ -88,7 +88,7 @@ beside = $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' $(1))
 
 lock:  ## resolve pyproject.toml's requirements anew, keeping pins (make lock UPGRADE=--upgrade: not)
 	$(COMPILE) pyproject.toml --all-extras --override requirements/overrides.txt $(UPGRADE) -o requirements/resolution.txt
-	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra hygiene --extra serve --extra s3 --extra cluster --extra dev \
+	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra hygiene --extra serve --extra harness --extra s3 --extra cluster --extra dev \
 	    -o requirements/lock.txt
 	$(LOCKED) pyproject.toml --extra cluster --extra s3 -o requirements/control.txt
 	$(LOCKED) pyproject.toml --extra train --extra endpoint --extra hygiene --extra serve --extra s3 -o requirements/train.txt
