@@ -9,6 +9,7 @@ from alignment.config.profile import (
     Images,
     Pod,
     Profile,
+    ServePods,
     StageOverride,
     Storage,
     Toleration,
@@ -17,6 +18,7 @@ from alignment.config.profile import (
 )
 from alignment.config.profile_file import load_profile
 from alignment.config.run import Run
+from alignment.config.serve import Limits, Serve, Serving, served
 from alignment.config.stages import KINDS, METHODS, AnyStage
 from alignment.config.stages.artifact import (
     ArtifactModel,
@@ -78,9 +80,10 @@ __all__ = [
     "EvaluatePairs", "Export", "FieldSplit", "Filters", "FolderModel", "FromArtifact", "Full", "Generate", "GgufModel",
     "HubModel", "Images", "ImportArtifact", "ImportArtifactReward", "ImportData", "ImportDocuments", "ImportEmbedder",
     "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "ImportRows", "Infer", "Judge", "JudgedPairs",
-    "JudgedScorer", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward",
-    "RewardPart", "Rewards", "Run", "RunRows", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage",
-    "SelectMerge", "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Sft", "ShippedTemplate",
-    "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase", "Verdict", "as_train",
-    "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of", "profile_json", "row_of",
+    "JudgedScorer", "Limits", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit",
+    "Reward", "RewardPart", "Rewards", "Run", "RunRows", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage",
+    "SelectMerge", "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Serve", "ServePods", "Serving",
+    "Sft", "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase",
+    "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of",
+    "profile_json", "row_of", "served",
 ]

@@ -169,6 +169,21 @@ class Storage(Strict):
         return self
 
 
+class ServePods(Strict):
+    """The pods of a served run, which has a Ray cluster of its own."""
+
+    worker: Pod | None = None
+    """The pod of one replica. Default: cluster.worker."""
+    head: Pod | None = None
+    """The head, which answers nobody. Default: cluster.head."""
+    api_key: DnsName | None = "kubealign-api-key"
+    """Secret with KUBEALIGN_API_KEY, which requests have to bring. null: whoever reaches the pods may ask them."""
+    start_within: Annotated[int, Field(ge=30)] = 1800
+    """Seconds in which a replica has to have its models in memory, and proved."""
+    keep_old: Annotated[int, Field(ge=10)] = 120
+    """Seconds that the pods of the revision before stay after an upgrade: for answers that they are at."""
+
+
 class Cluster(Strict):
     """The Kubernetes part of a profile: one fresh Ray cluster per stage, of these pods."""
 
@@ -183,6 +198,8 @@ class Cluster(Strict):
     """A worker; a stage that runs in one process (import, evaluate, workers: 0) gets one such pod as its head."""
     stages: dict[Name, StageOverride] = Field(default_factory=dict, max_length=64)
     """What differs by stage: NAME is a stage's name, a method or a kind. The closest match wins."""
+    serve: ServePods = ServePods()
+    """The pods that serve a run's models, where the run has `serve`."""
     queue: DnsName | None = None
     """Kueue LocalQueue that admits the stages."""
     env: dict[EnvName, str] = Field(default_factory=dict, max_length=64)

@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 
 from alignment.config.aims import Aim, parse_aim
 from alignment.config.compute import Compute
+from alignment.config.serve import Serve
+from alignment.config.serve import findings as serve_findings
 from alignment.config.stages import AnyStage
 from alignment.config.stages.base import Finding, Findings, ModelRef, Role, RowsPlace
 from alignment.config.stages.fields import Name, StoreUrl, Strict
@@ -61,6 +63,9 @@ class Run(Strict):
     groups: tuple[Rounds, ...] | None = None
     """Written when a group of `stages` is expanded, for the report: which of them are whose rounds. It changes nothing
     that is made."""
+    serve: Serve | None = None
+    """Which of its models are served once it has succeeded: by the operator on a cluster, by `kubealign serve
+    RUN.yaml` on a machine. It changes nothing that is made."""
     aims: tuple[str, ...] = ()
     """What the run is meant to reach: `METRIC OP NUMBER` or `METRIC OP METRIC`, METRIC being STAGE.NAME."""
 
@@ -110,6 +115,7 @@ def _findings(run: Run) -> Iterator[Finding]:
             if len(earlier[name].held_to()) != len(group.rounds):
                 yield Finding(("groups", index, "results"), "does not stand for these rounds", name,
                               f"a stage with a bound for each of {len(group.rounds)} rounds")
+    yield from serve_findings(run)
     yield from _not_sure(run)
     for index, text in enumerate(run.aims):
         try:
