@@ -27,6 +27,8 @@ from typing import NoReturn
 
 PATIENCE = 1.2
 """Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
+_NUDGE = 0.3
+"""Seconds in which the main thread hears of a Ctrl-C that spares the program, where it hears at all."""
 GRACE = float(os.environ.get("KUBEALIGN_GRACE_S", "25"))
 """Seconds for a training to save after SIGTERM; a pod has 30 unless it says otherwise."""
 SAVE_FILE = "KUBEALIGN_SAVE_FILE"
@@ -36,6 +38,7 @@ _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
 _save: Callable[[float], str | None] | None = None
 _spares: Callable[[], bool] | None = None
+_spared_raised = _spared_settled = _nudges = 0
 _left = ""
 _guarding = _raises = _raised = False
 _ending = threading.Lock()
@@ -157,10 +160,13 @@ def end() -> NoReturn:
 
 
 def _in_main(number: int, frame: FrameType | None) -> None:
-    global _raised
+    global _raised, _spared_raised
     if _raised or (_save is not None and number == signal.SIGTERM and not _heard):
         return  # it is unwinding; or works on until it has saved
     if _spares is not None and number == signal.SIGINT:
+        if _nudges and _spared_raised != _spared_settled:
+            return  # what the nudge is for was heard just before it
+        _spared_raised += 1
         raise KeyboardInterrupt
     if _raises:
         _raised = True
@@ -174,7 +180,7 @@ def _watch(hears: int) -> None:
     """Wait for a signal; C code writes its number into the pipe, even while the main thread is in native code."""
     number = 0
     # Others may have handlers of their own.
-    while number not in _SIGNALS or (number == signal.SIGINT and _spares is not None and _spares()):
+    while number not in _SIGNALS or (number == signal.SIGINT and _spares is not None and _spared()):
         number = os.read(hears, 1)[0]
     try:
         if number == signal.SIGTERM and (save := _save) is not None:
@@ -191,6 +197,30 @@ def _watch(hears: int) -> None:
             done.join(PATIENCE)
     finally:
         end()
+
+
+def _spared() -> bool:
+    """Whether this Ctrl-C ends no more than what the main thread is at, which then hears of it for sure: one that comes
+    just before that thread begins to wait for a line does not end its waiting, and another one does."""
+    global _spared_settled, _nudges
+    if _nudges:
+        _nudges -= 1
+        return True  # ours
+    if _spares is None or not _spares():
+        return False
+    if not _heard_by_main():
+        _nudges += 1
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        _heard_by_main()
+    _spared_settled = _spared_raised
+    return True
+
+
+def _heard_by_main() -> bool:
+    end = time.monotonic() + _NUDGE
+    while _spared_raised == _spared_settled and time.monotonic() < end:
+        time.sleep(0.005)
+    return _spared_raised != _spared_settled
 
 
 def _save_now(save: Callable[[float], str | None]) -> None:

@@ -200,3 +200,27 @@ def test_status_tells_a_live_run_from_a_dead_one(run_file: str) -> None:
     else:
         pytest.fail("a resumed stage says from which step")
     assert again.ended_by(signal.SIGKILL)[0] == -9
+
+
+def test_a_ctrl_c_that_did_not_end_what_the_main_thread_waits_for_is_said_again() -> None:
+    """One that comes just before a wait begins is such; here another thread takes it, which does the same each time."""
+    code = """
+import signal, threading, time
+from alignment import interrupt
+interrupt.guard()
+heard = []
+with interrupt.spared(lambda: True):
+    for number in range(3):
+        press = threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+        press.start()
+        began = time.monotonic()
+        try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            heard.append(time.monotonic() - began < 5)
+        time.sleep(1)  # no second one comes
+print(heard)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, "[True, True, True]\n"), done.stderr
