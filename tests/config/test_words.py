@@ -177,8 +177,9 @@ EVERYTHING = {
          "push_to_hub": {"repo": "a/b", "private": True, "revision": "main", "dry_run": True, "token_env": "T"}},
     ],
     "serve": {"models": {"best": "best", "score": "rm"}, "replicas": 1, "max_replicas": 4, "target": 8,
-              "unproved": True, "limits": {"in_flight": 9, "body": 2048, "seconds": 9.0, "tokens": 9, "longest": 99, "loaded": 2,
-                                           "rows": 3}},
+              "unproved": True,
+              "limits": {"in_flight": 9, "body": 2048, "seconds": 9.0, "tokens": 9, "longest": 99, "loaded": 2,
+                         "rows": 3}},
     "groups": [{"name": "g", "rounds": [["rs", "dpo"]], "results": ["best"]}], "aims": ["eval.dpo.f1 > 0.5"],
 }
 POD = {"cpu": "2", "memory": "8Gi", "shm": "1Gi", "workers": 1, "scratch": "1Gi", "gpus": 0, "gpu_resource": "a/b",
