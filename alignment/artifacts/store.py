@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shlex
 import shutil
 import socket
@@ -297,7 +298,7 @@ class Store(Workspace):
             if self.is_local:
                 local = Path(self.root) / path
                 local.parent.mkdir(parents=True, exist_ok=True)
-                temporary = local.with_name(f"{local.name}.{os.getpid()}.part")
+                temporary = local.with_name(f"{local.name}.{secrets.token_hex(4)}.part")
                 temporary.write_text(text, encoding="utf-8")
                 temporary.replace(local)
             else:

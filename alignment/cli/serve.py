@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from alignment.cli.options import KnownProfile
-from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
+from alignment.config import Compute, Profile, Run, load_profile, load_run
 from alignment.config.engines import refused_options
-from alignment.config.hardware import native_here
+from alignment.config.serve import Limits, Serve, served
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
-from alignment.serving.hosts import on_loopback
+from alignment.serving.hosts import KEY_FROM, checked_key, on_loopback
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact
-    from alignment.serving.service import Model
 
-KEY_FROM = "KUBEALIGN_API_KEY"
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)=(?P<what>.+)")
 
 
@@ -51,40 +49,61 @@ def serve(
     vllm: Annotated[list[str] | None, typer.Option(
         metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, max_num_seqs=512.")
     ] = None,
-    max_loras: Annotated[int, typer.Option(min=1, help="Adapters in memory at once; others are loaded when they are "
-                                                       "asked.")] = 8,
+    max_loras: Annotated[int | None, typer.Option(
+        min=1, max=1024, help="Adapters in memory at once; others are loaded when they are asked. Default: 8.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a conversation and its answer, where the "
                                                                   "model takes more.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer whose request does not say.")] = 1024,
-    max_batch: Annotated[int, typer.Option(min=1, help="Answers at once by the transformers engine.")] = 16,
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once; more get 429.")] = 256,
-    max_body: Annotated[int, typer.Option(min=1024, help="Bytes of a request.")] = 1 << 20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of a request, to its last token.")] = 600.0,
+    max_tokens: Annotated[int | None, typer.Option(
+        min=1, help="Of an answer whose request does not say. Default: 1024.")] = None,
+    max_batch: Annotated[int | None, typer.Option(
+        min=1, max=1024, help="Answers at once by the transformers engine. Default: 16.")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(
+        min=1, max=100_000, help="Requests at once; more get 429. Default: 256.")] = None,
+    max_body: Annotated[int | None, typer.Option(
+        min=1024, max=1 << 30, help="Bytes of a request. Default: 1 MiB.")] = None,
+    timeout: Annotated[float | None, typer.Option(
+        min=0.1, max=86_400, help="Seconds of a request, to its last token. Default: 600.")] = None,
 ) -> None:
-    """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured."""
+    """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured.
+
+    A run file's own `serve` says which models, and the limits; an option that is given goes before it.
+    """
+    said = _section(models)
     found = _found(models, stage, store, None if profile is None else load_profile(profile))
     key, options = _key(host, api_key_from, no_api_key), _options(vllm)
     _installed()
     _check_votes(votes)
-    # Before libraries are loaded, which read these once: threads that wait by spinning make a shared machine crawl.
-    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
-                        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
-        os.environ.setdefault(name, value)
     from alignment.serving import run
-    from alignment.serving.service import Limits, Service
+    from alignment.serving.opened import opened
 
     listener = run.listening(host, port)
     leaves("nothing is served any more")
-    compute = Compute(device=device, engine=engine, vllm=options)
-    held = [_model(name, artifact, unproved) for name, artifact in found.items()]
-    compute = compute.model_copy(update={"dtype": _dtype(dtype, held, compute)})
-    _recorded(held, compute, unproved)
-    limits = Limits(in_flight=max_in_flight, body=max_body, seconds=timeout, tokens=max_tokens, longest=max_model_len,
-                    loaded=max_loras, rows=max_batch)
-    run.serve(Service(held, compute, limits, key=key, votes=votes), listener, host)
+    compute = Compute(device=device, engine=engine, vllm=options, dtype=dtype)
+    given = {"in_flight": max_in_flight, "body": max_body, "seconds": timeout, "tokens": max_tokens,
+             "longest": max_model_len, "loaded": max_loras, "rows": max_batch}
+    limits = Limits(**{**said.limits.model_dump(), **{name: one for name, one in given.items() if one is not None}})
+    run.serve(opened(found, compute, limits, unproved=unproved or said.unproved, key=key, votes=votes), listener, host)
 
 
 # --- what is to be served ------------------------------------------------------------------------------------
+
+
+def _section(models: list[str]) -> Serve:
+    """What the run files that are named say of serving. Raises ConfigError where two say different things."""
+    from alignment.cli.show import say
+
+    files = [what for _, what in map(_split, models) if what.endswith((".yaml", ".yml"))]
+    said = {file: own for file in files if (own := load_run(file).serve) is not None}
+    for file, own in said.items():
+        if own.replicas > 1 or own.max_replicas is not None:
+            say(f"{file}: this is one server; serve.replicas and max_replicas are for a cluster")
+    first = next(iter(said.values()), Serve())
+    for file, own in said.items():
+        if (own.limits, own.unproved) != (first.limits, first.unproved):
+            raise ConfigError("run files that are served together have different limits, and a server has one set",
+                              where=f"{file}, serve.limits, serve.unproved", found=", ".join(said),
+                              hint="one of the runs as RUN.yaml:STAGE is served with the limits of the others")
+    return first
 
 
 def _found(
@@ -107,33 +126,31 @@ def _found(
 
 def _each(text: str, stages: list[str] | None) -> Iterator[tuple[str | None, str]]:
     """(name, what) of each model that an argument names."""
-    given = _NAMED.fullmatch(text) if not Path(text).exists() else None
-    name, what = (given["name"], given["what"]) if given else (None, text)
+    name, what = _split(text)
     if what.endswith((".yaml", ".yml")):
-        names = stages or list(_measured(load_run(what)))
-        if name is not None and len(names) > 1:
+        own = {one: one for one in stages} if stages else _served(load_run(what))
+        if name is not None and len(own) > 1:
             raise ConfigError("one name for several models", where="MODEL", found=text,
-                              expected=f"NAME={what}:STAGE, the stage one of {', '.join(names)}")
-        yield from ((name or one, f"{what}:{one}") for one in names)
+                              expected=f"NAME={what}:STAGE, the stage one of {', '.join(own.values())}")
+        yield from ((name or called, f"{what}:{one}") for called, one in own.items())
         return
     head, colon, last = what.rpartition(":")
     of_run = bool(colon and head) and "://" not in what and not Path(what).exists()
     yield name or (last if of_run else None), what
 
 
-def _measured(run: Run) -> dict[str, None]:
-    """The models of a run that are served where none is named: those that its last evaluation measures, with their
-    reward model; else those that it trains."""
-    tables = [stage for stage in run.stages if stage.makes == "table"]
-    if tables:
-        names = [ref.stage for ref in tables[-1].model_refs()
-                 if ref.role in ("policy", "reward") and run.stage(ref.stage).endpoint is None]
-    else:
-        names = [stage.name for stage in run.stages if as_train(stage) is not None]
-    if not names:
+def _split(text: str) -> tuple[str | None, str]:
+    """NAME=MODEL."""
+    given = _NAMED.fullmatch(text) if not Path(text).exists() else None
+    return (given["name"], given["what"]) if given else (None, text)
+
+
+def _served(run: Run) -> dict[str, str]:
+    """Name -> stage. Raises ConfigError where a run makes no model."""
+    if not (own := served(run)):
         raise ConfigError("the run makes no model", where="MODEL", found=run.name,
                           expected="a run with a train stage, or RUN.yaml:STAGE")
-    return dict.fromkeys(names)
+    return own
 
 
 def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact:
@@ -153,22 +170,6 @@ def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact
         return made
     raise ConfigError("an endpoint is served already, by somebody else", where="MODEL", found=what,
                       expected="a model with weights")
-
-
-def _model(name: str, artifact: Artifact, unproved: bool) -> Model:
-    from alignment.serving import records
-    from alignment.serving.service import Model
-
-    return Model(name, artifact, None if unproved else records.find(artifact))
-
-
-def _recorded(held: list[Model], compute: Compute, unproved: bool) -> None:
-    """Make records of models that no evaluation measured."""
-    from alignment.serving import records
-
-    for model in held:
-        if model.record is None and not unproved:
-            model.record = records.make(model.artifact, compute, reward=model.reward)
 
 
 # --- how -----------------------------------------------------------------------------------------------------
@@ -191,10 +192,7 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
         raise ConfigError("a server that other machines reach needs an API key", where="--host", found=host,
                           expected=f"a key in {KEY_FROM}, or --api-key-from VARIABLE",
                           hint="--no-api-key serves everybody who reaches it")
-    if given is not None and (len(given) < 8 or not given.isascii() or not given.isprintable() or " " in given):
-        raise ConfigError("the API key cannot be sent, or is too short", where=variable or KEY_FROM,
-                          expected="8 or more printable ASCII letters without blanks")
-    return given
+    return None if given is None else checked_key(given, variable or KEY_FROM)
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:
@@ -226,16 +224,3 @@ def _check_votes(file: str | None) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"votes cannot be kept there: {error.strerror}", where="--votes", found=file) from error
-
-
-def _dtype(asked: str, held: list[Model], compute: Compute) -> Literal["float32", "bfloat16"]:
-    """What the models compute in: as asked, or as the recorded answers were computed, or what this hardware has."""
-    from alignment.inference.proof_rows import ProofRow
-
-    if asked in ("float32", "bfloat16"):
-        return "float32" if asked == "float32" else "bfloat16"
-    rows = [row for model in held if model.record is not None for row in model.record.rows]
-    said = [str(row.made_by["dtype"]) if isinstance(row, ProofRow) else row.dtype for row in rows]
-    if said:
-        return "float32" if said[0] == "float32" else "bfloat16"
-    return "bfloat16" if native_here(compute) == "gpu" else "float32"

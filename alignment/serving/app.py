@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -28,6 +30,7 @@ from alignment.serving import votes
 from alignment.serving.chat import chat
 from alignment.serving.completions import completions
 from alignment.serving.door import Endpoint, Handler, body_of, guarded, has_key, is_proof, shaped
+from alignment.serving.draining import DRAIN_FILE, Closing, leaving, tell
 from alignment.serving.measured import GONE, Asked
 from alignment.serving.proving import prove_all
 from alignment.serving.refused import Refused
@@ -55,9 +58,11 @@ def build(service: Service, *, hosts: Iterable[str] | None = None, prove: bool =
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(_foreseen(service, start())) if prove else None
+        tasks = [asyncio.create_task(tell(lambda: service.in_flight))] if DRAIN_FILE in os.environ else []
+        if prove:
+            tasks.append(asyncio.create_task(_foreseen(service, start())))
         yield
-        if task is not None:
+        for task in tasks:
             task.cancel()
         await asyncio.to_thread(service.close)
 
@@ -68,7 +73,7 @@ def build(service: Service, *, hosts: Iterable[str] | None = None, prove: bool =
         Route("/votes", guarded(service, hosts, _vote), methods=["POST"]),
         *(Route(path, guarded(service, hosts, _called(path, call)), methods=["POST"]) for path, call in CALLS.items()),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Closing)], exception_handlers={
         HTTPException: _http_error, Exception: _failed})
     return app
 
@@ -137,7 +142,8 @@ def _ready(service: Service) -> Endpoint:
         told = has_key(service, request)
         models = {model.name: {"state": model.state, **(_told(model) if told else {})}
                   for model in service.models.values()}
-        return JSONResponse({"ready": service.ready, "draining": service.draining, "models": models},
+        draining = service.draining or leaving()
+        return JSONResponse({"ready": service.ready, "draining": draining, "models": models},
                             200 if service.ready else 503)
 
     return ready

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import secrets
 import time
 from typing import Any
 
@@ -25,6 +27,8 @@ from alignment.serving.compared import BFLOAT16, SCORE, Bounds, Compared, Served
 from alignment.serving.door import PROOF_HEADER
 from alignment.serving.service import Model, Service
 
+WHERE = {"service": "KUBEALIGN_SERVICE", "cluster": "RAY_CLUSTER_NAME", "revision": "KUBEALIGN_REVISION"}
+"""What a proof says of the pods that it was made in -> variable with it."""
 
 async def prove_all(service: Service, app: App) -> None:
     """Ask every model that has its weights, and let those be `ready` that are what was recorded."""
@@ -166,10 +170,12 @@ async def _of_scores(service: Service, app: App, model: Model, rows: list[ScoreR
 def _write(model: Model) -> None:
     """Beside the artifact. A store that cannot be written is said, and is no fault of the model."""
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    where = {key: os.environ[variable] for key, variable in WHERE.items() if variable in os.environ}
     text = json.dumps({"model": model.name, "artifact": model.artifact.key, "kubealign": __version__, "at": now,
-                       **model.proof}, indent=1, ensure_ascii=False)
+                       **where, **model.proof}, indent=1, ensure_ascii=False)
     try:
-        store, name = model.artifact.store, f"proof-{now}.json"
+        # Replicas that start together prove within one second.
+        store, name = model.artifact.store, f"proof-{now}-{secrets.token_hex(2)}.json"
         model.proof["written"] = store.write_served_file(model.artifact.key, name, text + "\n")
     except KubeAlignError as error:
         console.print(f"! the proof of {model.name} is not kept: {error.problem}", markup=False)

@@ -17,37 +17,18 @@ from typing import Any, Literal
 
 from alignment.artifacts import Artifact
 from alignment.config import Compute
+from alignment.config.serve import Limits
 from alignment.errors import KubeAlignError
 from alignment.inference.generator import Scorer
 from alignment.inference.info import model_info
 from alignment.inference.live.asked import LiveEngine
 from alignment.inference.live.opened import LiveModel, open_live, reward_model
+from alignment.serving.draining import leaving
 from alignment.serving.measured import Measured
 from alignment.serving.records import Record
 from alignment.serving.refused import Refused
 
 State = Literal["waiting", "proving", "ready", "failed"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Attributes:
-        in_flight: requests that are worked on at once; more are told to come again (429).
-        body: bytes of a request.
-        seconds: of a request, until its last token.
-        tokens: of an answer whose request says nothing of it.
-        longest: tokens of a conversation and its answer, where the model takes more.
-        loaded: adapters that an engine holds at once.
-        rows: answers that the transformers engine makes at once.
-    """
-
-    in_flight: int = 256
-    body: int = 1 << 20
-    seconds: float = 600.0
-    tokens: int = 1024
-    longest: int | None = None
-    loaded: int = 8
-    rows: int = 16
 
 
 @dataclass
@@ -161,7 +142,8 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every model may be asked, and no end is near."""
-        return self.alive and not self.draining and all(model.state == "ready" for model in self.models.values())
+        proved = all(model.state == "ready" for model in self.models.values())
+        return proved and self.alive and not self.draining and not leaving()
 
     @property
     def alive(self) -> bool:

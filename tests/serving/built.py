@@ -11,10 +11,11 @@ from typing import Any
 from alignment import pipeline
 from alignment.artifacts import Artifact, Manifest, Store
 from alignment.config import Compute, Run
+from alignment.config.serve import Limits
 from alignment.serving import records
 from alignment.serving.app import build
 from alignment.serving.proving import prove_all
-from alignment.serving.service import Limits, Model, Service
+from alignment.serving.service import Model, Service
 from tests.small import run, train
 
 CPU = Compute(device="cpu", dtype="float32", engine="transformers")

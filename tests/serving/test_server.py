@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignment.artifacts import Artifact
+from alignment.config.serve import Limits
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
 from alignment.records.importers import read_source
 from alignment.serving.app import build
 from alignment.serving.run import listening, wait_until_proved
-from alignment.serving.service import Limits, Service
+from alignment.serving.service import Service
 from tests.serving.built import CPU, service_of
 from tests.waiting import until
 

@@ -14,10 +14,11 @@ import pytest
 
 from alignment.artifacts import Artifact
 from alignment.config.engines import vllm_here
+from alignment.config.serve import Limits
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
 from alignment.serving import records
-from alignment.serving.service import Limits, Model, Service
+from alignment.serving.service import Model, Service
 from tests.decided import decided_base, with_adapter
 from tests.serving.built import CPU
 from tests.serving.test_server import HI, KEY, Running
