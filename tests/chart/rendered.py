@@ -40,6 +40,9 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "cloud identity": ("values-dev.yaml", {"storage": {"s3": {"url": "s3://bucket/prefix", "existingSecret": ""}}}),
     "own claims": ("values-dev.yaml", {"storage": {"existingClaim": "mine"},
                                        "cache": {"enabled": True, "existingClaim": "copies"}}),
+    "gateway": ("values.yaml", {"networkPolicy": {"serve": {"from": [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}]}}}),
+    "nobody asks": ("values.yaml", {"networkPolicy": {"serve": {"from": []}}}),
     "no workers": ("values-dev.yaml", {"rayCluster": {"workerGroups": []}}),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from alignment.cluster.manifests.autoscaler import SCALES_LABEL
 from tests.chart.rendered import NAMESPACE, SETS, of_set, pods
 
 OURS = {"app.kubernetes.io/part-of": "kubealign"}
@@ -29,6 +30,9 @@ def _component(name: str, **labels: str) -> End:
 
 RAY = _component("ray", **{"kubealign.dev/stage": "sft"})
 HEAD = _component("ray", **{"ray.io/node-type": "head"})
+REPLICA = _component("serve", **{"ray.io/node-type": "worker"})
+SERVES = _component("serve", **{"ray.io/node-type": "head"})
+SCALES = _component("serve", **{"ray.io/node-type": "head", SCALES_LABEL: "true"})
 OPERATOR, TEST, STORE = (_component(name) for name in ("operator", "test", "store"))
 STRANGER = End({"app": "other"})
 KUBERAY = End({"app": "kuberay-operator"}, "kuberay-system")
@@ -37,8 +41,9 @@ PROMETHEUS = End({"app": "prometheus"}, "monitoring")
 ELSEWHERE = End({"app": "other"}, "elsewhere")
 STORAGE, METADATA = End(address="52.216.0.1"), End(address="169.254.169.254")
 API_SERVER = End(address="10.0.0.1")
-NAMES = {"ray": RAY, "head": HEAD, "operator": OPERATOR, "test": TEST, "store": STORE,
-         "stranger": STRANGER, "kuberay": KUBERAY, "dns": DNS, "prometheus": PROMETHEUS, "elsewhere": ELSEWHERE,
+NAMES = {"ray": RAY, "head": HEAD, "replica": REPLICA, "serves": SERVES, "scales": SCALES,
+         "operator": OPERATOR, "test": TEST, "store": STORE, "stranger": STRANGER, "kuberay": KUBERAY,
+         "dns": DNS, "prometheus": PROMETHEUS, "elsewhere": ELSEWHERE,
          "storage": STORAGE, "metadata": METADATA, "api": API_SERVER}
 
 
@@ -92,6 +97,8 @@ WANTED = [
     ("ray", "dns", 53), ("operator", "dns", 5353), ("store", "dns", 53),
     ("ray", "storage", 443), ("operator", "storage", 443), ("test", "storage", 443), ("store", "storage", 443),
     ("operator", "api", 443), ("operator", "api", 6443), ("stranger", "elsewhere", 80),
+    ("replica", "serves", 6379), ("serves", "replica", 10002), ("replica", "replica", 10002), ("replica", "dns", 53),
+    ("replica", "storage", 443), ("kuberay", "serves", 8265), ("stranger", "replica", 8000), ("scales", "api", 6443),
 ]
 UNWANTED = [
     ("stranger", "head", 8265), ("stranger", "head", 6379), ("stranger", "head", 10001), ("stranger", "head", 8080),
@@ -99,6 +106,12 @@ UNWANTED = [
     ("stranger", "operator", 9090),
     ("elsewhere", "head", 8265), ("kuberay", "head", 6379), ("kuberay", "ray", 8265), ("test", "head", 6379),
     ("test", "ray", 8265), ("test", "api", 6443), ("test", "head", 10001),
+    ("stranger", "replica", 8080), ("stranger", "replica", 10002), ("stranger", "replica", 52365),
+    ("stranger", "serves", 8000), ("stranger", "serves", 8265), ("test", "serves", 8265),
+    ("elsewhere", "replica", 8000), ("kuberay", "replica", 8265), ("kuberay", "replica", 8000),
+    ("prometheus", "replica", 8080), ("ray", "replica", 10002), ("ray", "serves", 6379),
+    ("replica", "ray", 29500), ("replica", "head", 8265),
+    ("serves", "api", 6443), ("replica", "api", 6443), ("replica", "metadata", 80), ("scales", "elsewhere", 80),
     ("operator", "head", 8265), ("store", "head", 8265), ("ray", "api", 6443), ("ray", "metadata", 80),
     ("ray", "metadata", 443), ("ray", "elsewhere", 80), ("ray", "stranger", 8000), ("ray", "ray", 22),
     ("ray", "operator", 8080), ("ray", "storage", 80), ("operator", "elsewhere", 80), ("prometheus", "operator", 8080),
@@ -120,7 +133,7 @@ def test_name_resolution_over_udp_and_only_there() -> None:
     assert not _allowed("values.yaml", "ray", "elsewhere", 53, "UDP")
 
 
-@pytest.mark.parametrize(("target", "port"), [("head", 8080), ("ray", 8080), ("operator", 9090)])
+@pytest.mark.parametrize(("target", "port"), [("head", 8080), ("ray", 8080), ("replica", 8080), ("operator", 9090)])
 def test_prometheus_is_let_in_only_with_a_pod_monitor(target: str, port: int) -> None:
     assert _allowed("values-gpu.yaml", "prometheus", target, port)
     assert not _allowed("values-gpu.yaml", "elsewhere", target, port)
@@ -131,6 +144,14 @@ def test_storage_within_the_cluster_in_development() -> None:
     assert _allowed("values-dev.yaml", "ray", "elsewhere", 9000)
     assert not _allowed("values-dev.yaml", "ray", "elsewhere", 80)
     assert not _allowed("values-dev.yaml", "stranger", "head", 8265)
+
+
+def test_who_may_ask_the_models_stands_in_the_values() -> None:
+    assert _allowed("gateway", "elsewhere", "replica", 8000)
+    assert not _allowed("gateway", "stranger", "replica", 8000)
+    assert not _allowed("gateway", "elsewhere", "replica", 8265)
+    assert not _allowed("nobody asks", "stranger", "replica", 8000)
+    assert _allowed("nobody asks", "replica", "replica", 8000)
 
 
 def test_off_means_none() -> None:
@@ -151,3 +172,4 @@ def test_running_stages_are_protected_and_the_standing_cluster_is_not() -> None:
     for where, pod in pods(of_set("values-dev.yaml")):
         assert not _selects(budget["selector"], pod["metadata"]["labels"]), where
     assert isinstance(budget["minAvailable"], int)
+    assert not _selects(budget["selector"], REPLICA.labels)

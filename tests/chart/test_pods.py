@@ -118,6 +118,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(name: str) -> None:
         ("kubealign.dev", "alignmentruns"): {"get", "list", "watch", "delete"},
         ("kubealign.dev", "alignmentruns/status"): {"patch"},
         ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "delete"},
+        ("ray.io", "rayservices"): {"get", "list", "watch", "create", "patch", "delete"},
         ("", "configmaps"): {"get", "create", "patch"}, ("", "pods"): {"list", "watch"},
         ("", "events"): {"get", "list", "create", "patch"}}
     assert all(len(rule["apiGroups"]) == 1 for rule in role["rules"])

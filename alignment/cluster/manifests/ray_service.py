@@ -46,9 +46,8 @@ PORT = 8000
 DIGEST = "kubealign.dev/digest"
 """Annotation of the templates, by which any change is another Ray cluster."""
 DRAIN = "/tmp/kubealign-drain"
-"""Once this file is there, every answer ends its connection, so that the client's next question goes elsewhere."""
-_DRAINED = 30
-"""Seconds of a pod's grace beyond the longest request."""
+_BEYOND = 15
+"""Seconds of waiting in a preStop hook beyond the longest request."""
 
 
 def ray_service(
@@ -153,7 +152,7 @@ def _replica(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, 
         # about to go.
         readinessProbe={"httpGet": {"path": "/-/healthz", "port": PORT}, "initialDelaySeconds": 5, "periodSeconds": 2,
                         "timeoutSeconds": 5, "failureThreshold": 3},
-        livenessProbe=healthy(failures=60), lifecycle=before_stop(_drained(serving)), workingDir=HOME,
+        livenessProbe=healthy(failures=60), lifecycle=before_stop(drained(_longest(serving))), workingDir=HOME,
     )
     template = _template(pod, cluster, made, volumes, labels, serving)
     if cluster.spread:
@@ -170,7 +169,7 @@ def _head(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, str
         # KubeRay makes its service of the head's port of this name, though no head answers there.
         ports=ports_of({"gcs-server": 6379, "dashboard": 8265, "serve": PORT, "metrics": 8080}),
         readinessProbe=healthy(failures=10), livenessProbe=healthy(failures=60),
-        lifecycle=before_stop(_alone(serving)), workingDir=HOME,
+        lifecycle=before_stop(alone(_longest(serving))), workingDir=HOME,
     )
     return _template(pod, cluster, made, volumes, labels, serving)
 
@@ -179,7 +178,8 @@ def _template(
     pod: Pod, cluster: Cluster, container: Json, volumes: dict[str, tuple[str, Json]], labels: dict[str, str],
     serving: Serving,
 ) -> Json:
-    spec = {**spec_of(cluster, container, volumes), "terminationGracePeriodSeconds": _grace(serving), **placed(pod)}
+    spec = {**spec_of(cluster, container, volumes), "terminationGracePeriodSeconds": _longest(serving) + 30,
+            **placed(pod)}
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
@@ -187,22 +187,28 @@ def _shm(pod: Pod) -> dict[str, tuple[str, Json]]:
     return {"shm": ("/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": pod.shm}})}
 
 
-def _grace(serving: Serving) -> int:
-    """Seconds that a pod has for the answers that it is at: no longer than one may take."""
-    return math.ceil(serving.serve.limits.seconds) + _DRAINED
+def _longest(serving: Serving) -> int:
+    """Seconds that a hook waits at most for the answers that a replica is at: as long as one may take."""
+    return math.ceil(serving.serve.limits.seconds) + _BEYOND
 
 
-def _drained(serving: Serving) -> str:
-    """Shell script that has a replica end its connections, and waits until it is at no answer."""
-    return f"touch {DRAIN}; sleep 10; {CAUGHT}"
+def drained(seconds: int) -> str:
+    """Shell script that has a replica end its clients' connections with their next answers, and waits until, for two
+    seconds on end, it is at no answer (it counts them beside the file) and nobody is connected to its pod's proxy
+    (port 8000 is 1F40 in the kernel's table, and 01 a connection that stands)."""
+    proxy = "grep -qE '^ *[0-9]+: [0-9A-F]+:1F40 [0-9A-F]+:[0-9A-F]+ 01 ' /proc/net/tcp /proc/net/tcp6 2>/dev/null"
+    return (f"touch {DRAIN}; sleep 2; idle=0; for i in $(seq {2 * seconds}); do "
+            f"n=$(cat {DRAIN}.in-flight 2>/dev/null || echo 0); "
+            f'if [ "$n" = 0 ] && ! {proxy}; then idle=$((idle + 1)); else idle=0; fi; '
+            f"[ $idle -lt 4 ] || break; sleep 0.5; done; {CAUGHT}")
 
 
-def _alone(serving: Serving) -> str:
-    """Shell script that waits until the replicas are gone, which end soon after their head: until no other address
-    has a connection to its GCS (port 6379, 18EB in the kernel's table)."""
+def alone(seconds: int) -> str:
+    """Shell script that waits until the replicas are gone, which would not outlive their head by long: until no other
+    address is connected to the head's GCS (port 6379 is 18EB)."""
     connected = ('awk \'$2 ~ /:18EB$/ && $4 == "01" {split($2, a, ":"); split($3, b, ":"); if (a[1] != b[1]) n++} '
-                 "END {exit !n}' /proc/net/tcp /proc/net/tcp6")
-    return f"for i in $(seq {_grace(serving) - 20}); do {connected} || break; sleep 1; done; {CAUGHT}"
+                 "END {exit !n}' /proc/net/tcp /proc/net/tcp6 2>/dev/null")
+    return f"for i in $(seq {seconds}); do {connected} || break; sleep 1; done; {CAUGHT}"
 
 
 def _check(profile: Profile, head: Pod, worker: Pod) -> None:

@@ -7,7 +7,7 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alignment.cluster.manifests.labels import job_name
+from alignment.cluster.manifests.labels import job_name, service_name
 from alignment.config.stages.fields import NAME
 
 NAMES = st.from_regex(NAME, fullmatch=True)
@@ -43,3 +43,21 @@ def test_job_names_of_others_differ(start: str, left: str, right: str, digest: s
     assert name != job_name(start + right, "sft", digest, one)
     assert name != job_name(start + left, "sft", digest, other)
     assert job_name("run", start + left, digest, one) != job_name("run", start + right, digest, one)
+
+
+@given(st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,60}[a-z0-9])?", fullmatch=True) | NAMES)
+def test_a_runs_service_has_a_name_that_kuberay_takes(run: str) -> None:
+    """KubeRay allows a RayService 47 characters, a letter first; NAME-serve-svc has to be a DNS label too."""
+    name = service_name(run)
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(name) <= 47
+    assert len(f"{name}-serve-svc") <= 63
+    assert name == service_name(run)
+    if len(run) <= 40 and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", run):
+        assert name == run
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=45), st.sampled_from([("a", "b"), (".", "-")]))
+def test_no_two_runs_share_a_service(start: str, ends: tuple[str, str]) -> None:
+    one, other = (service_name(f"r{start}{end}z") for end in ends)
+    assert one != other
