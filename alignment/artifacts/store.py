@@ -293,6 +293,19 @@ class Store(Workspace):
         """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
         return self._write(f"served/{key}/{name}", text)
 
+    def served_files(self, key: str) -> dict[str, str]:
+        """Name -> text of what servers found out about an artifact, sorted; empty where none served it."""
+        path = f"served/{key}"
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                files = sorted(str(name) for name in fs.ls(f"{self.root}/{path}", detail=False)
+                               if str(name).endswith((".json", ".jsonl")))
+                return {name.rpartition("/")[2]: str(fs.cat_file(name), "utf-8") for name in files}
+        except FileNotFoundError:
+            return {}
+
     def _write(self, path: str, text: str) -> str:
         with self.guard(path, "written"):
             if self.is_local:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import Artifact, Store
 from alignment.config import Compute
 from alignment.errors import ArtifactError, DataError
 from alignment.inference.live.opened import merged_policy, reward_model
@@ -46,7 +46,24 @@ class Record:
 def find(artifact: Artifact) -> Record | None:
     """The newest rows that an evaluation of the artifact's store wrote about it, or, where it is another form of one
     model (an export, the chosen one of several rounds), about that model."""
-    store, keys = artifact.store, _same_answers(artifact)
+    return find_all([artifact])[0]
+
+
+def find_all(artifacts: Iterable[Artifact]) -> list[Record | None]:
+    """What `find` finds of each artifact; a store's evaluations are read once for all of them."""
+    evaluations: dict[str, list[Artifact]] = {}
+    rows: dict[str, list[Row]] = {}
+    found = []
+    for artifact in artifacts:
+        url = artifact.store.url
+        if url not in evaluations:
+            evaluations[url] = _evaluations(artifact.store)
+        found.append(_newest(artifact, evaluations[url], rows))
+    return found
+
+
+def _evaluations(store: Store) -> list[Artifact]:
+    """Those that recorded rows, the newest first."""
     found = []
     for key in store.listed():
         if not key.startswith("evaluate-"):
@@ -55,15 +72,23 @@ def find(artifact: Artifact) -> Record | None:
             evaluation = store.find(key)
         except ArtifactError:  # damaged: whoever asks for it hears of it
             continue
-        if evaluation is None or FILE not in evaluation.manifest.files:
-            continue
-        if keys & {*evaluation.manifest.inputs.values()}:
+        if evaluation is not None and FILE in evaluation.manifest.files:
             found.append(evaluation)
-    for evaluation in sorted(found, key=lambda one: one.manifest.finished, reverse=True):
-        rows = [row for row in read(evaluation.path() / FILE) if row.model in keys]
-        if rows:
-            mine = any(row.model == artifact.key for row in rows)
-            return Record(rows, evaluation.key, not mine and artifact.manifest.facts.get("weights") in _SHORT)
+    return sorted(found, key=lambda one: one.manifest.finished, reverse=True)
+
+
+def _newest(artifact: Artifact, evaluations: Iterable[Artifact], rows: dict[str, list[Row]]) -> Record | None:
+    """Args: rows: of evaluations, by URL, as far as they were read; gets those that are read here."""
+    keys = _same_answers(artifact)
+    for evaluation in evaluations:
+        if not keys & {*evaluation.manifest.inputs.values()}:
+            continue
+        if evaluation.url not in rows:
+            rows[evaluation.url] = read(evaluation.path() / FILE)
+        own = [row for row in rows[evaluation.url] if row.model in keys]
+        if own:
+            mine = any(row.model == artifact.key for row in own)
+            return Record(own, evaluation.key, not mine and artifact.manifest.facts.get("weights") in _SHORT)
     return None
 
 

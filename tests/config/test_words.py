@@ -52,6 +52,7 @@ EVERYTHING = {
         {"name": "brought", "kind": "import", "model": {"source": "artifact", "artifact": "a:b", "store": "s3://c/d"}},
         {"name": "scores", "kind": "import", "role": "reward",
          "model": {"source": "artifact", "artifact": "reward-0123456789ab"}},
+        {"name": "meanings", "kind": "import", "role": "embedder", "model": {"source": "artifact", "artifact": "a:b"}},
         {"name": "old", "kind": "import",
          "rows": {"artifact": "s/artifacts/sample-0123456789ab", "splits": ["best", "pairs"]}},
         {"name": "answers", "kind": "infer", "model": "brought", "prompts": "old/best", "n": 2, "batch_size": 4,

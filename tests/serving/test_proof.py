@@ -20,6 +20,7 @@ from alignment.inference import nf4
 from alignment.inference.info import INFO, base_artifact, write_info
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.proof_rows import ROWS, ProofRow, ScoreRow
+from alignment.pipeline.served_by import served
 from alignment.serving import records
 from alignment.serving.proving import request_of
 from alignment.serving.service import Model, Service
@@ -64,6 +65,9 @@ def test_what_was_measured_is_served_and_the_proof_lies_beside_the_artifact(
         assert kept["proved"]
         assert kept["artifact"] == model.artifact.key
         assert kept["rows"] == ROWS
+        [told] = served(model.artifact, [])
+        assert (told.name, told.proved, told.problem, told.service) == (name, True, None, None)
+        assert told.at.replace("-", "").replace(":", "") == kept["at"]
         model.artifact.verify(deep=True)
     assert service.models["sft"].proof["compared"] > 40
     assert service.models["sft"].proof["most_off"] < 1e-4
