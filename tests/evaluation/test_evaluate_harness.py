@@ -311,3 +311,37 @@ def test_a_task_of_the_harness_itself_is_asked_over_files(tmp_path: Path) -> Non
 def test_a_conversation_is_text_to_the_harness() -> None:
     made = Conversation("text", [{"role": "user", "content": "x"}])
     assert (made, made.messages[0]["content"]) == ("text", "x")
+
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="reads ../shared/data, which is not here")
+@pytest.mark.parametrize(("task", "split", "file", "documents"), [
+    ("boolq_local", "validation", "qa/boolq_validation.jsonl", 3270),
+    ("gsm8k_local", "test", "reasoning/gsm8k_train_3000.jsonl", 3000),
+    ("truthfulqa_local", "validation", "qa/truthfulqa.csv", 817),
+])
+def test_shipped_task_files_read_real_documents(
+    tmp_path: Path, task: str, split: str, file: str, documents: int
+) -> None:
+    shipped = Path(__file__).parents[2] / "configs" / "harness"
+    run = small.run(tmp_path, stage({"tasks": [task], "include": str(shipped),
+                                     "data": {task: {split: str((DATA / file).resolve())}}}))
+    assert checked(run, tmp_path) == []
+    own = run.stage("bench")
+    assert isinstance(own, EvaluateHarness)
+    loaded = load(own.harness, tmp_path / "laid", "stage bench")[task]
+    assert len(loaded.eval_docs) == documents
+    for document in loaded.eval_docs.select(range(0, documents, 97)):
+        text, target = loaded.doc_to_text(document), loaded.doc_to_target(document)
+        assert text.rstrip().endswith("Answer:" if task != "truthfulqa_local" else "A:")
+        if task == "gsm8k_local":
+            assert target == document["answer"].rpartition("#### ")[2]
+        elif task == "boolq_local":
+            assert loaded.doc_to_choice(document)[target] == ("yes" if document["answer"] else "no")
+        else:
+            choices = loaded.doc_to_choice(document)
+            assert choices[target] == document["Best Answer"].strip()
+            assert len(choices) > 1
+            assert choices[target] not in choices[1:]
