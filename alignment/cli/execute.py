@@ -42,7 +42,7 @@ def run(
     refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.reading import measures_models
-    from alignment.report.tables import aims_table, judges_table, results_table
+    from alignment.report.tables import aims_table, harness_table, judges_table, results_table
 
     loaded = as_written if place is None else place.applied(as_written)
     arguments = as_typed(file, profile, None, None, overrides, here=here or of_cluster(profile))
@@ -51,8 +51,9 @@ def run(
     judges, measures = judges_table(loaded, result.artifacts), any(map(measures_models, loaded.stages))
     if measures:
         show(results_table(loaded, result.artifacts))
-    if judges is not None:
-        show(judges)
+    for other in (harness_table(loaded, result.artifacts), judges):
+        if other is not None:
+            show(other)
     if loaded.aims:
         show(aims_table(loaded, result.artifacts))
     unmade = [name for name, artifact in result.artifacts.items() if artifact is None]

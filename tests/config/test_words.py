@@ -170,6 +170,10 @@ EVERYTHING = {
             "rm": {"model": "rm", "model_weight": 1.0}, "brief": {"function": "brevity"},
             "talker": {"judge": {"model": "teacher", "mode": "compare", "sampling": {"temperature": 0.0}}}},
          "rows": "seed/test", "take": 4, "overlap": "drop", "bootstrap": 200, "batch_size": 4, "dtype": "float32"},
+        {"name": "bench", "kind": "evaluate", "models": ["base", "dpo"], "harness": {
+            "tasks": ["boolq"], "include": "tasks", "data": {"boolq": {"validation": "a.jsonl"}}, "limit": 9,
+            "num_fewshot": 0, "fewshot_seed": 1, "apply_chat_template": True, "system_instruction": "Be brief."},
+         "bootstrap": 200, "batch_size": 4, "dtype": "float32"},
         {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
         {"name": "out", "kind": "export", "model": "dpo", "form": ["safetensors", "adapter", "gguf", "nf4"],
          "merge_into": "original", "weights": "bfloat16", "gguf": ["q8_0"], "shard_gb": 2.0, "base_model": "a/b",

@@ -16,6 +16,7 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.evaluate_harness import EvaluateHarness
 from alignment.config.stages.evaluate_pairs import EvaluatePairs
 from alignment.config.stages.export import Export
 from alignment.config.stages.generate import RECIPES
@@ -33,7 +34,7 @@ KINDS: tuple[type[Stage], ...] = (
     ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward,
     ImportArtifactEmbedder, ImportData, ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
-    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, EvaluatePairs,
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, EvaluatePairs, EvaluateHarness,
     Choose, Export)
 """Every stage class, in the order in which a run usually has them."""
 

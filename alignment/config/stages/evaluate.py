@@ -98,7 +98,7 @@ class Evaluate(Answering):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("judges") is None
+        return super().is_meant(get) and get("judges") is None and get("harness") is None
 
     @property
     def asks_likelihoods(self) -> bool:
