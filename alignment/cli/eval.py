@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from alignment.cli import execute
-from alignment.cli.named import Named, Tree, columns_of, format_of
+from alignment.cli.named import Named, Tree, columns_of
+from alignment.cli.seen_format import format_of
 from alignment.cli.show import say
 from alignment.cli.without_file import run_file
 from alignment.errors import ConfigError

@@ -181,7 +181,8 @@ class Evaluate(Answering):
         return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
 
     def title(self) -> str:
-        return f"evaluate · {plural(len(self.models), 'model')}{' that retrieve' if self.retrieve else ''}"
+        retrieve = "" if self.retrieve is None else " that retrieves" if len(self.models) == 1 else " that retrieve"
+        return f"evaluate · {plural(len(self.models), 'model')}{retrieve}"
 
 
 def _pattern_findings(pattern: str) -> Iterator[Finding]:
