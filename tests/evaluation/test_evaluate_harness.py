@@ -126,7 +126,7 @@ def test_the_table_holds_what_the_lines_say(measured: tuple[Run, dict[str, Artif
     assert bench.manifest.facts["tasks"]["choose"]["config"] == table["tasks"]["choose"]["config"]
     known = made_by(run.stage("bench"))
     assert set(metrics) <= set(known)
-    page, shown = render(run, artifacts), harness_table(run, artifacts)
+    page, shown = render(run, artifacts, "run run.yaml", "today"), harness_table(run, artifacts)
     assert "Tasks of lm-evaluation-harness" in page
     assert "exact_match/first-word" in page
     assert shown is not None
