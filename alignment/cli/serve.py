@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignment.cli.options import KnownProfile
+from alignment.cli.options import KnownProfile, VllmOptions, vllm_options
 from alignment.config import Compute, Profile, Run, as_train, load_profile, load_run
-from alignment.config.engines import refused_options
 from alignment.config.hardware import native_here
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
@@ -43,14 +42,14 @@ def serve(
         metavar="VARIABLE", help=f"Environment variable with the API key. Default: {KEY_FROM}, if it is set; needed "
                                  "outside of this machine.")] = None,
     no_api_key: Annotated[bool, typer.Option(help="Anybody who reaches the server may use it.")] = False,
+    pooling: Annotated[Literal["cls", "mean"] | None, typer.Option(
+        help="Of an embedder: which states stand for a text. Default: as the stages of its store have it.")] = None,
     unproved: Annotated[bool, typer.Option(help="Serve without proof.")] = False,
     votes: Annotated[str | None, typer.Option(metavar="FILE", help="Keep votes of the page: lines of JSON, to be "
                                                                    "imported as preferences.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Where keys and runs are looked up. Default: the run "
                                                                   "file's own, else runs.")] = None,
-    vllm: Annotated[list[str] | None, typer.Option(
-        metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, max_num_seqs=512.")
-    ] = None,
+    vllm: VllmOptions = None,
     max_loras: Annotated[int, typer.Option(min=1, help="Adapters in memory at once; others are loaded when they are "
                                                        "asked.")] = 8,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a conversation and its answer, where the "
@@ -63,7 +62,7 @@ def serve(
 ) -> None:
     """Serve finished models by OpenAI's protocol, each once it has proved to be what was measured."""
     found = _found(models, stage, store, None if profile is None else load_profile(profile))
-    key, options = _key(host, api_key_from, no_api_key), _options(vllm)
+    key, options = _key(host, api_key_from, no_api_key), vllm_options(vllm)
     _installed()
     _check_votes(votes)
     # Before libraries are loaded, which read these once: threads that wait by spinning make a shared machine crawl.
@@ -78,10 +77,10 @@ def serve(
     compute = Compute(device=device, engine=engine, vllm=options)
     held = [_model(name, artifact, unproved) for name, artifact in found.items()]
     compute = compute.model_copy(update={"dtype": _dtype(dtype, held, compute)})
-    _recorded(held, compute, unproved)
+    _recorded(held, compute, unproved, pooling)
     limits = Limits(in_flight=max_in_flight, body=max_body, seconds=timeout, tokens=max_tokens, longest=max_model_len,
                     loaded=max_loras, rows=max_batch)
-    run.serve(Service(held, compute, limits, key=key, votes=votes), listener, host)
+    run.serve(Service(held, compute, limits, key=key, votes=votes, pooling=pooling), listener, host)
 
 
 # --- what is to be served ------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact
     from alignment.cli.without_file import importing
     from alignment.pipeline.named import STORE, named
 
-    found = named(what, store, makes=("policy", "reward"), profile=profile)
+    found = named(what, store, makes=("policy", "reward", "embedder"), profile=profile)
     if isinstance(found, Artifact):
         return found
     if isinstance(found, Path):
@@ -162,13 +161,13 @@ def _model(name: str, artifact: Artifact, unproved: bool) -> Model:
     return Model(name, artifact, None if unproved else records.find(artifact))
 
 
-def _recorded(held: list[Model], compute: Compute, unproved: bool) -> None:
+def _recorded(held: list[Model], compute: Compute, unproved: bool, pooling: Literal["cls", "mean"] | None) -> None:
     """Make records of models that no evaluation measured."""
     from alignment.serving import records
 
     for model in held:
         if model.record is None and not unproved:
-            model.record = records.make(model.artifact, compute, reward=model.reward)
+            model.record = records.make(model.artifact, compute, pooling)
 
 
 # --- how -----------------------------------------------------------------------------------------------------
@@ -197,20 +196,10 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
     return given
 
 
-def _options(given: list[str] | None) -> dict[str, Any] | None:
-    """vLLM's options by name. Raises ConfigError for one that is not handed on."""
-    import yaml
-
-    made = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given or ())}
-    if wrong := list(refused_options(made)):
-        raise ConfigError("not an option of vLLM that is handed on", where="--vllm", found="; ".join(wrong))
-    return made or None
-
-
 def _installed() -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "transformers", "starlette", "uvicorn", "prometheus_client")
+    missing = [name for name in ("torch", "transformers", "starlette", "uvicorn", "httptools", "prometheus_client")
                if find_spec(name) is None]
     if missing:
         raise ConfigError("what serves is not installed", where="kubealign serve", found=f"no {', '.join(missing)}",
