@@ -22,7 +22,7 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-protocol-tests"
 CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
-          "negative_data_rejection,unsupported_method,allow_header_conformance,ignored_auth")
+          "negative_data_rejection,ignored_auth")
 """Not positive_data_acceptance: what a schema can say is not all (the last turn is the user's, a model has a name)."""
 
 
@@ -65,12 +65,12 @@ def process(models: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactor
 def test_the_document_that_a_server_gives_of_itself_is_kept(process: Process, tmp_path: Path) -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{process.port}/openapi.json",
-         "--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "15", "--seed", "7",
-         "--generation-deterministic", "--suppress-health-check", "all", "-H", f"Authorization: Bearer {KEY}",
-         "--request-timeout", "30", "--no-color"],
+         "--checks", CHECKS, "--phases", "fuzzing", "--max-examples", "4", "--generation-deterministic", "--no-shrink",
+         "--suppress-health-check", "all", "-H", f"Authorization: Bearer {KEY}", "--request-timeout", "60",
+         "--no-color"],
         cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert "10 / 10" in done.stdout or "10 selected" in done.stdout, done.stdout[-3000:]
+    assert re.search(r"Tested: +10\b", done.stdout), done.stdout[-3000:]
 
 
 # --- bytes ---------------------------------------------------------------------------------------------------
@@ -102,9 +102,9 @@ def sent(process: Process, raw: bytes, *, seconds: float = 20, end: bool = False
                 connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65536):
                 heard += piece
-                head, _, body = heard.partition(b"\r\n\r\n")
+                head, _, body = heard.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
                 told = re.search(rb"content-length: (\d+)", head)
-                if told and len(body) >= int(told[1]) and b" 100 " not in head[:20]:
+                if told and len(body) >= int(told[1]):
                     break
         except (ConnectionError, TimeoutError):
             pass
