@@ -133,7 +133,8 @@ async def _proved(serving: Serving) -> tuple[Service, Starlette]:
 
     said, key = serving.serve, _key()
     service = await asyncio.to_thread(opened, _found(serving), _compute(serving.compute), said.limits,
-                                      unproved=said.unproved, key=key)
+                                      unproved=said.unproved, key=key,
+                                      pooling=said.pooling)
     app = build(service, prove=False)
     try:
         await asyncio.to_thread(service.load)

@@ -182,7 +182,7 @@ EVERYTHING = {
          "push_to_hub": {"repo": "a/b", "private": True, "revision": "main", "dry_run": True, "token_env": "T"}},
     ],
     "serve": {"models": {"best": "best", "score": "rm"}, "replicas": 1, "max_replicas": 4, "target": 8,
-              "unproved": True,
+              "pooling": "mean", "unproved": True,
               "limits": {"in_flight": 9, "body": 2048, "seconds": 9.0, "tokens": 9, "longest": 99, "loaded": 2,
                          "rows": 3}},
     "groups": [{"name": "g", "rounds": [["rs", "dpo"]], "results": ["best"]}], "aims": ["eval.dpo.f1 > 0.5"],
