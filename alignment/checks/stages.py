@@ -221,7 +221,8 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         yield ("data",), ConfigError(
             f"{len(bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint=f"by reason: {counted(row.slug for row in bad)}")
+            hint=f"by reason: {counted(row.slug for row in bad)}; mend them, correct `format`, or raise max_bad "
+                 f"(--set {stage.name}.max_bad=null: any number, kept in bad.jsonl)")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 _ASKED = ("prompt", "question", "instruction", "query", "input")
 _SAID = ("completion", "answer", "best answer", "response", "output", "target")
 """Columns, in small letters, that may be a prompt and its reference: shown in a hint, never taken unasked."""
+_NUMBER = re.compile(r"####\s*[-$]*\d")
 _EXPECTED = "--format FORMAT (kubealign explain format lists them), or --columns prompt=COLUMN,completion=COLUMN"
 
 
@@ -53,6 +55,23 @@ def format_of(file: str) -> str:
         raise ConfigError("the keys of the first row do not tell the format", where=f"--data {file}",
                           found=", ".join(keys) or "no row", expected=_EXPECTED, hint=_mapped(keys))
     return found
+
+
+def metric_of(file: str, source: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A metric that these rows are made for, beside the usual ones, and why; None where they show none.
+
+    Args:
+        source: of an import: its format, and the columns that it maps.
+    """
+    if source.get("format") == "boolq":
+        return "yes_no", "BoolQ's answers are yes or no"
+    path = on_this_machine(file)
+    if "://" in file or path.suffix not in (".jsonl", ".json"):
+        return None
+    said = _first(path).get((source.get("columns") or {}).get("completion", "completion"))
+    if isinstance(said, str) and _NUMBER.search(said):
+        return "final_number", "the first reference ends in #### and a number"
+    return None
 
 
 def _told(row: Mapping[str, Any]) -> str | None:

@@ -172,10 +172,9 @@ class Card:
             lines += [self.stage.limits.strip(), ""]
         else:
             lines += ["The makers state no intended limits.", ""]
-        lines += ["Like its base and its data, it can be wrong, biased or harmful, and it was not tested for uses where "
-                  "that matters. Results says what was measured; that tells nothing about other tasks or languages. "
-                  "The chat template is part of the model: it was trained with the one that comes with it, and with no "
-                  "other."]
+        lines += ["Like its base and its data, it can be wrong, biased or harmful; it was not tested for uses where "
+                  "that matters. Results says what was measured, and nothing about other tasks or languages. The chat "
+                  "template is part of the model: it was trained with the one that comes with it, and with no other."]
         return lines
 
     def _by(self) -> list[str]:

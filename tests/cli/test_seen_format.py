@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alignment.cli.seen_format import format_of
+from alignment.cli.seen_format import format_of, metric_of
 from alignment.errors import ConfigError
 from alignment.records.importers import FORMATS
 from alignment.records.importers.keys import READ
@@ -82,3 +82,21 @@ def test_columns_are_shown_and_proposed_and_never_taken(name: str, text: str, hi
         assert caught.value.hint is None
     else:
         assert f'--columns "{hint}"' in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("row", "source", "metric"), [
+    ({"passage": "a", "question": "b", "answer": True}, {"format": "boolq"}, "yes_no"),
+    ({"question": "a", "answer": "3 + 4 = 7\n#### 7"}, {"columns": {"prompt": "question", "completion": "answer"}},
+     "final_number"),
+    ({"prompt": "a", "completion": "it is\n#### -$7"}, {"format": "prompt-completion"}, "final_number"),
+    ({"prompt": "a", "completion": "#### Heading"}, {"format": "prompt-completion"}, None),
+    ({"prompt": "a", "completion": ["#### 7"]}, {"format": "prompt-completion"}, None),
+])
+def test_rows_show_a_metric_that_they_are_made_for(
+    row: Any, source: dict[str, Any], metric: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    found = metric_of(str(tmp_path / "a.jsonl"), source)
+    assert (found and found[0]) == metric
+    assert metric_of("https://host/a.jsonl", {"format": "columns"}) is None
+    assert metric_of(str(tmp_path / "a.csv"), {"format": "columns"}) is None
