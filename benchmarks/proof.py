@@ -327,7 +327,8 @@ def _apart(name: str, what: str, fault: bool, recorded: list[float], served: lis
 
 
 def _seen(one: Found) -> bool:
-    return bool(one["most"] > BFLOAT16.most or one["mean"] > BFLOAT16.mean or one["compared"] < 0.5)
+    return bool(one["most"] > BFLOAT16.most or one["mean"] > BFLOAT16.mean or
+                one["compared"] < BFLOAT16.least)
 
 
 def _show(found: list[Found], scores: list[Found]) -> None:

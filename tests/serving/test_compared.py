@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from alignment.inference.proof_rows import ProofRow
 from alignment.serving.compared import BFLOAT16, FLOAT32, Served, bounds_of, compare, together
 
+ROOT = Path(__file__).parents[2]
 ROW = ProofRow("r1", "sft-0", [{"role": "user", "content": "Hi"}], [1, 2, 3], [7, 8, 9, 2], [-0.5, -1.0, -0.25, -0.1],
                [6, 6, 6, 6], [1.0, 0.0004, 2.0, 3.0], 2, [2], 8, {"dtype": "float32"})
 SAME = Served(ROW.prompt, ROW.answer, ROW.log_probs, ROW.stop)
@@ -58,6 +61,21 @@ def test_many_small_differences_are_one_large() -> None:
 def test_bounds_go_by_the_coarser_arithmetic() -> None:
     assert bounds_of("float32", "float32") == FLOAT32
     assert bounds_of("float32", "bfloat16") == bounds_of("bfloat16", "float32") == BFLOAT16
+
+
+def test_bfloat16s_bounds_lie_between_what_honest_servers_and_faults_were_measured_to_give() -> None:
+    """Of models that learned something; random ones amplify rounding, and half a tensor of an adapter is in its noise
+    (docs/serving.md says both)."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "proof.json").read_text())["cpu"]["policies"]
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for one in measured:
+        if not one["model"].startswith("random") and "of the adapter" not in one["what"]:
+            found[one["fault"]].append(one["most"] <= BFLOAT16.most and one["mean"] <= BFLOAT16.mean
+                                       and one["compared"] >= BFLOAT16.least)
+    assert len(found[False]) > 3
+    assert all(found[False])
+    assert len(found[True]) > 3
+    assert not any(found[True])
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.lists(st.floats(-20, 0), min_size=6, max_size=6))
