@@ -215,6 +215,17 @@ def test_the_openai_client_gets_what_stages_get(cluster: Cluster, models: dict[s
     assert (status, body.count('"proved":true')) == (200, len(models))
 
 
+def test_a_client_that_goes_away_ends_its_answer(cluster: Cluster) -> None:
+    """Ray's proxy tells the replica."""
+    stream = cluster.client().chat.completions.create(model="sft", messages=HI, max_tokens=1500, stream=True,
+                                                      temperature=1.5, seed=1)
+    next(iter(stream))
+    assert "kubealign_requests_in_flight 1.0" in cluster.get("/metrics")[2]
+    stream.close()
+    until(lambda: 'kubealign_clients_gone_total{model="sft"} 1.0' in cluster.get("/metrics")[2], 20)
+    assert "kubealign_requests_in_flight 0.0" in cluster.get("/metrics")[2]
+
+
 def test_a_proof_says_in_which_pods_it_was_made(cluster: Cluster, models: dict[str, Artifact]) -> None:
     """Of the replica that the test before it started."""
     for artifact in models.values():
