@@ -11,11 +11,13 @@ RUN_LABEL = "kubealign.dev/run"
 STAGE_LABEL = "kubealign.dev/stage"
 ATTEMPT_LABEL = "kubealign.dev/attempt"
 COMPONENT_LABEL = "kubealign.dev/component"
-"""ray or store; operator and test in the chart."""
+"""ray, serve or store; operator and test in the chart."""
+REVISION_LABEL = "kubealign.dev/revision"
+"""Of what is served: 1 for the first models, more for each that followed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 LONGEST = 47
-"""Characters of a RayJob's name: KubeRay appends what makes names of clusters and services from it."""
+"""Characters of a RayJob's or RayService's name: KubeRay appends what makes names of clusters and services from it."""
 
 
 def labels(
@@ -42,6 +44,14 @@ def job_name(run_name: str, stage_name: str, digest: str, attempt: int) -> str:
     """
     tail = f"-{_short(stage_name, 12)}-{digest[:8]}-{attempt}"
     return _short(run_name, min(20, LONGEST - len(tail))) + tail
+
+
+def service_name(run_name: str) -> str:
+    """The one name of a run's RayService: the run's own, or its beginning and four digits of its hash. KubeRay makes
+    the service NAME-serve-svc of it, and Ray clusters NAME-xxxxx."""
+    if re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", run_name):
+        return _short(run_name, 40)
+    return "s-" + _short(f"{run_name}.", 38)
 
 
 def log_attempt(job: str) -> str:

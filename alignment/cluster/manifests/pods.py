@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from alignment.cluster.manifests.bundle import items
@@ -34,17 +35,17 @@ GRACE = 120
 """Seconds from a pod's SIGTERM to its end; of them `KUBEALIGN_GRACE_S` are for a training to save."""
 _TO_SAVE = GRACE - 30
 SAVE = "/tmp/kubealign-save"
-_CAUGHT = (f"for i in $(seq {GRACE - _TO_SAVE - 15}); do "
-           "grep -Eq '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/1/status && break; sleep 1; done; true")
+CAUGHT = (f"for i in $(seq {GRACE - _TO_SAVE - 15}); do "
+          "grep -Eq '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/1/status && break; sleep 1; done; true")
 """Waits until `ray start` catches SIGTERM (bit 15 of SigCgt), which takes it some seconds: the kernel drops a signal
 that process 1 does not catch, and the pod would keep its GPU to the end of its grace."""
 STOP_STAGE = ('pid=$(cat /tmp/kubealign-stage.pid 2>/dev/null) && kill -TERM "$pid" && '
-              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; {_CAUGHT}')
+              f'for i in $(seq {_TO_SAVE + 10}); do kill -0 "$pid" 2>/dev/null || break; sleep 1; done; {CAUGHT}')
 """Ends the stage's driver on the head before `ray start` is told, which would not tell it: its training is saved, the
 lease is given back, and the log is complete. Nothing is at work, nothing is ended."""
 SAVE_FIRST = (f'pid=$(cat {SAVE}.pid 2>/dev/null) && kill -0 "$pid" 2>/dev/null && touch {SAVE} && '
               f'for i in $(seq {_TO_SAVE}); do [ -e {SAVE} ] && kill -0 "$pid" 2>/dev/null || break; sleep 1; done; '
-              f'{_CAUGHT}')
+              f'{CAUGHT}')
 """Has a training that is at work in a worker's pod saved, by all of its workers, before `ray start` is told."""
 _SMALL = Pod(cpu="200m", memory="512Mi", shm="64Mi", scratch="1Gi")
 """A pod that only speaks to others: a look into the storage."""
@@ -62,7 +63,7 @@ def ray_pod(
     """
     workers = container == "ray-worker"
     volumes = {
-        **_writable(), **_storage(cluster),
+        **writable(), **storage_of(cluster),
         "run": (RUN_FOLDER, {"configMap": {"name": config_map, "items": items(run)}}),
         "cache": (CACHE, {"persistentVolumeClaim": {"claimName": cluster.cache_claim}} if cluster.cache_claim
                   else {"emptyDir": {}}),
@@ -84,27 +85,16 @@ def ray_pod(
         **({SAVE_FILE: SAVE} if workers else {ECHO: "/proc/1/fd/1", OWN_CLUSTER: "1"}),
     }
     ports = {"metrics": 8080} if workers else {"gcs-server": 6379, "dashboard": 8265, "metrics": 8080}
-    made = _container(
+    made = container_of(
         container, cluster.images.train, cluster, pod, env, [cluster.storage.secret, *cluster.env_from], volumes,
         # A stage takes all the CPU that its pod has, and the agent then answers late.
-        ports=[{"name": name, "containerPort": port} for name, port in ports.items()],
-        readinessProbe=_probe(failures=10), livenessProbe=_probe(failures=60), workingDir=RUN_FOLDER,
+        ports=ports_of(ports), readinessProbe=healthy(failures=10), livenessProbe=healthy(failures=60),
+        lifecycle=before_stop(SAVE_FIRST if workers else STOP_STAGE), workingDir=RUN_FOLDER,
     )
-    made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", SAVE_FIRST if workers else STOP_STAGE]}}}
-    spec = {**_spec(cluster, made, volumes), "terminationGracePeriodSeconds": GRACE}
-    if pod.node_selector:
-        spec["nodeSelector"] = dict(pod.node_selector)
-    tolerations = [entry.model_dump(exclude_none=True) for entry in pod.tolerations]
-    if pod.gpus:
-        tolerations.append({"key": pod.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
-    if tolerations:
-        spec["tolerations"] = tolerations
+    spec = {**spec_of(cluster, made, volumes), "terminationGracePeriodSeconds": GRACE, **placed(pod)}
     if workers and cluster.spread:
-        same = {key: labels[key] for key in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL, COMPONENT_LABEL)}
-        spec["topologySpreadConstraints"] = [{
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {**same, "ray.io/node-type": "worker"}},
-        }]
+        spec["topologySpreadConstraints"] = spread(
+            {key: labels[key] for key in (RUN_LABEL, STAGE_LABEL, ATTEMPT_LABEL, COMPONENT_LABEL)})
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
@@ -112,14 +102,15 @@ def store_pod(
     cluster: Cluster, labels: dict[str, str], args: list[str], run: Run | None, config_map: str | None
 ) -> Json:
     """Pod template of the control image with the storage: runs `args`, a whole command line."""
-    volumes = {**_writable(), **_storage(cluster), "cache": (CACHE, {"emptyDir": {}})}
+    volumes = {**writable(), **storage_of(cluster), "cache": (CACHE, {"emptyDir": {}})}
     if run is not None and config_map is not None:
         volumes["run"] = (RUN_FOLDER, {"configMap": {"name": config_map, "items": items(run)}})
-    made = _container(
+    made = container_of(
         "store", cluster.images.control, cluster, _SMALL, {"HOME": HOME, "KUBEALIGN_CACHE": CACHE},
         [cluster.storage.secret], volumes, command=list(args), workingDir=RUN_FOLDER if "run" in volumes else HOME,
     )
-    return {"metadata": {"labels": dict(labels)}, "spec": {**_spec(cluster, made, volumes), "restartPolicy": "Never"}}
+    spec = {**spec_of(cluster, made, volumes), "restartPolicy": "Never"}
+    return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
 def cluster_of(profile: Profile) -> Cluster:
@@ -139,21 +130,24 @@ Volumes = dict[str, tuple[str, Json]]
 """Name -> where it is mounted, and what it is."""
 
 
-def _writable() -> Volumes:
+def writable() -> Volumes:
+    """What a pod with a read-only root needs to write to."""
     return {"tmp": ("/tmp", {"emptyDir": {}}), "home": (HOME, {"emptyDir": {}})}
 
 
-def _storage(cluster: Cluster) -> Volumes:
+def storage_of(cluster: Cluster) -> Volumes:
+    """The volume that holds the artifacts; none with object storage."""
     storage = cluster.storage
     if storage.claim is None:
         return {}
     return {"artifacts": (storage.mount, {"persistentVolumeClaim": {"claimName": storage.claim}})}
 
 
-def _container(
+def container_of(
     name: str, image: str, cluster: Cluster, pod: Pod, env: dict[str, str], secrets: list[str | None],
     volumes: Volumes, **more: Any,
 ) -> Json:
+    """A container with the pod's whole resources, and the keys of `secrets` in its environment."""
     resources = {"cpu": pod.cpu, "memory": pod.memory, "ephemeral-storage": pod.scratch, **pod.extra_resources}
     if pod.gpus:
         resources[pod.gpu_resource] = str(pod.gpus)
@@ -170,7 +164,8 @@ def _container(
     }
 
 
-def _spec(cluster: Cluster, container: Json, volumes: Volumes) -> Json:
+def spec_of(cluster: Cluster, container: Json, volumes: Volumes) -> Json:
+    """A pod's spec around its one container."""
     spec: Json = {
         "automountServiceAccountToken": False,
         # Variables of a service called `ray` would be read by Ray as its own.
@@ -183,6 +178,32 @@ def _spec(cluster: Cluster, container: Json, volumes: Volumes) -> Json:
     return spec
 
 
-def _probe(failures: int) -> Json:
+def placed(pod: Pod) -> Json:
+    """What a pod's spec says of the nodes that may hold it."""
+    tolerations = [entry.model_dump(exclude_none=True) for entry in pod.tolerations]
+    if pod.gpus:
+        tolerations.append({"key": pod.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    return {**({"nodeSelector": dict(pod.node_selector)} if pod.node_selector else {}),
+            **({"tolerations": tolerations} if tolerations else {})}
+
+
+def spread(same: Mapping[str, str]) -> list[Json]:
+    """Constraints that spread Ray workers with these labels over nodes, where that is possible."""
+    return [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+             "labelSelector": {"matchLabels": {**same, "ray.io/node-type": "worker"}}}]
+
+
+def ports_of(named: Mapping[str, int]) -> list[Json]:
+    """A container's ports."""
+    return [{"name": name, "containerPort": port} for name, port in named.items()]
+
+
+def before_stop(script: str) -> Json:
+    """A container's lifecycle whose shell script ends before it is sent SIGTERM."""
+    return {"preStop": {"exec": {"command": ["/bin/sh", "-c", script]}}}
+
+
+def healthy(failures: int) -> Json:
+    """Probe of Ray's agent, which may fail so many times in a row."""
     return {"httpGet": {"path": "/api/healthz", "port": AGENT_PORT}, "initialDelaySeconds": 5, "periodSeconds": 5,
             "timeoutSeconds": 10, "failureThreshold": failures}

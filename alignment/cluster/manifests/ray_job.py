@@ -117,6 +117,11 @@ def _check(profile: Profile, stage: AnyStage) -> None:
                           expected=f"gpus of {math.ceil(needed)} or more, since compute.gpus_per_worker is "
                                    f"{profile.compute.gpus_per_worker:g}")
     for which in (pod, cluster.head):
-        if bytes_of(which.shm) < _LEAST_SHM:
-            raise ConfigError("/dev/shm is too small for Ray's object store", where=where, found=f"shm: {which.shm}",
-                              expected=f"{_LEAST_SHM // 2**20}Mi or more")
+        refuse_small_shm(which, where)
+
+
+def refuse_small_shm(pod: Pod, where: str) -> None:
+    """Raise ConfigError where Ray's object store would not start."""
+    if bytes_of(pod.shm) < _LEAST_SHM:
+        raise ConfigError("/dev/shm is too small for Ray's object store", where=where, found=f"shm: {pod.shm}",
+                          expected=f"{_LEAST_SHM // 2**20}Mi or more")
