@@ -22,9 +22,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 APPROVE = f"{GROUP}/approve"
 """Annotation with the stages after which a person lets the run go on: `sft,dpo`."""
 RETRY = f"{GROUP}/retry"
-"""Annotation; each new value (a time, say) gives failed stages a new start, and a revision that could not be served."""
+"""Annotation; each new value (a time, say) gives failed stages a new start, and what could not be served."""
 SERVE = f"{GROUP}/serve"
-"""Annotation with the number of the revision that is served, whatever the run makes meanwhile; without it the newest."""
+"""Annotation with the number of the revision that is served, whatever the run makes; without it the newest."""
 
 StageName = Annotated[str, Field(pattern=NAME, max_length=40)]
 State = Literal["Waiting", "Held", "Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere", "Suspended",

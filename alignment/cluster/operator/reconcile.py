@@ -15,7 +15,7 @@ from alignment.cluster.manifests.labels import job_name
 from alignment.cluster.operator.plan import Plan, PlannedStage
 from alignment.cluster.operator.rows import Delete, Settled, carried, settle, unneeded
 from alignment.cluster.operator.served import Service
-from alignment.cluster.operator.serving import Apply, Known, Made, Withdraw, decide
+from alignment.cluster.operator.serving import NOTHING, Apply, Known, Made, Withdraw, decide
 from alignment.cluster.operator.verdict import (
     GateState,
     Note,
@@ -81,7 +81,7 @@ def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[PlannedStage,
 
 
 def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: Mapping[str, Finished], now: float,
-              hindrance: Hindrance = Hindrance(), service: Service | None = None, known: Known = Known()) -> Decision:
+              hindrance: Hindrance = Hindrance(), service: Service | None = None, known: Known = NOTHING) -> Decision:
     """Decide.
 
     Args:
@@ -148,10 +148,11 @@ def _made(plan: Plan, after: Status, artifacts: Mapping[str, Finished]) -> Made:
     if plan.offer is None:
         return Made(False, {})
     keys = {stage.name: stage.key for stage in plan.stages if stage.key in artifacts}
-    done = after.phase == "Succeeded"
-    never = next((f"{name} cannot be served: stage {stage} is {row.message}" for name, stage in plan.offer.models.items()
-                  for row in after.stages if row.name == stage and stage not in keys), "") if done else ""
-    return Made(done, keys, f"the run has to succeed first; it is {after.phase}, {after.finished} stages finished", never)
+    if after.phase != "Succeeded":
+        return Made(False, keys, f"the run has to succeed first; it is {after.phase}, {after.finished} stages finished")
+    said = {row.name: row.message for row in after.stages}
+    return Made(True, keys, never=next((f"{name} cannot be served: stage {stage} is {said[stage]}"
+                                        for name, stage in plan.offer.models.items() if stage not in keys), ""))
 
 
 _MAKING: tuple[State, ...] = ("Starting", "Queued", "Pending", "Running", "Elsewhere")

@@ -105,6 +105,10 @@ class Service:
         """The revision that answers."""
         return self.revision_of(self.active) if self.answers else None
 
+    def part_of(self, number: int) -> Part:
+        """The Ray cluster of a revision: the one that requests are sent to, before another that is to take over."""
+        return next((part for part in (self.active, self.pending) if self.revision_of(part) == number), Part())
+
     def revision(self, number: int | None) -> Revision | None:
         return next((one for one in self.revisions if one.number == number), None)
 
@@ -124,7 +128,7 @@ def service_of(thing: Mapping[str, Any], owner_uid: str) -> Service:
     """A RayService as the API server holds it -> what matters of it."""
     metadata, status = thing["metadata"], thing.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    ready = next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
+    ready: Mapping[str, Any] = next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
     stopped = ready.get("reason") in _REFUSED and ready.get("status") != "True"
     return Service(
         metadata["name"], metadata["uid"],

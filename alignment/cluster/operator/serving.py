@@ -58,7 +58,7 @@ class Known:
     """What was found out beside the RayService.
 
     Attributes:
-        proofs: of the wanted revision's models, by key; None: the store could not be asked.
+        proofs: of the wanted revision's models, by name; None: the store could not be asked.
         trouble: why its pods do not run.
         hindered: (reason, message) why the RayService cannot be applied now.
         frozen: nothing may be decided: the spec is refused, or the store cannot be read.
@@ -68,6 +68,9 @@ class Known:
     trouble: str = ""
     hindered: tuple[str, str] | None = None
     frozen: bool = False
+
+
+NOTHING = Known()
 
 
 @dataclass(frozen=True)
@@ -135,14 +138,10 @@ def decide(offer: Offer | None, before: ServingStatus | None, made: Made, servic
     return Outcome(status, (fine, stand.reason, words), actions, None if stand.settled and not actions else now + AGAIN)
 
 
-def asked(service: Service | None) -> Revision | None:
-    """The revision whose proofs are to be looked up: the one that the RayService is of, once its replicas say
-    anything."""
-    if service is None or not service.mine or service.target is None:
-        return None
-    part = _part_of(service, service.target.number)
-    return service.revision(service.target.number) if part.state in ("running", "failed") or (
-        part is service.active and part.cluster) else None
+def taken(name: str) -> tuple[str, str]:
+    """(reason, message) where somebody else has a RayService of this name."""
+    return "NameTaken", (f"a RayService {name} is there already and is not this run's: delete it, or give the run "
+                         "another name")
 
 
 # --- which revision ---
@@ -227,8 +226,7 @@ def _obstacle(made: Made, service: Service | None, blocked: tuple[str, str] | No
     if wrong:
         return _Stand("Failed", "UnknownRevision", wrong, settled=True)
     if service is not None and not service.mine:
-        return _Stand("Failed", "NameTaken", f"a RayService {service.name} is there already and is not this run's: "
-                                             "delete it, or give the run another name")
+        return _Stand("Failed", *taken(service.name))
     if blocked is not None:
         return _Stand("Failed", *blocked)
     if service is not None and service.deleting:
@@ -245,11 +243,11 @@ def _stand(target: Revision | None, made: Made, mine: Service | None, models: Se
     state: ServingState = "Upgrading" if mine is not None and mine.answering is not None else "Starting"
     if mine is None or changing:
         return _Stand(state, state, f"revision {number} begins")
-    part = _part_of(mine, number)
+    part = mine.part_of(number)
     refuted = next((model for model in models if model.proved is False and model.message), None)
     if refuted is not None:
-        return _Stand("Failed", "ProofFailed", f"revision {number}: {refuted.name} ({refuted.artifact}) is not what was "
-                                               f"recorded: {refuted.message}", settled=True)
+        return _Stand("Failed", "ProofFailed", f"revision {number}: {refuted.name} ({refuted.artifact}) is not what "
+                                               f"was recorded: {refuted.message}", settled=True)
     if mine.stopped:
         return _Stand("Failed", "Refused", f"KubeRay goes no further with revision {number}: {mine.stopped}",
                       settled=True)
@@ -282,26 +280,21 @@ def _answers(target: Revision, part: Part, models: Sequence[ServedModel]) -> _St
                                             "replicas is seen in the store yet")
 
 
-def _part_of(service: Service, number: int) -> Part:
-    """The Ray cluster of a revision: the one that requests are sent to, before another that is to take over."""
-    return next((part for part in (service.active, service.pending) if service.revision_of(part) == number), Part())
-
-
 def _models(target: Revision | None, mine: Service | None, known: Known,
             before: ServingStatus | None) -> tuple[ServedModel, ...]:
     """The wanted revision's models with their proofs, which count where replicas of its present Ray cluster made them;
     as they were before where the store could not be asked."""
     if target is None:
         return ()
-    was = {model.artifact: model for model in before.models} if before is not None and (
+    was = {model.name: model for model in before.models} if before is not None and (
         before.wanted == target.number) else {}
     current = mine is not None and mine.target is not None and mine.target.number == target.number
-    cluster = _part_of(mine, target.number).cluster if mine is not None and current else ""
+    cluster = mine.part_of(target.number).cluster if mine is not None and current else ""
     rows = []
     for name, key in target.models.items():
-        row, proof = ServedModel(name=name, artifact=key), (known.proofs or {}).get(key)
-        if known.proofs is None and current and key in was:
-            row = was[key].model_copy(update={"name": name})
+        row, proof = ServedModel(name=name, artifact=key), (known.proofs or {}).get(name)
+        if known.proofs is None and current and name in was and was[name].artifact == key:
+            row = was[name]
         elif proof is not None and cluster and proof.cluster == cluster:
             row = ServedModel(name=name, artifact=key, proved=proof.proved, rows=proof.rows, most_off=proof.most_off,
                               message=proof.problem)
