@@ -256,7 +256,8 @@ class World:
         Args:
             outcome: "refuted": a replica finds that its models are not what was recorded; "broken": it does not start.
         """
-        for thing in [thing for (kind, _), thing in self.objects.items() if kind == "RayService"]:
+        for thing in [thing for (kind, _), thing in self.objects.items() if kind == "RayService"
+                      and "rayClusterConfig" in thing["spec"]]:
             before = copy.deepcopy(thing["status"])
             self._serve(thing, outcome)
             if thing["status"] != before:

@@ -212,4 +212,4 @@ def _loaded(text: str, kind: type) -> Any:
 
 
 def _dumped(thing: object) -> str:
-    return json.dumps(thing, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    return json.dumps(thing, separators=(",", ":"), ensure_ascii=False)

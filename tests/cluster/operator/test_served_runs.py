@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.alignment_run import RETRY, SERVE, Gate, ServingStatus, Status, status_of
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.served import REVISIONS, service_of
@@ -329,18 +330,17 @@ def test_without_rayservices_the_condition_says_what_to_install(
 
 
 def test_a_refused_rayservice_is_told_and_tried_again(world: World, controller: Controller, tmp_path: Path) -> None:
+    def refuse(manifest: Any, uid: str | None) -> Any:
+        raise cluster_error("refused on admission: no RayServices today", 403)
+
     submit(world, chain(tmp_path, serve=SERVED))
-    for _ in range(100):
-        calm_step(world, controller)
-        if status(world).finished == "6/6":
-            break
-    world.refuse = True
-    for _ in range(10):
+    good, world.apply_rayservice = world.apply_rayservice, refuse  # type: ignore[method-assign]
+    for _ in range(60):
         calm_step(world, controller)
     said = condition(status(world), "Serving")
     assert said.reason == "Refused"
     assert "no RayServices today" in said.message
-    world.refuse = False
+    world.apply_rayservice = good  # type: ignore[method-assign]
     world.now += 300
     calm(world, controller, NAME)
     assert serving(world).state == "Ready"
