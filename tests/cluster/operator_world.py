@@ -153,13 +153,13 @@ class World:
             raise cluster_error("someone else holds it", 409)
         if here is None:
             here = self.put("RayService", {**copy.deepcopy(manifest), "status": {}})
-            self.log.append(("serve", revision_of(here)))
+            self.log.append(("serve", str(revision_of(here))))
         else:
             here["metadata"] |= {key: copy.deepcopy(manifest["metadata"][key]) for key in ("labels", "annotations")}
             if here["spec"] != manifest["spec"]:
                 here["spec"] = copy.deepcopy(manifest["spec"])
                 here["metadata"]["generation"] += 1
-                self.log.append(("serve", revision_of(here)))
+                self.log.append(("serve", str(revision_of(here))))
             self._touch(here)
         self._burn()
         return copy.deepcopy(here)

@@ -76,7 +76,7 @@ def served(world: World, controller: Controller, folder: Path, **more: Any) -> N
 
 def applied(world: World) -> list[int]:
     """Revisions in the order in which the RayService's spec became theirs."""
-    return [what for kind, what in world.log if kind == "serve"]  # type: ignore[misc]
+    return [int(what) for kind, what in world.log if kind == "serve"]
 
 
 def test_a_run_is_served_once_it_has_succeeded_and_is_ready_once_that_is_proved(
