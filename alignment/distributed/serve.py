@@ -64,6 +64,10 @@ class Models:
         if self._service.trouble is not None:
             raise StageError("an engine of this replica has ended", found=self._service.trouble)
 
+    async def proofs(self) -> dict[str, dict[str, Any]]:
+        """By name, what became of each model's proof."""
+        return {model.name: {"artifact": model.artifact.key, **model.proof} for model in self._service.models.values()}
+
 
 def application(arguments: dict[str, Any]) -> serve.Application:
     """What Ray Serve runs of a `Serving`, which comes as a dict.

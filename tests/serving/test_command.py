@@ -26,36 +26,49 @@ KEY = "a-secret-of-tests-4711"
 Finished = tuple[Run, dict[str, Artifact]]
 
 
-@pytest.fixture
-def run_file(finished: Finished, tmp_path: Path) -> Path:
-    file = tmp_path / "run.yaml"
-    file.write_text(dump(finished[0].model_dump(mode="json", exclude_none=True)))
+def run_with(finished: Finished, file: Path, **serve: Any) -> Path:
+    """The file of the finished run, with a section `serve` where that says anything."""
+    run = finished[0].model_dump(mode="json", exclude_none=True)
+    file.write_text(dump(run | ({"serve": serve} if serve else {})))
     return file
 
 
-def test_a_runs_models_are_served_until_the_process_is_ended(run_file: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+@pytest.fixture
+def run_file(finished: Finished, tmp_path: Path) -> Path:
+    return run_with(finished, tmp_path / "run.yaml")
+
+
+def test_a_runs_models_are_served_until_the_process_is_ended(finished: Finished, tmp_path: Path) -> None:
+    """As the run's `serve` has it, but for what the command line says itself."""
+    run_file, log = run_with(finished, tmp_path / "run.yaml", models={"base": "base", "best": "sft", "rm": "rm"},
+                             limits={"longest": 512, "tokens": 5}, replicas=3), tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "alignment.cli.main", "serve", str(run_file), "again=" + str(run_file) + ":sft",
-             "--port", "0", "--max-loras", "1"], cwd=tmp_path, stdout=out, stderr=out,
+             "--port", "0", "--max-loras", "1", "--max-tokens", "3"], cwd=tmp_path, stdout=out, stderr=out,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KUBEALIGN_API_KEY": KEY})
     try:
         until(lambda: "ready:" in log.read_text() or process.poll() is not None, 120)
         told = log.read_text()
-        assert "= sft (sft-" in told, told
-        assert "ready: base, sft, rm, again" in told
+        assert "= best (sft-" in told, told
+        assert "ready: base, best, rm, again" in told
+        assert "run.yaml: this is one server; serve.replicas and max_replicas are for a cluster" in told
         port = re.search(r"127\.0\.0\.1:(\d+)", told)
         assert port is not None
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port[1]}/v1", api_key=KEY, max_retries=0)
         said = {name: client.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hi"}],
                                                      temperature=0, max_tokens=8).choices[0].message.content
-                for name in ("base", "sft", "again")}
-        assert said["sft"] == said["again"]
+                for name in ("base", "best", "again")}
+        assert said["best"] == said["again"]
+        unsaid = client.chat.completions.create(model="base", messages=[{"role": "user", "content": "Hi"}],
+                                                temperature=0)
+        assert unsaid.usage is not None
+        assert unsaid.usage.completion_tokens == 3, "the command line's"
+        assert (client.models.retrieve("best").model_extra or {})["max_model_len"] == 512, "the run's"
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key="another-key-0815").models.list()
         # the end: an answer that is being told is told to its end
-        stream = client.chat.completions.create(model="sft", messages=[{"role": "user", "content": "Hi"}],
+        stream = client.chat.completions.create(model="best", messages=[{"role": "user", "content": "Hi"}],
                                                 max_tokens=300, stream=True, temperature=1.5, seed=3)
         chunks: list[Any] = [next(iter(stream))]
         reading = threading.Thread(target=lambda: chunks.extend(stream))
@@ -120,6 +133,16 @@ def test_what_cannot_be_served_is_refused(
     assert said.code == 2
     assert words in said.err
     assert "Traceback" not in said.err
+
+
+def test_run_files_with_different_limits_are_not_served_together(
+    finished: Finished, tmp_path: Path, call: Call  # noqa: F811
+) -> None:
+    one = run_with(finished, tmp_path / "one.yaml", models=["sft"], limits={"tokens": 5})
+    two = run_with(finished, tmp_path / "two.yaml", models=["base"], limits={"tokens": 6})
+    said = call("serve", one, two)
+    assert said.code == 2
+    assert f"{two}, serve.limits, serve.unproved: run files that are served together have different limits" in said.err
 
 
 def test_a_short_key_is_refused(run_file: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
