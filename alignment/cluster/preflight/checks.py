@@ -237,7 +237,8 @@ def _quota(client: Client, manifests: list[Object]) -> Iterator[Finding]:
         for name, (needs, left, called) in worst.items():
             fine = False
             yield fail("quota", f"{quota['metadata']['name']} has {pretty(name, max(left, 0))} {name} left, and "
-                       f"{called} needs {pretty(name, needs)}", "raise the ResourceQuota, or ask for less in the profile")
+                       f"{called} needs {pretty(name, needs)}",
+                       "raise the ResourceQuota, or ask for less in the profile")
     if fine:
         yield ok("quota", "every stage fits" if quotas else "the namespace has none")
 
