@@ -27,6 +27,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -39,9 +40,10 @@ from safetensors.torch import load_file
 
 from alignment.artifacts import Artifact
 from alignment.config import Compute
+from alignment.inference.generator import scorer_of
 from alignment.inference.info import base_key
 from alignment.inference.live.asked import Broken, Grown, Heard, Question
-from alignment.inference.live.opened import LiveModel, merged_policy, open_live, reward_model
+from alignment.inference.live.opened import LiveModel, merged_policy, open_live
 from alignment.inference.proof_rows import ProofRow, ScoreRow, rows_of
 from alignment.inference.requests import Draw, Token
 from alignment.pipeline.named import named
@@ -215,16 +217,16 @@ def _faults(name: str, live: LiveModel, options: argparse.Namespace) -> Iterator
     engine: Any = live.engine
     weights = dict(engine._model.named_parameters())
     for fault, one in _tensors(weights, f".lora_B.{live.adapter}" if live.adapter else ""):
-        yield fault, lambda one=one: _halved(one, live.adapter)  # type: ignore[misc]
+        yield fault, partial(_halved, one, live.adapter)
     if live.adapter is None:
         return
-    yield "base", lambda: _nothing(None)
+    yield "base", partial(_nothing, None)
     for share in (0.5, 0.9):
-        yield f"{share:g} of alpha", lambda share=share: _scaled(engine._model, live.adapter, share)
+        yield f"{share:g} of alpha", partial(_scaled, engine._model, live.adapter, share)
     for text in options.earlier:
         model, _, folder = text.partition("=")
         if model == name:
-            yield Path(folder).name, lambda folder=folder: _instead(engine._model, live.adapter, Path(folder))
+            yield Path(folder).name, partial(_instead, engine._model, live.adapter, Path(folder))
 
 
 def _tensors(weights: Mapping[str, torch.Tensor], part: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -285,9 +287,9 @@ def _scores(name: str, artifact: Artifact, options: argparse.Namespace) -> Itera
     record = records.find(artifact)
     items = [(row.messages, row.answer) for row in (record.rows if record else ()) if isinstance(row, ScoreRow)]
     items += [([{"role": "user", "content": text}], said) for text in records.PROMPTS for said in SAID]
-    with reward_model(artifact, _compute(options, "float32")) as model:
+    with scorer_of(artifact, _compute(options, "float32")) as model:
         recorded = model.score(items)
-    with reward_model(artifact, _compute(options, "bfloat16")) as model:
+    with scorer_of(artifact, _compute(options, "bfloat16")) as model:
         yield _apart(name, "together", False, recorded, model.score(items))
         yield _apart(name, "one by one", False, recorded, [model.score([item])[0] for item in items])
         weights = dict(model._ready().model.named_parameters())  # type: ignore[attr-defined]
@@ -299,7 +301,7 @@ def _scores(name: str, artifact: Artifact, options: argparse.Namespace) -> Itera
             if of == name:
                 with tempfile.TemporaryDirectory() as place:
                     other = _with_weights(artifact, Path(folder), Path(place))
-                    with reward_model(other, _compute(options, "bfloat16")) as earlier:
+                    with scorer_of(other, _compute(options, "bfloat16")) as earlier:
                         yield _apart(name, Path(folder).name, True, recorded, earlier.score(items))
 
 

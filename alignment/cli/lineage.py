@@ -116,7 +116,8 @@ def _facts(entry: dict[str, Any]) -> list[str]:
                      + (f"; left out: {dropped}" if dropped else ""))
     lines += [f"file {one['path']}  {_digest(one['sha256'])}" for one in entry.get("sources", [])]
     if entry.get("source"):
-        lines.append("source " + ", ".join(f"{name} {_digest(value)}" for name, value in entry["source"].items()))
+        lines.append("from " + ", ".join(_digest(value) if name == "source" else f"{name} {_digest(value)}"
+                                         for name, value in entry["source"].items()))
     lines += [f"document {file}: {count:,} passages" for file, count in entry.get("documents", {}).items()]
     lines += [f"prompt {step}  {_digest(digest)}" for step, digest in entry.get("prompts", {}).items()]
     if entry.get("shown"):

@@ -132,7 +132,7 @@ def test_the_command_shows_a_tree_a_table_and_json(made: Made, call: Call) -> No
     store = made["again"].store.url
     tree = call("lineage", made["again"].key, "--store", store)
     assert tree.code == 0, tree.err
-    for part in (made["gen"].key, "prompt instructions", "seeds.jsonl  sha256 ", "different seeds"):
+    for part in (made["gen"].key, "prompt instructions", "seeds.jsonl  sha256 ", "different seeds", "─ from tiny"):
         assert part in tree.out
     of = call("lineage", "--of", ids(made["few"], "train")[0], "--store", store)
     assert of.code == 0, of.err
