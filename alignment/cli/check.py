@@ -48,6 +48,7 @@ def check(
     run, place = load(file, overrides, profile, here=here)
     from alignment.checks.seen import READ_LIMIT, Sight
     from alignment.pipeline.run import describe
+    from alignment.planner.serving import short_of
 
     sight = Sight(READ_LIMIT)
     findings = mistakes(run, file, place, sight) or _damaged(run if place is None else place.applied(run), place, deep)
@@ -57,7 +58,8 @@ def check(
     for stage in settled_here(run if place is None else place.applied(run)).stages:
         note = ", ".join((*sight.notes.get(stage.name, ()), *filter(None, [stage.arithmetic])))
         say(f"{stage.name:<{width}}  {describe(run, stage)}" + (f"  ({note})" if note else ""))
-    for warning in (*sight.warnings, *(place.idle(run) if place is not None else ())):
+    short = None if place is None else short_of(place.applied(run), place)
+    for warning in (*sight.warnings, *(place.idle(run) if place is not None else ()), *filter(None, [short])):
         say(f"! {warning}")
     say("ok")
     if manifest is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -63,6 +64,9 @@ def run(
         f"{duration(result.seconds)}" + (f"; not needed: {', '.join(spared)}" if spared else "")
         + (f"; not made: {', '.join(left)}" if left else ""))
     say(f"report: {result.report}")
+    if loaded.serve is not None and not left:
+        of_here = [] if profile is None or of_cluster(profile) else ["--profile", profile]
+        say(f"  kubealign serve {shlex.join([file, *of_here])}")
     if strict_aims and any(verdict.met is not True for verdict in result.verdicts):
         raise typer.Exit(MISSED_AIMS)
 

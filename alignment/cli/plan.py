@@ -55,6 +55,7 @@ def plan(
                 + (", and their number by what these are" if item.rows_about else ""))
     _say_memory(plans, cards)
     _say_elsewhere(plans, on_gpu=cards is not None and cards.card is not None)
+    _say_served(run, loaded)
     for stage in run.stages:
         if (said := stage.defaulted()) is not None:
             say(f"{stage.name}: {said}")
@@ -146,6 +147,29 @@ def _say_elsewhere(plans: list[StagePlan], *, on_gpu: bool) -> None:
     rows = [[item.name, *(memory(amount) if (amount := getattr(found, columns[name])) else "" for name in parts),
              str(item.micro_batch)] for item, found in trained]
     table(("stage", *parts, "rows a pass"), rows, right=(*parts, "rows a pass"), spare=parts)
+
+
+def _say_served(run: Run, profile: Profile | None) -> None:
+    """What serves the run's models afterwards: pods, and the memory of one replica."""
+    from alignment.planner.serving import LIBRARIES, served_memory, short_of
+
+    if run.serve is None:
+        return
+    from alignment.config import served
+
+    cluster = None if profile is None else profile.cluster
+    pod = None if cluster is None else cluster.serve.worker or cluster.worker
+    number = f"{run.serve.replicas}" + (f" to {run.serve.max_replicas}" if run.serve.max_replicas else "")
+    say(f"\nserved afterwards: {', '.join(served(run))}; replicas: {number}, the most that one takes")
+    found = served_memory(run, on_gpu=pod is not None and bool(pod.gpus))
+    parts = [part for part in PARTS if found is not None and getattr(found, part)]
+    table((*parts, "libraries", "in all", "pod"), [[
+        *(memory(getattr(found, part)) for part in parts), memory(LIBRARIES),
+        "" if found is None else f"~{memory(found.total + LIBRARIES)}",
+        "" if pod is None else f"{pod.memory}, {pod.cpu} cores" + (f", {pod.gpus} GPUs" if pod.gpus else "")]],
+        right=(*parts, "libraries", "in all", "pod"), spare=parts[::-1])
+    if profile is not None and (short := short_of(run, profile)) is not None:
+        prose(f"! {short}")
 
 
 def _say_misfits(run: Run, plans: list[StagePlan], cards: Cards | None) -> bool:

@@ -183,6 +183,16 @@ class ServePods(Strict):
     keep_old: Annotated[int, Field(ge=10)] = 120
     """Seconds that the pods of the revision before stay after an upgrade: for answers that they are at."""
 
+    @model_validator(mode="after")
+    def _obeyed(self) -> Self:
+        for name, pod in (("worker", self.worker), ("head", self.head)):
+            if pod is not None and pod.workers != 1:
+                raise ValueError(f"{name}.workers: {pod.workers}: one pod has one replica, and serve.replicas of the "
+                                 "run says how many there are; remove it")
+        if self.head is not None and self.head.gpus:
+            raise ValueError(f"head.gpus: {self.head.gpus}: the head opens no model; remove it")
+        return self
+
 
 class Cluster(Strict):
     """The Kubernetes part of a profile: one fresh Ray cluster per stage, of these pods."""

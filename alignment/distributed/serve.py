@@ -55,7 +55,8 @@ class Models:
             self._service, app = await _proved(read(self._arguments))
         except KubeAlignError:
             # Ray's status has the traceback as text, above what was said. This process has no other error to tell of.
-            sys.tracebacklimit = 0
+            # Not 0: of what comes of it Ray takes two lines away, which it holds for a frame.
+            sys.tracebacklimit = 1
             raise
         return app
 

@@ -53,8 +53,10 @@ def served(artifact: Artifact, unknown: list[str]) -> list[Served]:
         ArtifactError: the store cannot be read.
     """
     found = []
-    for name, text in artifact.store.served_files(artifact.key).items():
-        if name.startswith(_PREFIX) and name.endswith(".json"):
+    for name in artifact.store.served_files(artifact.key):
+        text = (artifact.store.read_served_file(artifact.key, name)
+                if name.startswith(_PREFIX) and name.endswith(".json") else None)
+        if text is not None:
             try:
                 found.append(_read(json.loads(text)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -81,17 +81,18 @@ def of_any(artifact: Artifact) -> ModelSize | None:
 
 def source_of(run: Run, stage: AnyStage) -> Any:
     """Where the weights of the model come from that a stage starts from or makes; None where it has none."""
-    stage = _root(run, stage)
+    stage = root_of(run, stage)
     return next((item.source for item in stage.sources() if type(item.source) in SIZES), None)
 
 
 def of_stage(run: Run, stage: AnyStage) -> ModelSize | None:
     """Of the model that a stage starts from or makes: that of the import which its weights come from."""
     source = source_of(run, stage)
-    return None if source is None else SIZES[type(source)](_root(run, stage).name, source)
+    return None if source is None else SIZES[type(source)](root_of(run, stage).name, source)
 
 
-def _root(run: Run, stage: AnyStage) -> AnyStage:
+def root_of(run: Run, stage: AnyStage) -> AnyStage:
+    """The stage that brings the weights which a stage starts from or makes."""
     while (start := next(stage.model_refs(), None)) is not None:
         stage = run.stage(start.stage)
     base = getattr(stage, "base", None)

@@ -181,7 +181,7 @@ async def _page(_: Request) -> Response:
 
 
 def _openapi(service: Service) -> Endpoint:
-    made = document(key=service.key is not None)
+    made = document({name: model.role for name, model in service.models.items()}, key=service.key is not None)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(made)

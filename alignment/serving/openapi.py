@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,13 +12,14 @@ from alignment import __version__
 from alignment.serving.shapes import ChatRequest, CompletionRequest, EmbeddingRequest, ScoreRequest
 from alignment.serving.votes import Vote
 
-ASKED: dict[str, tuple[type[BaseModel], str]] = {
-    "/v1/chat/completions": (ChatRequest, "The answer to a conversation."),
-    "/v1/completions": (CompletionRequest, "What continues a text, or ids."),
-    "/v1/embeddings": (EmbeddingRequest, "Vectors of texts, or of ids."),
-    "/v1/score": (ScoreRequest, "What a reward model gives answers."),
-    "/votes": (Vote, "Keep which of two answers was found better."),
+ASKED: dict[str, tuple[type[BaseModel], str, str | None]] = {
+    "/v1/chat/completions": (ChatRequest, "The answer to a conversation.", "policy"),
+    "/v1/completions": (CompletionRequest, "What continues a text, or ids.", "policy"),
+    "/v1/embeddings": (EmbeddingRequest, "Vectors of texts, or of ids.", "embedder"),
+    "/v1/score": (ScoreRequest, "What a reward model gives answers.", "reward"),
+    "/votes": (Vote, "Keep which of two answers was found better.", None),
 }
+"""Path -> what is asked, in words, and of a model of which role."""
 STREAMED = ("/v1/chat/completions", "/v1/completions")
 REFUSALS = {400: "The request is wrong, or holds a key that is not honoured.", 401: "The API key is wrong.",
             403: "Without a key only this machine's names are called.", 404: "There is no such model, or no votes.",
@@ -48,13 +50,14 @@ class Refusal(BaseModel):
     error: Problem
 
 
-def document(*, key: bool) -> dict[str, Any]:
+def document(served: Mapping[str, str], *, key: bool) -> dict[str, Any]:
     """OpenAPI 3.1.
 
     Args:
+        served: name of each model -> its role.
         key: whether requests have to bring one.
     """
-    models: list[type[BaseModel]] = [*(shape for shape, _ in ASKED.values()), Refusal]
+    models: list[type[BaseModel]] = [*(shape for shape, _, _ in ASKED.values()), Refusal]
     references, schemas = models_json_schema([(model, "validation") for model in models],
                                              ref_template="#/components/schemas/{model}")
     names = {model: reference for (model, _), reference in references.items()}
@@ -62,7 +65,9 @@ def document(*, key: bool) -> dict[str, Any]:
                 for status, words in REFUSALS.items()}
     guarded: dict[str, Any] = {"security": [{"key": []}]} if key else {}
     paths: dict[str, Any] = {}
-    for path, (shape, words) in ASKED.items():
+    for path, (shape, words, role) in ASKED.items():
+        if fitting := [name for name, own in served.items() if own == role]:
+            schemas["$defs"][shape.__name__]["properties"]["model"]["enum"] = fitting
         made: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if path in STREAMED:
             made["text/event-stream"] = {"schema": {"type": "string"}}

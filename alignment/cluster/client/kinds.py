@@ -9,6 +9,7 @@ NAMESPACED = {
     "ResourceQuota": ("/api/v1", "resourcequotas"), "LimitRange": ("/api/v1", "limitranges"),
     "Job": ("/apis/batch/v1", "jobs"), "Deployment": ("/apis/apps/v1", "deployments"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "RayService": ("/apis/ray.io/v1", "rayservices"),
     "RayJob": ("/apis/ray.io/v1", "rayjobs"), "RayCluster": ("/apis/ray.io/v1", "rayclusters"),
     "AlignmentRun": ("/apis/kubealign.dev/v1alpha1", "alignmentruns"),
     # What Kueue serves now, and what an older one serves alone.

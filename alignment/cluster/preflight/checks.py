@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 
 from alignment.cluster.client.client import Client, Object
 from alignment.cluster.client.refusals import KUBERAY, ClusterError, is_missing_api
+from alignment.cluster.manifests.labels import STAGE_LABEL
+from alignment.cluster.manifests.ray_service import ray_service
 from alignment.cluster.manifests.submission import dry_run
 from alignment.cluster.preflight.capacity import Ask, ask_of, never_fits, over_quota, pretty, rooms, unplaced
 from alignment.cluster.preflight.finding import Finding, fail, ok, warn
 from alignment.cluster.preflight.needs import queue, secrets, volumes
 from alignment.cluster.preflight.permissions import permissions
 from alignment.cluster.preflight.probing import look_inside, pod_failed
-from alignment.config import Profile, Run
+from alignment.config import Profile, Run, Serving, served
 from alignment.errors import KubeAlignError
 
 OPERATOR = "kubealign-operator"
@@ -45,19 +47,20 @@ def preflight(
     cluster = profile.cluster
     assert cluster is not None
     manifests = dry_run(run, profile, namespace=client.namespace, target="rayjob")[1:]
+    serving = [] if run.serve is None else [_serving(run, profile, client.namespace)]
     found = list(_server(client))
     if any(item.state == "fail" for item in found):
         return found
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("permissions", lambda: permissions(client, target)),
-        ("kuberay", lambda: _kuberay(client)),
+        ("kuberay", lambda: _kuberay(client, run)),
         ("operator", lambda: _operator(client, target)),
         ("manifests", lambda: _manifests(client, manifests)),
         ("alignmentrun", lambda: _alignment_run(client, run, profile, target)),
-        ("admission", lambda: _admission(client, manifests)),
-        ("quota", lambda: _quota(client, manifests)),
-        ("capacity", lambda: _capacity(client, manifests)),
-        ("secrets", lambda: secrets(client, cluster)),
+        ("admission", lambda: _admission(client, [*manifests, *serving])),
+        ("quota", lambda: _quota(client, [*manifests, *serving])),
+        ("capacity", lambda: _capacity(client, [*manifests, *serving])),
+        ("secrets", lambda: secrets(client, run, cluster)),
         ("volumes", lambda: volumes(client, run, profile, cluster)),
         ("queue", lambda: queue(client, cluster)),
     ]
@@ -80,11 +83,28 @@ def preflight(
         return [*found, pod_failed(error)]
 
 
-def stage_asks(ray_job: Object) -> list[Ask]:
-    """The pods of one stage: the head and its workers."""
-    ray = ray_job["spec"]["rayClusterSpec"]
+def stage_asks(manifest: Object) -> list[Ask]:
+    """The pods of one stage, or those that serve: the head and its workers."""
+    ray = _ray_of(manifest)
     return [ask_of("head", ray["headGroupSpec"]["template"], 1),
             *(ask_of("worker", group["template"], group["replicas"]) for group in ray.get("workerGroupSpecs", []))]
+
+
+def _ray_of(manifest: Object) -> Object:
+    ray: Object = manifest["spec"]["rayClusterConfig" if manifest["kind"] == "RayService" else "rayClusterSpec"]
+    return ray
+
+
+def _called(manifest: Object) -> str:
+    stage = manifest["metadata"]["labels"].get(STAGE_LABEL)
+    return "serve" if stage is None else f"stage {stage}"
+
+
+def _serving(run: Run, profile: Profile, namespace: str) -> Object:
+    """The RayService, of models that are not made yet."""
+    assert run.serve is not None
+    serving = Serving(store=profile.applied(run).store, models=served(run), compute=profile.compute, serve=run.serve)
+    return ray_service(serving, profile, run=run.name, revision=1, namespace=namespace)
 
 
 def _server(client: Client) -> Iterator[Finding]:
@@ -107,10 +127,12 @@ def _server(client: Client) -> Iterator[Finding]:
     yield ok("namespace", f"{client.namespace}, Pod Security {level or 'not enforced'}")
 
 
-def _kuberay(client: Client) -> Iterator[Finding]:
+def _kuberay(client: Client, run: Run) -> Iterator[Finding]:
     if not client.has("RayJob"):
         yield fail("kuberay", "the cluster has no RayJobs: KubeRay is not installed", KUBERAY)
         return
+    if run.serve is not None and not client.has("RayService"):
+        yield fail("kuberay", "the cluster has no RayServices, which serve a run's models", KUBERAY)
     found = client.list("Deployment", fields="metadata.name=kuberay-operator", everywhere=True)
     images = [item["spec"]["template"]["spec"]["containers"][0]["image"] for item in found]
     if any(item.get("status", {}).get("readyReplicas") for item in found):
@@ -186,7 +208,7 @@ def _admission(client: Client, manifests: list[Object]) -> Iterator[Finding]:
         return
     refused: dict[str, tuple[str, str]] = {}
     for job in manifests:
-        ray = job["spec"]["rayClusterSpec"]
+        ray = _ray_of(job)
         templates = [ray["headGroupSpec"]["template"], *(group["template"] for group in ray["workerGroupSpecs"])]
         for template in templates:
             pod = {"apiVersion": "v1", "kind": "Pod", **template,
@@ -207,15 +229,16 @@ def _quota(client: Client, manifests: list[Object]) -> Iterator[Finding]:
     quotas = client.list("ResourceQuota")
     fine = True
     for quota in quotas:
-        worst: dict[str, tuple[float, float]] = {}
+        worst: dict[str, tuple[float, float, str]] = {}
         for job in manifests:
             for name, (needs, left) in over_quota(stage_asks(job), quota).items():
-                if needs > worst.get(name, (0.0, 0.0))[0]:
-                    worst[name] = (needs, left)
-        for name, (needs, left) in worst.items():
+                if needs > worst.get(name, (0.0, 0.0, ""))[0]:
+                    worst[name] = (needs, left, _called(job))
+        for name, (needs, left, called) in worst.items():
             fine = False
-            yield fail("quota", f"{quota['metadata']['name']} has {pretty(name, max(left, 0))} {name} left, and a "
-                       f"stage needs {pretty(name, needs)}", "raise the ResourceQuota, or ask for less in the profile")
+            yield fail("quota", f"{quota['metadata']['name']} has {pretty(name, max(left, 0))} {name} left, and "
+                       f"{called} needs {pretty(name, needs)}",
+                       "raise the ResourceQuota, or ask for less in the profile")
     if fine:
         yield ok("quota", "every stage fits" if quotas else "the namespace has none")
 
@@ -228,19 +251,22 @@ def _capacity(client: Client, manifests: list[Object]) -> Iterator[Finding]:
     note = "; an autoscaler is there, which may bring such a node" if grows else ""
     worst: dict[str, tuple[Callable[..., Finding], str]] = {}
     for job in manifests:
-        stage, asks = job["metadata"]["labels"]["kubealign.dev/stage"], stage_asks(job)
+        called, asks = _called(job), stage_asks(job)
         never = next((why for ask in asks if (why := never_fits(ask, where))), None)
         if never:
-            worst.setdefault(f"{never}{note}", (make, stage))
+            worst.setdefault(f"{never}{note}", (make, called))
         elif missed := unplaced(asks, where, empty=True):
             worst.setdefault(f"of its {sum(ask.count for ask in asks)} pods {len(missed)} find no place even on an "
-                             f"empty cluster ({', '.join(dict.fromkeys(missed))}){note}", (make, stage))
+                             f"empty cluster ({', '.join(dict.fromkeys(missed))}){note}", (make, called))
         elif missed := unplaced(asks, where, empty=False):
             worst.setdefault(f"{len(missed)} of its pods have to wait for what runs now "
-                             f"({', '.join(dict.fromkeys(missed))})", (warn, stage))
-    for text, (state, stage) in worst.items():
+                             f"({', '.join(dict.fromkeys(missed))})", (warn, called))
+        elif job["kind"] == "RayService" and (missed := unplaced([*asks, *asks], where, empty=True)):
+            worst.setdefault(f"while other models take over there are its pods twice, and {len(missed)} of these find "
+                             f"no place even on an empty cluster{note}", (warn, called))
+    for text, (state, called) in worst.items():
         closed = "takes new pods now" in text
-        yield state("capacity", f"stage {stage}: {text}", "kubectl uncordon NODE, or see why it is not ready" if closed
+        yield state("capacity", f"{called}: {text}", "kubectl uncordon NODE, or see why it is not ready" if closed
                     else "take another profile, or ask for less in this one" if state is not warn else "")
     if not worst:
         yield ok("capacity", f"every stage fits what is free on {sum(not room.closed for room in where)} nodes")

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from alignment.cluster.client.client import Client
 from alignment.cluster.preflight.finding import Finding, fail, ok, warn
 from alignment.config import Cluster, Profile, Run
+from alignment.serving.hosts import KEY_FROM
 
 
-def secrets(client: Client, cluster: Cluster) -> Iterator[Finding]:
+def secrets(client: Client, run: Run, cluster: Cluster) -> Iterator[Finding]:
     """Whether they exist; their content is not fetched."""
     named = [name for name in (cluster.storage.secret, *cluster.env_from, *cluster.images.pull_secrets) if name]
-    for name in dict.fromkeys(named):
+    key = cluster.serve.api_key if run.serve is not None else None
+    for name in dict.fromkeys([*named, *([key] if key else [])]):
         if client.exists("Secret", name):
             yield ok("secrets", f"{name} is there")
         else:
+            given = f"{KEY_FROM}=$(openssl rand -hex 24)" if name == key else "KEY=VALUE ..."
             yield fail("secrets", f"Secret {name} does not exist in namespace {client.namespace}",
-                       f"kubectl create secret generic {name} -n {client.namespace} --from-literal=KEY=VALUE ...")
+                       f"kubectl create secret generic {name} -n {client.namespace} --from-literal={given}")
 
 
 def volumes(client: Client, run: Run, profile: Profile, cluster: Cluster) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ from alignment.cluster.preflight.checks import preflight, stage_asks
 from alignment.cluster.preflight.finding import Finding
 from alignment.cluster.preflight.permissions import permissions_for
 from alignment.cluster.preflight.probing import deny_egress, judged, pod_failed, probe_job
-from alignment.config import Profile, Run, load_profile, parse_run
+from alignment.config import Profile, Run, Serve, load_profile, parse_run
 from alignment.pipeline.keys import keys
 from tests.cluster.api_server import Api, Json, serving
 from tests.cluster.policy import templates, violations
@@ -338,6 +338,33 @@ def test_what_is_missing_is_all_said_at_once(run: Run, s3_profile: Profile, api:
     assert "create jobs.batch" in found["permissions"][0].seen
     assert found["pod"][0].state == "warn"
     assert look(run, s3_profile, target="run")["operator"][0].state == "fail"
+
+
+def served(run: Run, **serve: Any) -> Run:
+    return run.model_copy(update={"serve": Serve.model_validate(serve)})
+
+
+def test_what_serves_a_run_is_looked_at_too(run: Run, s3_profile: Profile, api: Api) -> None:
+    api.put(node("n1", cpu="1500m", memory="5Gi"))
+    found = look(served(run), s3_profile)
+    (secret,) = [item for item in found["secrets"] if item.state == "fail"]
+    assert "Secret kubealign-api-key does not exist" in secret.seen
+    assert "--from-literal=KUBEALIGN_API_KEY=" in secret.do
+    (twice,) = [item for item in found["capacity"] if "takes over" in item.seen or "take over" in item.seen]
+    assert twice.state == "warn"
+    assert "serve: while other models take over there are its pods twice" in twice.seen
+    api.put({"kind": "Secret", "metadata": {"name": "kubealign-api-key", "namespace": "align"}})
+    api.put(node("n1", cpu="4", memory="16Gi"))
+    found = look(served(run), s3_profile)
+    assert {item.state for item in (*found["secrets"], *found["capacity"], *found["kuberay"])} == {"ok"}
+    found = look(served(run, replicas=9), s3_profile)
+    (many,) = [item for item in found["capacity"] if item.state == "fail"]
+    assert many.seen.startswith("serve: of its 10 pods")
+
+
+def test_without_a_key_none_is_looked_for(run: Run, s3_profile: Profile, api: Api) -> None:
+    profile = load_profile("s3", ["cluster.serve.api_key=null"])
+    assert [item.state for item in look(served(run), profile)["secrets"]] == ["ok"]
 
 
 def test_one_quota_is_refused_once_however_many_stages_it_stops(run: Run, s3_profile: Profile, api: Api) -> None:
