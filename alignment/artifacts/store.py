@@ -293,6 +293,27 @@ class Store(Workspace):
         """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
         return self._write(f"served/{key}/{name}", text)
 
+    def served_files(self, key: str) -> list[str]:
+        """Names of what servers found out about an artifact, sorted, which is oldest first."""
+        path = f"served/{key}"
+        try:
+            with self.guard(path, "read"):
+                fs = self.fs
+                fs.invalidate_cache()
+                return sorted(str(name).rstrip("/").rpartition("/")[2]
+                              for name in fs.ls(f"{self.root}/{path}", detail=False))
+        except FileNotFoundError:
+            return []
+
+    def read_served_file(self, key: str, name: str, most: int | None = None) -> str | None:
+        """One of them, or its first `most` bytes; None where it is gone."""
+        path = f"served/{key}/{name}"
+        try:
+            with self.guard(path, "read"):
+                return str(self.fs.cat_file(f"{self.root}/{path}", end=most), "utf-8", "replace")
+        except FileNotFoundError:
+            return None
+
     def _write(self, path: str, text: str) -> str:
         with self.guard(path, "written"):
             if self.is_local:

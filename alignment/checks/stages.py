@@ -20,6 +20,7 @@ from alignment.checks.documents import readable
 from alignment.checks.endpoints import askable_there, measurable_there
 from alignment.checks.endpoints import named as named_there
 from alignment.checks.export import exportable, exportable_here
+from alignment.checks.harness import harnessed, harnessed_here
 from alignment.checks.layers import adaptable, remember, remember_made
 from alignment.checks.lengths import remember_template, trainable
 from alignment.checks.looked import look
@@ -42,6 +43,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluateHarness,
     EvaluatePairs,
     Export,
     FolderModel,
@@ -219,7 +221,8 @@ def _import_data(run: Run, stage: ImportData, sight: Sight) -> Wrong:
         yield ("data",), ConfigError(
             f"{len(bad)} of {seen.read} rows are bad", found=first,
             expected=f"at most {stage.max_bad:.1%} (max_bad)",
-            hint=f"by reason: {counted(row.slug for row in bad)}")
+            hint=f"by reason: {counted(row.slug for row in bad)}; mend them, correct `format`, or raise max_bad "
+                 f"(--set {stage.name}.max_bad=null: any number, kept in bad.jsonl)")
         return
     empty = [split for split, rows in seen.splits.items() if not rows]
     if empty:
@@ -494,14 +497,15 @@ CHECKS: dict[type[Stage], Callable[[Run, Any, Sight], Wrong]] = {
     DocumentQa: _document_qa, Contrastive: _contrastive, MultiHop: _multihop, SelectQuality: _quality,
     SelectCoverage: coverable, SelectNecessity: answerable, SelectMerge: mergeable, SelectRandom: drawable,
     TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
-    EvaluatePairs: _evaluate_pairs, Choose: _choose, Export: exportable,
+    EvaluatePairs: _evaluate_pairs, EvaluateHarness: harnessed, Choose: _choose, Export: exportable,
 }
 """Stage class -> its check."""
 HERE: dict[type[Stage], Callable[[Any], Wrong]] = {
     ImportModel: _nothing, ImportEndpoint: _nothing, FromArtifact: _nothing, ImportData: _hygiene_here,
     ImportDocuments: _nothing,
     Generate: _hygiene_here, ImportReader: _nothing, Select: _nothing, TrainBase: train, Sample: _nothing,
-    Infer: _nothing, Evaluate: _nothing, EvaluatePairs: _nothing, Choose: _nothing, Export: exportable_here,
+    Infer: _nothing, Evaluate: _nothing, EvaluatePairs: _nothing, EvaluateHarness: harnessed_here, Choose: _nothing,
+    Export: exportable_here,
 }
 """Stage class -> what it needs of the machine that makes it."""
 MODELS: dict[type, Callable[[str, Any], None]] = {

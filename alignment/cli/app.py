@@ -31,6 +31,7 @@ from alignment.cli import (
     models,
     plan,
     probe,
+    rollback,
     serve,
 )
 from alignment.cli.show import debuggable
@@ -64,8 +65,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export, "chat": chat.chat,
     "status": execute.status, "report": execute.report, "compare": compare.compare, "serve": serve.serve,
     "preflight": cluster.preflight, "submit": cluster.submit, "logs": cluster.logs,
-    "cancel": cluster.cancel, "resume": cluster.resume, "explain": explain.explain, "schema": info.schema,
-    "templates": info.templates,
+    "cancel": cluster.cancel, "resume": cluster.resume, "rollback": rollback.rollback, "explain": explain.explain,
+    "schema": info.schema, "templates": info.templates,
 }
 for name, command in _COMMANDS.items():
     app.command(name)(debuggable(command))

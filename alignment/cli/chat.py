@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from alignment import interrupt
 from alignment.cli import speech
 from alignment.cli.conversation import SLOT, Conversation, Turn, check_template
-from alignment.cli.options import ProfileName
+from alignment.cli.options import ProfileName, VllmOptions, vllm_options
 from alignment.cli.show import complain, say
 from alignment.config import Compute, EndpointModel, Profile, Sampling, load_profile
 from alignment.errors import ConfigError, KubeAlignError
@@ -61,18 +61,21 @@ def chat(
     profile: ProfileName = None,
     key_env: Annotated[str | None, typer.Option(help="Environment variable with the endpoint's key.")] = None,
     against_key_env: Annotated[str | None, typer.Option(help="The same of --against.")] = None,
+    engine: Annotated[Literal["auto", "vllm", "transformers"], typer.Option(
+        help="Of models with weights; auto: vLLM where it is installed and there is a GPU.")] = "auto",
+    vllm: VllmOptions = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Talk with a model: streaming, with history; --against a second one side by side."""
     template = check_template(prompt_template)
-    compute = _compute(device, dtype)
+    compute = _compute(device, dtype, engine, vllm_options(vllm))
     place = None if profile is None else load_profile(profile).here()
     found = [_found(text, store, env, where, place) for text, env, where in (
         (model, key_env, "MODEL"), (against, against_key_env, "--against")) if text is not None]
     from alignment.inference.speaking import open_speaker
 
-    sides = [Side(open_speaker(one, compute), Conversation(template, system)) for one in found]
+    sides = [Side(open_speaker(one, compute, len(found) - 1), Conversation(template, system)) for one in found]
     talk = Talk(sides, Sampling(temperature=temperature, max_new_tokens=max_new_tokens), seed)
     try:
         for side in sides:
@@ -83,12 +86,12 @@ def chat(
             side.speaker.close()
 
 
-def _compute(device: str, dtype: str) -> Compute:
+def _compute(device: str, dtype: str, engine: str, vllm: dict[str, Any] | None) -> Compute:
     for where, given, known in (("--device", device, ("auto", "cpu", "cuda")),
                                 ("--dtype", dtype, ("auto", "float32", "bfloat16"))):
         if given not in known:
             raise ConfigError("unknown", where=where, found=given, expected="one of " + ", ".join(known))
-    return Compute.model_validate({"device": device, "dtype": dtype})
+    return Compute.model_validate({"device": device, "dtype": dtype, "engine": engine, "vllm": vllm})
 
 
 def _found(

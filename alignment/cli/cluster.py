@@ -147,11 +147,16 @@ def submit(
 
         submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
         if wait:
-            wait_run(client, run.name, voice)
+            wait_run(client, run.name, voice, served=run.serve is not None)
         _done(again, finished=wait)
+        if run.serve is not None:
+            _served_at(run, client.namespace, as_typed(run.name, None, client.namespace, context, None))
         return
     found = _driver(run, place, client, voice, target, address).submit(only=stage, retries=retries, wait=wait)
     _done(again, finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
+    if run.serve is not None:
+        say(f"! --target {target} serves nothing, and the run has `serve`: --target run does, once all is finished; on "
+            f"a machine that has the storage kubealign serve {file} --profile {profile}")
 
 
 def _voice() -> Voice:
@@ -224,6 +229,14 @@ def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
             raise ConfigError("not a bound", where="--gate", found=bound, expected=str(error)) from error
         made.append(Gate(after=after, metric=bound))
     return tuple(made)
+
+
+def _served_at(run: Run, namespace: str, arguments: str) -> None:
+    """Where a run's models are, or will be, served."""
+    from alignment.cluster.manifests.ray_service import endpoint_of
+
+    say(f"its models are served, once they are proved, at {endpoint_of(run.name, namespace)} (inside the cluster)\n"
+        f"  the revision before: kubealign rollback {arguments}")
 
 
 def _done(arguments: str, *, finished: bool) -> None:
@@ -309,7 +322,7 @@ def resume(
         let_go_on(client, run.name)
         say(f"AlignmentRun {run.name} goes on")
         if wait:
-            wait_run(client, run.name, voice)
+            wait_run(client, run.name, voice, served=run.serve is not None)
         finished = wait
     else:
         found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)

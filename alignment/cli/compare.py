@@ -12,13 +12,13 @@ import typer
 
 from alignment.cli.options import Here, KnownProfile, Overrides, load
 from alignment.cli.show import prose, say, table
+from alignment.config.stages.artifact import KEY
 from alignment.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from alignment.artifacts import Artifact
     from alignment.evaluation.compared import Compared, Comparison, Side
 
-_KEY = re.compile(r"[a-z]+(?:-[a-z]+)*-[0-9a-f]{12}")
 _TEXT = 240
 """Letters of an answer that --rows shows."""
 Which = Annotated[str, typer.Argument(
@@ -63,7 +63,7 @@ def compare(
 
 def _by_key(text: str) -> bool:
     head = text.partition(":")[0]
-    return not Path(head).is_file() and (_KEY.fullmatch(head) is not None or Path(head, "manifest.json").is_file())
+    return not Path(head).is_file() and (KEY.fullmatch(head) is not None or Path(head, "manifest.json").is_file())
 
 
 def _of_run(

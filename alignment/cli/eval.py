@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 
 from alignment.cli import execute
-from alignment.cli.named import Named, Tree, columns_of, format_of
+from alignment.cli.named import Named, Tree, columns_of
+from alignment.cli.seen_format import format_of, metric_of
 from alignment.cli.show import say
 from alignment.cli.without_file import run_file
+from alignment.config.stages.evaluate import USUAL
 from alignment.errors import ConfigError
 
 Models = Annotated[
@@ -125,7 +127,8 @@ def evaluate(
         stage["judges"] = {name: {"model": name} for name in names} | (
             {} if score_function is None else {"function": {"function": score_function}})
     else:
-        stage |= _answered(named, names, score_function, score_model, metrics, max_new_tokens)
+        made_for = metric_of(data, rows["data"][0]) if metrics is None and "data" in rows else None
+        stage |= _answered(named, names, score_function, score_model, metrics, max_new_tokens, made_for)
     file = run_file("eval", PurePosixPath(data).stem, [*named.written(), rows, stage], overrides, store=store,
                     save=save, engine=engine)
     execute.run(file)
@@ -134,16 +137,22 @@ def evaluate(
 
 def _answered(
     named: Named, names: list[str], score_function: str | None, score_model: str | None, metrics: str | None,
-    max_new_tokens: int | None,
+    max_new_tokens: int | None, made_for: tuple[str, str] | None,
 ) -> Tree:
     """What an evaluation of models that answer has beside its rows."""
     score = {**({} if score_function is None else {"function": score_function}),
              **({} if score_model is None else {"model": named.model(score_model, "reward")})}
     stage: Tree = {"models": names, **({"score": score} if score else {})}
+    silent = any(one["model"]["source"] == "endpoint" for one in named.written())
     if metrics is not None:
         stage["metrics"] = [name.strip() for name in metrics.split(",") if name.strip()]
-    elif any(one["model"]["source"] == "endpoint" for one in named.written()):
+    elif silent:
         say("an endpoint tells no log-probabilities, so there is no perplexity")
         stage["perplexity"] = False
+    if made_for is not None:
+        metric, why = made_for
+        say(f"metric {metric} beside the usual ones: {why} (--metrics names others)")
+        stage["metrics"] = [metric, *(name for name in USUAL if name != "perplexity" or not silent)]
+        stage.pop("perplexity", None)
     stage |= {} if max_new_tokens is None else {"sampling": {"max_new_tokens": max_new_tokens}}
     return stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -42,7 +43,7 @@ def run(
     refuse(as_written, file, place, stage)
     from alignment import pipeline
     from alignment.report.reading import measures_models
-    from alignment.report.tables import aims_table, judges_table, results_table
+    from alignment.report.tables import aims_table, harness_table, judges_table, results_table
 
     loaded = as_written if place is None else place.applied(as_written)
     arguments = as_typed(file, profile, None, None, overrides, here=here or of_cluster(profile))
@@ -51,8 +52,9 @@ def run(
     judges, measures = judges_table(loaded, result.artifacts), any(map(measures_models, loaded.stages))
     if measures:
         show(results_table(loaded, result.artifacts))
-    if judges is not None:
-        show(judges)
+    for other in (harness_table(loaded, result.artifacts), judges):
+        if other is not None:
+            show(other)
     if loaded.aims:
         show(aims_table(loaded, result.artifacts))
     unmade = [name for name, artifact in result.artifacts.items() if artifact is None]
@@ -62,6 +64,9 @@ def run(
         f"{duration(result.seconds)}" + (f"; not needed: {', '.join(spared)}" if spared else "")
         + (f"; not made: {', '.join(left)}" if left else ""))
     say(f"report: {result.report}")
+    if loaded.serve is not None and not left:
+        of_here = [] if profile is None or of_cluster(profile) else ["--profile", profile]
+        say(f"  kubealign serve {shlex.join([file, *of_here])}")
     if strict_aims and any(verdict.met is not True for verdict in result.verdicts):
         raise typer.Exit(MISSED_AIMS)
 

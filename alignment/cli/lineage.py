@@ -1,4 +1,5 @@
-"""`lineage`: what a model was made from, back to its documents; or where a row went, forward to every model.
+"""`lineage`: what a model was made from, back to its documents, and who served it; or where a row went, forward to
+every model and endpoint.
 
     kubealign lineage qa.yaml:dpo
     kubealign lineage --of harbour-17
@@ -34,32 +35,44 @@ def lineage(
     store: Annotated[str | None, typer.Option(help="Where artifacts are. Default: runs, or the run file's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of it, as JSON.")] = False,
 ) -> None:
-    """What a model was made from; with --of, everything that learned from a row or was measured on it."""
+    """What a model was made from and who served it; with --of, everything that learned from a row or was measured on
+    it, and what of that was served."""
     if (model is None) == (of is None):
         raise ConfigError("lineage is of a model or of a row", where="lineage", found="both" if model else "neither",
                           expected="MODEL, or --of ROW")
     from alignment.artifacts import Store
     from alignment.pipeline.lineage import back, forward
     from alignment.pipeline.named import STORE
+    from alignment.pipeline.served_by import Served
 
     if model is not None:
-        made = back(_artifact(model, store))
+        artifact = _artifact(model, store)
+        made = back(artifact)
         if as_json:
             print(json.dumps(made, ensure_ascii=False))
         else:
             out().print(_tree(made, made["of"], set()), soft_wrap=True)
+            for one in made["served"]:
+                say(f"served {Served(**one)}")
+            if not made["served"] and "model/kubealign.json" in artifact.manifest.files:
+                say("served by nobody, as far as proofs in the store tell")
             _not_followed(made["unknown"])
         return
     trail = forward(Store(store or STORE), str(of))
     if as_json:
-        print(json.dumps({"of": trail.row, "met": [asdict(met) for met in trail.met], "unknown": trail.unknown},
-                         ensure_ascii=False))
+        served = {key: [asdict(one) for one in by] for key, by in trail.served.items()}
+        print(json.dumps({"of": trail.row, "met": [asdict(met) for met in trail.met], "served": served,
+                          "unknown": trail.unknown}, ensure_ascii=False))
         return
     table(("artifact", "stage", "", "rows"), [
         (met.key, met.stage, met.how + (f": {met.why}" if met.why else ""), _ids(met.rows)) for met in trail.met])
     say(f"{len(trail.learned)} models have learned from it, or stand on one that has"
         if trail.learned else "no model has learned from it")
-    say("Served endpoints are not in the store: who serves one of these models says it at /v1/models (root).")
+    for key, by in trail.served.items():
+        for one in by:
+            say(f"{key} ({trail.learned[key]}) was served {one}")
+    if trail.learned and not trail.served:
+        say("none of them has been served, as far as proofs in the store tell")
     _not_followed(trail.unknown)
 
 
@@ -103,7 +116,8 @@ def _facts(entry: dict[str, Any]) -> list[str]:
                      + (f"; left out: {dropped}" if dropped else ""))
     lines += [f"file {one['path']}  {_digest(one['sha256'])}" for one in entry.get("sources", [])]
     if entry.get("source"):
-        lines.append("source " + ", ".join(f"{name} {_digest(value)}" for name, value in entry["source"].items()))
+        lines.append("from " + ", ".join(_digest(value) if name == "source" else f"{name} {_digest(value)}"
+                                         for name, value in entry["source"].items()))
     lines += [f"document {file}: {count:,} passages" for file, count in entry.get("documents", {}).items()]
     lines += [f"prompt {step}  {_digest(digest)}" for step, digest in entry.get("prompts", {}).items()]
     if entry.get("shown"):

@@ -24,11 +24,6 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _MODEL = ("an artifact's key (sft-86ea8fe7c8a6, as `kubealign models` lists them), RUN:STAGE, RUN.yaml:STAGE, a "
           "model's or adapter's folder, a GGUF file, OWNER/NAME of the hub, or an endpoint (https://host/v1#MODEL)")
 _RUN_FILE = re.compile(r".+\.ya?ml(:.*)?|https?://.+")
-_FORMATS: tuple[tuple[frozenset[str], str], ...] = tuple((frozenset(keys.split()), name) for keys, name in (
-    ("messages", "messages"), ("conversations chosen rejected", "sharegpt-preference"), ("conversations", "sharegpt"),
-    ("prompt chosen rejected", "preference"), ("instruction output", "alpaca"), ("context question answers", "squad"),
-    ("prompt completion", "prompt-completion"), ("prompt", "prompt-only")))
-"""Keys that tell a format, the most telling first."""
 
 
 @dataclass
@@ -229,42 +224,6 @@ def stored_as(folder: Path) -> str | None:
     known = {"BF16": "bfloat16", "F16": "float16"}
     floats = {name for name in found if name.startswith(("F", "BF"))}
     return known.get(next(iter(floats)), "float32") if len(floats) == 1 else "float32" if floats else None
-
-
-def format_of(file: str) -> str:
-    """The format that a file's first row is of, by its keys.
-
-    Raises:
-        ConfigError: they do not tell it.
-    """
-    expected = "--format FORMAT (kubealign explain format lists them)"
-    if "://" in file or not file.endswith((".jsonl", ".json")):
-        raise ConfigError("only a JSON file's keys tell its format", where="--data", found=file, expected=expected)
-    keys = _first_keys(on_this_machine(file))
-    if {"data", "version"} <= keys:
-        return "squad"
-    for telling, name in _FORMATS:
-        if telling <= keys:
-            return name
-    raise ConfigError("the keys of the first row do not tell the format", where=f"--data {file}",
-                      found=", ".join(sorted(keys)) or "no row", expected=expected)
-
-
-def _first_keys(path: Path) -> frozenset[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            first = next((line for line in lines if line.strip()), "")
-        try:
-            row = json.loads(first)
-        except ValueError:  # one document over many lines
-            row = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError("the data file does not exist", where="--data", found=str(path),
-                          expected=f"a file at {path.absolute()}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the data file cannot be read: {error}", where="--data", found=str(path)) from error
-    row = row[0] if isinstance(row, list) and row else row
-    return frozenset(row) if isinstance(row, dict) else frozenset()
 
 
 def columns_of(text: str | None) -> dict[str, str]:

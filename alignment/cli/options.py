@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from alignment.config import Profile, Run, load_profile, load_run
+from alignment.config.engines import refused_options
 from alignment.errors import ConfigError
 from alignment.progress import console
 
@@ -44,10 +46,23 @@ Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="Kubernetes namespace. Default: the kubeconfig's.")
 ]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig. Default: its current one.")]
+VllmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--vllm", metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, "
+                                                     "max_num_seqs=512."),
+]
 StageName = Annotated[str | None, typer.Option("--stage", help="This stage alone.")]
 
 _OF_PROFILE = ("compute", "cluster")
 """Top-level keys that a profile replaces, so that an override of them is meant for it."""
+
+
+def vllm_options(given: list[str] | None) -> dict[str, Any] | None:
+    """vLLM's options by name. Raises ConfigError for one that is not handed on."""
+    made = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given or ())}
+    if wrong := list(refused_options(made)):
+        raise ConfigError("not an option of vLLM that is handed on", where="--vllm", found="; ".join(wrong))
+    return made or None
 
 
 def load(

@@ -85,6 +85,7 @@ def remote_status(
         tree = json.loads(status_json(profile.applied(run), manifests, works))
         for stage in tree["stages"]:
             stage["live"] = live.get(stage["name"])
+        tree["serving"] = live.get("", {}).get("serving")
         print(json.dumps(tree, ensure_ascii=False))
         return
     spared = standing_of(run.stops(), manifests).unneeded
@@ -106,6 +107,32 @@ def remote_status(
     say(f"\n{len(manifests) - len(left)} of {len(manifests)} stages finished, in {truth.url}")
     if live.get(""):
         say(live[""]["note"])
+    if live.get("", {}).get("serving"):
+        _say_serving(live[""]["serving"], run.name)
+    elif run.serve is not None and not left:
+        say(f"nothing is served: submit it with --target run, or `kubealign serve` on a machine that has {truth.url}")
+
+
+def _say_serving(serving: dict[str, Any], run: str) -> None:
+    """What is served, as the operator says it in the AlignmentRun's status."""
+    answers, wanted = serving.get("revision"), serving.get("wanted")
+    say(f"\nserving: {serving['state']}" + (f", revision {answers} answers" if answers is not None else "")
+        + (f" ({serving['replicas']} replicas)" if answers is not None and serving.get("replicas") else "")
+        + (f" at {serving['endpoint']}" if serving.get("endpoint") else ""))
+    if serving.get("message"):
+        say(f"  {serving['message']}")
+    if serving.get("models"):
+        said = {True: "proved", False: "NOT proved", None: "no proof seen"}
+        table((f"revision {wanted}", "artifact", "proof", "rows", "most off", "note"), [
+            (one["name"], one["artifact"], said[one.get("proved")], str(one.get("rows", "")),
+             f"{one['mostOff']:.2g}" if "mostOff" in one else "", one.get("message", ""))
+            for one in serving["models"]], right=("rows", "most off"))
+    earlier = [one for one in serving.get("history", ()) if one["number"] != wanted]
+    if earlier:
+        say("other revisions: " + "; ".join(
+            f"{one['number']} ({', '.join(f'{name}={key}' for name, key in one['models'].items())}, {one['when']}"
+            + (", not proved" if one.get("proved") is False else "") + ")" for one in earlier))
+        say(f"  kubealign rollback {run} --to NUMBER" + (" or --latest" if serving.get("pinned") else ""))
 
 
 @unwound()

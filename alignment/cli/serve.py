@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignment.cli.options import KnownProfile
+from alignment.cli.options import KnownProfile, VllmOptions, vllm_options
 from alignment.config import Compute, Profile, Run, load_profile, load_run
-from alignment.config.engines import refused_options
 from alignment.config.serve import Limits, Serve, served
 from alignment.errors import ConfigError
 from alignment.interrupt import leaves
@@ -41,14 +40,14 @@ def serve(
         metavar="VARIABLE", help=f"Environment variable with the API key. Default: {KEY_FROM}, if it is set; needed "
                                  "outside of this machine.")] = None,
     no_api_key: Annotated[bool, typer.Option(help="Anybody who reaches the server may use it.")] = False,
+    pooling: Annotated[Literal["cls", "mean"] | None, typer.Option(
+        help="Of an embedder: which states stand for a text. Default: as the stages of its store have it.")] = None,
     unproved: Annotated[bool, typer.Option(help="Serve without proof.")] = False,
     votes: Annotated[str | None, typer.Option(metavar="FILE", help="Keep votes of the page: lines of JSON, to be "
                                                                    "imported as preferences.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Where keys and runs are looked up. Default: the run "
                                                                   "file's own, else runs.")] = None,
-    vllm: Annotated[list[str] | None, typer.Option(
-        metavar="KEY=VALUE", help="Of vLLM's options on memory and speed: tensor_parallel_size=2, max_num_seqs=512.")
-    ] = None,
+    vllm: VllmOptions = None,
     max_loras: Annotated[int | None, typer.Option(
         min=1, max=1024, help="Adapters in memory at once; others are loaded when they are asked. Default: 8.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Tokens of a conversation and its answer, where the "
@@ -70,7 +69,7 @@ def serve(
     """
     said = _section(models)
     found = _found(models, stage, store, None if profile is None else load_profile(profile))
-    key, options = _key(host, api_key_from, no_api_key), _options(vllm)
+    key, options = _key(host, api_key_from, no_api_key), vllm_options(vllm)
     _installed()
     _check_votes(votes)
     from alignment.serving import run
@@ -82,7 +81,8 @@ def serve(
     given = {"in_flight": max_in_flight, "body": max_body, "seconds": timeout, "tokens": max_tokens,
              "longest": max_model_len, "loaded": max_loras, "rows": max_batch}
     limits = Limits(**{**said.limits.model_dump(), **{name: one for name, one in given.items() if one is not None}})
-    run.serve(opened(found, compute, limits, unproved=unproved or said.unproved, key=key, votes=votes), listener, host)
+    run.serve(opened(found, compute, limits, unproved=unproved or said.unproved, key=key, votes=votes,
+                     pooling=pooling or said.pooling), listener, host)
 
 
 # --- what is to be served ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _artifact(what: str, store: str | None, profile: Profile | None) -> Artifact
     from alignment.cli.without_file import importing
     from alignment.pipeline.named import STORE, named
 
-    found = named(what, store, makes=("policy", "reward"), profile=profile)
+    found = named(what, store, makes=("policy", "reward", "embedder"), profile=profile)
     if isinstance(found, Artifact):
         return found
     if isinstance(found, Path):
@@ -195,20 +195,10 @@ def _key(host: str, variable: str | None, without: bool) -> str | None:
     return None if given is None else checked_key(given, variable or KEY_FROM)
 
 
-def _options(given: list[str] | None) -> dict[str, Any] | None:
-    """vLLM's options by name. Raises ConfigError for one that is not handed on."""
-    import yaml
-
-    made = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given or ())}
-    if wrong := list(refused_options(made)):
-        raise ConfigError("not an option of vLLM that is handed on", where="--vllm", found="; ".join(wrong))
-    return made or None
-
-
 def _installed() -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "transformers", "starlette", "uvicorn", "prometheus_client")
+    missing = [name for name in ("torch", "transformers", "starlette", "uvicorn", "httptools", "prometheus_client")
                if find_spec(name) is None]
     if missing:
         raise ConfigError("what serves is not installed", where="kubealign serve", found=f"no {', '.join(missing)}",

@@ -25,6 +25,7 @@ from alignment.config.stages.artifact import (
     ArtifactRef,
     FromArtifact,
     ImportArtifact,
+    ImportArtifactEmbedder,
     ImportArtifactReward,
     ImportRows,
     RunRows,
@@ -34,6 +35,7 @@ from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import DocumentFile, Documents, ImportDocuments
 from alignment.config.stages.endpoint import EndpointModel, ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.evaluate_harness import EvaluateHarness, Harness, TaskFile
 from alignment.config.stages.evaluate_pairs import EvaluatePairs
 from alignment.config.stages.export import Export
 from alignment.config.stages.generate.base import Generate
@@ -77,13 +79,14 @@ from alignment.config.stages.train import Dpo, Reward, Sft, TrainBase, as_train
 __all__ = [
     "KINDS", "METHODS", "WAYS", "Adapter", "Aim", "AnyStage", "ArtifactModel", "ArtifactRef", "Choose", "Cluster",
     "Compute", "Contrastive", "DocumentFile", "DocumentQa", "Documents", "Dpo", "EndpointModel", "Evaluate",
-    "EvaluatePairs", "Export", "FieldSplit", "Filters", "FolderModel", "FromArtifact", "Full", "Generate", "GgufModel",
-    "HubModel", "Images", "ImportArtifact", "ImportArtifactReward", "ImportData", "ImportDocuments", "ImportEmbedder",
-    "ImportEndpoint", "ImportModel", "ImportReader", "ImportReward", "ImportRows", "Infer", "Judge", "JudgedPairs",
-    "JudgedScorer", "Limits", "Lora", "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit",
-    "Reward", "RewardPart", "Rewards", "Run", "RunRows", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage",
-    "SelectMerge", "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Serve", "ServePods", "Serving",
-    "Sft", "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TinyModel", "Toleration", "TrainBase",
-    "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run", "place_of",
-    "profile_json", "row_of", "served",
+    "EvaluateHarness", "EvaluatePairs", "Export", "FieldSplit", "Filters", "FolderModel", "FromArtifact", "Full",
+    "Generate", "GgufModel", "Harness", "HubModel", "Images", "ImportArtifact", "ImportArtifactEmbedder",
+    "ImportArtifactReward", "ImportData", "ImportDocuments", "ImportEmbedder", "ImportEndpoint", "ImportModel",
+    "ImportReader", "ImportReward", "ImportRows", "Infer", "Judge", "JudgedPairs", "JudgedScorer", "Limits", "Lora",
+    "MultiHop", "Outside", "Pod", "Profile", "QLora", "QuestionFilters", "RatioSplit", "Reward", "RewardPart",
+    "Rewards", "Run", "RunRows", "Sample", "Sampling", "Scorer", "Select", "SelectCoverage", "SelectMerge",
+    "SelectNecessity", "SelectQuality", "SelectRandom", "SelfInstruct", "Serve", "ServePods", "Serving", "Sft",
+    "ShippedTemplate", "Source", "Stage", "StageOverride", "Storage", "TaskFile", "TinyModel", "Toleration",
+    "TrainBase", "Verdict", "as_train", "bytes_of", "judge", "load_profile", "load_run", "parse_aim", "parse_run",
+    "place_of", "profile_json", "row_of", "served",
 ]

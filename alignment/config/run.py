@@ -18,7 +18,7 @@ from alignment.config.compute import Compute
 from alignment.config.serve import Serve
 from alignment.config.serve import findings as serve_findings
 from alignment.config.stages import AnyStage
-from alignment.config.stages.base import Finding, Findings, ModelRef, Role, RowsPlace
+from alignment.config.stages.base import Finding, Findings, ModelRef, Role, RowsPlace, serving_as
 from alignment.config.stages.fields import Name, StoreUrl, Strict
 from alignment.config.stages.strategies import Adapter
 from alignment.config.stops import Stops, stages_of
@@ -184,7 +184,7 @@ def _stage_findings(stage: AnyStage, earlier: Mapping[str, AnyStage], names: lis
 def _check_model(
     stage: AnyStage, ref: ModelRef, earlier: Mapping[str, AnyStage], names: list[str]
 ) -> Iterator[Finding]:
-    roles = ("embedder", "policy") if ref.role == "embedder" else (ref.role,)
+    roles = serving_as(ref.role)
     allowed = [other.name for other in earlier.values()
                if other.makes in roles or (ref.asked and other.endpoint is not None)]
     if ref.stage not in earlier:

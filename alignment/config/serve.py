@@ -7,7 +7,7 @@ the operator on a cluster, where the profile's `cluster.serve` says what pods th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 SERVED = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 FORMS[SERVED] = "a name: letters, digits and ._-, a letter or digit first, 63 at most"
 ServedName = Annotated[str, Field(pattern=SERVED)]
-ROLES = ("policy", "reward")
-"""What a stage makes that can be served."""
+MEASURED = ("policy", "reward")
+ROLES = (*MEASURED, "embedder")
+"""What a stage makes that can be served; the first two also where no model is named."""
 
 
 def _named(value: object) -> object:
@@ -69,6 +70,9 @@ class Serve(Strict):
     """Requests in flight for each replica, where their number follows what is asked."""
     limits: Limits = Limits()
     """Of each replica."""
+    pooling: Literal["cls", "mean"] | None = None
+    """What of an embedder's last hidden layer stands for a text: `cls`, its first token, or `mean`, over all tokens;
+    its vectors then have length 1. Default: as the newest stage of the store that reads vectors of it does."""
     unproved: bool = False
     """Serve models without holding them to what was recorded of them."""
 
@@ -98,7 +102,7 @@ def served(run: Run) -> dict[str, str]:
     tables = [stage for stage in run.stages if stage.makes == "table"]
     if tables:
         names = [ref.stage for ref in tables[-1].model_refs()
-                 if ref.role in ROLES and run.stage(ref.stage).endpoint is None]
+                 if ref.role in MEASURED and run.stage(ref.stage).endpoint is None]
     else:
         names = [stage.name for stage in run.stages if as_train(stage) is not None]
     return {name: name for name in names}

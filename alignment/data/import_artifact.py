@@ -13,13 +13,15 @@ from typing import Any
 from alignment.artifacts import Artifact, RowCounts
 from alignment.artifacts.bring import brought, taken_over
 from alignment.config import FromArtifact
+from alignment.config.stages.base import serving_as
 from alignment.context import Outcome, StageContext
 from alignment.data.artifact_source import artifact_meant
 from alignment.data.lineage import SEEN, rows_learned
 from alignment.errors import ArtifactError
 
 INFO = "model/kubealign.json"
-_MODELS = {"policy": "a language model", "reward": "a reward model (a stage of method reward, or role: reward)"}
+_MODELS = {"policy": "a language model", "reward": "a reward model (a stage of method reward, or role: reward)",
+           "embedder": "an embedder (an import with role: embedder)"}
 
 
 def import_artifact(context: StageContext) -> Outcome:
@@ -74,11 +76,13 @@ def fits(where: str, stage: FromArtifact, artifact: Artifact) -> None:
         store = artifact.store
         with store.guard(f"artifacts/{artifact.key}/{INFO}", "read"):
             info = json.loads(store.fs.cat_file(f"{store.root}/artifacts/{artifact.key}/{INFO}"))
-    if (role := info.get("role")) != stage.makes:
+    serves = serving_as(stage.makes)
+    if (role := info.get("role")) not in serves:
         raise ArtifactError("the artifact is another kind of thing", where=where,
                             found=f"{artifact.key}: {_MODELS.get(str(role), role) or f'no model, but a {kind}'}",
-                            expected=_MODELS[stage.makes],
-                            hint="role: reward beside `model`" if role == "reward" else None)
+                            expected=" or ".join(_MODELS[one] for one in serves),
+                            hint=f"role: {role} beside `model`" if role in _MODELS and stage.makes == "policy"
+                            else None)
 
 
 def _bring_base(context: StageContext, artifact: Artifact, key: str) -> None:

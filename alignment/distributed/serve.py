@@ -55,7 +55,8 @@ class Models:
             self._service, app = await _proved(read(self._arguments))
         except KubeAlignError:
             # Ray's status has the traceback as text, above what was said. This process has no other error to tell of.
-            sys.tracebacklimit = 0
+            # Not 0: of what comes of it Ray takes two lines away, which it holds for a frame.
+            sys.tracebacklimit = 1
             raise
         return app
 
@@ -133,7 +134,8 @@ async def _proved(serving: Serving) -> tuple[Service, Starlette]:
 
     said, key = serving.serve, _key()
     service = await asyncio.to_thread(opened, _found(serving), _compute(serving.compute), said.limits,
-                                      unproved=said.unproved, key=key)
+                                      unproved=said.unproved, key=key,
+                                      pooling=said.pooling)
     app = build(service, prove=False)
     try:
         await asyncio.to_thread(service.load)

@@ -83,10 +83,10 @@ def measure_all(
             known = answered[name].log_probs.get(question.id) if name in answered else None
             reply = reply_of(question, text, finished, known)
             names = [each for each in stage.measured if name != REFERENCE or each in REFERENCE_MEANS]
+            counts[name][question.id] = added = count(reply, rules, stage) if name != REFERENCE else {}
             numbers[name][question.id] = measure(
                 reply, rules, names, reward=rewards.get(question.id, {}).get(text, math.nan),
-                style=_style(stage, question, text), stage=stage, judge=opinions.mark(question.id, text))
-            counts[name][question.id] = count(reply, rules, stage) if name != REFERENCE else {}
+                style=_style(stage, question, text), stage=stage, judge=opinions.mark(question.id, text), counts=added)
     return numbers, counts
 
 

@@ -145,13 +145,14 @@ def reply_of(question: Question, text: str, finished: bool, likelihood: tuple[fl
 
 def measure(
     reply: Reply, rules: Rules, names: Iterable[str], *, reward: float, style: float, stage: Evaluate,
-    judge: float = math.nan,
+    judge: float = math.nan, counts: Mapping[str, tuple[float, ...]] = {},
 ) -> Measures:
     """Numbers of one answer: those of the named metrics, its length in words, and its scores; `reward`, `style` and
-    `judge` are NaN where the stage has no such scorer. What a judge that compares says is in no answer's score."""
+    `judge` are NaN where the stage has no such scorer. What a judge that compares says is in no answer's score.
+    `counts`: what the answer adds to sums, by metric; one that is not in it is counted here."""
     marks = stage.score.judge if stage.score is not None and asks(stage, "judge") else None
     return {
-        **{name: measure_of(name).of(reply, rules) for name in names},
+        **{name: measure_of(name).of(reply, rules, counts.get(name)) for name in names},
         "length": float(len(words(reply.text))),
         "reward": reward,
         "style": style,

@@ -78,8 +78,10 @@ class Card:
         lines = [f"# {self.title}", ""]
         if self.description:
             lines += [self.description, ""]
-        methods = ", then ".join(self.history.methods) or "nothing"
-        lines += [f"A language model trained from {base_named(self.history.base)} by {methods}, exported by KubeAlign.",
+        methods, came = self.history.methods, base_named(self.history.base)
+        base = came if self.base is None or self.base in came else f"{self.base} ({came})"
+        lines += [(f"A language model, trained by {', then '.join(methods)} from {base}. " if methods else
+                   f"{base}, not trained any further. ") + "Made and exported with KubeAlign.",
                   "", f"Licence: {self.stage.licence or 'none is stated'}."]
         return lines
 
@@ -128,9 +130,11 @@ class Card:
 
     def _fidelity(self) -> list[str]:
         lines = ["## What was exported, held against what was trained", "",
-                 f"On {self.source}, the same token ids: KL from the trained model (nats per token), share of "
-                 "positions with the same likeliest token, share of greedy tokens that are the same.", "",
-                 "| form | KL | bound | top-1 | bound | greedy | positions |", "|---|---|---|---|---|---|---|"]
+                 f"The trained model and each exported form read the same tokens ({self.source}). KL: how far the "
+                 "form's probabilities are from the trained model's, in nats per token. Top-1: share of positions with "
+                 "the same likeliest token. Greedy: share of the tokens of greedy answers that are the same; it is "
+                 "bound to nothing, since one near tie changes all that follows.", "",
+                 "| form | KL | at most | top-1 | at least | greedy | positions |", "|---|---|---|---|---|---|---|"]
         for form, (found, (most, least)) in self.compared.items():
             lines.append(f"| {form} | {found.kl:.2e} | {most:g} | {found.top1:.4f} | {least:g} | {found.greedy:.2f} | "
                          f"{found.positions} |")
@@ -168,10 +172,9 @@ class Card:
             lines += [self.stage.limits.strip(), ""]
         else:
             lines += ["The makers state no intended limits.", ""]
-        lines += ["Answers may be false, harmful or biased as its base's and its data's are; nothing here was tested "
-                  "for use where that matters. What was measured stands under Results, and says nothing about other "
-                  "tasks, languages or templates. Use the chat template that comes with it: under another the model "
-                  "was never trained."]
+        lines += ["Like its base and its data, it can be wrong, biased or harmful; it was not tested for uses where "
+                  "that matters. Results says what was measured, and nothing about other tasks or languages. The chat "
+                  "template is part of the model: it was trained with the one that comes with it, and with no other."]
         return lines
 
     def _by(self) -> list[str]:
@@ -203,7 +206,19 @@ def _cell(found: Mapping[str, Any] | None) -> str:
 
 
 def _hyperparameters(step: Step) -> str:
-    strategy = step.config.get("strategy") or {}
-    shape = ", ".join(f"{key} {value}" for key, value in strategy.items() if key != "why" and value is not None)
-    more = ", ".join(f"{key} {step.config[key]}" for key in _KEYS if step.config.get(key) not in (None, {}, False))
-    return f"- {step.name}: {step.config['method']}; {shape}; {more}"
+    """A line of a list: `- sft: qlora r 64, alpha 16; learning_rate 0.001, lr_scheduler_type cosine`."""
+    strategy = {key: value for key, value in (step.config.get("strategy") or {}).items() if key != "why"}
+    kind, method = strategy.pop("kind", ""), str(step.config["method"])
+    name = step.name if step.name == method else f"{step.name} ({method})"
+    keys = {key: step.config.get(key) for key in _KEYS}
+    passed = keys.pop("trl") or {}
+    return f"- {name}: {kind} {_told(strategy)}; {_told({**keys, **passed})}"
+
+
+def _told(keys: Mapping[str, Any]) -> str:
+    """`r 64, alpha 16`, without keys that say nothing."""
+    return ", ".join(f"{key} {_value(value)}" for key, value in keys.items() if value not in (None, {}, False))
+
+
+def _value(value: Any) -> str:
+    return " + ".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)

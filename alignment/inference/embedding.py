@@ -5,10 +5,10 @@ Texts are plain: no chat template stands around them. The model's own special to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import torch
@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import ModelError
 from alignment.inference.embedded import _Embedded
+from alignment.inference.generator import Pooling
 from alignment.inference.loading import load_policy, load_tokenizer, weights_of
 
 POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
@@ -39,16 +40,35 @@ class EncoderEmbedder(_Embedded[Any]):
         return plain_tokenizer(folder) if self.imported else load_tokenizer(folder, side="right")
 
     def embed(
-        self, texts: Sequence[str], *, pooling: Literal["cls", "mean"], max_tokens: int, normalise: bool
+        self, texts: Sequence[str], *, pooling: Pooling, max_tokens: int, normalise: bool
     ) -> tuple[NDArray[numpy.float32], list[int]]:
-        model, most = self._ready(), min(max_tokens, self.context_length or max_tokens)
+        most = min(max_tokens, self.context_length or max_tokens)
         tokenizer: Any = self.tokenizer
-        if pooling == "cls" and tokenizer.cls_token_id is None:
+        lengths = [len(ids) for ids in tokenizer(list(texts), add_special_tokens=True)["input_ids"]]
+        batch = tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt")
+        made = self._vectors(batch, pooling, normalise, [text[:80] for text in texts])
+        return made, [at for at, length in enumerate(lengths) if length > most]
+
+    def ids(self, text: str) -> list[int]:
+        return [int(index) for index in self.tokenizer(text, add_special_tokens=True)["input_ids"]]
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    def embed_ids(self, rows: Sequence[Sequence[int]], *, pooling: Pooling, normalise: bool) -> NDArray[numpy.float32]:
+        tokenizer: Any = self.tokenizer
+        batch = tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt")
+        return self._vectors(batch, pooling, normalise, [f"{list(row)[:10]}" for row in rows])
+
+    def _vectors(
+        self, batch: Mapping[str, torch.Tensor], pooling: Pooling, normalise: bool, shown: Sequence[str]
+    ) -> NDArray[numpy.float32]:
+        model = self._ready()
+        if pooling == "cls" and self.tokenizer.cls_token_id is None:
             raise ModelError("pooling: cls needs a model whose first token stands for the text",
                              where=self.artifact.url, found="a tokenizer without such a token",
                              expected="pooling: mean")
-        lengths = [len(ids) for ids in tokenizer(list(texts), add_special_tokens=True)["input_ids"]]
-        batch = tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask", "token_type_ids")
                   if key in batch and (key != "token_type_ids" or self.imported)}
         with torch.inference_mode():
@@ -64,8 +84,8 @@ class EncoderEmbedder(_Embedded[Any]):
         if not numpy.isfinite(made).all():
             at = int(numpy.nonzero(~numpy.isfinite(made).all(axis=1))[0][0])
             raise ModelError("the embedder gives a vector that is not finite", where=self.artifact.url,
-                             found=texts[at][:80])
-        return made, [at for at, length in enumerate(lengths) if length > most]
+                             found=shown[at])
+        return made
 
     def _made(self, placement: dict[str, Any]) -> Any:
         if not self.imported:

@@ -126,7 +126,7 @@ class Engine:
 
     def told(
         self, prompts: list[list[int]], draws: Sequence[Draw], *, top: int | None = None,
-        gone: Callable[[int], bool] | None = None,
+        gone: Callable[[int], bool] | None = None, stops: frozenset[int] | None = None,
     ) -> Iterator[list[tuple[int, Token, bool]]]:
         """Answers to prompts that are ids already, one each, told step by step: for each that has not ended its place,
         the token, and whether it ended by it. To be gone through to its end, in one thread.
@@ -134,6 +134,7 @@ class Engine:
         Args:
             top: how many alternatives each token says beside its own log-probability; None: neither.
             gone: asked of a place before each step; where it is true, the answer is made no further.
+            stops: tokens that end an answer; None: those of the template.
         """
         rows = [_Row(draw, number) for number, draw in enumerate(draws)]
         with torch.inference_mode(), grouped_attention(self.model):
@@ -141,7 +142,7 @@ class Engine:
                 told = []
                 for row, token in zip(active, as_told(logits, tokens, top), strict=True):
                     if not row.ended:
-                        ended = row.take(token.id, self.stops)
+                        ended = row.take(token.id, self.stops if stops is None else stops)
                         told.append((row.number, token, ended))
                 yield told
                 if gone is not None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from alignment.artifacts import Artifact
+from alignment.config import Compute
 from alignment.context import StageContext
 from alignment.inference.requests import Completion, Item, Request, Told
 from alignment.records import Message
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alignment.templates import Spoken
+
+
+Pooling = Literal["cls", "mean"]
+"""What of the last hidden layer stands for a text: its first token, or the mean over all."""
 
 
 class Opened(Protocol):
@@ -120,7 +126,7 @@ class Embedder(Opened, Protocol):
     """A model that makes a vector of a text."""
 
     def embed(
-        self, texts: Sequence[str], *, pooling: Literal["cls", "mean"], max_tokens: int, normalise: bool
+        self, texts: Sequence[str], *, pooling: Pooling, max_tokens: int, normalise: bool
     ) -> tuple[NDArray[numpy.float32], list[int]]:
         """Vectors [texts, H] of the last hidden layer, and the places of texts that were cut.
 
@@ -133,6 +139,20 @@ class Embedder(Opened, Protocol):
         Raises:
             ModelError: the model cannot be loaded, gives numbers that are not finite, or has no such pooling.
         """
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens that stand for a text, the model's own special ones included; none is cut."""
+
+    def embed_ids(self, rows: Sequence[Sequence[int]], *, pooling: Pooling, normalise: bool) -> NDArray[numpy.float32]:
+        """Vectors [rows, H] of ids as they stand, as `embed` has them. Raises ModelError as `embed`."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the model takes, as its import recorded it."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that there are."""
 
 
 def open_engine(context: StageContext, name: str) -> Generator:
@@ -169,18 +189,28 @@ def kept_open() -> Iterator[None]:
 
 def open_scorer(context: StageContext, name: str) -> Scorer:
     """The reward model that the stage `name` made, whose head computes in float32; or the one that it imported."""
-    if "reads" in context.inputs[name].manifest.facts:
-        from alignment.inference.classifier import ClassifierScorer
-
-        return ClassifierScorer(context.inputs[name], context.run.compute)
-    from alignment.inference.embedded import EmbeddedScorer
-
-    return EmbeddedScorer(context.inputs[name], context.run.compute)
+    return scorer_of(context.inputs[name], context.run.compute)
 
 
 def open_embedder(context: StageContext, name: str) -> Embedder:
     """The embedder that the stage `name` imported; or of a language model, its adapter merged, what stands below its
     head."""
+    return embedder_of(context.inputs[name], context.run.compute)
+
+
+def scorer_of(artifact: Artifact, compute: Compute) -> Scorer:
+    """A reward model, by itself."""
+    if "reads" in artifact.manifest.facts:
+        from alignment.inference.classifier import ClassifierScorer
+
+        return ClassifierScorer(artifact, compute)
+    from alignment.inference.embedded import EmbeddedScorer
+
+    return EmbeddedScorer(artifact, compute)
+
+
+def embedder_of(artifact: Artifact, compute: Compute) -> Embedder:
+    """An embedder, by itself."""
     from alignment.inference.embedding import EncoderEmbedder
 
-    return EncoderEmbedder(context.inputs[name], context.run.compute)
+    return EncoderEmbedder(artifact, compute)

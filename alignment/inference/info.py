@@ -78,6 +78,17 @@ def quantisation_of(artifact: Artifact) -> str | None:
     return found
 
 
+def role_of(artifact: Artifact) -> str:
+    """policy, reward or embedder. Raises ModelError where the folder does not say; models without a chat template say
+    this too."""
+    folder = artifact.path() / "model"
+    try:
+        return str(json.loads((folder / INFO).read_text(encoding="utf-8"))["role"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"no usable {INFO}: {error}", where=str(folder),
+                         expected="a model folder made by an import or train stage") from error
+
+
 def template_of(artifact: Artifact) -> dict[str, str]:
     """{"name", "hash"} of the chat template that an artifact's model was made with."""
     return dict(model_info(artifact)["template"])

@@ -2,7 +2,8 @@
 
 An evaluation writes them beside its results (FILE); `serving` asks them again before anybody else is answered. A row
 keeps the prompt's ids, the greedy answer's ids with their log-probabilities and the distance to the runner-up, and all
-tokens that end an answer; of a reward model a text and its score. Plain values; runs no model.
+tokens that end an answer; of a reward model a text and its score; of an embedder a text and its vector. Plain values;
+runs no model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from alignment.errors import DataError
 from alignment.inference.requests import Asked, Told
@@ -67,7 +68,25 @@ class ScoreRow:
     dtype: str
 
 
-Row = ProofRow | ScoreRow
+@dataclass(frozen=True)
+class VectorRow:
+    """A text and the vector that an embedder made of it.
+
+    Attributes:
+        pooling, normalise: as `Embedder.embed` has them.
+    """
+
+    id: str
+    model: str
+    text: str
+    vector: list[float]
+    pooling: Literal["cls", "mean"]
+    normalise: bool
+    dtype: str
+
+
+Row = ProofRow | ScoreRow | VectorRow
+_KINDS: Mapping[str, type[Row]] = {"answer": ProofRow, "score": ScoreRow, "vector": VectorRow}
 T = TypeVar("T", bound=Asked)
 
 
@@ -98,8 +117,9 @@ def _rounded(value: float | None) -> float:
 
 def written(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """Each as an object of JSON."""
+    names = {kind: name for name, kind in _KINDS.items()}
     for row in rows:
-        yield {"kind": "answer" if isinstance(row, ProofRow) else "score", **asdict(row)}
+        yield {"kind": names[type(row)], **asdict(row)}
 
 
 def read(path: Path) -> list[Row]:
@@ -109,7 +129,7 @@ def read(path: Path) -> list[Row]:
         for line in path.read_text(encoding="utf-8").splitlines():
             raw = json.loads(line)
             kind = raw.pop("kind")
-            rows.append({"answer": ProofRow, "score": ScoreRow}[kind](**raw))
+            rows.append(_KINDS[kind](**raw))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the record of a model's answers cannot be read: {type(error).__name__}: {error}",
                         where=str(path), expected="a file as evaluate stages write it") from error

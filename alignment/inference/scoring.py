@@ -75,6 +75,45 @@ def log_probs(
     return results
 
 
+def continuations(
+    model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], batch_tokens: int = 8192
+) -> list[tuple[float, bool]]:
+    """How likely ids are that follow other ids, neither empty: the sum of their log-probabilities in nats, and whether
+    each is the likeliest in its place. Contexts that are equal are read once.
+
+    Args:
+        batch_tokens: as for `log_probs`.
+    """
+    # The last token goes with the continuation: what predicts its first token stands there.
+    all_ = [_Pair(index, tuple(before[:-1]), [before[-1], *said]) for index, (before, said) in enumerate(pairs)]
+    results = [(math.nan, False)] * len(all_)
+
+    def forward(**inputs: object) -> Tensor:
+        return model(**inputs).logits  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        for batch in _batches([pair for pair in all_ if pair.before], batch_tokens):
+            _told(results, batch, _run(model, forward, batch, [pair.segment[:-1] for pair in batch]))
+        for batch in _batches([pair for pair in all_ if not pair.before], batch_tokens):
+            _told(results, batch, _whole(model, forward, [pair.segment[:-1] for pair in batch]))
+    return results
+
+
+def _told(results: list[tuple[float, bool]], batch: Sequence[_Pair], outputs: Sequence[Tensor]) -> None:
+    for pair, logits in zip(batch, outputs, strict=True):
+        targets = torch.tensor(pair.segment[1:], device=logits.device)
+        results[pair.item] = _sum_log_probs(logits, targets), bool((logits.argmax(-1) == targets).all())
+
+
+def _whole(model: PreTrainedModel, forward: Forward, inputs: Sequence[list[int]]) -> list[Tensor]:
+    """Outputs at all positions of `inputs`, which follow nothing: padded at the right, where no token looks."""
+    width = max(map(len, inputs))
+    padded = torch.tensor([own + [0] * (width - len(own)) for own in inputs], device=model.device)
+    mask = torch.tensor([[1] * len(own) + [0] * (width - len(own)) for own in inputs], device=model.device)
+    outputs = forward(input_ids=padded, attention_mask=mask, use_cache=False)
+    return [outputs[index, : len(own)] for index, own in enumerate(inputs)]
+
+
 class RewardScorer:
     """Scores answers with a reward model: the scalar head at the answer's end token.
 

@@ -28,6 +28,7 @@ from alignment.config import (
     RunRows,
     ShippedTemplate,
     Source,
+    TaskFile,
     TinyModel,
 )
 from alignment.config.arithmetic import settled_here
@@ -115,6 +116,13 @@ def _within(source: object, store: str) -> object:
     return source.within(store) if isinstance(source, ArtifactRef) else source
 
 
+def _task_file(stage: str, file: TaskFile) -> dict[str, str]:
+    """By its name; what the tasks are called, and where their files lie, is apart."""
+    if file.error is not None:
+        raise file.error
+    return {file.name: file_digest(file.path)}
+
+
 def _artifact(stage: str, ref: ArtifactRef) -> dict[str, str]:
     """By its key, of which the digest is part: a key, RUN:STAGE and a path of one artifact are the same."""
     return {"artifact": key_meant(f"stage {stage}", ref)}
@@ -129,6 +137,7 @@ CONTENT: dict[type, Callable[[str, Any], Any]] = {
     TinyModel: lambda stage, model: model.model_dump(mode="json"),
     ArtifactModel: _artifact,
     RunRows: _artifact,
+    TaskFile: _task_file,
     PromptFile: lambda stage, prompt: {f"prompt {prompt.step}": hashlib.sha256(
         read_prompt(prompt, f"stage {stage}, prompts.{prompt.step}").encode()).hexdigest()},
     ShippedTemplate: lambda stage, template: {

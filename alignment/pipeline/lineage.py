@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from alignment.data.lineage import stage_of
 from alignment.data.read import source_names
 from alignment.errors import ArtifactError, ConfigError, KubeAlignError
 from alignment.inference.draws import choose_of
+from alignment.pipeline.served_by import Served, served
 from alignment.records.files import each_line
 
 _MADE_OF = re.compile(r"-(best|pair|contrast|answered|negative|(newest|previous)-\d+)$")
@@ -38,11 +39,13 @@ def back(artifact: Artifact) -> dict[str, Any]:
     """Everything that an artifact was made from.
 
     Returns:
-        {"of": key, "artifacts": {key: entry}, "unknown": [what could not be followed]}; an entry has stage, kind,
+        {"of": key, "artifacts": {key: entry}, "served": [who served it, as `Served` has it, the newest first],
+        "unknown": [what could not be followed]}; an entry has stage, kind,
         title, inputs (name -> key), rows, sources (path, sha256), prompts (step -> sha256), teachers, documents (file
         -> passages), shown (what of origins -> how many rows or passages). Files of row sets are read.
     """
-    found: dict[str, Any] = {"of": artifact.key, "artifacts": {}, "unknown": []}
+    found: dict[str, Any] = {"of": artifact.key, "artifacts": {}, "served": [], "unknown": []}
+    found["served"] = [asdict(one) for one in served(artifact, found["unknown"])]
     waiting = [artifact]
     while waiting:
         one = waiting.pop(0)
@@ -114,13 +117,20 @@ class Met:
 
 @dataclass
 class Trail:
-    """Where a row went. `unknown` is what could not be followed."""
+    """Where a row went.
+
+    Attributes:
+        learned: key -> stage of models that learned from it, or stand on one that has.
+        served: key -> who served such a model, the newest first; of those that nobody served nothing.
+        unknown: what could not be followed.
+    """
 
     row: str
     met: list[Met] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     held: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)
+    served: dict[str, list[Served]] = field(default_factory=dict)
 
 
 def forward(store: Store, row: str) -> Trail:
@@ -139,6 +149,8 @@ def forward(store: Store, row: str) -> Trail:
     for artifact in _in_order(store, trail):
         try:
             _follow(artifact, trail, at)
+            if artifact.key in trail.learned and (by := served(artifact, trail.unknown)):
+                trail.served[artifact.key] = by
         except KubeAlignError as error:
             trail.unknown.append(f"{artifact.key}: {error.problem}")
     if not any(met.how in ("holds", "left out") for met in trail.met):

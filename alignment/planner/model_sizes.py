@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from alignment.artifacts import Artifact
@@ -40,7 +41,10 @@ def of_reader(stage: str, model: HubModel | FolderModel | TinyModel) -> ModelSiz
     is not at hand, or says other keys than BERT's."""
     if isinstance(model, TinyModel):
         return size_of_tiny(model)
-    folder = hub_snapshot(model) if isinstance(model, HubModel) else folder_path(stage, model)
+    return _size_of_reader(hub_snapshot(model) if isinstance(model, HubModel) else folder_path(stage, model))
+
+
+def _size_of_reader(folder: Path) -> ModelSize | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         hidden, layers, heads, wide, vocab = (int(config[key]) for key in (
@@ -67,6 +71,8 @@ def of_any(artifact: Artifact) -> ModelSize | None:
         return None
     try:
         info = json.loads((artifact.path() / "model" / "kubealign.json").read_text(encoding="utf-8"))
+        if "reads" in info:
+            return _size_of_reader(artifact.path() / "model")
         base = artifact if info["base"] is None else artifact.store.find(str(info["base"]))
         return None if base is None else size_of_folder(base.path() / "model")
     except (OSError, ValueError, KeyError, TypeError, ModelError):

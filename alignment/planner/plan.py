@@ -17,6 +17,7 @@ from alignment.config import (
     Compute,
     Contrastive,
     Evaluate,
+    EvaluateHarness,
     EvaluatePairs,
     Export,
     FromArtifact,
@@ -45,6 +46,7 @@ from alignment.config.hardware import Native, device_here
 from alignment.config.run import adapter_of
 from alignment.config.sharding import zero_stage
 from alignment.config.stages.export import ROWS, TOKENS
+from alignment.config.stages.fields import LENGTH
 from alignment.config.stages.online import Online
 from alignment.data.artifact_source import known_here
 from alignment.errors import DataError
@@ -520,6 +522,19 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
                    stage.sampling.max_new_tokens)
 
 
+def _evaluate_harness(state: _State, stage: EvaluateHarness) -> StagePlan:
+    """How long documents are, nobody knows before the harness has built its prompts: the memory is that of
+    prompts of LENGTH tokens, and there is no time."""
+    sizes = [state.sizes[name] for name in stage.models]
+    known = [size for size in sizes if size is not None]
+    largest = max(known, key=lambda one: one.parameters, default=None) if len(known) == len(sizes) else None
+    limit = state.run.scaled(stage.harness.limit)
+    memory = None if largest is None else _passing(state, stage, largest, stage.batch_size * LENGTH,
+                                                   value_bytes(stage.arithmetic))
+    documents = None if limit is None else limit * len(stage.harness.tasks)
+    return StagePlan(stage.name, stage.title(), largest, documents, None, False, memory=memory)
+
+
 def _infer(state: _State, stage: Infer) -> StagePlan:
     read = state.sets[stage.prompts]
     return _generation(state, stage, [stage.model], read.rows, read, stage.n)
@@ -637,6 +652,6 @@ PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
     TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
-    EvaluatePairs: _evaluate_pairs, Choose: _choose, Export: _export,
+    EvaluatePairs: _evaluate_pairs, EvaluateHarness: _evaluate_harness, Choose: _choose, Export: _export,
 }
 """Stage class -> what one of its stages will need."""

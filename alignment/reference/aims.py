@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from alignment.config import Aim, AnyStage, Evaluate, EvaluatePairs, Export, ImportData, ImportDocuments, Run, Stage
+from alignment.config import (
+    Aim,
+    AnyStage,
+    Evaluate,
+    EvaluateHarness,
+    EvaluatePairs,
+    Export,
+    ImportData,
+    ImportDocuments,
+    Run,
+    Stage,
+)
+from alignment.config.harness import flat
 from alignment.config.stages.evaluate import REFERENCE
 from alignment.config.stages.fields import Place
 from alignment.errors import ConfigError
@@ -27,6 +39,10 @@ NAMES: dict[type[Stage], Callable[[Any], Mapping[str, tuple[str, ...]]]] = {
         "JUDGE": tuple(stage.judges), "SCORER": tuple(filter(stage.scalar, stage.judges)),
         "COMPARING": tuple(filter(stage.compares, stage.judges)),
         "FIRST_and_SECOND": tuple(f"{one}_and_{other}" for one, other in stage.pairs()),
+    },
+    EvaluateHarness: lambda stage: {
+        "CHALLENGER_vs_BASELINE": tuple(f"{challenger}_vs_{baseline}" for challenger, baseline in stage.pairs()),
+        "MODEL": stage.models, "TASK.METRIC": _of_tasks(stage),
     },
     Export: lambda stage: {"FORM": stage.compared_forms()},
 }
@@ -53,6 +69,15 @@ def _unmade(run: Run, place: Place, aim: Aim, what: str) -> Iterator[tuple[Place
 def made_by(stage: AnyStage) -> list[str]:
     """Every metric that a stage's manifest may hold, as far as its config decides."""
     return [name for metric in metrics(type(stage)) if _given(metric, stage) for name in _names(metric, stage)]
+
+
+def _of_tasks(stage: EvaluateHarness) -> tuple[str, ...]:
+    """TASK.METRIC of all tasks that there are; those that there are not are a finding of `check` of their own."""
+    try:
+        tasks = stage.harness.found()
+    except ConfigError:
+        return ()
+    return tuple(f"{flat(name, 'none')}.{metric}" for name, task in tasks.items() for metric in task.metrics)
 
 
 def _given(metric: Metric, stage: AnyStage) -> bool:

@@ -16,6 +16,7 @@ from alignment.config import (
     Contrastive,
     DocumentQa,
     Evaluate,
+    EvaluateHarness,
     EvaluatePairs,
     Export,
     FromArtifact,
@@ -105,6 +106,8 @@ _ENTROPY = Curve("entropy", "Mean entropy of the predicted next token, in nats; 
 _TOKENS = "Share of the learned tokens that the model would have chosen itself."
 
 _HAS_BETA = "trl.beta is above 0"
+_HARNESS_ERROR = "the harness gives a standard error for the metric"
+_LATER = "there are several models"
 
 
 def _drawn(name: str, text: str, span: str, *, final: bool = False, when: str | None = None) -> Curve:
@@ -293,6 +296,7 @@ DECIDED: Mapping[str, Callable[[Any], bool]] = {
     _HAS_PAIRS: lambda stage: stage.pairs != "none",
     _RETRIEVES: lambda stage: stage.retrieve is not None,
     _HAS_BETA: lambda stage: stage.has_reference,
+    _LATER: lambda stage: len(stage.models) > 1,
     **{_when(name, USUAL): _measures(name) for name in NAMES},
     **{_when(name, GAINED): _compares(name) for name in NAMES},
 }
@@ -511,6 +515,19 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
         Metric("FIRST_and_SECOND.kappa", "The same beyond chance: Cohen's kappa, every pair counted in both orders.",
                DIFFERENCE),
     ),
+    EvaluateHarness: (
+        Metric("MODEL.TASK.METRIC", "A metric of a task, as lm-evaluation-harness makes it: acc, acc_norm, "
+                                    "exact_match, word_perplexity, ... Behind a filter of a name METRIC/FILTER: "
+                                    "exact_match/strict-match.", ANY),
+        *(Metric(f"MODEL.TASK.METRIC_{end}", f"{which} end of its 95 % interval: 1.96 of the harness's standard errors "
+                                             "from the value.", ANY, when=_HARNESS_ERROR)
+          for end, which in (("low", "Lower"), ("high", "Upper"))),
+        Metric("CHALLENGER_vs_BASELINE.TASK.METRIC_gain", "Mean difference over the same documents, of metrics that "
+                                                          "are means over documents.", ANY, when=_LATER),
+        *(Metric(f"CHALLENGER_vs_BASELINE.TASK.METRIC_gain_{end}", f"{which} end of its 95 % interval: documents in "
+                                                                   "pairs, resampled.", ANY, when=_LATER)
+          for end, which in (("low", "Lower"), ("high", "Upper"))),
+    ),
     Choose: (
         Metric("round", "Number of the round whose model it is; 0: the start, since not even round 1 met its gate.",
                COUNT, "higher"),
@@ -663,6 +680,14 @@ _EVENTS: dict[type[Stage], tuple[Event, ...]] = {
             "reused": _REUSED, "seconds": "Time spent.",
         }, when=_SCORED_BY_MODEL),
         _JUDGED,
+    ),
+    EvaluateHarness: (
+        _BATCH,
+        Event("answers", "A model has answered all requests of all tasks.", {
+            "model": "The stage that made the model.", "requests": "Requests; a document with choices is several.",
+            "reused": _REUSED, "seconds": "Seconds of encoding and computing.",
+            "cut": "Task -> requests of which tokens at the left were left out.",
+        }),
     ),
     EvaluatePairs: (
         _BATCH,

@@ -52,7 +52,8 @@ def told_of(kind: type[Stage]) -> str:
     if kind.known_by is not None:
         return f"{told}, with {kind.known_by}"
     others = {name for other in same if other is not kind for name in other.model_fields}
-    own = next(name for name, field in kind.model_fields.items() if field.is_required() and name not in others)
+    required = [name for name, field in kind.model_fields.items() if field.is_required() and name != "name"]
+    own = next((name for name in required if name not in others), " and ".join(required))
     return f"{told}, with {own}"
 
 

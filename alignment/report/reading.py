@@ -122,10 +122,14 @@ def results_of(run: Run, artifacts: Artifacts) -> dict[str, dict[str, Any]]:
 
 
 def measured_by(stage: AnyStage) -> list[str]:
-    """Names of the models that a stage measures, in the order of its table; none where it measures judges."""
+    """Names of the models whose answers to rows a stage measures, in the order of its table; none where it measures
+    judges, or by tasks of the harness."""
+    if stage.known_by is not None:
+        return []
     return [ref.stage for ref in stage.model_refs() if ref.role == "policy" and not ref.drawn]
 
 
 def measures_models(stage: AnyStage) -> bool:
-    """Whether a stage makes a table of models; one of judges asks models for nothing but judgements."""
+    """Whether a stage makes a table of models; one of judges asks models for nothing but judgements, and one
+    of tasks has other columns."""
     return stage.makes == "table" and bool(measured_by(stage))

@@ -14,6 +14,7 @@ from alignment.config import (
     AnyStage,
     Choose,
     Evaluate,
+    EvaluateHarness,
     EvaluatePairs,
     Export,
     FromArtifact,
@@ -34,6 +35,7 @@ from alignment.report import format as texts
 from alignment.report.answers import chosen
 from alignment.report.charts import SHARE, Counts, histogram
 from alignment.report.curves import charts_of
+from alignment.report.harness import harness_entry
 from alignment.report.judges import judges_entry
 from alignment.report.reading import read_answers, read_events, read_map
 from alignment.report.results import (
@@ -164,6 +166,7 @@ SECTIONS: dict[type[Stage], Section | None] = {
     Generate: Section("generation", _generation), ImportReader: None, Select: Section("selection", _selection),
     TrainBase: Section("training", _training),
     Sample: Section("sampling", _sampling), Infer: None, Evaluate: Section("evaluations", _evaluation),
-    EvaluatePairs: Section("judges", judges_entry), Choose: None, Export: Section("exports", _exported),
+    EvaluatePairs: Section("judges", judges_entry), EvaluateHarness: Section("harness", harness_entry), Choose: None,
+    Export: Section("exports", _exported),
 }
 """Stage class -> its part of the page; None: nothing beyond what every stage has."""

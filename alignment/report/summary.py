@@ -93,7 +93,8 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
         name, result = _last(results)
         artifact = artifacts.get(name)
         left = not_taken(artifact.manifest.rows.dropped) if artifact is not None else 0
-        sentences.append(_judges(result) if "judges" in result else _change(result, measured_by(run.stage(name)), left))
+        sentences.append(_judges(result) if "judges" in result else _tasks(result) if "tasks" in result else
+                         _change(result, measured_by(run.stage(name)), left))
     elif finished + spared == len(run.stages):
         sentences.append(f"All {plural(finished, 'stage')} finished; this run evaluates no model.")
     if finished + spared < len(run.stages):
@@ -104,9 +105,22 @@ def headline(run: Run, artifacts: Artifacts, results: Results, verdicts: Sequenc
 
 
 def _last(results: Results) -> tuple[str, Values]:
-    """The last stage that measures models; where there is none, the last that measures judges."""
-    models = [item for item in results.items() if "judges" not in item[1]]
-    return (models or list(results.items()))[-1]
+    """The last stage that measures models by rows; else by tasks; else the last that measures judges."""
+    tasks = [item for item in results.items() if "judges" not in item[1]]
+    return ([item for item in tasks if "tasks" not in item[1]] or tasks or list(results.items()))[-1]
+
+
+def _tasks(result: Values) -> str:
+    """`boolq: acc from 0.52 to 0.61 on 200 documents.`, by each task's first metric."""
+    models = list(result["measured"])
+    first, last, told = models[0], models[-1], []
+    for task, facts in result["tasks"].items():
+        name = next(iter(facts["better"]), "")
+        values = [(result["measured"][model][task].get(name) or {}).get("value") for model in (first, last)]
+        if all(map(is_number, values)):
+            change = f"from {number(values[0], 3)} to {number(values[1], 3)}" if first != last else number(values[0], 3)
+            told.append(f"{task}: {name} {change} on {plural(int(facts['documents']), 'document')}")
+    return f"{'; '.join(told)}." if told else ""
 
 
 def _judges(result: Values) -> str:

@@ -144,7 +144,7 @@ def _results(
 
 def judges_table(run: Run, artifacts: Artifacts) -> Table | None:
     """Judges of every finished stage that measures such; None for a run without one."""
-    stages = [stage for stage in run.stages if stage.makes == "table" and not measures_models(stage)]
+    stages = [stage for stage in run.stages if stage.makes == "table" and stage.known_by == "judges"]
     if not stages:
         return None
     results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
@@ -162,6 +162,32 @@ def judges_table(run: Run, artifacts: Artifacts) -> Table | None:
             table.add_row(Text(judge), _cell("accuracy", line["accuracy"], bounds=True), number(line["tied"]),
                           number(line["length"]["shorter"], 3), number(line["length"]["longer"], 3),
                           number(line["labels"]["kappa"], 3), number((line["calibration"] or {}).get("ece"), 3))
+        table.add_section()
+    return table
+
+
+def harness_table(run: Run, artifacts: Artifacts) -> Table | None:
+    """Tasks of the harness by models, of every finished stage that asks such; None for a run without one."""
+    stages = [stage for stage in run.stages if stage.makes == "table" and stage.known_by == "harness"]
+    if not stages:
+        return None
+    results, unneeded = results_of(run, artifacts), unneeded_of(run, artifacts)
+    table = _table("Tasks")
+    for name in ("model", "task", "metric"):
+        table.add_column(name, max_width=24, overflow="ellipsis", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("documents", justify="right", no_wrap=True)
+    for stage in stages:
+        if len(stages) > 1 or stage.name not in results:
+            table.add_row(Text(stage.name, "dim"))
+        if stage.name not in results:
+            table.add_row(Text("not needed", "dim") if stage.name in unneeded else Text("not finished", "yellow"))
+            continue
+        for model, tasks in results[stage.name]["measured"].items():
+            for task, metrics in tasks.items():
+                for metric_name, entry in metrics.items():
+                    table.add_row(Text(model), Text(task), Text(metric_name), _cell("", entry, bounds=True),
+                                  number(results[stage.name]["tasks"][task]["documents"]))
         table.add_section()
     return table
 

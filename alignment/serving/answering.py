@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 from alignment.inference.live.asked import Broken, Heard, Question
 from alignment.inference.live.opened import LiveModel
 from alignment.inference.requests import Draw, Token
+from alignment.serving.calls import calling
+from alignment.serving.growing import Plain, Text, Until, Whole, plain
 from alignment.serving.refused import Refused
 from alignment.serving.shapes import ChatRequest, CompletionRequest
-from alignment.templates import Growing, decode_answer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from alignment.templates import Growing, Spoken, decode_answer
 
 
 @dataclass(frozen=True)
@@ -30,98 +29,26 @@ class Part:
 
     Attributes:
         tokens: all that were made, the stop token too.
-        finish: `stop` or `length` with the last part.
+        finish: with the last part.
         reason: the stop token, or the stop text.
+        call: of a tool, with the last part.
     """
 
     text: str
     tokens: tuple[Token, ...]
-    finish: Literal["stop", "length"] | None = None
+    finish: Literal["stop", "length", "tool_calls"] | None = None
     reason: int | str | None = None
-
-
-class Text(Protocol):
-    """Text that grows with tokens."""
-
-    def add(self, token: int) -> str: ...
-
-    def end(self, *, finished: bool) -> str: ...
-
-
-class Plain:
-    """Text that continues a prompt as it stands, no answer of a conversation."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer, self._ids, self._given = tokenizer, list[int](), ""
-
-    def add(self, token: int) -> str:
-        self._ids.append(token)
-        return self._give(plain(self._tokenizer, self._ids).rstrip("\ufffd"))
-
-    def end(self, *, finished: bool) -> str:
-        return self._give(plain(self._tokenizer, self._ids))
-
-    def _give(self, text: str) -> str:
-        if not text.startswith(self._given):
-            return ""
-        piece, self._given = text[len(self._given):], text
-        return piece
-
-
-class Whole:
-    """Text that nobody reads before its end: decoded once, by a function of ids and whether a stop token came."""
-
-    def __init__(self, decode: Callable[[list[int], bool], str]) -> None:
-        self._decode, self._ids = decode, list[int]()
-
-    def add(self, token: int) -> str:
-        self._ids.append(token)
-        return ""
-
-    def end(self, *, finished: bool) -> str:
-        return self._decode(self._ids, finished)
-
-
-class Until:
-    """Another text, up to the first of some stop texts and without it: what may become one is held back."""
-
-    def __init__(self, text: Text, stops: Sequence[str]) -> None:
-        self._text, self._stops = text, stops
-        self._held = ""
-        self.found: str | None = None
-
-    def add(self, token: int) -> str:
-        return self._take(self._text.add(token), last=False)
-
-    def end(self, *, finished: bool) -> str:
-        return self._take(self._text.end(finished=finished), last=True)
-
-    def _take(self, piece: str, *, last: bool) -> str:
-        if self.found is not None:
-            return ""
-        held = self._held + piece
-        places = [(place, stop) for stop in self._stops if (place := held.find(stop)) >= 0]
-        if places:
-            place, self.found = min(places)
-            return held[:place]
-        keep = 0 if last else max((size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1))
-                                   if held.endswith(stop[:size])), default=0)
-        self._held = held[len(held) - keep:]
-        return held[: len(held) - keep]
+    call: Spoken | None = None
 
 
 def text_of(request: ChatRequest | CompletionRequest, model: LiveModel) -> Until:
     """How the answers of a request are told."""
     speaker, told = model.speaker, isinstance(request, ChatRequest)
-    if request.stream or request.stops:
-        return Until(Growing(speaker) if told else Plain(speaker), request.stops)
-    return Until(Whole(lambda ids, finished: decode_answer(speaker, ids, finished=finished) if told
-                       else plain(speaker, ids)), ())
-
-
-def plain(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of ids that continue a text, special tokens left out."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text: Text = Growing(speaker) if told else Plain(speaker)
+    if not (request.stream or request.stops):
+        text = Whole(lambda ids, finished: decode_answer(speaker, ids, finished=finished) if told
+                     else plain(speaker, ids))
+    return Until(calling(text, model, request.tools) if isinstance(request, ChatRequest) else text, request.stops)
 
 
 def draw_of(request: ChatRequest | CompletionRequest, ids: Sequence[int], model: LiveModel, default: int,
@@ -183,8 +110,9 @@ async def parts(model: LiveModel, question: Question, text: Until) -> AsyncItera
                 yield Part(piece, heard.tokens, "stop", text.found)
                 return
             if over:
-                yield Part(piece, heard.tokens, "stop" if heard.stop else "length",
-                           heard.tokens[-1].id if heard.stop else None)
+                call = text.call
+                yield Part(piece, heard.tokens, "tool_calls" if call else "stop" if heard.stop else "length",
+                           heard.tokens[-1].id if heard.stop else None, call)
                 return
             yield Part(piece, heard.tokens)
     finally:

@@ -5,7 +5,8 @@ notice when nobody listens. `kubealign serve` runs it with uvicorn (run.py); wha
     GET  /ready     200 once every model is proved; 503 before, and at the end; with the key, why
     GET  /metrics   Prometheus                                          no key
     GET  /          the page of page/index.html                         no key
-    GET  /v1/models, POST /v1/chat/completions, /v1/completions, /v1/score, /votes
+    GET  /openapi.json  what may be asked                               no key
+    GET  /v1/models, POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/score, /votes
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ from alignment.serving.chat import chat
 from alignment.serving.completions import completions
 from alignment.serving.door import Endpoint, Handler, body_of, guarded, has_key, is_proof, shaped
 from alignment.serving.draining import DRAIN_FILE, Closing, leaving, tell
+from alignment.serving.embeddings import embeddings
 from alignment.serving.measured import GONE, Asked
+from alignment.serving.openapi import document
 from alignment.serving.proving import prove_all
 from alignment.serving.refused import Refused
+from alignment.serving.revive import revive
 from alignment.serving.scores import scores
 from alignment.serving.service import Model, Service
 from alignment.serving.spoken import Reply
@@ -41,7 +45,8 @@ from alignment.serving.streams import EventStream, unless_gone
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 Call = Callable[[Service, Asked], Awaitable[Reply]]
-CALLS: dict[str, Call] = {"/v1/chat/completions": chat, "/v1/completions": completions, "/v1/score": scores}
+CALLS: dict[str, Call] = {"/v1/chat/completions": chat, "/v1/completions": completions, "/v1/embeddings": embeddings,
+                          "/v1/score": scores}
 
 
 def build(service: Service, *, hosts: Iterable[str] | None = None, prove: bool = True) -> Starlette:
@@ -50,11 +55,13 @@ def build(service: Service, *, hosts: Iterable[str] | None = None, prove: bool =
     Args:
         hosts: names that a request's Host may have, beside the machine's own; None: any. A server that asks for no key
             is to be called by no page of another site, whose name may lead here.
-        prove: whether its start does that; else the caller has done it.
+        prove: whether its start does that, and starts engines that end again; else the caller has done the one, and
+            sees to the other.
     """
     async def start() -> None:
         await asyncio.to_thread(service.load)
         await prove_all(service, app)
+        await revive(service, app)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -68,7 +75,8 @@ def build(service: Service, *, hosts: Iterable[str] | None = None, prove: bool =
 
     routes = [
         Route("/health", _health(service)), Route("/ready", _ready(service)), Route("/metrics", _metrics(service)),
-        Route("/", _page), Route("/v1/models", guarded(service, hosts, _models)),
+        Route("/", _page), Route("/openapi.json", _openapi(service)),
+        Route("/v1/models", guarded(service, hosts, _models)),
         Route("/v1/models/{model:path}", guarded(service, hosts, _models)),
         Route("/votes", guarded(service, hosts, _vote), methods=["POST"]),
         *(Route(path, guarded(service, hosts, _called(path, call)), methods=["POST"]) for path, call in CALLS.items()),
@@ -122,6 +130,9 @@ def _called(path: str, call: Call) -> Handler:
         if isinstance(reply, dict):
             end(200)
             return JSONResponse(reply)
+        if request.scope["http_version"] == "1.0":  # which has no chunks
+            end(400)
+            raise Refused(400, "stream: needs HTTP/1.1", param="stream", code="invalid_request")
         return EventStream(reply, service.limits.seconds - asked.seconds, lambda gone: end(GONE if gone else 200))
 
     return handle
@@ -169,11 +180,20 @@ async def _page(_: Request) -> Response:
                                    "frame-ancestors 'none'"})
 
 
+def _openapi(service: Service) -> Endpoint:
+    made = document({name: model.role for name, model in service.models.items()}, key=service.key is not None)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(made)
+
+    return openapi
+
+
 async def _models(service: Service, request: Request) -> Response:
     entries = {model.name: {
         "id": model.name, "object": "model", "owned_by": "kubealign", "root": model.artifact.key,
-        "created": _seconds(model.artifact.manifest.finished), "kind": "reward" if model.reward else "policy",
-        "ready": model.state == "ready", "max_model_len": None if model.live is None else model.live.longest,
+        "created": _seconds(model.artifact.manifest.finished), "kind": model.role,
+        "ready": model.state == "ready", "max_model_len": model.longest,
     } for model in service.models.values()}
     name = request.path_params.get("model")
     if name is None:
@@ -201,7 +221,9 @@ async def _vote(service: Service, request: Request) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
-    return shaped(Refused(error.status_code, words.get(error.status_code, str(error.detail)), code="no_such_call"))
+    made = shaped(Refused(error.status_code, words.get(error.status_code, str(error.detail)), code="no_such_call"))
+    made.headers.update(error.headers or {})  # Allow
+    return made
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -16,13 +16,13 @@ from alignment.inference.live.asked import Question
 from alignment.inference.live.opened import LiveModel
 from alignment.records import Message
 from alignment.serving.answering import Part, draw_of, merged, parts, text_of
+from alignment.serving.calls import encode_told, told
 from alignment.serving.measured import Asked
 from alignment.serving.refused import Refused
 from alignment.serving.scores import score
 from alignment.serving.service import Service
 from alignment.serving.shapes import ChatRequest, read
 from alignment.serving.spoken import Choice, Frame, Parts, Reply, chat_log_probs, gathered, streamed, usage
-from alignment.templates import encode_prompt
 
 T = TypeVar("T")
 
@@ -31,19 +31,19 @@ async def chat(service: Service, asked: Asked) -> Reply:
     """Raises Refused."""
     request = read(ChatRequest, asked.body)
     asked.model = request.model
-    live = service.named(request.model, reward=False, proving=asked.proving).live
+    live = service.named(request.model, "policy", proving=asked.proving).live
     assert live is not None
     prompt = request.conversation()
-    ids = tuple(await encoded(service, partial(encode_prompt, live.tokenizer, prompt)))
+    ids = tuple(await encoded(service, partial(encode_told, live, prompt)))
     count = request.best_of or request.n
-    told = _told(service, request, live, ids, count)
+    answers = _told(service, request, live, ids, count)
     if request.stream:
         frame = Frame.of("chat.completion.chunk", request.model, "chatcmpl")
-        return streamed(asked, told, count, len(ids), frame, partial(_delta, request, live),
+        return streamed(asked, answers, count, len(ids), frame, partial(_delta, request, live),
                         first={"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None},
                         with_usage=request.stream_options is not None and request.stream_options.include_usage,
                         more={"prompt_token_ids": list(ids)} if request.return_token_ids else {})
-    choices = await gathered(asked, told, count)
+    choices = await gathered(asked, answers, count)
     asked.tokens(len(ids), sum(len(choice.tokens) for choice in choices))
     used = usage(len(ids), choices)
     more: dict[str, Any] = {"prompt_token_ids": list(ids)} if request.return_token_ids else {}
@@ -73,7 +73,9 @@ def _told(service: Service, request: ChatRequest, live: LiveModel, ids: tuple[in
 
 def _choice(request: ChatRequest, live: LiveModel, index: int, choice: Choice) -> dict[str, Any]:
     assert choice.end is not None
-    return {"index": index, "message": {"role": "assistant", "content": "".join(choice.text)},
+    text, call = "".join(choice.text), choice.end.call
+    message = {"content": text} if call is None else {"content": text or None, "tool_calls": [told(call)]}
+    return {"index": index, "message": {"role": "assistant", **message},
             "logprobs": chat_log_probs(live.speaker, choice.tokens) if request.logprobs else None,
             "finish_reason": choice.end.finish, "stop_reason": choice.end.reason,
             **({"token_ids": [token.id for token in choice.tokens]} if request.return_token_ids else {})}
@@ -85,13 +87,16 @@ def _delta(request: ChatRequest, live: LiveModel, index: int, part: Part) -> dic
     more: dict[str, Any] = {"token_ids": [token.id for token in part.tokens]} if request.return_token_ids else {}
     if part.finish:
         more["stop_reason"] = part.reason
-    return {"index": index, "delta": {"content": part.text} if part.text else {},
+    delta: dict[str, Any] = {"content": part.text} if part.text else {}
+    if part.call is not None:
+        delta["tool_calls"] = [{"index": 0, **told(part.call)}]
+    return {"index": index, "delta": delta,
             "logprobs": chat_log_probs(live.speaker, part.tokens) if request.logprobs else None,
             "finish_reason": part.finish, **more}
 
 
 async def _scored(service: Service, prompt: list[Message], choices: list[Choice]) -> list[float]:
-    rewards = [model for model in service.models.values() if model.reward and model.state == "ready"]
+    rewards = [model for model in service.models.values() if model.role == "reward" and model.state == "ready"]
     if len(rewards) != 1:
         raise Refused(400, f"best_of needs one reward model that is served beside; there are {len(rewards)}",
                       param="best_of")

@@ -41,6 +41,11 @@ SCORE = {"float32": 1e-3, "bfloat16": 0.25}
 """How far a reward may be off, and this times its size where that is over 1."""
 
 
+VECTOR = {"float32": 1e-4, "bfloat16": 0.03}
+"""How far a vector may lie from the recorded one, as a share of its length: for small ones, the sine of the angle
+between them and the difference of their lengths in one number."""
+
+
 def bounds_of(recorded: str, served: str) -> Bounds:
     """For answers recorded in one arithmetic and served in another, or the same."""
     return FLOAT32 if recorded == served == "float32" else BFLOAT16

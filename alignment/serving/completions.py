@@ -25,7 +25,7 @@ async def completions(service: Service, asked: Asked) -> Reply:
     """Raises Refused."""
     request = read(CompletionRequest, asked.body)
     asked.model = request.model
-    live = service.named(request.model, reward=False, proving=asked.proving).live
+    live = service.named(request.model, "policy", proving=asked.proving).live
     assert live is not None
     prompts = [tuple(await encoded(service, partial(_ids, live, prompt))) for prompt in request.prompts]
     if not 1 <= len(prompts) * request.n <= MOST_CHOICES:

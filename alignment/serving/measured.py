@@ -30,6 +30,8 @@ class Measured:
                             registry=self._registry)
         self.ready = Gauge("kubealign_model_ready", "1: the model was proved and is served.", ("model",),
                            registry=self._registry)
+        self.restarts = Counter("kubealign_engine_restarts", "Engines that ended and were started again.",
+                                registry=self._registry)
         Gauge("kubealign_requests_in_flight", "Requests that are being answered.",
               registry=self._registry).set_function(in_flight)
         for model in models:

@@ -14,6 +14,7 @@ from alignment.artifacts import Artifact
 from alignment.config import Compute
 from alignment.config.hardware import native_here
 from alignment.config.serve import Limits
+from alignment.inference.generator import Pooling
 from alignment.inference.proof_rows import ProofRow
 from alignment.serving import records
 from alignment.serving.service import Model, Service
@@ -22,9 +23,10 @@ _CALM = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HU
          "TRANSFORMERS_VERBOSITY": "error"}
 """Read once, when libraries are loaded: threads that wait by spinning make a shared machine crawl."""
 
+
 def opened(
     artifacts: Mapping[str, Artifact], compute: Compute, limits: Limits, *, unproved: bool, key: str | None,
-    votes: str | None = None,
+    votes: str | None = None, pooling: Pooling | None = None,
 ) -> Service:
     """A server of the models, which have no weights yet.
 
@@ -33,18 +35,20 @@ def opened(
         compute: dtype auto is that of the recorded answers, or what this hardware has.
         unproved: whether they are held to nothing.
         key: of the API; None: nobody is asked for one.
+        pooling: of embedders; None: as the stages of their store have it.
 
     Raises:
         ModelError: a model without a record cannot be loaded, so none can be made.
     """
     for name, value in _CALM.items():
         os.environ.setdefault(name, value)
-    held = [Model(name, artifact, None if unproved else records.find(artifact)) for name, artifact in artifacts.items()]
+    found = [None] * len(artifacts) if unproved else records.find_all(artifacts.values())
+    held = [Model(name, artifact, record) for (name, artifact), record in zip(artifacts.items(), found, strict=True)]
     compute = compute.model_copy(update={"dtype": _dtype(held, compute)})
     for model in held:
         if model.record is None and not unproved:
-            model.record = records.make(model.artifact, compute, reward=model.reward)
-    return Service(held, compute, limits, key=key, votes=votes)
+            model.record = records.make(model.artifact, compute, pooling)
+    return Service(held, compute, limits, key=key, votes=votes, pooling=pooling)
 
 
 def _dtype(held: list[Model], compute: Compute) -> Literal["float32", "bfloat16"]:

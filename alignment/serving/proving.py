@@ -9,30 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from alignment import __version__
 from alignment.errors import KubeAlignError
 from alignment.inference.live.asked import Question
 from alignment.inference.live.opened import LiveModel, changes_nothing
-from alignment.inference.proof_rows import ProofRow, ScoreRow
+from alignment.inference.proof_rows import ProofRow, ScoreRow, VectorRow
 from alignment.inference.requests import Draw
 from alignment.progress import console
-from alignment.serving.answering import Plain, Until, parts
+from alignment.serving.answering import parts
 from alignment.serving.asgi import App, post
-from alignment.serving.compared import BFLOAT16, SCORE, Bounds, Compared, Served, bounds_of, compare, together
+from alignment.serving.compared import (
+    BFLOAT16,
+    SCORE,
+    VECTOR,
+    Bounds,
+    Compared,
+    Served,
+    bounds_of,
+    compare,
+    together,
+)
 from alignment.serving.door import PROOF_HEADER
+from alignment.serving.growing import Plain, Until
 from alignment.serving.service import Model, Service
 
 WHERE = {"service": "KUBEALIGN_SERVICE", "cluster": "RAY_CLUSTER_NAME", "revision": "KUBEALIGN_REVISION"}
 """What a proof says of the pods that it was made in -> variable with it."""
 
-async def prove_all(service: Service, app: App) -> None:
-    """Ask every model that has its weights, and let those be `ready` that are what was recorded."""
-    for model in service.models.values():
+async def prove_all(service: Service, app: App, models: Iterable[Model] | None = None) -> None:
+    """Ask every model that has its weights, or those given, and let those be `ready` that are what was recorded."""
+    for model in service.models.values() if models is None else models:
         if model.state == "proving":
             try:
                 await _prove(service, app, model)
@@ -49,9 +62,14 @@ async def _prove(service: Service, app: App, model: Model) -> None:
         model.proof, model.state = {"proved": False, "problem": None}, "ready"
         return
     began = time.monotonic()
-    texts = [row for row in model.record.rows if isinstance(row, ProofRow)]
-    scored = [row for row in model.record.rows if isinstance(row, ScoreRow)]
-    outcome = await (_of_scores(service, app, model, scored) if model.reward else _of_texts(service, app, model, texts))
+    rows = model.record.rows
+    match model.role:
+        case "reward":
+            outcome = await _of_scores(service, app, model, [row for row in rows if isinstance(row, ScoreRow)])
+        case "embedder":
+            outcome = await _of_vectors(service, app, model, [row for row in rows if isinstance(row, VectorRow)])
+        case _:
+            outcome = await _of_texts(service, app, model, [row for row in rows if isinstance(row, ProofRow)])
     model.proof = {"proved": outcome["problem"] is None, "record": model.record.source, **outcome,
                    "seconds": round(time.monotonic() - began, 3)}
     await asyncio.to_thread(_write, model)
@@ -99,7 +117,7 @@ async def _asked(service: Service, app: App, model: Model, row: ProofRow) -> Ser
         return f"the request was refused with {status}: {body['error']['message']}"
     choice = body["choices"][0]
     ids = choice["token_ids"]
-    stop = choice["stop_reason"] if choice["finish_reason"] == "stop" else None
+    stop = choice["stop_reason"] if choice["finish_reason"] != "length" else None
     return Served(body["prompt_token_ids"], ids, [one["logprob"] for one in choice["logprobs"]["content"]], stop)
 
 
@@ -164,6 +182,36 @@ async def _of_scores(service: Service, app: App, model: Model, rows: list[ScoreR
             "bounds": {"score": bound}, "each": each}
 
 
+# --- embedders -----------------------------------------------------------------------------------------------
+
+
+async def _of_vectors(service: Service, app: App, model: Model, rows: list[VectorRow]) -> dict[str, Any]:
+    if not rows:
+        return {"problem": "the record has no vectors of this model", "rows": 0}
+    assert model.reading is not None
+    reading, first, each = model.reading, rows[0], list[dict[str, Any]]()
+    if (reading.pooling, reading.normalise) != (first.pooling, first.normalise):
+        return {"problem": f"the vectors were recorded with {first.pooling} (normalise {first.normalise}) and are "
+                           f"served with {reading.pooling} (normalise {reading.normalise})", "rows": len(rows)}
+    bound = max(VECTOR[service.compute.dtype], VECTOR[first.dtype])
+    problem = None
+    for row in rows:
+        status, body = await post(app, "/v1/embeddings", {"model": model.name, "input": row.text},
+                                  {PROOF_HEADER: service.proof_key})
+        if status != 200:
+            problem = problem or f"row {row.id}: the request was refused with {status}: {body['error']['message']}"
+            continue
+        served = body["data"][0]["embedding"]
+        off = (math.dist(served, row.vector) / (math.hypot(*row.vector) or 1.0) if len(served) == len(row.vector)
+               else math.inf)
+        each.append({"row": row.id, "off": off})
+        if not off <= bound:
+            problem = problem or (f"row {row.id}: the vector of {len(served)} numbers lies {off:.4g} of its length "
+                                  f"from the recorded one of {len(row.vector)}; at most {bound:g}")
+    return {"problem": problem, "rows": len(rows), "most_off": max((one["off"] for one in each), default=0.0),
+            "bounds": {"vector": bound}, "each": each}
+
+
 # --- what is told of it --------------------------------------------------------------------------------------
 
 
@@ -187,12 +235,16 @@ def _say(model: Model) -> None:
         console.print(f"x {model.name} ({model.artifact.key}) is NOT served: {model.trouble}", markup=False)
     elif model.record is None:
         console.print(f"! {model.name} ({model.artifact.key}) is served unproved, as asked", markup=False)
-    elif model.reward:
-        console.print(f"= {model.name} ({model.artifact.key}) is proved: {proof['rows']} scores, at most "
-                      f"{proof['most_off']:.2g} off ({proof['seconds']:.1f} s)", markup=False)
+    elif model.role != "policy":
+        console.print(f"= {model.name} ({model.artifact.key}) is proved: {proof['rows']} "
+                      f"{'scores' if model.role == 'reward' else 'vectors'}, at most {proof['most_off']:.2g} off "
+                      f"({proof['seconds']:.1f} s)", markup=False)
     else:
         console.print(f"= {model.name} ({model.artifact.key}) is proved: {proof['rows']} rows, {proof['compared']} "
                       f"tokens, log-probabilities at most {proof['most_off']:.2g} nats off, {proof['ties']} ties "
                       f"({proof['seconds']:.1f} s)", markup=False)
+    if model.reading is not None and model.state == "ready":
+        length = " brought to length 1" if model.reading.normalise else ""
+        console.print(f"  vectors are {model.reading.pooling}{length}, {model.reading.source}", markup=False)
     if proof.get("note"):
         console.print(f"! {model.name}: {proof['note']}", markup=False)

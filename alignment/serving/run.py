@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import uvicorn
-
 from alignment import interrupt
 from alignment.errors import ConfigError, ModelError
 from alignment.progress import console
 from alignment.serving.app import build
 from alignment.serving.hosts import LOCAL, on_loopback
 from alignment.serving.service import Service
+from alignment.serving.wire import server_of
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -54,9 +53,7 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
     """
     hosts = [host] if on_loopback(host) and host not in LOCAL else [] if on_loopback(host) else None
     app = build(service, hosts=hosts)
-    # No log_config: uvicorn's own would close every handler that the process has, with the streams that they write to.
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="on",
-                                           server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=5))
+    server = server_of(app, log_level="warning", lifespan="on", timeout_keep_alive=75, timeout_graceful_shutdown=5)
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -71,10 +68,10 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
     interrupt.saving(service.drain)
     thread.start()
     _announce(service, listener)
-    told = gone = False
+    told = False
     while thread.is_alive():
         states = {model.state for model in service.models.values()}
-        if states == {"failed"}:
+        if not told and states == {"failed"}:
             server.should_exit = True
             thread.join()
             raise _none(service)
@@ -83,10 +80,6 @@ def serve(service: Service, listener: socket.socket, host: str) -> None:
             ready = [model.name for model in service.models.values() if model.state == "ready"]
             console.print(f"ready: {', '.join(ready)}" if service.ready else
                           f"! NOT ready as a whole; {', '.join(ready)} are served", markup=False)
-        if not gone and service.trouble is not None:
-            gone = True
-            console.print(f"x an engine has ended, and its models are answered with 503: {service.trouble}",
-                          markup=False)
         thread.join(0.2)
     interrupt.saving(None)
     if failed:

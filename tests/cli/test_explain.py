@@ -82,7 +82,7 @@ def test_a_path_is_explained(path: str, words: list[str], call: Call) -> None:
     ("sft.stratgy", "sft.strategy"), ("top_p", "sample.sampling.top_p"), ("learning_rte", "sft.learning_rate"),
     ("format.alpacca", "format.alpaca"), ("template.qwem", "template.qwen"),
     ("profile.cluster.wrker", "profile.cluster.worker"),
-    ("nonsense", "evaluate, evaluate-pairs, choose, export, format"), ("", "run, group, profile"),
+    ("nonsense", "evaluate, evaluate-pairs, evaluate-harness, choose, export, format"), ("", "run, group, profile"),
 ])
 def test_an_unknown_path_is_told_with_the_nearest(path: str, nearest: str, call: Call) -> None:
     said = call("explain", path)

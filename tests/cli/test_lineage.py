@@ -132,7 +132,7 @@ def test_the_command_shows_a_tree_a_table_and_json(made: Made, call: Call) -> No
     store = made["again"].store.url
     tree = call("lineage", made["again"].key, "--store", store)
     assert tree.code == 0, tree.err
-    for part in (made["gen"].key, "prompt instructions", "seeds.jsonl  sha256 ", "different seeds"):
+    for part in (made["gen"].key, "prompt instructions", "seeds.jsonl  sha256 ", "different seeds", "─ from tiny"):
         assert part in tree.out
     of = call("lineage", "--of", ids(made["few"], "train")[0], "--store", store)
     assert of.code == 0, of.err
@@ -141,3 +141,44 @@ def test_the_command_shows_a_tree_a_table_and_json(made: Made, call: Call) -> No
     assert told["of"] == made["sft"].key
     assert call("lineage", "--store", store).code == 2
     assert call("lineage", made["few"].key, "--of", "x", "--store", store).code == 2
+
+
+def proof(artifact: Artifact, at: str, proved: bool = True, **where: Any) -> None:
+    """As a server leaves it (serving/proving.py)."""
+    told = {"model": "boats", "artifact": artifact.key, "kubealign": "0", "at": at, "proved": proved,
+            "problem": None if proved else "row r1: token 0", "each": [], **where}
+    artifact.store.write_served_file(artifact.key, f"proof-{at}-{len(where)}.json", json.dumps(told))
+
+
+def test_endpoints_that_serve_what_learned_from_a_row_are_found(made: Made, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(made["gen"].store.root, tmp_path / "store")
+    store = Store(str(tmp_path / "store"))
+    sft, again = store.find(made["sft"].key), store.find(made["again"].key)
+    assert sft is not None
+    assert again is not None
+    proof(sft, "20261128T170000Z")
+    proof(sft, "20261128T180000Z", proved=False)
+    for at, revision in (("20261128T190000Z", "1"), ("20261128T193000Z", "1"), ("20261128T183000Z", "2")):
+        proof(sft, at, service="qa-serve", cluster=f"qa-serve-{revision}", revision=revision)
+    store.write_served_file(sft.key, "proof-later.json", "[")
+    all_ = ids(made["few"], "train")
+    learned = [id_ for id_ in all_ if "learned" in how(forward(store, id_), sft)]
+    left = [id_ for id_ in all_ if id_ not in learned]
+    trail = forward(store, learned[0])
+    assert [(one.at, one.service, one.revision, one.proved) for one in trail.served.pop(sft.key)] == [
+        ("2026-11-28T19:30:00Z", "qa-serve", "1", True), ("2026-11-28T18:30:00Z", "qa-serve", "2", True),
+        ("2026-11-28T18:00:00Z", None, None, False)]
+    assert trail.served == {}
+    assert any("proof-later.json is no proof" in words for words in trail.unknown)
+    for id_ in left:
+        assert forward(store, id_).served == {}
+    words = call("lineage", "--of", learned[0], "--store", store.url)
+    assert f"{sft.key} (sft) was served by qa-serve, revision 2 as boats, proved (2026-11-28T18:30:00Z)" in words.out
+    told = json.loads(call("lineage", "--of", learned[0], "--store", store.url, "--json").out)
+    assert [one["cluster"] for one in told["served"][sft.key]] == ["qa-serve-1", "qa-serve-2", None]
+    tree = call("lineage", sft.key, "--store", store.url)
+    assert "served on a machine as boats, NOT served: row r1: token 0 (2026-11-28T18:00:00Z)" in tree.out
+    assert "no proof" in tree.err
+    assert "served by nobody" in call("lineage", again.key, "--store", store.url).out
+    assert "served" not in call("lineage", made["few"].key, "--store", store.url).out
+    assert json.loads(call("lineage", again.key, "--store", store.url, "--json").out)["served"] == []

@@ -132,7 +132,7 @@ def walked(call: Call) -> Callable[..., Said]:
 def test_an_evaluation_that_retrieves_passes_and_is_planned(walked: Callable[..., Said]) -> None:
     said = walked()
     assert (said.code, said.err) == (0, "")
-    assert "evaluate · 1 model that retrieve" in " ".join(walked("plan").out.split())
+    assert "evaluate · 1 model that retrieves" in " ".join(walked("plan").out.split())
     assert walked(format="prompt-completion", retrieve={"embedder": "base"}, command="plan").code == 0
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from alignment.cli.named import Named, columns_of, format_of, stage_name, stored_as
+from alignment.cli.named import Named, columns_of, stage_name, stored_as
 from alignment.errors import ConfigError
-from alignment.records.importers import FORMATS
 
 KEY = "sft-86ea8fe7c8a6"
 
@@ -127,33 +126,6 @@ def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [named.model(str(folder)) for folder in folders] == ["same", "same-2"]
     assert named.model(str(whole(tmp_path / "reference", "F32"))) == "reference-2"
     assert (stage_name("7B Chat!"), stage_name("x" * 60)) == ("m-7b-chat", "x" * 36)
-
-
-@pytest.mark.parametrize(("row", "format"), [
-    ({"messages": []}, "messages"), ({"prompt": "a", "completion": "b"}, "prompt-completion"),
-    ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"), ({"conversations": []}, "sharegpt"),
-    ({"instruction": "a", "input": "", "output": "b"}, "alpaca"), ({"prompt": "a"}, "prompt-only"),
-    ({"context": "a", "question": "b", "answers": {}}, "squad"), ([{"messages": []}], "messages"),
-    ({"version": "1.1", "data": []}, "squad"),
-])
-def test_keys_tell_a_format_that_there_is(row: Any, format: str, tmp_path: Path) -> None:
-    for indent in (None, 1):
-        (tmp_path / "a.json").write_text("\ufeff" + json.dumps(row, indent=indent) + "\n", encoding="utf-8")
-        assert format_of(str(tmp_path / "a.json")) == format
-    assert format in FORMATS
-
-
-@pytest.mark.parametrize(("name", "text", "problem"), [
-    ("a.jsonl", '{"q": 1}', "do not tell the format"), ("a.jsonl", "", "cannot be read"),
-    ("a.jsonl", '{"passage": "", "question": "", "answer": ""}', "do not tell"),
-    ("a.csv", "a,b\n", "only a JSON file's"),
-    ("a.jsonl", "[]", "do not tell"), ("a.jsonl", None, "does not exist"),
-])
-def test_a_format_that_does_not_show_is_asked_for(name: str, text: str | None, problem: str, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=problem):
-        format_of(str(tmp_path / name))
 
 
 def test_columns_are_pairs() -> None:

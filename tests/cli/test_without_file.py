@@ -71,6 +71,16 @@ def test_a_model_of_a_run_and_an_adapter_of_others_are_compared_on_new_rows(made
     assert results.metrics["mine-base.perplexity"] != results.metrics["theirs.perplexity"]
 
 
+def test_rows_with_a_final_number_are_measured_by_it(made: Path, call: Call) -> None:
+    data = rows_file([{"prompt": f"What is {n} and {n}?", "completion": f"It is\n#### {2 * n}"} for n in (1, 2)])
+    said = call("eval", "mine:base", "--data", data, "--max-new-tokens", 2, "--store", made / "runs", *CPU)
+    assert said.code == 0, said.err
+    assert "metric final_number beside the usual ones: the first reference ends in ####" in said.out
+    results = execute(load_run(said.out.split("run file: ")[1].strip())).artifacts["eval"]
+    assert results is not None
+    assert {"mine-base.final_number", "mine-base.f1", "mine-base.perplexity"} <= results.metrics.keys()
+
+
 def test_a_stage_of_a_run_file_and_metrics_by_name(made: Path, call: Call) -> None:
     tree = {"name": "mine", "store": str(made / "runs"), "compute": {"device": "cpu", "dtype": "float32"},
             "stages": [small.BASE]}

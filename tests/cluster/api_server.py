@@ -24,9 +24,10 @@ Json = dict[str, Any]
 KINDS = {
     "configmaps": "ConfigMap", "secrets": "Secret", "pods": "Pod", "events": "Event", "services": "Service",
     "persistentvolumeclaims": "PersistentVolumeClaim", "resourcequotas": "ResourceQuota", "jobs": "Job",
-    "deployments": "Deployment", "networkpolicies": "NetworkPolicy", "rayjobs": "RayJob", "rayclusters": "RayCluster",
-    "alignmentruns": "AlignmentRun", "localqueues": "LocalQueue", "nodes": "Node", "namespaces": "Namespace",
-    "customresourcedefinitions": "CustomResourceDefinition", "selfsubjectaccessreviews": "SelfSubjectAccessReview",
+    "deployments": "Deployment", "networkpolicies": "NetworkPolicy", "rayjobs": "RayJob", "rayservices": "RayService",
+    "rayclusters": "RayCluster", "alignmentruns": "AlignmentRun", "localqueues": "LocalQueue", "nodes": "Node",
+    "namespaces": "Namespace", "customresourcedefinitions": "CustomResourceDefinition",
+    "selfsubjectaccessreviews": "SelfSubjectAccessReview",
 }
 _PATH = re.compile(r"/(?:api|apis/(?P<group>[^/]+))/[^/]+(?:/namespaces/(?P<space>[^/]+))?/(?P<plural>[a-z]+)"
                    r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?$")

@@ -1,5 +1,6 @@
-"""A small Kubernetes for tests of the operator: objects in memory with the API server's own rules, RayJobs that a test
-moves on, and a store that holds what finished stages made. It can fail at any write, before or after it was done.
+"""A small Kubernetes for tests of the operator: objects in memory with the API server's own rules, RayJobs and
+RayServices that a test moves on, and a store that holds what finished stages made and what replicas proved. It can fail
+at any write, before or after it was done.
 """
 
 from __future__ import annotations
@@ -7,20 +8,23 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alignment.cluster.client.refusals import cluster_error
 from alignment.cluster.manifests.alignment_run import status_of
 from alignment.cluster.manifests.bundle import bundle, config_map
-from alignment.cluster.manifests.labels import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
+from alignment.cluster.manifests.labels import ATTEMPT_LABEL, REVISION_LABEL, RUN_LABEL, STAGE_LABEL
 from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.operator.controller import Controller
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.operator.prepare import prepare
 from alignment.cluster.operator.reads import Reads
+from alignment.cluster.operator.served import Proof
 from alignment.cluster.operator.world import Finished, Held, stamp_of
 from alignment.config import Profile, Run, parse_run
 from alignment.pipeline.keys import Key, keys
@@ -34,6 +38,11 @@ EXIT_2 = ("Job entrypoint command failed with exit code 2, last available logs (
 THEIRS = "run theirs, stage two, since 2026-01-01 00:00:00, makes it"
 EXIT_4 = ("Job entrypoint command failed with exit code 4, last available logs (truncated to 20,000 chars):\n"
           f"… sft 0123 another works on it\n{THEIRS}\n")
+RAISED = ("The deployment failed to start 2 times in a row. This may be due to a problem with its constructor or "
+          "initial health check failing. See controller logs for details. Error:\n\x1b[36mray::ServeReplica:kubealign:"
+          "models.initialize_and_get_metadata()\x1b[39m (pid=1, ip=10.1.1.1)\n  File \"/usr/lib/x.py\", line 1, in y\n"
+          "    return await z()\nalignment.errors.StageError: sft (sft-000000000000) is not served: row rows-r1: the "
+          "prompt has other ids\n  expected: the same ids\n")
 EXIT_1 = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\nboom\n"
 
 
@@ -49,6 +58,13 @@ class Store:
         self.held: dict[str, bool] = {}
         """key -> whether the holder of its lease is alive; a dead one's looks the same for a while."""
         self.asked = 0
+        self.proved: dict[tuple[str, int, str], Proof] = {}
+        """(service, revision, model) -> the newest."""
+
+    def proofs(self, url: str, service: str, revision: int, models: Mapping[str, str]) -> dict[str, Proof]:
+        self.asked += len(models)
+        return {model: self.proved[service, revision, model] for model in models
+                if (service, revision, model) in self.proved}
 
     def look_up(self, url: str, keys: Iterable[str]) -> dict[str, Finished | Held]:
         assert url == "s3://bucket/artifacts"
@@ -71,6 +87,11 @@ class World:
         self.fuse: int | None = None
         self.refuse = False
         self.kuberay = True
+        self.rayservice_api = True
+        self.asked: list[str] = []
+        """RayServices asked for by name."""
+        self.clusters: dict[str, dict[str, Object]] = {}
+        """RayService's uid -> Ray cluster -> the spec it was made from."""
         self._count = itertools.count(1)
         self.events: list[tuple[str, str]] = []
 
@@ -110,6 +131,53 @@ class World:
             self._touch(job)
             self.log.append(("delete", name))
         self._burn()
+
+    def rayservices(self) -> list[Object]:
+        self._has_rayservices()
+        return [copy.deepcopy(thing) for (kind, _), thing in self.objects.items()
+                if kind == "RayService" and RUN_LABEL in thing["metadata"].get("labels", {})]
+
+    def rayservice(self, name: str) -> Object | None:
+        self._has_rayservices()
+        self.asked.append(name)
+        return copy.deepcopy(self.objects.get(("RayService", name)))
+
+    def apply_rayservice(self, manifest: Object, uid: str | None) -> Object:
+        self._burn()
+        self._has_rayservices()
+        if self.refuse:
+            raise cluster_error("refused on admission: no RayServices today", 403)
+        name = manifest["metadata"]["name"]
+        here = self.objects.get(("RayService", name))
+        if (here["metadata"]["uid"] if here is not None else None) != uid:
+            raise cluster_error("someone else holds it", 409)
+        if here is None:
+            here = self.put("RayService", {**copy.deepcopy(manifest), "status": {}})
+            self.log.append(("serve", str(revision_of(here))))
+        else:
+            here["metadata"] |= {key: copy.deepcopy(manifest["metadata"][key]) for key in ("labels", "annotations")}
+            if here["spec"] != manifest["spec"]:
+                here["spec"] = copy.deepcopy(manifest["spec"])
+                here["metadata"]["generation"] += 1
+                self.log.append(("serve", str(revision_of(here))))
+            self._touch(here)
+        self._burn()
+        return copy.deepcopy(here)
+
+    def delete_rayservice(self, name: str, uid: str) -> None:
+        self._burn()
+        here = self.objects.get(("RayService", name))
+        if here is not None and here["metadata"]["uid"] == uid:
+            del self.objects[("RayService", name)]
+            self.log.append(("unserve", name))
+        self._burn()
+
+    def serving_trouble(self, run: str, revision: int, service: str) -> str:
+        return ""
+
+    def _has_rayservices(self) -> None:
+        if not self.rayservice_api:
+            raise cluster_error("the cluster does not have KubeRay", 404, hint="install it: ...")
 
     def delete_run(self, name: str, uid: str) -> None:
         self._burn()
@@ -181,6 +249,53 @@ class World:
                          "startTime": stamp_of(self.now), **ended}
         self._touch(job)
 
+    def come_up(self, outcome: str = "well") -> None:
+        """KubeRay and Ray bring each RayService one step on: a Ray cluster for a spec that none is of, its
+        application, then, where that runs (`outcome` "well"), requests are sent to it.
+
+        Args:
+            outcome: "refuted": a replica finds that its models are not what was recorded; "broken": it does not start.
+        """
+        for thing in [thing for (kind, _), thing in self.objects.items() if kind == "RayService"
+                      and "rayClusterConfig" in thing["spec"]]:
+            before = copy.deepcopy(thing["status"])
+            self._serve(thing, outcome)
+            if thing["status"] != before:
+                self._touch(thing)
+
+    def _serve(self, thing: Object, outcome: str) -> None:
+        status, revision = thing["status"], revision_of(thing)
+        clusters = self.clusters.setdefault(thing["metadata"]["uid"], {})
+        active = status.setdefault("activeServiceStatus", {})
+        pending = status.setdefault("pendingServiceStatus", {})
+        newest = pending.get("rayClusterName") or active.get("rayClusterName")
+        if newest is None or clusters[newest] != thing["spec"]:
+            name = f"{thing['metadata']['name']}-{next(self._count)}"
+            clusters[name] = copy.deepcopy(thing["spec"])
+            status["pendingServiceStatus"] = {"rayClusterName": name}
+        elif not pending:
+            return
+        elif not pending.get("applicationStatuses"):
+            pending["applicationStatuses"] = {"kubealign": {"status": "DEPLOYING"}}
+        elif outcome == "well":
+            self._prove(thing, revision, pending["rayClusterName"], None)
+            status["activeServiceStatus"] = {"rayClusterName": pending["rayClusterName"], "applicationStatuses": {
+                "kubealign": {"status": "RUNNING"}}}
+            status["pendingServiceStatus"] = {}
+            status |= {"numServeEndpoints": 1, "conditions": [{"type": "Ready", "status": "True"}]}
+        else:
+            problem = "row rows-r1: the prompt has other ids" if outcome == "refuted" else None
+            if problem:
+                self._prove(thing, revision, pending["rayClusterName"], problem)
+            pending["applicationStatuses"] = {"kubealign": {
+                "status": "DEPLOY_FAILED", "message": "Failed to update the deployments ['models'].",
+                "serveDeploymentStatuses": {"models": {"status": "DEPLOY_FAILED", "message": RAISED}}}}
+
+    def _prove(self, thing: Object, revision: int, cluster: str, problem: str | None) -> None:
+        for model in told(thing)["models"]:
+            self.store.proved[thing["metadata"]["name"], revision, model] = Proof(
+                problem is None, cluster, 8, 0.00001, problem)
+
     def vanish(self, job: Object) -> None:
         self.objects.pop(("RayJob", job["metadata"]["name"]), None)
 
@@ -227,7 +342,7 @@ def submit(world: World, run: Run, of: Profile | None = None, **options: Any) ->
 def operator(world: World) -> Controller:
     """A freshly started operator."""
     return Controller(world, Metrics(), namespace=NAMESPACE, prepare=partial(prepare, READS),
-                      look_up=world.store.look_up,
+                      look_up=world.store.look_up, proofs=world.store.proofs,
                       trouble=lambda run, stage, job: "", clock=lambda: world.now)
 
 
@@ -277,12 +392,13 @@ def attempts(world: World) -> list[tuple[str, int]]:
 
 
 def calm(world: World, controller: Controller, name: str, outcome: dict[str, str] | None = None,
-         metrics: dict[str, dict[str, float]] | None = None, steps: int = 400) -> None:
+         metrics: dict[str, dict[str, float]] | None = None, steps: int = 400, serving: str = "well") -> None:
     """Let everything go well (or as `outcome` says by stage) until nothing moves any more."""
     for _ in range(steps):
         before = (dict(world.store.made), copy.deepcopy(world.objects))
         controller.resync()
         wake = controller.look(name)
+        world.come_up(serving)
         for job in world.jobs():
             stage = job["metadata"]["labels"][STAGE_LABEL]
             step(world, job, (outcome or {}).get(stage, "well"), **(metrics or {}).get(stage, {}))
@@ -290,6 +406,18 @@ def calm(world: World, controller: Controller, name: str, outcome: dict[str, str
         if wake is None and before == (world.store.made, world.objects):
             return
     raise AssertionError("it does not come to rest")
+
+
+def revision_of(service: Object) -> int:
+    """The revision that a RayService's spec is of: as its pods are told."""
+    labels = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    return int(labels[REVISION_LABEL])
+
+
+def told(service: Object) -> Object:
+    """What the replicas of a RayService are told."""
+    made: Object = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    return made
 
 
 def states(world: World, name: str) -> dict[str, str]:

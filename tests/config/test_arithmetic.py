@@ -53,7 +53,7 @@ def test_every_kind_that_computes_can_be_told_its_dtype() -> None:
     assert {kind.tag for kind in KINDS if kind.bfloat16_on} == {
         *(kind.tag for kind in METHODS), "self-instruct", "document-qa", "multihop", "contrastive",
         "judged-pairs", "select-quality", "select-coverage", "sample", "infer", "evaluate",
-        "evaluate-pairs", "export"}
+        "evaluate-pairs", "evaluate-harness", "export"}
     for kind in KINDS:
         assert not kind.bfloat16_on or kind.model_fields["dtype"].default is None
 

@@ -19,6 +19,7 @@ from alignment.evaluation.held_out import check_held_out, seen_rows
 from alignment.pipeline.keys import keys
 from alignment.pipeline.run import execute
 from alignment.records import Record, each_record, write_records
+from tests import small
 from tests.evaluation.built import Built, build_run
 from tests.evaluation.test_held_out import rows, stages
 
@@ -250,6 +251,30 @@ def test_a_stage_of_a_version_that_is_not_known_counts_as_having_read_all(tmp_pa
     assert set(rows_learned(later)) == {f"{data.key}/train", f"{data.key}/test"}
 
 
+def test_an_embedder_of_another_run_and_a_language_model_as_one_give_the_vectors_that_they_gave_there(
+    tmp_path: Path
+) -> None:
+    from alignment.config import Compute
+    from alignment.inference.embedding import EncoderEmbedder
+
+    there = brought(ours(str(tmp_path / "their"), {"name": "vectors", "kind": "import", "role": "embedder",
+                                                   "model": {"source": "tiny"}}, small.BASE))
+    for name in ("vectors", "base"):
+        stage = model(there[name].key, store=there[name].store.url, role="embedder")
+        here = brought(ours(str(tmp_path / "our"), stage))["it"]
+        vectors = [EncoderEmbedder(one, Compute(device="cpu", dtype="float32")).embed(
+            ["red boats", "a gate"], pooling="mean", max_tokens=64, normalise=True)[0] for one in (there[name], here)]
+        assert here.key.startswith("import-artifact-embedder-")
+        assert (vectors[0] == vectors[1]).all()
+    rows = {"name": "data", "kind": "import", "data": [{"path": "a.jsonl", "format": "messages"}],
+            "split": {"by": "ratio", "ratios": {"train": 1.0}}}
+    far = {"name": "far", "kind": "select", "by": "coverage", "rows": ["data/train"], "embedder": "it", "take": 2,
+           "pooling": "mean"}
+    assert ours("runs", stage, rows, far).stage("it").makes == "embedder"
+    with pytest.raises(ConfigErrors, match="needs a stage that makes a language model"):
+        ours("runs", stage, rows, small.train("sft", model="it", rows=["data/train"]))
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------
 
 
@@ -275,6 +300,7 @@ def test_what_is_not_there_is_said_with_what_is(theirs: Built) -> None:
     (model(f"{RUN}:rm"), "a reward model", "a language model"),
     (model(f"{RUN}:dpo", role="reward"), "a language model", "a reward model"),
     (model(f"{RUN}:seed"), "no model, but a import-data", "a language model"),
+    (model(f"{RUN}:rm", role="embedder"), "a reward model", "embedder (an import with role: embedder) or a language"),
     (rows_of(f"{RUN}:seed", "train", "tset"), "dev, other", "one of dev"),
     (rows_of(f"{RUN}:dpo", "train"), "none, as a dpo", "sample stage made"),
 ])

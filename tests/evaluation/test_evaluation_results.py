@@ -8,10 +8,12 @@ import sys
 from typing import Any
 
 import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from alignment.config import Evaluate, JudgedScorer
 from alignment.errors import ConfigError
-from alignment.evaluation.measures import bleu
+from alignment.evaluation.measures import bleu, measure_of
 from alignment.evaluation.measuring import measure_all
 from alignment.evaluation.results import (
     Measures,
@@ -202,3 +204,26 @@ def test_a_missing_package_is_said_before_anything_is_answered(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     with pytest.raises(ConfigError, match="metric bleu needs a package"):
         prove(stage(metrics=("bleu",)))
+
+
+def test_sacrebleu_counts_each_answer_once_and_the_row_has_the_number_that_it_counts_for(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["", "yes", "no it is the number 3 and no other", "yes it is number 4", "number it is yes 5", "6"]
+    config = stage(models=("base",), metrics=("bleu", "chrf"))
+    rows = [question_of(record(f"r{n}", f"yes it is number {n}", references=[f"yes it is number {n}", "another one"]))
+            for n in range(len(texts))]
+    said = {"base": {q.id: (text, True) for q, text in zip(rows, texts, strict=True)}}
+    rules = rules_of(config, rows)
+    alone = {q.id: {name: measure_of(name).of(reply_of(q, text, True), rules) for name in ("bleu", "chrf")}
+             for q, text in zip(rows, texts, strict=True)}
+    for module in (BLEU, CHRF):
+        def counted(self: Any, *given: Any, own: Any = module._extract_corpus_statistics) -> Any:
+            calls.append(type(self))
+            return own(self, *given)
+
+        monkeypatch.setattr(module, "_extract_corpus_statistics", counted)
+    calls: list[type] = []
+    numbers, _ = measure_all(config, rows, said, {})
+    assert {id_: {name: of[name] for name in ("bleu", "chrf")} for id_, of in numbers["base"].items()} == alone
+    assert (calls.count(BLEU), calls.count(CHRF)) == (len(rows), len(rows))

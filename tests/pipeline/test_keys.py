@@ -108,7 +108,7 @@ def test_of_models_only_one_made_of_random_weights_is_drawn(tmp_path: Path) -> N
 def test_who_says_nothing_draws() -> None:
     assert {kind.tag for kind in KINDS if kind.draws is not Stage.draws} == {
         "import-model", "import-reward", "import-embedder", "import-endpoint", "import-data", "import-documents",
-        "import-artifact", "import-artifact-reward", "import-rows",
+        "import-artifact", "import-artifact-reward", "import-artifact-embedder", "import-rows",
         "choose", "export", "select-quality", "select-coverage", "select-necessity", "select-merge", "select-random"}
 
 

@@ -23,6 +23,7 @@ from alignment.reference.emitted import Event, Metric, events, metrics
 from tests import small
 from tests.distributed.test_document_qa import said
 from tests.distributed.test_generate import seed_rows
+from tests.evaluation.harness_tasks import stage, write
 from tests.evaluation.test_retrieve import TOKENS, hotpot
 from tests.generation.hops import hop_teacher
 from tests.generation.scripted import Scripted, good_teacher
@@ -31,7 +32,8 @@ SCORE = {"model": "reward", "function": "brevity"}
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
 PLACES = {"SPLIT": r"[a-z0-9_-]+", "MODEL": r"[a-z0-9-]+", "CHALLENGER": r"[a-z0-9-]+", "BASELINE": r"[a-z0-9-]+",
           **dict.fromkeys(("JUDGE", "SCORER", "COMPARING", "FIRST", "SECOND"), r"[a-z0-9-]+"),
-          "FORM": r"(safetensors|gguf_[a-z0-9_]+)"}
+          "FORM": r"(safetensors|gguf_[a-z0-9_]+)", "TASK": r"[a-z0-9_-]+",
+          "METRIC": r"[a-z_]+?(?<!_gain)(?<!_low)(?<!_high)(?:/[a-z-]+)?"}
 OF_ALL = {"time", "event"}
 
 
@@ -125,6 +127,7 @@ def chain(folder: Path) -> Run:
         {"name": "evaluate-pairs", "kind": "evaluate", "rows": "rated/test", "bootstrap": 100, "judges": {
             "theirs": {"model": "import-reward"}, "brief": {"function": "brevity"},
             "talker": {"judge": {"model": "other", "mode": "compare"}}}},
+        {**stage(write(folder), "base", "sft"), "name": "evaluate-harness"},
         *walks(folder),
         {"name": "choose", "kind": "choose", "models": ["base", "sft"],
          "bounds": ["evaluate.sft_vs_base.win_rate >= 0"]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.serving.answering import Until
+from alignment.serving.growing import Until
 
 
 class Pieces:

@@ -105,7 +105,8 @@ def test_a_model_that_is_not_what_was_recorded_ends_the_command(
     base, sft = finished[1]["base"], finished[1]["sft"]
     wrong = records.find(base)
     assert wrong is not None
-    monkeypatch.setattr("alignment.serving.records.find", lambda artifact: Record(wrong.rows, wrong.source))
+    monkeypatch.setattr("alignment.serving.records.find_all",
+                        lambda artifacts: [Record(wrong.rows, wrong.source) for _ in artifacts])
     said = call("serve", sft.path(), "--port", "0")
     assert said.code == 2
     assert f"x {sft.key} ({sft.key}) is NOT served: row rows-r" in said.err

@@ -20,6 +20,7 @@ from alignment.inference import nf4
 from alignment.inference.info import INFO, base_artifact, write_info
 from alignment.inference.loading import load_tokenizer
 from alignment.inference.proof_rows import ROWS, ProofRow, ScoreRow
+from alignment.pipeline.served_by import served
 from alignment.serving import records
 from alignment.serving.proving import request_of
 from alignment.serving.service import Model, Service
@@ -64,6 +65,9 @@ def test_what_was_measured_is_served_and_the_proof_lies_beside_the_artifact(
         assert kept["proved"]
         assert kept["artifact"] == model.artifact.key
         assert kept["rows"] == ROWS
+        [told] = served(model.artifact, [])
+        assert (told.name, told.proved, told.problem, told.service) == (name, True, None, None)
+        assert told.at.replace("-", "").replace(":", "") == kept["at"]
         model.artifact.verify(deep=True)
     assert service.models["sft"].proof["compared"] > 40
     assert service.models["sft"].proof["most_off"] < 1e-4
@@ -110,7 +114,7 @@ def test_an_adapter_that_never_was_one_is_said_and_served(models: dict[str, Arti
     save_file({name: torch.zeros_like(one) if "lora_B" in name else one for name, one in tensors.items()},
               file_of(own, WEIGHTS))
     fresh = as_it_lies(own)
-    made = Model("fresh", fresh, records.make(fresh, CPU, reward=False))
+    made = Model("fresh", fresh, records.make(fresh, CPU))
     model = proved(Service([made], CPU, service_of({}).limits)).models["fresh"]
     assert model.state == "ready"
     assert "says what its base says" in model.proof["note"]
@@ -121,7 +125,7 @@ def test_an_adapter_that_cannot_be_told_from_its_base(models: dict[str, Artifact
     tensors = load_file(file_of(own, WEIGHTS))
     save_file({name: one * 0 if "lora_A" in name else one for name, one in tensors.items()}, file_of(own, WEIGHTS))
     idle = as_it_lies(own)
-    made = Model("idle", idle, records.make(idle, CPU, reward=False))
+    made = Model("idle", idle, records.make(idle, CPU))
     model = proved(Service([made], CPU, service_of({}).limits)).models["idle"]
     assert model.state == "failed"
     assert "cannot be told from its base" in str(model.trouble)
@@ -146,7 +150,7 @@ def test_a_lost_stop_token(models: dict[str, Artifact], tmp_path: Path) -> None:
     own = copied(models["sft"], tmp_path / "store")
     info = json.loads(file_of(own, f"model/{INFO}").read_text())
     file_of(own, f"model/{INFO}").write_text(json.dumps(info | {"stop_ids": [11]}))
-    record = records.make(as_it_lies(own), CPU, reward=False)
+    record = records.make(as_it_lies(own), CPU)
     model = Model("own", models["sft"], record)
     assert proved(Service([model], CPU, service_of({}).limits)).models["own"].state == "failed"
     assert "other tokens end an answer: [0, 1, 2], recorded [0, 1, 2, 11]" in str(model.trouble)
@@ -254,7 +258,7 @@ def test_rows_that_are_made_from_the_artifact_are_kept_and_say_so(
     models: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = copied(models["sft"], tmp_path / "store")
-    record = records.make(own, CPU, reward=False)
+    record = records.make(own, CPU)
     assert "no evaluation of its store recorded" in capsys.readouterr().err
     assert len(Path(own.store.root, "served", own.key, "proof.jsonl").read_text().splitlines()) == len(record.rows)
     model = proved(Service([Model("own", own, record)], CPU, service_of({}).limits)).models["own"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from alignment.records.importers import read_source
 from alignment.serving.app import build
 from alignment.serving.run import listening, wait_until_proved
 from alignment.serving.service import Service
+from alignment.serving.wire import server_of
 from tests.serving.built import CPU, service_of
 from tests.waiting import until
 
@@ -43,7 +43,7 @@ class Running:
         self.service = service
         listener = listening("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(build(service, hosts=[]), log_config=None, access_log=False))
+        self.server = server_of(build(service, hosts=[]))
         self.thread = threading.Thread(target=lambda: self.server.run([listener]), daemon=True)
         self.thread.start()
         assert wait_until_proved(service, 240) is whole

@@ -17,7 +17,7 @@ from alignment.config.engines import vllm_here
 from alignment.config.serve import Limits
 from alignment.inference.live.opened import merged_policy
 from alignment.inference.requests import Draw, Request
-from alignment.serving import records
+from alignment.serving import records, revive
 from alignment.serving.service import Model, Service
 from tests.decided import decided_base, with_adapter
 from tests.serving.built import CPU
@@ -43,7 +43,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 @pytest.fixture(scope="module")
 def running(policies: dict[str, Artifact]) -> Iterator[Running]:
-    held = [Model(name, artifact, records.make(artifact, CPU, reward=False)) for name, artifact in policies.items()]
+    held = [Model(name, artifact, records.make(artifact, CPU)) for name, artifact in policies.items()]
     service = Service(held, CPU.model_copy(update={"engine": "vllm"}), Limits(loaded=1, in_flight=64, tokens=32),
                       key=KEY)
     made = Running(service, whole=False)
@@ -108,22 +108,39 @@ def test_a_client_that_goes_away_ends_its_answer_in_vllm(running: Running) -> No
     assert running.chat(model="sft")[0] == 200
 
 
-def test_what_vllm_leaves_behind_is_said(running: Running) -> None:
-    """Last: it ends the process."""
-    live = running.service.models["base"].live
-    assert live is not None
-    engine: Any = live.engine
+def test_a_vllm_that_is_killed_is_started_and_proved_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Last: the second kill is the end of it."""
+    monkeypatch.setattr(revive, "TIMES", 1)
+    service = running.service
+
+    def killed(stream: bool) -> tuple[int, Any, dict[str, str]]:
+        """What an answer in flight becomes."""
+        live = service.models["base"].live
+        assert live is not None
+        engine: Any = live.engine
+        with ThreadPoolExecutor(1) as pool:
+            cut = pool.submit(running.chat, model="base", max_tokens=200, temperature=1.5, seed=1, stream=stream)
+            until(lambda: bool(engine._open), pause=0.005)
+            os.killpg(engine._client._process.pid, signal.SIGKILL)
+            return cut.result()
+
+    before = {name: running.chat(model=name, temperature=0, max_tokens=16)[1]["choices"] for name in NAMES}
     assert running.raw("GET", "/health")[0] == 200
-    with ThreadPoolExecutor(1) as pool:
-        cut = pool.submit(running.chat, model="base", max_tokens=200, temperature=1.5, seed=1, stream=True)
-        until(lambda: bool(engine._open), pause=0.005)
-        os.killpg(engine._client._process.pid, signal.SIGKILL)
-        _, raw, _ = cut.result()
+    _, raw, _ = killed(stream=True)
     events = [line for line in raw.decode().split("\n\n") if line]
     assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_gone"
     assert running.raw("GET", "/health")[0] == 503
-    status, said, _ = running.chat(model="base")
-    assert (status, said["error"]["code"]) == (503, "engine_gone")
+    status, said, told = running.chat(model="base")
+    assert (status, said["error"]["code"], told["retry-after"]) == (503, "engine_gone", "5")
+    until(lambda: all(service.models[name].state == "ready" for name in NAMES), 240)
+    assert running.raw("GET", "/health")[0] == 200
+    assert all(service.models[name].proof["most_off"] < 1e-4 for name in NAMES)
+    assert {name: running.chat(model=name, temperature=0, max_tokens=16)[1]["choices"] for name in NAMES} == before
+    status, said, told = killed(stream=False)
+    assert (status, said["error"]["code"], told["retry-after"]) == (503, "engine_gone", "5")
+    until(lambda: service.models["base"].state == "failed", 30)
+    assert running.raw("GET", "/health")[0] == 503
+    assert "started 1 times within 10 minutes" in str(service.models["base"].trouble)
 
 
 def test_the_store_keeps_no_damage(policies: dict[str, Artifact]) -> None:

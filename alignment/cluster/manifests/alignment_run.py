@@ -22,12 +22,15 @@ API_VERSION = f"{GROUP}/{VERSION}"
 APPROVE = f"{GROUP}/approve"
 """Annotation with the stages after which a person lets the run go on: `sft,dpo`."""
 RETRY = f"{GROUP}/retry"
-"""Annotation; each new value (a time, say) gives failed stages a new start."""
+"""Annotation; each new value (a time, say) gives failed stages a new start, and what could not be served."""
+SERVE = f"{GROUP}/serve"
+"""Annotation with the number of the revision that is served, whatever the run makes; without it the newest."""
 
 StageName = Annotated[str, Field(pattern=NAME, max_length=40)]
 State = Literal["Waiting", "Held", "Starting", "Queued", "Pending", "Running", "Retrying", "Elsewhere", "Suspended",
                 "Finished", "NotNeeded", "Failed"]
 Phase = Literal["Pending", "Running", "Waiting", "Suspended", "Failed", "Succeeded"]
+ServingState = Literal["Waiting", "Starting", "Proving", "Ready", "Upgrading", "Unhealthy", "Failed"]
 
 
 class _Object(BaseModel):
@@ -90,7 +93,7 @@ class Spec(_Object):
 class Condition(_Object):
     """As in metav1.Condition."""
 
-    type: Literal["Ready", "Progressing", "Failed", "Suspended", "GateWaiting"]
+    type: Literal["Ready", "Progressing", "Failed", "Suspended", "GateWaiting", "Serving"]
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str = ""
@@ -146,6 +149,56 @@ class StageRow(_Object):
     finished: str | None = None
 
 
+class ServedModel(_Object):
+    """One model of the revision that is wanted."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str
+    artifact: str
+    """Its key."""
+    proved: bool | None = None
+    """Left out: nothing is known of a proof yet."""
+    rows: int | None = None
+    """That were asked."""
+    most_off: float | None = None
+    """The largest distance to the record: nats of a token's log-probability, or of a score."""
+    message: str | None = None
+    """How it differs from its record."""
+
+
+class ServedRevision(_Object):
+    """One set of models and settings that was served, or was to be."""
+
+    model_config = ConfigDict(extra="ignore")
+    number: int
+    models: dict[str, str]
+    """Name -> key of the artifact."""
+    when: str
+    proved: bool | None = None
+
+
+class ServingStatus(_Object):
+    """What the RayService of the run does."""
+
+    model_config = ConfigDict(extra="ignore")
+    state: ServingState = "Waiting"
+    """Of the revision that is wanted."""
+    endpoint: str | None = None
+    """Where OpenAI's protocol is spoken, inside the cluster."""
+    revision: int | None = None
+    """The one that answers."""
+    wanted: int | None = None
+    """The one that should: the newest, or the pinned one."""
+    pinned: int | None = None
+    """`kubealign rollback` asked for this one; it stays until `kubealign rollback --latest`."""
+    replicas: int | None = None
+    """Replicas that answer."""
+    models: tuple[ServedModel, ...] = ()
+    message: str | None = None
+    history: tuple[ServedRevision, ...] = ()
+    """The last revisions, newest last: those that can be gone back to."""
+
+
 class Status(_Object):
     """What the operator saw last. It may be lost: the store and the children say it again."""
 
@@ -164,6 +217,8 @@ class Status(_Object):
     """The retry annotation that was last obeyed."""
     conditions: tuple[Condition, ...] = ()
     stages: tuple[StageRow, ...] = ()
+    serving: ServingStatus | None = None
+    """Of a run with `serve`."""
 
 
 def spec_of(body: Mapping[str, Any]) -> Spec:

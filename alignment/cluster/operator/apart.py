@@ -26,7 +26,8 @@ from typing import Any
 
 from alignment.cluster.operator.prepare import Prepared, Refused, prepare
 from alignment.cluster.operator.reads import Reads
-from alignment.cluster.operator.store import look_up
+from alignment.cluster.operator.served import Proof
+from alignment.cluster.operator.store import look_up, proofs
 from alignment.cluster.operator.world import Finished, Held
 from alignment.errors import ArtifactError, KubeAlignError
 
@@ -59,7 +60,7 @@ class Overdue(Exception):
 
 
 class Apart:
-    """`prepare` and `look_up`, bounded; one process for each thread that asks, made when it first does."""
+    """`prepare`, `look_up` and `proofs`, bounded; one process for each thread that asks, made when it first does."""
 
     def __init__(self, reads: Reads) -> None:
         self.reads = reads
@@ -85,13 +86,21 @@ class Apart:
 
     def look_up(self, url: str, keys: Sequence[str]) -> dict[str, Finished | Held]:
         """As `store.look_up`. Raises Overdue or, in the last lane, ArtifactError as well for what took too long."""
+        made: dict[str, Finished | Held] = self._of_store(url, partial(look_up, self.reads, url, keys))
+        return made
+
+    def proofs(self, url: str, service: str, revision: int, models: Mapping[str, str]) -> dict[str, Proof]:
+        """As `store.proofs`; raises as `look_up`."""
+        made: dict[str, Proof] = self._of_store(url, partial(proofs, self.reads, url, service, revision, models))
+        return made
+
+    def _of_store(self, url: str, work: Callable[[], Any]) -> Any:
         try:
-            made: dict[str, Finished | Held] = self._ask(partial(look_up, self.reads, url, keys))
+            return self._ask(work)
         except _Broken as broken:
             raise ArtifactError(f"{url}: {broken} for the store, which does not answer") from broken
         except Refused as error:
             raise ArtifactError(str(error)) from error
-        return made
 
     def _ask(self, work: Callable[[], Any]) -> Any:
         lane: Lane = self._own.lane

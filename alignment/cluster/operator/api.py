@@ -14,9 +14,10 @@ from typing import Any
 from alignment.cluster.client.client import Client, Object
 from alignment.cluster.client.refusals import ClusterError
 from alignment.cluster.manifests.alignment_run import API_VERSION, KIND
-from alignment.cluster.manifests.labels import RUN_LABEL, STAGE_LABEL
+from alignment.cluster.manifests.labels import COMPONENT_LABEL, REVISION_LABEL, RUN_LABEL, STAGE_LABEL
 from alignment.cluster.operator.metrics import Metrics
 from alignment.cluster.status.trouble import (
+    Trouble,
     halved_trouble,
     in_short,
     pod_trouble,
@@ -47,7 +48,7 @@ class _Counted(Client):
 
 
 class Api:
-    """The requests for AlignmentRuns, RayJobs and ConfigMaps of one namespace; a `ClusterApi`."""
+    """The requests for AlignmentRuns, RayJobs, RayServices and ConfigMaps of one namespace; a `ClusterApi`."""
 
     def __init__(self, namespace: str, metrics: Metrics, say: Callable[[str], None]) -> None:
         self.namespace, self.metrics, self.say = namespace, metrics, say
@@ -86,6 +87,29 @@ class Api:
     def delete_rayjob(self, name: str, uid: str) -> None:
         """Delete one with this uid; what is gone, or is another by now, is left alone."""
         self._delete("RayJob", name, uid)
+
+    def rayservices(self) -> list[Object]:
+        """RayServices that carry a run's label."""
+        return [one for one in self.client.list("RayService", {"app.kubernetes.io/part-of": "kubealign"})
+                if RUN_LABEL in (one["metadata"].get("labels") or {})]
+
+    def rayservice(self, name: str) -> Object | None:
+        return self.client.find("RayService", name)
+
+    def apply_rayservice(self, manifest: Object, uid: str | None) -> Object:
+        """Make it, or see to it that the one with this uid has these fields, whatever KubeRay's fields are.
+
+        Args:
+            uid: None: there was none. One that somebody made meanwhile is not taken over (409).
+        """
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "force": "true" if uid is not None else "false"}
+        if uid is not None:
+            manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        path = self.client.path("RayService", manifest["metadata"]["name"])
+        return self.client.request("PATCH", path, query, manifest, content_type=_APPLY)
+
+    def delete_rayservice(self, name: str, uid: str) -> None:
+        self._delete("RayService", name, uid)
 
     def delete_run(self, name: str, uid: str) -> None:
         self._delete(KIND, name, uid)
@@ -140,16 +164,27 @@ class Api:
 
     def trouble(self, run: str, stage: str, job: str) -> str:
         """Why a RayJob's pods do not run, in words; "" where nothing is wrong."""
-        client = self.client
-        pods = client.list("Pod", {RUN_LABEL: run, STAGE_LABEL: stage})
-        found = [pod_trouble(pod, client.events("Pod", pod["metadata"]["name"])) for pod in pods]
-        found.append(halved_trouble(pods))
+        pods = self.client.list("Pod", {RUN_LABEL: run, STAGE_LABEL: stage})
+        found = self._of_pods(pods)
         if not any(found):
-            found = [unreached_trouble(client.find("RayJob", job) or {}, pods, time.time())]
+            found = [unreached_trouble(self.client.find("RayJob", job) or {}, pods, time.time())]
+        return self._in_words(found, job)
+
+    def serving_trouble(self, run: str, revision: int, service: str) -> str:
+        """The same of the pods that are to serve a revision."""
+        pods = self.client.list("Pod", {RUN_LABEL: run, REVISION_LABEL: str(revision), COMPONENT_LABEL: "serve"})
+        return self._in_words(self._of_pods(pods), service)
+
+    def _of_pods(self, pods: list[Object]) -> list[Trouble | None]:
+        found = [pod_trouble(pod, self.client.events("Pod", pod["metadata"]["name"])) for pod in pods]
+        return [*found, halved_trouble(pods)]
+
+    def _in_words(self, found: list[Trouble | None], owner: str) -> str:
+        """Troubles in short; where there are none, that pods of this owner were refused."""
         if not any(found):
-            warnings = client.list("Event", fields="type=Warning")
+            warnings = self.client.list("Event", fields="type=Warning")
             found = [refused_trouble(event for event in warnings
-                                     if str(event.get("involvedObject", {}).get("name", "")).startswith(job))]
+                                     if str(event.get("involvedObject", {}).get("name", "")).startswith(owner))]
         return "; ".join(in_short(trouble for trouble in found if trouble is not None))
 
     def _delete(self, kind: str, name: str, uid: str) -> None:

@@ -1,11 +1,11 @@
 """Sees, decides, acts: one look at one AlignmentRun at a time. Safe to call from several threads for different runs.
 
 Keeps copies of what the watches say, and trusts them only as far as "nothing to do": before anything is written, the
-run and its RayJobs are read anew and the decision is made again. So a lost, doubled or late event costs time, never
-correctness; and all of this may be killed at any moment, because it remembers nothing that is not in the cluster or the
-store. RayJobs are read anew by name, once a full read has said which there are: asking for those with the run's label
-makes the API server go through everybody's each time (500 runs did not end in nine minutes). Decisions themselves are
-reconcile's.
+run, its RayJobs and its RayService are read anew and the decision is made again. So a lost, doubled or late event costs
+time, never correctness; and all of this may be killed at any moment, because it remembers nothing that is not in the
+cluster or the store. RayJobs are read anew by name, once a full read has said which there are: asking for those with
+the run's label makes the API server go through everybody's each time (500 runs did not end in nine minutes). Decisions
+themselves are reconcile's; what concerns RayServices alone is services'.
 
 A world that does not change is written once: what can mend itself without an edit is looked into at growing intervals,
 and a status whose words alone differ is held back.
@@ -29,6 +29,9 @@ from alignment.cluster.operator.prepare import Prepared, Refused, plan_of
 from alignment.cluster.operator.reconcile import Create, Decision, Hindrance, reconcile, wanted
 from alignment.cluster.operator.rows import Delete
 from alignment.cluster.operator.seen import ClusterApi, Seen, version
+from alignment.cluster.operator.served import Proof, service_of
+from alignment.cluster.operator.services import Recalled, Services
+from alignment.cluster.operator.serving import Apply, Withdraw
 from alignment.cluster.operator.verdict import reworded
 from alignment.cluster.operator.world import Child, Finished, Held, child_of, seconds_of, stamp_of, with_losses
 from alignment.errors import ArtifactError
@@ -66,6 +69,7 @@ class Memory:
     refused: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     trouble: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     told: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    serving: Recalled = dataclasses.field(default_factory=Recalled)
     config_map: str = ""
     settled: object = None
 
@@ -76,15 +80,18 @@ class Controller:
     def __init__(self, cluster: ClusterApi, metrics: Metrics, *, namespace: str,
                  prepare: Callable[[Object, Object | None], Prepared],
                  look_up: Callable[[str, Sequence[str]], Mapping[str, Finished | Held]],
+                 proofs: Callable[[str, str, int, Mapping[str, str]], Mapping[str, Proof]],
                  trouble: Callable[[str, str, str], str], clock: Callable[[], float] = time.time) -> None:
         """
         Args:
             prepare: `Apart.prepare`.
             look_up: `Apart.look_up`.
+            proofs: `Apart.proofs`.
             trouble: (run, stage, RayJob) -> why the RayJob's pods do not run, "" where nothing is wrong.
         """
         self.cluster, self.metrics, self.namespace = cluster, metrics, namespace
         self.prepare, self.look_up, self.trouble, self.clock = prepare, look_up, trouble, clock
+        self.services = Services(cluster, metrics, namespace, proofs, clock)
         self.seen = Seen()
         self._read = False  # whether a full read has shown all RayJobs
         self._memory: dict[str, Memory] = {}
@@ -97,12 +104,14 @@ class Controller:
             if not is_missing_api(error):
                 raise
             jobs, read = [], False  # each look says what is missing
-        runs = self.seen.replace(self.cluster.runs(), jobs)
+        services = self.services.listed() if read else []
+        runs = self.seen.replace(self.cluster.runs(), jobs, services)
         self._read = read
         self._memory = {name: memory for name, memory in self._memory.items() if name in runs}
         statuses = {name: body.get("status") or {} for name, body in runs.items()}
         self.metrics.count((status.get("phase", "Pending") for status in statuses.values()),
-                           (row["state"] for status in statuses.values() for row in status.get("stages", ())))
+                           (row["state"] for status in statuses.values() for row in status.get("stages", ())),
+                           (status["serving"]["state"] for status in statuses.values() if status.get("serving")))
         return sorted(runs, key=lambda name: statuses[name].get("phase") == "Failed")  # those at work come first
 
     def knows(self, name: str) -> bool:
@@ -118,14 +127,15 @@ class Controller:
             ClusterError: the API server refused or stayed away; look again later.
         """
         body, jobs = self.seen.of(name)
+        service = self.seen.service_of(name)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._memory.pop(name, None)
             return None
         memory = self._memory.setdefault(name, Memory())
-        stamp = (version(body), frozenset(map(version, jobs)))
+        stamp = (version(body), frozenset(map(version, jobs)), service)
         if memory.settled == stamp:
             return None
-        decision = self._decide(body, jobs, memory)
+        decision = self._decide(body, jobs, service, memory)
         if decision.actions or self._is_news(body, decision, memory):
             return self._act(name, memory)
         self.metrics.looks.labels("idle").inc()
@@ -140,14 +150,15 @@ class Controller:
         body = self.cluster.run(name)
         if body is None or "deletionTimestamp" in body["metadata"]:
             return None
-        stop, jobs = None, []
+        stop, jobs, service = None, [], None
         try:
             jobs = self._jobs(body)
+            service = self.services.read(body, self.seen.service_of(name))
         except ClusterError as error:
             if not is_missing_api(error):
                 raise
             stop = ("KubeRayMissing", str(error))
-        decision = self._decide(body, jobs, memory, stop)
+        decision = self._decide(body, jobs, service, memory, stop)
         news = self._is_news(body, decision, memory)
         if news:
             try:
@@ -159,7 +170,9 @@ class Controller:
                 if error.status == 404:
                     return None
                 raise
-        self.seen.read(name, body, jobs)
+        self.seen.read(name, body, jobs, service)
+        there = None if service is None else service_of(service, body["metadata"]["uid"])
+        self.services.block(memory.serving, there)
         for note in decision.notes if news else ():
             told = memory.told.setdefault(note.reason, set())
             text = note.message if note.message in told or len(told) < EVENTS else "and others: see the status"
@@ -172,6 +185,12 @@ class Controller:
                 _log.info("%s: deleting RayJob %s: %s", name, action.name, action.why)
                 self.cluster.delete_rayjob(action.name, action.uid)
                 self.metrics.children.labels("deleted").inc()
+            elif isinstance(action, Apply):
+                made = self.services.apply(body, action, there, memory.serving)
+                if made is not None:
+                    self.seen.service(made)
+            elif isinstance(action, Withdraw):
+                self.services.withdraw(action)
             else:
                 _log.info("%s: its time to live is over", name)
                 self.cluster.delete_run(name, body["metadata"]["uid"])
@@ -204,7 +223,7 @@ class Controller:
         found = [self.cluster.rayjob(job) for job in dict.fromkeys([*known, *begun])]
         return [job for job in found if job is not None]
 
-    def _decide(self, body: Object, jobs: Iterable[Object], memory: Memory,
+    def _decide(self, body: Object, jobs: Iterable[Object], service: Object | None, memory: Memory,
                 stop: tuple[str, str] | None = None) -> Decision:
         prepared = self._prepared(body, memory)
         plan, held = plan_of(body, prepared), dict[str, str]()
@@ -219,11 +238,18 @@ class Controller:
                         break
             except ArtifactError as error:
                 stop = ("StoreUnreadable", str(error))
+        there = None if service is None else service_of(service, body["metadata"]["uid"])
+        readable = plan.problem is None and stop is None
+        try:
+            known = self.services.known(plan, there, memory.serving, readable=readable)
+        except ArtifactError as error:
+            stop = ("StoreUnreadable", str(error))
+            known = self.services.known(plan, there, memory.serving, readable=False)
         now, losses = self.clock(), self.seen.losses(plan.name)
         seen = [with_losses(self._troubled(child_of(job, body["metadata"]["uid"]), plan.name, memory), losses, now)
                 for job in jobs]
         decision = reconcile(plan, status_of(body), [child for child, _ in seen], memory.finished, now,
-                             Hindrance(stop, memory.refused, held))
+                             Hindrance(stop, memory.refused, held), there, known)
         wakes = [wake for wake in (decision.wake, *(wake for _, wake in seen)) if wake is not None]
         return dataclasses.replace(decision, wake=min(wakes, default=None))
 
@@ -231,7 +257,7 @@ class Controller:
         metadata = body["metadata"]
         if (memory.uid, memory.generation) != (metadata["uid"], metadata["generation"]):
             memory.uid, memory.generation, memory.prepared = metadata["uid"], metadata["generation"], None
-            memory.config_map, memory.refused, memory.finished = "", {}, {}
+            memory.config_map, memory.refused, memory.finished, memory.serving = "", {}, {}, Recalled()
             memory.waits = REFUSED
         retry = (metadata.get("annotations") or {}).get(RETRY, "")
         due = memory.again is not None and self.clock() >= memory.again

@@ -21,15 +21,19 @@ class Metrics:
         self.seconds = Histogram("kubealign_reconcile_seconds", "Seconds of one look", registry=self.registry)
         self.children = Counter("kubealign_rayjobs", "RayJobs created, deleted or refused", ["action"],
                                 registry=self.registry)
+        self.services = Counter("kubealign_rayservices", "RayServices applied (of a revision), noted (one that is "
+                                "not served), deleted or refused", ["action"], registry=self.registry)
         self.resyncs = Counter("kubealign_resyncs", "Full lists read: ok or error", ["outcome"], registry=self.registry)
         self.runs = Gauge("kubealign_alignmentruns", "AlignmentRuns by phase", ["phase"], registry=self.registry)
         self.stages = Gauge("kubealign_stages", "Stages of AlignmentRuns by state", ["state"], registry=self.registry)
+        self.serving = Gauge("kubealign_served", "AlignmentRuns that are served, by the state of it", ["state"],
+                             registry=self.registry)
         self.waiting = Gauge("kubealign_queue_length", "AlignmentRuns waiting for a look, by lane", ["lane"],
                              registry=self.registry)
 
-    def count(self, phases: Iterable[str], states: Iterable[str]) -> None:
+    def count(self, phases: Iterable[str], states: Iterable[str], serving: Iterable[str]) -> None:
         """Set the gauges of what there is now."""
-        for gauge, found in ((self.runs, Tally(phases)), (self.stages, Tally(states))):
+        for gauge, found in ((self.runs, Tally(phases)), (self.stages, Tally(states)), (self.serving, Tally(serving))):
             gauge.clear()
             for label, number in found.items():
                 gauge.labels(label).set(number)

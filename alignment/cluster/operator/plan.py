@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from alignment.config import Aim
 from alignment.config.stops import Stops
@@ -30,6 +32,24 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What is served once the run is made.
+
+    Attributes:
+        service: name of its RayService.
+        models: name -> stage whose model it is.
+        content: `serving` without its models, and `profile`, as JSON without what is default.
+        pin: the revision that a person asked for, as it stands in the annotation; "": the newest.
+    """
+
+    service: str
+    endpoint: str
+    models: Mapping[str, str]
+    content: Mapping[str, Any]
+    pin: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be: all that reconcile() needs to know of an AlignmentRun."""
 
@@ -48,5 +68,6 @@ class Plan:
     retry: str = ""
     stops: tuple[Stops, ...] = ()
     """Groups whose rounds end where a gate is not met."""
+    offer: Offer | None = None
     problem: tuple[str, str] | None = None
     """(reason, message) when the spec cannot be carried out."""

@@ -16,13 +16,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.artifacts import key_of
-from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, Gate, Spec, spec_of
+from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, SERVE, Gate, Spec, spec_of
 from alignment.cluster.manifests.bundle import RUN_FILE, RUN_LIMIT, Bundle, located, unpack
+from alignment.cluster.manifests.labels import service_name
 from alignment.cluster.manifests.ray_job import ray_job
+from alignment.cluster.manifests.ray_service import endpoint_of, ray_service
 from alignment.cluster.operator.crd import STAGES
-from alignment.cluster.operator.plan import Bound, Plan, PlannedStage
+from alignment.cluster.operator.plan import Bound, Offer, Plan, PlannedStage
 from alignment.cluster.operator.reads import ELSEWHERE, Reads, said
-from alignment.config import Profile, Run, parse_aim, parse_run
+from alignment.config import Profile, Run, Serving, parse_aim, parse_run, served
 from alignment.config.messages import told
 from alignment.config.yaml_nodes import dotted
 from alignment.config.yaml_text import dump
@@ -30,6 +32,7 @@ from alignment.errors import ConfigError, KubeAlignError
 from alignment.pipeline.keys import keys
 from alignment.planner.auto import undecided
 
+_OF_STAGES = ("stages", "start_within", "run_within", "keep_finished")
 LENGTH = 2000
 """Characters of a refusal that stand in the status; a path may have any number."""
 
@@ -103,6 +106,9 @@ def prepare(reads: Reads, body: Mapping[str, Any], config_map: Mapping[str, Any]
                                     "give both the same name")
     if spec.queue is not None:
         profile = profile.model_copy(update={"cluster": profile.cluster.model_copy(update={"queue": spec.queue})})
+    if run.serve is not None and spec.ttl is not None:
+        raise Refused("InvalidRun", f"spec.ttl ({spec.ttl}) deletes the AlignmentRun after its end, and with it what "
+                                    "the run's `serve` serves: give one of them")
     gates = tuple(_bound(gate, run) for gate in spec.gates)
     _renderable(run, profile)
     if spec.files is not None and config_map is None:
@@ -137,8 +143,22 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
         metadata["name"], metadata["generation"], found.stages, found.gates, spec.suspend, spec.retries, spec.parallel,
         spec.ttl, cluster.keep_finished, found.run.store,
         frozenset(name.strip() for name in annotations.get(APPROVE, "").split(",")), annotations.get(RETRY, ""),
-        tuple(found.run.stops()),
+        tuple(found.run.stops()), _offer(metadata, found.run, found.profile, annotations.get(SERVE, "")),
     )
+
+
+def _offer(metadata: Mapping[str, Any], run: Run, profile: Profile, pin: str) -> Offer | None:
+    if run.serve is None:
+        return None
+    # Of the profile what is of stages alone makes no other revision.
+    whole = profile.model_dump(mode="json", exclude_defaults=True)
+    cluster = {key: value for key, value in whole["cluster"].items() if key not in _OF_STAGES}
+    serving = Serving(store=run.store, models=served(run), compute=run.compute,
+                      serve=run.serve.model_copy(update={"models": None}))
+    return Offer(service_name(run.name), endpoint_of(run.name, metadata.get("namespace", "default")), served(run),
+                 {"serving": serving.model_dump(mode="json", exclude_defaults=True), "profile": {
+                     "name": profile.name, "cluster": cluster,
+                     **({"compute": whole["compute"]} if "compute" in whole else {})}}, pin)
 
 
 def _with_bundle(spec: Spec, run: Run, profile: Profile, gates: tuple[Bound, ...],
@@ -174,6 +194,9 @@ def _renderable(run: Run, profile: Profile) -> None:
     try:
         for stage in run.stages:
             ray_job(run, stage, profile, namespace="-", name="-", config_map="-", attempt=1)
+        if run.serve is not None:
+            ray_service(Serving(store=run.store, models=served(run), compute=run.compute, serve=run.serve), profile,
+                        run=run.name, revision=1, namespace="-")
     except KubeAlignError as error:
         raise Refused("InvalidProfile", str(error)) from error
 

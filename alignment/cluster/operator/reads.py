@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.cluster.manifests.bundle import sources
-from alignment.config import AnyStage, GgufModel, Run
+from alignment.config import AnyStage, GgufModel, Run, TaskFile
 from alignment.config.profile import unclear
 from alignment.config.stages.base import Outside
 from alignment.config.yaml_nodes import dotted
@@ -69,7 +69,7 @@ class Reads:
     def _unknown(self, item: Outside, inside: dict[str, str], folder: Path) -> str | None:
         path = item.path
         if path is None:
-            carried = isinstance(item.source, GgufModel)
+            carried = isinstance(item.source, GgufModel | TaskFile)
             return "a package of the pods' image, which the operator's image has not" if carried else None
         if item.travels and path in inside:
             return None if (folder / inside[path]).is_file() else (

@@ -7,13 +7,15 @@ world then says what is left. The status is written before anything is done, so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from alignment.cluster.manifests.alignment_run import StageRow, State, Status
 from alignment.cluster.manifests.labels import job_name
 from alignment.cluster.operator.plan import Plan, PlannedStage
 from alignment.cluster.operator.rows import Delete, Settled, carried, settle, unneeded
+from alignment.cluster.operator.served import Service
+from alignment.cluster.operator.serving import NOTHING, Apply, Known, Made, Withdraw, decide
 from alignment.cluster.operator.verdict import (
     GateState,
     Note,
@@ -23,6 +25,7 @@ from alignment.cluster.operator.verdict import (
     rounds_now,
     stopped,
     unjudged_rounds,
+    with_serving,
 )
 from alignment.cluster.operator.world import Child, Finished, seconds_of
 from alignment.config.stops import Standing
@@ -42,7 +45,7 @@ class Remove:
     """Delete the AlignmentRun itself: its time to live is over."""
 
 
-Action = Create | Delete | Remove
+Action = Create | Delete | Remove | Apply | Withdraw
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def wanted(plan: Plan, artifacts: Mapping[str, Finished]) -> tuple[PlannedStage,
 
 
 def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: Mapping[str, Finished], now: float,
-              hindrance: Hindrance = Hindrance()) -> Decision:
+              hindrance: Hindrance = Hindrance(), service: Service | None = None, known: Known = NOTHING) -> Decision:
     """Decide.
 
     Args:
@@ -87,6 +90,8 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
         children: RayJobs with the run's label, and any that has a name which the run needs.
         artifacts: finished artifacts by key.
         now: seconds since the epoch.
+        service: the RayService of the name that the run's has.
+        known: what was found out beside it.
     """
     anew = plan.retry != status.retried or status.observed_generation not in (0, plan.generation)
     before = {row.name: row for row in status.stages}
@@ -96,6 +101,8 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
         after = conclude(plan, status, rows, (), now, busy=False)
         if plan.problem is None and hindrance.stop is not None:
             after = stopped(after, status, *hindrance.stop)
+        served = decide(plan.offer, status.serving, Made(False, {}), service, replace(known, frozen=True), now)
+        after = with_serving(after, served, status, now)
         return Decision(after, notes=notes(status, after))
     rounds = rounds_now(plan, artifacts)
     gates = (*(gate_state(gate, plan, artifacts, rounds.unneeded) for gate in plan.gates),
@@ -124,12 +131,28 @@ def reconcile(plan: Plan, status: Status, children: Sequence[Child], artifacts: 
     held = {create.name: hindrance.refused[create.name][0] for create in creates
             if now < hindrance.refused.get(create.name, (0.0, ""))[0]}
     wake += held.values()
-    actions: tuple[Action, ...] = (*deletes, *(create for create in creates if create.name not in held))
+    served = decide(plan.offer, status.serving, _made(plan, after, artifacts), service, known, now, plan.retry)
+    after = with_serving(after, served, status, now)
+    wake += [served.wake] if served.wake is not None else []
+    actions: tuple[Action, ...] = (*deletes, *(create for create in creates if create.name not in held),
+                                   *served.actions)
     if after.ended is not None and plan.ttl is not None:
         if seconds_of(after.ended) + plan.ttl <= now:
             actions = (Remove(),)
         wake.append(seconds_of(after.ended) + plan.ttl)
     return Decision(after, actions, notes(status, after), min(wake, default=None))
+
+
+def _made(plan: Plan, after: Status, artifacts: Mapping[str, Finished]) -> Made:
+    """What of the run can be served."""
+    if plan.offer is None:
+        return Made(False, {})
+    keys = {stage.name: stage.key for stage in plan.stages if stage.key in artifacts}
+    if after.phase != "Succeeded":
+        return Made(False, keys, f"the run has to succeed first; it is {after.phase}, {after.finished} stages finished")
+    said = {row.name: row.message for row in after.stages}
+    return Made(True, keys, never=next((f"{name} cannot be served: stage {stage} is {said[stage]}"
+                                        for name, stage in plan.offer.models.items() if stage not in keys), ""))
 
 
 _MAKING: tuple[State, ...] = ("Starting", "Queued", "Pending", "Running", "Elsewhere")

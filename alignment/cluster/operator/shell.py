@@ -159,7 +159,7 @@ def operator(namespace: str, reads: Reads, *,
     metrics, apart = Metrics(), Apart(reads)
     api = Api(namespace, metrics, _log.warning)
     controller = Controller(api, metrics, namespace=namespace, prepare=apart.prepare, look_up=apart.look_up,
-                            trouble=api.trouble)
+                            proofs=apart.proofs, trouble=api.trouble)
     registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
     queue = Queue(controller, metrics, apart.within)
 
@@ -184,6 +184,10 @@ def operator(namespace: str, reads: Reads, *,
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
         queue.add(controller.seen.job(dict(event["object"]), event["type"] == "DELETED"))
 
+    @kopf.on.event("ray.io", "v1", "rayservices", labels={RUN_LABEL: kopf.PRESENT}, registry=registry)
+    async def service_event(event: kopf.RawEvent, **_: Any) -> None:
+        queue.add(controller.seen.service(dict(event["object"]), event["type"] == "DELETED"))
+
     @kopf.on.event("", "v1", "pods", labels={RUN_LABEL: kopf.PRESENT, COMPONENT_LABEL: "ray"}, registry=registry)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
         run = controller.seen.pod(dict(event["object"]))
@@ -207,6 +211,7 @@ def _set(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 30
     settings.watching.chunk_size = 250
     settings.watching.label_selectors["ray.io", "v1", "rayjobs"] = RUN_LABEL
+    settings.watching.label_selectors["ray.io", "v1", "rayservices"] = RUN_LABEL
     settings.watching.label_selectors["", "v1", "pods"] = f"{RUN_LABEL},{COMPONENT_LABEL}=ray"
     # Seeing CRDs and namespaces come and go takes rights in the whole cluster.
     settings.scanning.disabled = True

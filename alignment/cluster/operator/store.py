@@ -1,15 +1,25 @@
-"""The artifact store as the operator sees it: is a stage finished, what does its manifest say, is somebody at it."""
+"""The artifact store as the operator sees it: is a stage finished, what does its manifest say, is somebody at it; and
+what a server's replicas have proved of a model."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from alignment.artifacts import Artifact, Store
 from alignment.artifacts.at_work import SILENT
 from alignment.cluster.operator.reads import Reads, said
+from alignment.cluster.operator.served import Proof
 from alignment.cluster.operator.world import Finished, Held
+from alignment.cluster.status.reading import LENGTH
 from alignment.errors import ArtifactError
+
+LOOKED_AT = 32
+"""Proofs of one artifact that are opened, from the newest on: each start of each replica writes one."""
+LARGEST_PROOF = 256 * 1024
+"""Bytes of one."""
 
 
 def look_up(reads: Reads, url: str, keys: Iterable[str]) -> dict[str, Finished | Held]:
@@ -51,3 +61,52 @@ def finished_of(artifact: Artifact) -> Finished:
     metrics = {name: value for name, value in manifest.metrics.items() if math.isfinite(value)}
     return Finished(artifact.url, manifest.digest, metrics, manifest.rows.read, sum(manifest.rows.written.values()),
                     manifest.started, manifest.finished)
+
+
+def proofs(reads: Reads, url: str, service: str, revision: int, models: Mapping[str, str]) -> dict[str, Proof]:
+    """The newest proof of each model, by its served name, that a replica of this revision of the service wrote.
+
+    Args:
+        models: served name -> key of the artifact.
+
+    Raises:
+        ArtifactError: the store cannot be read, or may not.
+    """
+    found: dict[str, Proof] = {}
+    store = Store(url)
+    for model, key in models.items():
+        where = f"{url.rstrip('/')}/served/{key}"
+        refusal = reads.refusal(where)
+        if refusal is not None:
+            raise ArtifactError(refusal)
+        try:
+            names = [name for name in store.served_files(key) if name.startswith("proof-") and name.endswith(".json")]
+            for name in names[: -LOOKED_AT - 1 : -1]:
+                if reads.refusal(f"{where}/{name}") is not None:
+                    continue
+                told = _told(store.read_served_file(key, name, LARGEST_PROOF))
+                whose = told.get("service"), str(told.get("revision")), told.get("model")
+                if whose == (service, str(revision), model):
+                    found[model] = _proof(told)
+                    break
+        except ArtifactError as error:
+            raise ArtifactError(said(error, url)) from error
+    return found
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    """What a file says; nothing where it is gone, cut short, or no proof."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _proof(told: Mapping[str, Any]) -> Proof:
+    rows, off, problem = told.get("rows"), told.get("most_off"), told.get("problem")
+    return Proof(
+        told.get("proved") is True, str(told.get("cluster") or ""), rows if isinstance(rows, int) else None,
+        float(off) if isinstance(off, int | float) and math.isfinite(off) else None,
+        str(problem)[:LENGTH] if problem else None if told.get("proved") is True else "it is not proved",
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.cluster.manifests.alignment_run import APPROVE, Condition, Phase, StageRow, Status
+from alignment.cluster.manifests.alignment_run import APPROVE, Condition, Phase, ServingStatus, StageRow, Status
 from alignment.cluster.operator.plan import Bound, Plan
+from alignment.cluster.operator.serving import Outcome
 from alignment.cluster.operator.world import Finished, stamp_of
 from alignment.cluster.status.losses import in_words
 from alignment.config import judge
@@ -105,6 +106,24 @@ def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequen
     )
 
 
+def with_serving(after: Status, served: Outcome, before: Status, now: float) -> Status:
+    """`after`, with how the run's models are served; it is not Ready before they are."""
+    if served.condition is None:
+        return after.model_copy(update={"serving": None, "conditions": tuple(
+            condition for condition in after.conditions if condition.type != "Serving")})
+    status, reason, message = served.condition
+    generation = after.observed_generation
+    conditions = []
+    for condition in after.conditions:
+        if condition.type == "Ready" and after.phase == "Succeeded" and status != "True":
+            why = f"{condition.message.partition(';')[0]}; not served as it should be: {message or reason}"
+            condition = _kept(("Ready", "False", "NotServed", why), generation, before, now)
+        if condition.type != "Serving":
+            conditions.append(condition)
+    conditions.append(_kept(("Serving", status, reason, message), generation, before, now))
+    return after.model_copy(update={"serving": served.status, "conditions": tuple(conditions)})
+
+
 def stopped(after: Status, before: Status, reason: str, message: str) -> Status:
     """`after`, when the world could not be seen: as it was, and why it does not go on."""
     moment = next(condition for condition in after.conditions if condition.type == "Progressing")
@@ -153,14 +172,39 @@ def notes(before: Status, after: Status) -> tuple[Note, ...]:
             found.append(Note("Warning", condition.reason, condition.message))
     if after.phase == "Succeeded" and before.phase != "Succeeded":
         found.append(Note("Normal", "Succeeded", f"all stages are finished in {after.store}"))
-    return tuple(found)
+    return (*found, *_of_serving(before.serving, after.serving))
+
+
+def _of_serving(before: ServingStatus | None, after: ServingStatus | None) -> Iterator[Note]:
+    """What changed in how the run's models are served."""
+    if after is None:
+        if before is not None and before.wanted is not None:
+            yield Note("Normal", "ServingWithdrawn", f"revision {before.wanted} is not served any more: the run has no "
+                                                     "`serve`")
+        return
+    was = before or ServingStatus()
+    models = ", ".join(f"{model.name}={model.artifact}" for model in after.models)
+    if after.wanted != was.wanted and after.wanted is not None:
+        back = was.wanted is not None and after.wanted < was.wanted
+        yield Note("Normal", "ServingRolledBack" if back else "ServingRevision",
+                   f"revision {after.wanted} is to be served"
+                   + (f" in place of {was.wanted}" if was.wanted is not None else "") + f": {models}")
+    if after.state != was.state or after.wanted != was.wanted:
+        if after.state == "Ready":
+            yield Note("Normal", "ServingReady", f"revision {after.wanted} is served at {after.endpoint}: {models}")
+        elif after.state in ("Failed", "Unhealthy"):
+            yield Note("Warning", f"Serving{after.state}", after.message or "")
 
 
 def _wordless(status: Status, other: Status) -> Status:
     """A status without those messages that the other has in the same place, in whatever words."""
     said = {row.name for row in other.stages if row.message}
     spoken = {condition.type for condition in other.conditions if condition.message}
+    serving = status.serving
+    if serving is not None and serving.message and other.serving is not None and other.serving.message:
+        serving = serving.model_copy(update={"message": ""})
     return status.model_copy(update={
+        "serving": serving,
         "stages": tuple(row.model_copy(update={"message": ""}) if row.message and row.name in said else row
                         for row in status.stages),
         "conditions": tuple(part.model_copy(update={"message": ""}) if part.message and part.type in spoken else part

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.refusals import cluster_error
-from alignment.cluster.manifests.alignment_run import RETRY, Gate, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, SERVE, Gate, status_of
 from alignment.cluster.manifests.bundle import bundle, config_map
 from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.watch.voice import Voice
@@ -35,13 +35,19 @@ def submit_run(
     client.apply(alignment_run(run, profile, packed, namespace=client.namespace, config_map=name, gates=gates,
                                retries=retries))
     voice.say(f"AlignmentRun {run.name} is {'applied' if before else 'made'} in namespace {client.namespace}")
+    pin = ((before or {}).get("metadata", {}).get("annotations") or {}).get(SERVE)
+    if pin is not None and run.serve is not None:
+        voice.say(f"! it is pinned to revision {pin}: what it makes now is not served before kubealign rollback "
+                  f"{run.name} -n {client.namespace} --latest")
     if before is not None:
         resume(client, run.name)
 
 
 def resume(client: Client, name: str) -> None:
-    """Let an AlignmentRun go on: no longer suspended, and failed stages get a new start. Raises ClusterError (404)."""
+    """Let an AlignmentRun go on: no longer suspended, and what failed, stages or serving, gets a new start. Raises
+    ClusterError (404)."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    failed = status_of(client.get("AlignmentRun", name)).phase == "Failed"
+    status = status_of(client.get("AlignmentRun", name))
+    failed = status.phase == "Failed" or (status.serving is not None and status.serving.state == "Failed")
     client.patch("AlignmentRun", name, {"spec": {"suspend": False},
                                         **({"metadata": {"annotations": {RETRY: stamp}}} if failed else {})})

@@ -15,11 +15,14 @@ from alignment.cluster.watch.wait import RESYNC, UNTOUCHED
 from alignment.errors import StageError
 
 
-def wait_run(client: Client, name: str, voice: Voice) -> Status:
+def wait_run(client: Client, name: str, voice: Voice, *, served: bool = False) -> Status:
     """Follow an AlignmentRun until all its stages are finished; shows each stage's steps and its driver's output.
 
+    Args:
+        served: and until its models are served.
+
     Raises:
-        StageError: it failed, or was suspended or deleted meanwhile.
+        StageError: it failed, could not be served, or was suspended or deleted meanwhile.
     """
     said: dict[str, str] = {}
     followers: dict[str, Follower] = {}
@@ -44,7 +47,7 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
                     followers.pop(row.ray_job).end()
             if seen:
                 _gates(status, client.namespace, said, voice)
-                if _over(status, body):
+                if _over(status, body) and (not served or _served(status, name, said, voice)):
                     return status
             client.changed("AlignmentRun", name, body["metadata"]["resourceVersion"], RESYNC)
     finally:
@@ -68,6 +71,19 @@ def _over(status: Status, body: Object) -> bool:
                          found="; ".join([*why, *(row for row in rows if row not in why)]) or None,
                          hint="finished stages are kept; mend it, then kubealign resume")
     return False
+
+
+def _served(status: Status, name: str, said: dict[str, str], voice: Voice) -> bool:
+    """Whether the run's models are served. Raises StageError where they will not be by themselves."""
+    serving = status.serving
+    if serving is None:  # the operator is about to look
+        return False
+    if serving.state == "Failed":
+        raise StageError("the run has succeeded, and its models are not served", where=f"AlignmentRun {name}",
+                         found=serving.message, hint="kubealign status says more; kubealign resume tries it again")
+    _once(said, "serving", f"> serving {serving.state.lower()}" + (f", {serving.message}" if serving.message else ""),
+          voice)
+    return serving.state == "Ready"
 
 
 def _row(row: StageRow) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignment.cluster.client.client import Client, Object
-from alignment.cluster.manifests.alignment_run import status_of
+from alignment.cluster.manifests.alignment_run import Status, status_of
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
 from alignment.cluster.status.reading import ended, gist, in_words
 from alignment.cluster.status.trouble import in_short
@@ -17,7 +17,8 @@ _ENDS = {"succeeded": "ended", "elsewhere": "elsewhere"}
 
 
 def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
-    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself."""
+    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself
+    and, as `serving`, of what is served."""
     found: dict[str, dict[str, Any]] = {}
     if not client.has("RayJob"):
         return found
@@ -43,8 +44,17 @@ def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
             found[row.name] = {"state": state, "note": note, "rayjob": row.ray_job}
         why = [item.message for item in status.conditions if item.status == "True" and item.message]
         found[""] = {"state": status.phase, "note": f"AlignmentRun {run}: {status.phase}"
-                     + (f"; {'; '.join(why)}" if why else "")}
+                     + (f"; {'; '.join(why)}" if why else ""), **_serving(status)}
     return found
+
+
+def _serving(status: Status) -> dict[str, Any]:
+    """What a run's status says of its serving, as JSON; nothing where it is not served."""
+    if status.serving is None:
+        return {}
+    condition = next((item for item in status.conditions if item.type == "Serving"), None)
+    return {"serving": {**status.serving.model_dump(mode="json", by_alias=True, exclude_none=True),
+                        "reason": condition.reason if condition is not None else ""}}
 
 
 def live_jobs(client: Client, run: str, stage: str | None = None) -> list[tuple[str, str, str]]:

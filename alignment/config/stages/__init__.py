@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
-from alignment.config.stages.artifact import ImportArtifact, ImportArtifactReward, ImportRows
+from alignment.config.stages.artifact import ImportArtifact, ImportArtifactEmbedder, ImportArtifactReward, ImportRows
 from alignment.config.stages.base import Stage
 from alignment.config.stages.choose import Choose
 from alignment.config.stages.documents import ImportDocuments
 from alignment.config.stages.endpoint import ImportEndpoint
 from alignment.config.stages.evaluate import Evaluate
+from alignment.config.stages.evaluate_harness import EvaluateHarness
 from alignment.config.stages.evaluate_pairs import EvaluatePairs
 from alignment.config.stages.export import Export
 from alignment.config.stages.generate import RECIPES
@@ -30,10 +31,10 @@ from alignment.config.stages.train import TrainBase
 METHODS: tuple[type[TrainBase], ...] = (*OFFLINE, Grpo, Rloo, Ppo)
 """Every training method, in the order in which errors and documents list them."""
 KINDS: tuple[type[Stage], ...] = (
-    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward, ImportData,
-    ImportDocuments, ImportRows,
+    ImportModel, ImportReward, ImportEmbedder, ImportEndpoint, ImportArtifact, ImportArtifactReward,
+    ImportArtifactEmbedder, ImportData, ImportDocuments, ImportRows,
     *(kind for kind in RECIPES if not issubclass(kind, Sample)), *WAYS, *METHODS,
-    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, EvaluatePairs,
+    Sample, *(kind for kind in RECIPES if issubclass(kind, Sample)), Infer, Evaluate, EvaluatePairs, EvaluateHarness,
     Choose, Export)
 """Every stage class, in the order in which a run usually has them."""
 

@@ -119,44 +119,50 @@ class FromArtifact(Stage):
         return f"import · artifact {self.reference.artifact}"
 
 
-class ImportArtifact(FromArtifact):
+class FromArtifactModel(FromArtifact):
+    """What stages have in common that bring a model, whatever it has to be."""
+
+    known_by = "model: {source: artifact}"
+
+    model: ArtifactModel
+    """The artifact."""
+
+    @classmethod
+    def is_meant(cls, get: Callable[[str], Any]) -> bool:
+        role = cls.makes if "role" in cls.model_fields else None
+        return super().is_meant(get) and source_of(get("model")) == "artifact" and get("role") == role
+
+    @property
+    def reference(self) -> ArtifactRef:
+        return self.model
+
+
+class ImportArtifact(FromArtifactModel):
     """Bring a language model that another run made, by its artifact."""
 
     tag: ClassVar[str] = "import-artifact"
     makes = "policy"
-    known_by = "model: {source: artifact}"
-
-    model: ArtifactModel
-    """The artifact."""
-
-    @classmethod
-    def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and source_of(get("model")) == "artifact" and get("role") is None
-
-    @property
-    def reference(self) -> ArtifactRef:
-        return self.model
 
 
-class ImportArtifactReward(FromArtifact):
+class ImportArtifactReward(FromArtifactModel):
     """Bring a reward model that another run made, by its artifact."""
 
     tag: ClassVar[str] = "import-artifact-reward"
     makes = "reward"
-    known_by = "model: {source: artifact}"
 
     role: Literal["reward"]
     """`reward`: what a stage of method reward made, or an import with that role."""
-    model: ArtifactModel
-    """The artifact."""
 
-    @classmethod
-    def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and source_of(get("model")) == "artifact" and get("role") == "reward"
 
-    @property
-    def reference(self) -> ArtifactRef:
-        return self.model
+class ImportArtifactEmbedder(FromArtifactModel):
+    """Bring a model that makes vectors of texts from another run, by its artifact."""
+
+    tag: ClassVar[str] = "import-artifact-embedder"
+    makes = "embedder"
+
+    role: Literal["embedder"]
+    """`embedder`: what an import with that role made; or a language model, of which what stands below its head is
+    read."""
 
 
 class ImportRows(FromArtifact):

@@ -22,6 +22,11 @@ Role = Literal["policy", "reward", "embedder"]
 """What a model has to be; where an embedder is asked for, a language model serves too."""
 
 
+def serving_as(role: str) -> tuple[str, ...]:
+    """What a stage may make whose model is asked for by this role."""
+    return ("embedder", "policy") if role == "embedder" else (role,)
+
+
 class ModelRef(NamedTuple):
     """A model that a stage reads: where its config says so, the stage that makes it, and what it has to be.
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
-from alignment.config.stages.fields import FORMS, LENGTH, Dtype, Name, Place, Positive, RowsRef
+from alignment.config.stages.base import Finding, ModelRef, Outside, RowsPlace, plural
+from alignment.config.stages.fields import FORMS, Dtype, Name, Place, Positive, RowsRef
 from alignment.config.stages.retrieve import Retrieve
-from alignment.config.stages.sampling import Range, Sampling, prompt_and_answer
+from alignment.config.stages.sampling import Answering, Range, Sampling
 from alignment.config.stages.score import JudgedScorer
 
 REFERENCE = "reference"
@@ -39,7 +39,7 @@ class Greedy(Sampling):
     """0 always takes the likeliest token; 1 draws from the model's own distribution; at most 10."""
 
 
-class Evaluate(Stage):
+class Evaluate(Answering):
     """Answers of each model to a held-out split, measured; no stage before may have seen the split."""
 
     tag: ClassVar[str] = "evaluate"
@@ -98,7 +98,7 @@ class Evaluate(Stage):
 
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
-        return super().is_meant(get) and get("judges") is None
+        return super().is_meant(get) and get("judges") is None and get("harness") is None
 
     @property
     def asks_likelihoods(self) -> bool:
@@ -139,18 +139,6 @@ class Evaluate(Stage):
 
     def held_out(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("rows",), self.rows)
-
-    def most_tokens(self) -> MostTokens:
-        return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
-
-    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
-        """How answers are drawn, with the place in the config."""
-        yield ("sampling",), self.sampling
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return self.max_prompt_tokens or LENGTH
 
     def findings(self) -> Iterator[Finding]:
         if REFERENCE in self.models:
@@ -193,7 +181,8 @@ class Evaluate(Stage):
         return super().mended() | ({"positions": 2} if self.arithmetic == "bfloat16" else {})
 
     def title(self) -> str:
-        return f"evaluate · {plural(len(self.models), 'model')}{' that retrieve' if self.retrieve else ''}"
+        retrieve = "" if self.retrieve is None else " that retrieves" if len(self.models) == 1 else " that retrieve"
+        return f"evaluate · {plural(len(self.models), 'model')}{retrieve}"
 
 
 def _pattern_findings(pattern: str) -> Iterator[Finding]:

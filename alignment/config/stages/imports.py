@@ -195,6 +195,7 @@ class ImportReader(Stage):
     """What imports of models have in common that read texts and write none."""
 
     tag: ClassVar[str] = "import-reader"
+    known_by = "model"
     body = "alignment.inference.import_reader:import_reader"
     script = "import_stage"
 
@@ -208,7 +209,7 @@ class ImportReader(Stage):
     @classmethod
     def is_meant(cls, get: Callable[[str], Any]) -> bool:
         return (super().is_meant(get) and get("model") is not None and get("role") == cls.makes
-                and not (cls.makes == "reward" and source_of(get("model")) == "artifact"))
+                and source_of(get("model")) != "artifact")
 
     def sources(self) -> tuple[Outside, ...]:
         local = self.model.local()
@@ -240,7 +241,6 @@ class ImportReward(ImportReader):
 
     tag: ClassVar[str] = "import-reward"
     makes = "reward"
-    known_by = "model"
 
     role: Literal["reward"]
     """`reward`: a sequence classifier with one label, whose number is the score."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, RowsPlace, Stage, plural
+from alignment.config.stages.base import Finding, ModelRef, RowsPlace, plural
 from alignment.config.stages.evaluate import Greedy
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef
-from alignment.config.stages.sampling import Sampling, prompt_and_answer
+from alignment.config.stages.fields import Dtype, Name, Positive, RowsRef
+from alignment.config.stages.sampling import Answering
 
 
-class Infer(Stage):
+class Infer(Answering):
     """Answers of a model to every prompt of a row set, in its order: answers.jsonl."""
 
     tag: ClassVar[str] = "infer"
@@ -45,18 +45,6 @@ class Infer(Stage):
 
     def row_refs(self) -> Iterator[RowsPlace]:
         yield RowsPlace(("prompts",), self.prompts)
-
-    def most_tokens(self) -> MostTokens:
-        return prompt_and_answer(self.max_prompt_tokens, self.sampling.max_new_tokens)
-
-    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
-        """How answers are drawn, with the place in the config."""
-        yield ("sampling",), self.sampling
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return self.max_prompt_tokens or LENGTH
 
     def findings(self) -> Iterator[Finding]:
         if self.n > 1 and self.sampling.greedy:

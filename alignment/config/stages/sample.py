@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage, plural
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef
-from alignment.config.stages.sampling import Sampling, prompt_and_answer
+from alignment.config.stages.base import Finding, ModelRef, Outside, RowsPlace, plural
+from alignment.config.stages.fields import Dtype, Name, Place, Positive, RowsRef
+from alignment.config.stages.sampling import Answering, Sampling
 from alignment.config.stages.score import JudgedScorer
 
 SPLITS = ("best", "pairs", "samples")
 """What a sample stage writes: best-of-N rows, preference pairs, every scored answer."""
 
 
-class Sample(Stage):
+class Sample(Answering):
     """N answers per prompt, scored and joined by row id: best-of-N rows and preference pairs."""
 
     tag: ClassVar[str] = "sample"
@@ -90,19 +90,10 @@ class Sample(Stage):
     def row_refs(self) -> Iterator[RowsPlace]:
         return (RowsPlace(("prompts", index), ref) for index, ref in enumerate(self.prompts))
 
-    def most_tokens(self) -> MostTokens:
-        return prompt_and_answer(self.max_prompt_tokens, max(given.max_new_tokens for _, given in self.samplings()))
-
     def samplings(self) -> Iterator[tuple[Place, Sampling]]:
-        """How answers are drawn, with the place in the config."""
-        yield ("sampling",), self.sampling
+        yield from super().samplings()
         if self.first is not None:
             yield ("first",), self.first
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return self.max_prompt_tokens or LENGTH
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in SPLITS if split != "pairs" or self.pairs != "none")

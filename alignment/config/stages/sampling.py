@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from alignment.config.stages.base import MostTokens
-from alignment.config.stages.fields import LENGTH, Positive, Strict
+from alignment.config.stages.base import MostTokens, Stage
+from alignment.config.stages.fields import LENGTH, Place, Positive, Strict
 
 Range = tuple[float, float]
 
@@ -50,8 +51,27 @@ class Sampling(Strict):
         return self
 
 
-def prompt_and_answer(prompt: int | None, answer: int) -> MostTokens:
-    """The longest sequence of a stage that has prompts answered; `prompt` is its max_prompt_tokens."""
-    most = prompt or LENGTH
-    return MostTokens(("max_prompt_tokens",), most + answer, f"max_prompt_tokens {most} + max_new_tokens {answer}",
-                      beside=answer, said=prompt is not None)
+class Answering(Stage):
+    """What stages have in common that have prompts answered, within `max_prompt_tokens`. Each says by itself what
+    becomes of a longer prompt, so the key stands in its class."""
+
+    if TYPE_CHECKING:
+        sampling: Sampling
+        max_prompt_tokens: int | None
+
+    def samplings(self) -> Iterator[tuple[Place, Sampling]]:
+        """How answers are drawn, with the place in the config."""
+        yield ("sampling",), self.sampling
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most."""
+        return self.max_prompt_tokens or LENGTH
+
+    def most_tokens(self) -> MostTokens | None:
+        answer = max((given.max_new_tokens for _, given in self.samplings()), default=None)
+        if answer is None:
+            return None
+        most = self.longest_prompt
+        return MostTokens(("max_prompt_tokens",), most + answer, f"max_prompt_tokens {most} + max_new_tokens {answer}",
+                          beside=answer, said=self.max_prompt_tokens is not None)

@@ -75,10 +75,12 @@ class Pooled:
     Attributes:
         counts: what one row adds to the sums (K numbers).
         total: (B, K) sums of B samples of rows -> (B,) numbers; NaN where there is nothing to divide by.
+        alone: what one row adds -> its own number.
     """
 
     counts: Callable[[Reply, Rules], tuple[float, ...]]
     total: Callable[[Floats], Floats]
+    alone: Callable[[tuple[float, ...]], float]
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Measure:
         source: where its definition stands.
         span: SHARE, POINTS, ...
         better: which way is better; `neither` where it only describes.
-        number: of one answer whose row lacks nothing.
+        number: of one answer whose row lacks nothing; None where `pooled` makes it from what the row adds.
         lacks: what the row lacks for it, in words; None where it can be measured. The answer takes no part in that.
         needs: what `lacks` asks for, in words; None: nothing.
         pooled: how the table's number is made, where it is not the mean over rows.
@@ -104,15 +106,21 @@ class Measure:
     source: str
     span: str
     better: Literal["higher", "lower", "neither"]
-    number: Callable[[Reply, Rules], float]
+    number: Callable[[Reply, Rules], float] | None = None
     lacks: Callable[[Reply, Rules], str | None] = lambda reply, rules: None
     needs: str | None = None
     pooled: Pooled | None = None
     signature: Callable[[Rules, Collection[int]], str] | None = None
 
-    def of(self, reply: Reply, rules: Rules) -> float:
-        """One answer's number; NaN where its row lacks what it takes."""
-        return math.nan if self.lacks(reply, rules) else self.number(reply, rules)
+    def of(self, reply: Reply, rules: Rules, counts: tuple[float, ...] | None = None) -> float:
+        """One answer's number; NaN where its row lacks what it takes. `counts`: what the row adds to the sums, where
+        that was counted already."""
+        if self.lacks(reply, rules):
+            return math.nan
+        if self.pooled is not None:
+            return self.pooled.alone(self.pooled.counts(reply, rules) if counts is None else counts)
+        assert self.number is not None
+        return self.number(reply, rules)
 
 
 REFERENCES = "rows have references"

@@ -72,11 +72,11 @@ def total(sums: Floats, *, effective: bool = False) -> Floats:
     return np.asarray(np.minimum(score, 100.0))  # the exponential may be off in the last bit
 
 
-def number(reply: Reply, rules: Rules) -> float:
+def alone(counted: tuple[float, ...]) -> float:
     """BLEU of one answer, over the orders that it has, as sacrebleu's --sentence-level."""
     import numpy as np
 
-    return float(total(np.array([counts(reply, rules)]), effective=True)[0])
+    return float(total(np.array([counted]), effective=True)[0])
 
 
 def signature(rules: Rules, references: Collection[int]) -> str:
@@ -96,5 +96,5 @@ MEASURE = Measure(
          "characters.",
     source="Papineni et al. 2002 (aclanthology P02-1040), sacrebleu (Post 2018, arXiv:1804.08771); its signature is in "
            "results.json",
-    span=POINTS, better="higher", number=number, lacks=no_reference, needs=REFERENCES, pooled=Pooled(counts, total),
+    span=POINTS, better="higher", lacks=no_reference, needs=REFERENCES, pooled=Pooled(counts, total, alone),
     signature=signature)

@@ -44,11 +44,11 @@ def total(sums: Floats) -> Floats:
     return np.asarray(np.where(precision + recall > 0, score, 0.0))
 
 
-def number(reply: Reply, rules: Rules) -> float:
+def alone(counted: tuple[float, ...]) -> float:
     """chrF of one answer."""
     import numpy as np
 
-    return float(total(np.array([counts(reply, rules)]))[0])
+    return float(total(np.array([counted]))[0])
 
 
 def signature(rules: Rules, references: Collection[int]) -> str:
@@ -68,5 +68,5 @@ MEASURE = Measure(
          "of rows. Needs no words, so it fits scripts without blanks.",
     source="Popović 2015 (aclanthology W15-3049), sacrebleu (Post 2018, arXiv:1804.08771); its signature is in "
            "results.json",
-    span=POINTS, better="higher", number=number, lacks=no_reference, needs=REFERENCES, pooled=Pooled(counts, total),
+    span=POINTS, better="higher", lacks=no_reference, needs=REFERENCES, pooled=Pooled(counts, total, alone),
     signature=signature)

@@ -29,9 +29,9 @@ def total(sums: Floats) -> Floats:
         return np.asarray(np.exp(-sums[:, 0] / sums[:, 1]))
 
 
-def number(reply: Reply, rules: Rules) -> float:
+def alone(counted: tuple[float, ...]) -> float:
     """Of one reference; NaN where its log-probability is not finite."""
-    log_prob, tokens = counts(reply, rules)
+    log_prob, tokens = counted
     try:
         return math.exp(-log_prob / tokens) if math.isfinite(log_prob) else math.nan
     except OverflowError:
@@ -42,5 +42,5 @@ MEASURE = Measure(
     title="Perplexity",
     text="exp of the mean negative log-probability per token of the reference answers. Comparable between models with "
          "one tokenizer and template only.",
-    source="over all tokens of all references", span="1 or more", better="lower", number=number, lacks=lacks,
-    needs="rows have references", pooled=Pooled(counts, total))
+    source="over all tokens of all references", span="1 or more", better="lower", lacks=lacks,
+    needs="rows have references", pooled=Pooled(counts, total, alone))

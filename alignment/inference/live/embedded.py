@@ -103,14 +103,19 @@ class EmbeddedLive:
     # --- the thread that answers ---
 
     def _work(self) -> None:
-        while batch := self._next():
-            try:
-                with self._using, self._with(batch[0].question.adapter) as engine:
-                    self._answer(engine, batch)
-            except Exception as error:  # of this batch: whoever asks next may have better luck, or the same words
-                words = error.problem if isinstance(error, KubeAlignError) else f"{type(error).__name__}: {error}"
-                self._break(batch, words, gone=False)
-        self._break(self._waiting, "the engine has ended", gone=True)
+        batch: list[_Waiting] = []
+        try:
+            while batch := self._next():
+                try:
+                    with self._using, self._with(batch[0].question.adapter) as engine:
+                        self._answer(engine, batch)
+                except Exception as error:  # of this batch: whoever asks next may have better luck, or the same words
+                    words = error.problem if isinstance(error, KubeAlignError) else f"{type(error).__name__}: {error}"
+                    self._break(batch, words, gone=False)
+        finally:  # also where this thread is ended by what no batch can be blamed for
+            with self._changed:
+                self._over = True
+            self._break([*batch, *self._waiting], "the engine has ended", gone=True)
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty at the end."""

@@ -16,13 +16,15 @@ from alignment.config import Compute
 from alignment.config.engines import not_installed, vllm_here, wanted
 from alignment.config.hardware import device_here
 from alignment.errors import KubeAlignError, ModelError
-from alignment.inference.generator import Generator, Scorer
+from alignment.inference.generator import Generator
 from alignment.inference.info import base_artifact, base_key, context_length, model_info, quantisation_of
 from alignment.inference.live.asked import LiveEngine
 from alignment.progress import console
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from alignment.templates.calls import Marks
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class LiveModel:
         from alignment.inference.loading import load_tokenizer
 
         return load_tokenizer(self.artifact.path() / "model", side="left")
+
+    @cached_property
+    def marks(self) -> Marks | None:
+        """The tokens around a call; None where the chat template writes none that can be read back."""
+        from alignment.templates import call_marks
+
+        try:
+            return call_marks(self.speaker)
+        except ModelError:
+            return None
 
     @cached_property
     def stops(self) -> tuple[int, ...]:
@@ -149,13 +161,6 @@ def merged_policy(artifact: Artifact, compute: Compute) -> Generator:
     from alignment.inference.embedded import EmbeddedGenerator
 
     return EmbeddedGenerator(artifact, compute)
-
-
-def reward_model(artifact: Artifact, compute: Compute) -> Scorer:
-    """A reward model."""
-    from alignment.inference.embedded import EmbeddedScorer
-
-    return EmbeddedScorer(artifact, compute)
 
 
 def _engine(engine: str, first: Artifact, adapters: Mapping[str, Artifact], compute: Compute, longest: int,

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 from pydantic import Field
 
 from alignment.config.prompts import PromptFile
-from alignment.config.stages.base import Finding, ModelRef, MostTokens, Outside, RowsPlace, Stage
-from alignment.config.stages.fields import LENGTH, Dtype, Name, Place, Positive, RowsRef, Strict
+from alignment.config.stages.base import Finding, ModelRef, Outside, RowsPlace
+from alignment.config.stages.fields import Dtype, Name, Place, Positive, RowsRef, Strict
 from alignment.config.stages.hygiene import Hygiene, hygiene_findings
-from alignment.config.stages.sampling import Sampling, prompt_and_answer
+from alignment.config.stages.sampling import Answering, Sampling
 
 Keys = TypeVar("Keys", bound=Strict)
 Whole = Annotated[int, Field(ge=0)]
@@ -45,7 +45,7 @@ class OwnPrompts(Strict):
     """Step -> the slots of its prompt."""
 
 
-class Generate(Stage):
+class Generate(Answering):
     """What every recipe has: a teacher, a budget, rows to train on, and rows refused beside them with the reason."""
 
     tag: ClassVar[str] = "generate"
@@ -106,10 +106,6 @@ class Generate(Stage):
 
     # --- what follows from it ---
 
-    def most_tokens(self) -> MostTokens | None:
-        longest = max((given.max_new_tokens for _, given in self.samplings()), default=None)
-        return None if longest is None else prompt_and_answer(self.max_prompt_tokens, longest)
-
     def model_refs(self) -> Iterator[ModelRef]:
         yield ModelRef(("teacher",), self.teacher, "policy", asked=True)
 
@@ -119,11 +115,6 @@ class Generate(Stage):
 
     def kept_apart(self) -> Iterator[RowsPlace]:
         return (RowsPlace(("decontaminate", index), ref) for index, ref in enumerate(self.decontaminate))
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return self.max_prompt_tokens or LENGTH
 
     def splits(self) -> tuple[str, ...]:
         return ("train",)
