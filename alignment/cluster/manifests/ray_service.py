@@ -148,10 +148,7 @@ def _replica(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, 
         "ray-worker", cluster.images.train, cluster, pod, env,
         [cluster.storage.secret, *cluster.env_from, cluster.serve.api_key], volumes,
         ports=ports_of({"serve": PORT, "metrics": 8080}),
-        # The proxy of Ray Serve in this pod: it says yes once it knows where to send a request, and no when the pod is
-        # about to go.
-        readinessProbe={"httpGet": {"path": "/-/healthz", "port": PORT}, "initialDelaySeconds": 5, "periodSeconds": 2,
-                        "timeoutSeconds": 5, "failureThreshold": 3},
+        readinessProbe=_listens(),
         livenessProbe=healthy(failures=60), lifecycle=before_stop(drained(_longest(serving))), workingDir=HOME,
     )
     template = _template(pod, cluster, made, volumes, labels, serving)
@@ -159,6 +156,17 @@ def _replica(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, 
         template["spec"]["topologySpreadConstraints"] = spread(
             {key: labels[key] for key in (RUN_LABEL, REVISION_LABEL, COMPONENT_LABEL)})
     return template
+
+
+def _listens() -> Json:
+    """Probe of the proxy of Ray Serve in a replica's pod, which listens while the replica still proves its models.
+
+    KubeRay turns its service to a new cluster when all replicas run. Were a pod ready by /-/healthz, which waits for
+    the same, it would be ready some seconds later, and who connects meanwhile would be refused. Nobody is answered too
+    early: no service leads to a cluster whose application does not run, and a proxy sends requests to replicas alone
+    that run, on whichever node.
+    """
+    return {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 2}
 
 
 def _head(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, str], serving: Serving) -> Json:

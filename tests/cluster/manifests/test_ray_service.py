@@ -184,7 +184,7 @@ def test_without_a_key_is_said_to_the_replica() -> None:
 def test_a_replica_is_ready_by_its_own_proxy_and_has_time_to_end_its_answers() -> None:
     pods = dict(templates(made(PROFILES["dev-cpu"], limits={"seconds": 90})))
     container = pods["worker"]["spec"]["containers"][0]
-    assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 8000}
+    assert container["readinessProbe"]["tcpSocket"] == {"port": 8000}
     assert container["livenessProbe"]["httpGet"]["port"] == 52365
     for pod in pods.values():
         assert pod["spec"]["terminationGracePeriodSeconds"] == 90 + 15 + 30
