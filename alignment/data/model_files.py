@@ -60,7 +60,8 @@ def unclear(folder: Path, *, adapter: bool) -> Unclear | None:
     speaks against it.
 
     Axolotl writes the base's config.json beside an adapter, and transformers, given such a folder, loads whatever base
-    the adapter names; trainers leave checkpoint-STEP folders beside their result, or alone where they were stopped.
+    the adapter names; trainers leave checkpoint-STEP folders beside their result, or alone where they were stopped;
+    quantised weights look like whole ones, but for a word in config.json.
 
     Args:
         adapter: whether an adapter is looked for, and not a model.
@@ -75,8 +76,10 @@ def unclear(folder: Path, *, adapter: bool) -> Unclear | None:
         return Unclear("the folder is a model and an adapter at once", "one of both",
                        f"for the model move {ADAPTER} and {ADAPTER_WEIGHTS} elsewhere; for the adapter name its base: "
                        "`base: STAGE` beside the path")
-    if is_adapter or "config.json" in names:
+    if is_adapter:
         return None
+    if "config.json" in names:
+        return _quantised(folder)
     saved = sorted(filter(_CHECKPOINT.fullmatch, names), key=lambda name: int(name.partition("-")[2]))
     if not saved:
         return None
@@ -86,6 +89,22 @@ def unclear(folder: Path, *, adapter: bool) -> Unclear | None:
                        f"make them whole with zero_to_fp32.py, which lies in {saved[-1]}: --safe_serialization")
     return Unclear("the folder holds checkpoints, and no model of its own", "a model's own folder",
                    f"name one of them; the last is {last}" + (f", the first {saved[0]}" if len(saved) > 1 else ""))
+
+
+def _quantised(folder: Path) -> Unclear | None:
+    """Weights that a config.json says are packed. transformers would load them as they are packed, and no stage could
+    train, merge or store them for what they stand for."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return None  # which the reader of the config says
+    if not found:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    return Unclear(f"the weights are quantised ({method or 'by a method that config.json does not name'})",
+                   "weights in float32, bfloat16 or float16, without quantization_config in config.json",
+                   f"take the folder that it was quantised from; vLLM alone serves it as it is: vllm serve {folder}")
 
 
 def gguf_fields(file: Path) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from alignment.config import HubModel
-from alignment.data.model_files import gguf_fields, hub_snapshot, tensor_shapes
+from alignment.data.model_files import gguf_fields, hub_snapshot, tensor_shapes, unclear
 
 MODEL = HubModel(source="hub", repo="org/model")
 
@@ -20,6 +21,18 @@ def test_shapes_are_those_that_safetensors_wrote(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(2, 3), "b": torch.zeros(()), "c": torch.zeros(0, 4, dtype=torch.bfloat16)}
     save_file(tensors, tmp_path / "m.safetensors", metadata={"format": "pt"})
     assert tensor_shapes(tmp_path / "m.safetensors") == {name: list(one.shape) for name, one in tensors.items()}
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "awq", "gptq", "fp8", "bitsandbytes", "mxfp4", None])
+@pytest.mark.parametrize("within", [None, "text_config"])
+def test_quantised_weights_are_no_model_that_is_read(tmp_path: Path, method: str | None, within: str | None) -> None:
+    said = {"quantization_config": {"bits": 8, **({} if method is None else {"quant_method": method})}}
+    (tmp_path / "config.json").write_text(json.dumps(said if within is None else {within: said}), encoding="utf-8")
+    found = unclear(tmp_path, adapter=False)
+    assert found is not None
+    assert (method or "does not name") in found.problem
+    (tmp_path / "config.json").write_text('{"quantization_config": null}', encoding="utf-8")
+    assert unclear(tmp_path, adapter=False) is None
 
 
 def test_no_gguf_is_said(tmp_path: Path) -> None:
