@@ -1,7 +1,7 @@
 """A run that is served on a real cluster, as a user would have it: asked, made anew under load, rolled back.
 
 What has to be there: tests/e2e/cluster_helpers.py. The tests share one namespace and stand in the order in which a user
-would go. Two served Ray clusters stand side by side for a while: all pods together ask for 1.8 cores and 12 GiB.
+would go. Two served Ray clusters stand side by side for a while: all pods together ask for 1.9 cores and 12 GiB.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             tree["compute"]["workers"] = 0
             tree["cluster"]["stages"] = {}
             # Beside one served Ray cluster there is a stage, then another one, on two cores.
-            tree["cluster"]["worker"] |= {"cpu": "800m", "memory": "3Gi"}
-            tree["cluster"]["serve"]["head"]["cpu"] = "200m"
+            tree["cluster"]["worker"] |= {"cpu": "700m", "memory": "3Gi"}
+            tree["cluster"]["serve"]["head"]["cpu"] = "400m"
             tree["cluster"]["serve"]["worker"]["cpu"] = "450m"
             tree["cluster"]["serve"]["keep_old"] = 20
 
@@ -123,6 +123,8 @@ def _load(place: World) -> Iterator[Callable[[], dict[str, Any]]]:
                     args=["python", "-c", LOAD, f"served-serve-svc.{place.space}.svc", "sft", "4", KEY])
     job["spec"]["activeDeadlineSeconds"] = 1700
     job["spec"]["template"]["metadata"]["labels"] = {"app": "load"}
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["resources"]["requests"]["cpu"] = "50m"
     place.client.apply(job)
     try:
         until(lambda: job_pod(place.client, "load"), 60, "the clients' pod")

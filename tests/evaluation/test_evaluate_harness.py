@@ -4,6 +4,7 @@ asked is refused; a killed stage goes on."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +231,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is_loaded(
     tmp_path: Path, own: dict[str, Any], asked: dict[str, Any], problem: str
 ) -> None:
     run = small.run(tmp_path, stage({**write(tmp_path, choose=own), **asked}))
-    found = checked(run, tmp_path)
-    assert len(found) == 1, found
-    assert problem in found[0]
+    assert problem in "\n".join(checked(run, tmp_path))
     own_stage = run.stage("bench")
     assert isinstance(own_stage, EvaluateHarness)
     with pytest.raises(KubeAlignError) as error:
@@ -259,14 +258,20 @@ def test_task_files_and_documents_are_part_of_the_digest_and_where_they_lie_is_n
         return keys(small.run(tmp_path, stage(harness)))["bench"].digest
 
     one = key(tmp_path / "a")
-    assert one == key(tmp_path / "b")
+    moved = Path(shutil.copytree(tmp_path / "a", tmp_path / "moved"))
+    data = {"choose": {"test": str(moved / "documents.jsonl")}}
+    for more in ({}, {"data": data}):
+        run = small.run(tmp_path, stage({**TASK, "include": str(moved / "tasks"), **more}))
+        assert one == keys(run)["bench"].digest
+    assert one != key(tmp_path / "b"), "task files that name other files say something else"
     assert one == key(tmp_path / "a", own={"say": {"repeats": 2}}), "a task that is not asked"
     assert one != key(tmp_path / "a", own={"choose": {"repeats": 2}})
     (tmp_path / "a" / "tasks" / "utils.py").write_text("X = 1\n", encoding="utf-8")
     assert one != key(tmp_path / "a"), "Python beside it, which it may import"
-    assert one != key(tmp_path / "b", limit=3)
-    (tmp_path / "b" / "documents.jsonl").write_text('{"question": "?"}\n', encoding="utf-8")
-    run = small.run(tmp_path, stage({"tasks": ["choose"], "include": str(tmp_path / "b" / "tasks")}))
+    run = small.run(tmp_path, stage({**TASK, "include": str(moved / "tasks"), "limit": 3}))
+    assert one != keys(run)["bench"].digest
+    (moved / "documents.jsonl").write_text('{"question": "?"}\n', encoding="utf-8")
+    run = small.run(tmp_path, stage({**TASK, "include": str(moved / "tasks"), "data": data}))
     assert one != keys(run)["bench"].digest
 
 
@@ -275,12 +280,13 @@ def test_it_travels_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     from alignment.cluster.manifests.bundle import located, sources
 
     monkeypatch.chdir(tmp_path)
-    write(Path("here"), say={"include": "choose.yaml"})
+    write(Path("here"), say={"include": "shared.yaml"})
+    Path("here/tasks/shared.yaml").write_text("description: Answer in a word.\n", encoding="utf-8")
     for file in Path("here/tasks").glob("*.yaml"):
         file.write_text(file.read_text().replace(str(tmp_path) + "/", ""))
     run = small.run(tmp_path, stage({"tasks": ["say"], "include": "here/tasks"}))
     inside = sources(run)
-    assert list(inside) == ["here/tasks/say.yaml", "here/tasks/choose.yaml", "here/documents.jsonl"]
+    assert list(inside) == ["here/tasks/say.yaml", "here/tasks/shared.yaml", "here/documents.jsonl"]
     moved = located(run)
     for path, there in inside.items():
         (tmp_path / "pod" / there).parent.mkdir(parents=True)
@@ -291,7 +297,7 @@ def test_it_travels_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert keys(moved)["bench"].digest == before.digest
     stage_ = moved.stage("bench")
     assert isinstance(stage_, EvaluateHarness)
-    assert stage_.harness.found()["say"].config["doc_to_choice"] == "{{choices}}", "of the file that it includes"
+    assert stage_.harness.found()["say"].config["description"] == "Answer in a word.", "of the file that it includes"
     assert made(moved)["bench"].manifest.metrics
 
 
