@@ -16,7 +16,8 @@ from alignment.planner.model_sizes import of_stage, root_of
 from alignment.planner.need import value_bytes
 
 LIBRARIES = int(1.5 * 2**30)
-"""Host memory of a replica's process and Ray's beside it, without tensors: measured on CPUs (docs/planner.md)."""
+"""Host memory of a replica's process and Ray's beside it, without tensors: of a tiny model's pod on a CPU 652 MB and
+542 MB were resident."""
 USUAL = 2048
 """Tokens of a conversation and its answer that are counted on, where `limits.longest` does not say."""
 

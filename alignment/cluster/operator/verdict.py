@@ -202,7 +202,7 @@ def _wordless(status: Status, other: Status) -> Status:
     spoken = {condition.type for condition in other.conditions if condition.message}
     serving = status.serving
     if serving is not None and serving.message and other.serving is not None and other.serving.message:
-        # That a reason is there at all is news: `revision 2 starts`, then `revision 2 starts: no node has enough memory`.
+        # A reason where there was none is news: `revision 2 starts`, then `revision 2 starts: no node has enough ...`.
         serving = serving.model_copy(update={"message": ":" if ": " in serving.message else ""})
     return status.model_copy(update={
         "serving": serving,
