@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -294,7 +293,7 @@ def test_a_client_that_goes_away_ends_its_answer(running: Running, stream: bool)
 
 
 def test_time_that_is_over_ends_an_answer(running: Running) -> None:
-    limits, running.service.limits = running.service.limits, replace(running.service.limits, seconds=0.2)
+    limits, running.service.limits = running.service.limits, running.service.limits.model_copy(update={"seconds": 0.2})
     try:
         status, said, _ = running.chat(max_tokens=1900, temperature=0, model="base")
         assert (status, said["error"]["code"]) == (504, "timeout")
