@@ -24,7 +24,7 @@ def exportable(run: Run, stage: Export, sight: Sight) -> Wrong:
     """Forms and data that the model has not; what later stages read of it is what they read of its start."""
     stages = {other.name: other for other in run.stages}
     adapter = adapter_of(stages, stage.model)
-    told = stages[root(run, stage.model)].tag != "import-artifact"  # whose adapter shows in the store alone
+    told = not stages[root(run, stage.model)].brings_artifact
     if "adapter" in stage.form and adapter is None and stages[stage.model].base is None and told:
         yield ("form",), ConfigError(f"{stage.model} has whole weights and no adapter", found="adapter",
                                      expected="safetensors, gguf or nf4")
@@ -72,8 +72,7 @@ def _data(run: Run, stage: Export) -> list[str]:
         if name not in found:
             found.add(name)
             waiting += run.stage(name).inputs()
-    return [other.name for other in run.stages
-            if other.name in found and other.tag in ("import-data", "import-documents")]
+    return [other.name for other in run.stages if other.name in found and other.brings_data]
 
 
 def _family(run: Run, stage: Export) -> str | None:

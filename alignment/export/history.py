@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.artifacts import Artifact, Manifest, Store
+from alignment.config import KINDS
 from alignment.errors import ArtifactError
+
+_DATA = frozenset(kind.tag for kind in KINDS if kind.brings_data)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def history_of(artifact: Artifact, names: Mapping[str, str]) -> History:
         name = names.get(key, manifest.stage)
         step = Step(name, key.rpartition("-")[0], key, config, manifest)
         told.steps.append(step)
-        if key.startswith(("import-data-", "import-documents-")):
+        if step.what in _DATA:
             told.data.append(DataSet(name, _files(config), manifest.rows.written, _digests(manifest)))
         if key.startswith("import-model-") and not config["model"].get("base"):
             told.base = told.base or step

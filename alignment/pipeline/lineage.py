@@ -103,7 +103,7 @@ class Met:
 
     Attributes:
         how: `holds` rows that are it or were made of it; `left out` of it; `learned` from such rows; `measured` on
-            them; `stands on` a model that learned; `asks` such a model.
+            them; `answered` them, for nobody to learn from; `stands on` a model that learned; `asks` such a model.
         rows: ids of such rows, by split.
         why: in words: which reason, which model.
     """
@@ -174,9 +174,10 @@ def _follow(artifact: Artifact, trail: Trail, at: tuple[Path, int] | None) -> No
         return
     ids = {place: trail.held.get(key, {}).get(split, set()) for place, key, split in refs}
     models = {name: key for name, key in inputs.items() if key in trail.learned}
-    if stage.makes == "table":
+    if stage.makes in ("table", "files"):  # nothing learns from what infer writes either
+        how = "measured" if stage.makes == "table" else "answered"
         if asked := {str(one["id"]) for one in _lines(artifact, "answers.jsonl")} & set[str]().union(*ids.values()):
-            trail.met.append(Met(artifact.key, manifest.stage, "measured", {"answers": sorted(asked)}))
+            trail.met.append(Met(artifact.key, manifest.stage, how, {"answers": sorted(asked)}))
         elif models:
             trail.met.append(Met(artifact.key, manifest.stage, "asks", why=_of(models)))
         return
@@ -189,7 +190,8 @@ def _follow(artifact: Artifact, trail: Trail, at: tuple[Path, int] | None) -> No
         trail.learned[artifact.key] = manifest.stage
         trail.met.append(Met(artifact.key, manifest.stage, "stands on", why=_of(models)))
     elif read:
-        trail.met.append(Met(artifact.key, manifest.stage, "left out", why=_why(artifact, read)))
+        untaken = "not taken" if manifest.rows.dropped.get("not taken") else ""
+        trail.met.append(Met(artifact.key, manifest.stage, "left out", why=_why(artifact, read) or untaken))
     elif held := ids.get(("eval_rows",)):
         trail.met.append(Met(artifact.key, manifest.stage, "measured", {"eval": sorted(held)}))
 
@@ -277,10 +279,7 @@ def _why(artifact: Artifact, wanted: set[str], at: tuple[Path, int] | None = Non
             if row.get("id") in wanted or (at is not None and row.get("row") == at[1] and f"{row.get('source')}-{at[1]}"
                                            in wanted):
                 reasons.append(str(row.get("reason")))
-    if reasons:
-        return reasons[0]
-    return "not taken" if artifact.manifest.rows.dropped.get("not taken") and artifact.key.startswith(
-        ("sft", "reward", "dpo", "kto", "orpo")) else ""
+    return reasons[0] if reasons else ""
 
 
 def _ids_of(stage: AnyStage, manifest: Manifest, at: tuple[Path, int]) -> Iterator[str]:

@@ -37,6 +37,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             {"name": "rs", "kind": "sample", "model": "sft", "prompts": ["few/train"], "take": 2, "n": 2,
              "sampling": {"max_new_tokens": 8}, "score": {"function": "brevity"}, "max_prompt_tokens": 400},
             small.train("again", model="sft", rows=["rs/samples"], epochs=1, max_length=512),
+            {"name": "inf", "kind": "infer", "model": "sft", "prompts": "few/train", "max_prompt_tokens": 400,
+             "sampling": {"max_new_tokens": 4}},
             {"name": "eval", "kind": "evaluate", "models": ["again"], "rows": "seeds/test", "perplexity": False,
              "sampling": {"max_new_tokens": 4}, "max_prompt_tokens": 400})
         found = execute(run).artifacts
@@ -79,6 +81,16 @@ def test_a_seed_is_followed_through_what_a_teacher_made_of_it_to_every_model(mad
     trail = forward(store, test_row)
     assert how(trail, made["eval"]) == ["measured"]
     assert trail.learned == {}  # decontaminate reads it to keep it out
+
+
+def test_what_answers_a_row_has_not_learned_from_it(made: Made) -> None:
+    asked = {json.loads(line)["id"] for line in
+             (made["inf"].path() / "answers.jsonl").read_text(encoding="utf-8").splitlines()}
+    assert asked
+    for id_ in asked:
+        trail = forward(made["inf"].store, id_)
+        assert how(trail, made["inf"]) == ["answered"]
+        assert made["inf"].key not in trail.learned
 
 
 def test_answers_to_a_row_and_what_learns_from_them_are_found(made: Made) -> None:

@@ -86,6 +86,7 @@ class FromArtifact(Stage):
     """What stages have in common that bring what another run made."""
 
     tag: ClassVar[str] = "from-artifact"
+    brings_artifact = True
     body = "alignment.data.import_artifact:import_artifact"
     script = "import_stage"
 

@@ -128,6 +128,10 @@ class Stage(Strict):
     """Whether all of its models are in memory at once, and not one after the other."""
     not_learned: ClassVar[frozenset[str]] = frozenset({"name"})
     """Keys that change nothing in what the stage makes."""
+    brings_data: ClassVar[bool] = False
+    """Whether it reads rows from files or the hub, which a model card names as data."""
+    brings_artifact: ClassVar[bool] = False
+    """Whether it brings what another run made, so that what that is shows in the store alone."""
     says_names: ClassVar[bool] = False
     """Whether what it makes calls its inputs by the names of their stages, so that another name is another artifact."""
     engine: ClassVar[str] = "transformers"

@@ -113,6 +113,7 @@ class ImportDocuments(Stage):
 
     tag: ClassVar[str] = "import-documents"
     makes = "rows"
+    brings_data = True
     body = "alignment.data.import_documents:import_documents"
     script = "import_stage"
 

@@ -392,6 +392,7 @@ class ImportData(Stage):
 
     tag: ClassVar[str] = "import-data"
     makes = "rows"
+    brings_data = True
     # 1 dropped keys of rows unsaid, took blank cells for values, and cut words at combining marks (splits, overlap).
     revision = 2
     body = "alignment.data.import_data:import_data"
