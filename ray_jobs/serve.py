@@ -21,6 +21,7 @@ from alignment.config.serve import Serving
 from alignment.errors import KubeAlignError
 from alignment.exits import Exit
 from alignment.pipeline.served import serving
+from alignment.serving.hosts import NO_KEY
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
     given = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, _terminate)
     if given.no_api_key:
-        os.environ["KUBEALIGN_NO_API_KEY"] = "1"
+        os.environ[NO_KEY] = "1"
     try:
         return _serve(serving(load_run(given.run, given.overrides)), given.host, given.port)
     except KubeAlignError as error:

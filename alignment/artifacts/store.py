@@ -293,20 +293,30 @@ class Store(Workspace):
         """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
         return self._write(f"served/{key}/{name}", text)
 
-    def served_files(self, key: str) -> list[str]:
-        """Names of what servers found out about an artifact, sorted, which is oldest first."""
+    def write_proof(self, key: str, at: str, text: str) -> str:
+        """Write what came of a server's proof of an artifact; returns its URL. Replicas that start together, and prove
+        within one second, write a file each.
+
+        Args:
+            at: when, in a form that sorts.
+        """
+        return self.write_served_file(key, f"proof-{at}-{secrets.token_hex(2)}.json", text)
+
+    def proof_files(self, key: str) -> list[str]:
+        """Names of the proofs of an artifact, oldest first."""
         path = f"served/{key}"
         try:
             with self.guard(path, "read"):
                 fs = self.fs
                 fs.invalidate_cache()
-                return sorted(str(name).rstrip("/").rpartition("/")[2]
-                              for name in fs.ls(f"{self.root}/{path}", detail=False))
+                names = sorted(str(name).rstrip("/").rpartition("/")[2]
+                               for name in fs.ls(f"{self.root}/{path}", detail=False))
+                return [name for name in names if name.startswith("proof-") and name.endswith(".json")]
         except FileNotFoundError:
             return []
 
     def read_served_file(self, key: str, name: str, most: int | None = None) -> str | None:
-        """One of them, or its first `most` bytes; None where it is gone."""
+        """What servers found out about an artifact, or its first `most` bytes; None where it is gone."""
         path = f"served/{key}/{name}"
         try:
             with self.guard(path, "read"):

@@ -12,7 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -173,6 +173,17 @@ def flat(metric: str, filter_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_/-]", "_", name)
 
 
+@dataclass(frozen=True)
+class TaskFiles:
+    """Task files by name, below one folder; what they name is read once."""
+
+    paths: Mapping[str, Path]
+
+    @cached_property
+    def named(self) -> _Named:
+        return _named(self.paths)
+
+
 def listed(include: str) -> dict[str, Path]:
     """Name -> path of the task files below a folder. Raises ConfigError where there is no such folder."""
     folder = on_this_machine(include)
@@ -182,20 +193,19 @@ def listed(include: str) -> dict[str, Path]:
     return _below(folder)
 
 
-def find(name: str, own: Mapping[str, Path]) -> Task:
-    """The task of a name: of the user's own files, by name, else of the harness's.
+def find(name: str, own: TaskFiles) -> Task:
+    """The task of a name: of the user's own files, else of the harness's.
 
     Raises:
         ConfigError: there is none, it is a group, or its files cannot be read.
     """
-    known, shipped = _named(own), _Named({}, {})
-    theirs: Mapping[str, Path] = {}
-    if name not in known.tasks and name not in known.groups:
-        theirs, shipped = _shipped()
+    known = own.named
     if name in known.tasks:
-        return _task(name, known.tasks[name], own, packaged=False)
-    if name in shipped.tasks and name not in known.groups:
-        return _task(name, shipped.tasks[name], theirs, packaged=True)
+        return _task(name, known.tasks[name], own.paths, packaged=False)
+    theirs = TaskFiles({}) if name in known.groups else _shipped()
+    shipped = theirs.named
+    if name in shipped.tasks:
+        return _task(name, shipped.tasks[name], theirs.paths, packaged=True)
     if (group := known.groups.get(name) or shipped.groups.get(name)) is not None:
         raise ConfigError("is a group of tasks, whose mean over tasks is not made here", found=name,
                           expected="the names of its tasks", hint=f"they are listed in {group}")
@@ -203,7 +213,7 @@ def find(name: str, own: Mapping[str, Path]) -> Task:
     raise ConfigError("no task has this name", found=name,
                       expected="perhaps " + " or ".join(near) if near else "a task of the folder `include`, or of the "
                                                                            "harness",
-                      hint=None if theirs else "the harness's own tasks need pip install 'kubealign[harness]'")
+                      hint=None if theirs.paths else "the harness's own tasks need pip install 'kubealign[harness]'")
 
 
 class _Named(NamedTuple):
@@ -235,12 +245,11 @@ def _named(own: Mapping[str, Path]) -> _Named:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> tuple[Mapping[str, Path], _Named]:
+def _shipped() -> TaskFiles:
     spec = importlib.util.find_spec("lm_eval")  # located, never imported
     if spec is None or not spec.submodule_search_locations:
-        return {}, _Named({}, {})
-    theirs = _below(Path(next(iter(spec.submodule_search_locations)), "tasks"))
-    return theirs, _named(theirs)
+        return TaskFiles({})
+    return TaskFiles(_below(Path(next(iter(spec.submodule_search_locations)), "tasks")))
 
 
 def _task(name: str, file: str, own: Mapping[str, Path], *, packaged: bool) -> Task:

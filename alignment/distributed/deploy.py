@@ -30,24 +30,13 @@ _OURS = re.compile(r"^(alignment(?:\.\w+)*)\.(\w+): (.*)", re.MULTILINE | re.DOT
 _LOOKS_S = 1.0
 
 
-class NotServed(StageError):
-    """The application did not come up; what the replica said."""
-
-    def __init__(self, problem: str, *, transient: bool = False) -> None:
-        super().__init__(problem)
-        self.transient = transient
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (NotServed, (self.problem,))
-
-
 @contextmanager
 def deployed(serving: Serving, host: str, port: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """The application within the block: its endpoint, and each model's proof by name.
 
     Raises:
         ConfigError: there is no such cluster, it has no room, its Serve has another port, or serves this already.
-        NotServed: the replica could not start.
+        KubeAlignError: the replica could not start; what it said.
     """
     compute = serving.compute.model_copy(update={"gpus_per_worker": gpus_of(serving.compute)})
     ensure_ray(compute)
@@ -72,7 +61,7 @@ def _proved(serving: Serving) -> DeploymentHandle[Any]:
         try:
             return serve.run(application(serving.model_dump(mode="json")), name=NAME, route_prefix="/")
         except RuntimeError as error:
-            raise not_served(str(error)) from error
+            raise not_served(status_words() or str(error)) from error
 
 
 def _reached(host: str) -> str:
@@ -80,14 +69,20 @@ def _reached(host: str) -> str:
     return str(ray.util.get_node_ip_address()) if host in ("0.0.0.0", "::") else host
 
 
-def not_served(message: str) -> NotServed:
-    """What a replica said, out of the status of its deployment, which has Ray's words around it."""
+def status_words() -> str:
+    """What the status of the application's deployment says of it; serve.run's own error only names the deployment."""
+    found = serve.status().applications.get(NAME)
+    return "" if found is None else "\n".join(part.message for part in found.deployments.values())
+
+
+def not_served(message: str) -> KubeAlignError:
+    """What a replica said, as the error that it raised, out of a status that has Ray's words around it."""
     said = list(_OURS.finditer(message))
     if not said:
-        return NotServed(message)
+        return StageError(message)
     module, kind, words = said[-1].groups()
-    known = getattr(importlib.import_module(module), kind, KubeAlignError)
-    return NotServed(words.strip(), transient=bool(getattr(known, "transient", False)))
+    known: type[KubeAlignError] = getattr(importlib.import_module(module), kind, StageError)
+    return known(words.strip())
 
 
 def watched() -> Iterator[str]:

@@ -25,7 +25,7 @@ from alignment.config.serve import Serve, Serving
 from alignment.config.yaml_file import parse_tree, validated
 from alignment.config.yaml_text import dump
 from alignment.errors import ConfigError, KubeAlignError, ModelError, StageError
-from alignment.serving.hosts import KEY_FROM, checked_key
+from alignment.serving.hosts import KEY_FROM, NO_KEY, checked_key
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 NAME = "kubealign"
 """Of the application."""
 DEPLOYMENT = "models"
-NO_KEY = "KUBEALIGN_NO_API_KEY"
-"""Set to 1: whoever reaches the replicas may ask them."""
 _BEYOND = 64
 """Requests that a replica takes beside those that it answers: to refuse them, and to tell of itself."""
 _LOOKS_S = 2.0

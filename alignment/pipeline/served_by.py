@@ -15,8 +15,6 @@ from typing import Any
 
 from alignment.artifacts import Artifact
 
-_PREFIX = "proof-"
-
 
 @dataclass(frozen=True)
 class Served:
@@ -53,9 +51,8 @@ def served(artifact: Artifact, unknown: list[str]) -> list[Served]:
         ArtifactError: the store cannot be read.
     """
     found = []
-    for name in artifact.store.served_files(artifact.key):
-        text = (artifact.store.read_served_file(artifact.key, name)
-                if name.startswith(_PREFIX) and name.endswith(".json") else None)
+    for name in artifact.store.proof_files(artifact.key):
+        text = artifact.store.read_served_file(artifact.key, name)
         if text is not None:
             try:
                 found.append(_read(json.loads(text)))

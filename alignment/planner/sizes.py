@@ -6,6 +6,7 @@ architecture the answer is None, never a guess; counting.py counts those.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Mapping
@@ -150,6 +151,16 @@ def safetensors_parameters(file: Path) -> int:
 
 def size_of_gguf(file: Path) -> ModelSize | None:
     """Size from a GGUF file's header; None where the `gguf` package is not installed (it is in the train extra)."""
+    try:
+        seen = file.stat()
+    except OSError as error:
+        raise ModelError(f"not a GGUF file: {error}", where=str(file)) from error
+    return _size_of_gguf(file, seen.st_mtime_ns, seen.st_size)
+
+
+# The reader takes seconds over a vocabulary's strings, and each stage of a run asks.
+@functools.lru_cache(maxsize=16)
+def _size_of_gguf(file: Path, changed: int, size: int) -> ModelSize | None:
     try:
         from gguf import GGUFReader
     except ImportError:

@@ -1,4 +1,5 @@
-"""Which addresses are this machine's alone, and what an API key is. Plain; asked before anything is loaded."""
+"""Which addresses are this machine's alone, what an API key is, and what a server's environment says of both and of the
+pod around it. Plain; asked before anything is loaded, and by whoever makes such an environment."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ from alignment.errors import ConfigError
 
 KEY_FROM = "KUBEALIGN_API_KEY"
 """Environment variable with the API key."""
+NO_KEY = "KUBEALIGN_NO_API_KEY"
+"""Set to 1: whoever reaches a replica may ask it."""
+SERVICE, REVISION = "KUBEALIGN_SERVICE", "KUBEALIGN_REVISION"
+"""The RayService whose replica it is, and which revision of it."""
 _SHORTEST = 8
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 

@@ -11,7 +11,6 @@ import asyncio
 import json
 import math
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -38,10 +37,12 @@ from alignment.serving.compared import (
 )
 from alignment.serving.door import PROOF_HEADER
 from alignment.serving.growing import Plain, Until
+from alignment.serving.hosts import REVISION, SERVICE
 from alignment.serving.service import Model, Service
 
-WHERE = {"service": "KUBEALIGN_SERVICE", "cluster": "RAY_CLUSTER_NAME", "revision": "KUBEALIGN_REVISION"}
+WHERE = {"service": SERVICE, "cluster": "RAY_CLUSTER_NAME", "revision": REVISION}
 """What a proof says of the pods that it was made in -> variable with it."""
+
 
 async def prove_all(service: Service, app: App, models: Iterable[Model] | None = None) -> None:
     """Ask every model that has its weights, or those given, and let those be `ready` that are what was recorded."""
@@ -222,9 +223,7 @@ def _write(model: Model) -> None:
     text = json.dumps({"model": model.name, "artifact": model.artifact.key, "kubealign": __version__, "at": now,
                        **where, **model.proof}, indent=1, ensure_ascii=False)
     try:
-        # Replicas that start together prove within one second.
-        store, name = model.artifact.store, f"proof-{now}-{secrets.token_hex(2)}.json"
-        model.proof["written"] = store.write_served_file(model.artifact.key, name, text + "\n")
+        model.proof["written"] = model.artifact.store.write_proof(model.artifact.key, now, text + "\n")
     except KubeAlignError as error:
         console.print(f"! the proof of {model.name} is not kept: {error.problem}", markup=False)
 

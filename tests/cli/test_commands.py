@@ -1,11 +1,10 @@
-"""The other sub-commands, exit codes, and that starting costs nothing heavy."""
+"""The other sub-commands, exit codes, and that starting loads nothing heavy."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -55,18 +54,14 @@ def test_version_and_help(call: Call) -> None:
     ["status", "run.yaml"], ["report", "run.yaml"], ["plan", "run.yaml"], ["explain"], ["explain", "format.squad"],
     ["models"], ["eval", "--help"],
 ], ids=lambda arguments: arguments[0])
-def test_nothing_heavy_is_imported_and_a_second_is_not_used(arguments: list[str], run_file: str) -> None:
+def test_little_is_imported_and_nothing_heavy(arguments: list[str], run_file: str) -> None:
+    """How fast it starts is for benchmarks/cli.py; what makes it slow is told by what it loads, on any machine."""
     code = ("import sys\nfrom alignment.cli.main import main\n"
             "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
-            f"found = sorted(set(sys.modules) & set({HEAVY!r}))\nassert not found, found\n")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            f"found = sorted(set(sys.modules) & set({HEAVY!r}))\nassert not found, found\n"
+            "assert len(sys.modules) < 900, len(sys.modules)\n")  # torch alone is 1,200
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    # Processor time, as the machine may be busy; `plan` measures the machine for 0.2 s on every core.
-    limit = 1.0 if arguments[0] != "plan" else 1.0 + 0.3 * (os.cpu_count() or 1)
-    assert used < limit
 
 
 def test_run_status_report(run_file: str, call: Call) -> None:

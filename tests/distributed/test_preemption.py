@@ -40,7 +40,7 @@ def started(run: Any, folder: Path, **environment: str) -> subprocess.Popen[str]
 
 
 def wait_until_it_trains(work: Path, process: subprocess.Popen[str], steps: int = 3) -> None:
-    until = time.monotonic() + 180
+    until = time.monotonic() + 400
     events = work / "out" / "events.jsonl"
     while not events.exists() or len(events.read_text().splitlines()) < steps:
         assert process.poll() is None, process.communicate()[1]

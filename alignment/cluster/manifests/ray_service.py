@@ -39,6 +39,8 @@ from alignment.cluster.manifests.pods import (
 from alignment.cluster.manifests.ray_job import RAY_VERSION, refuse_small_shm
 from alignment.config import Cluster, Pod, Profile, Serving, bytes_of
 from alignment.errors import ConfigError
+from alignment.serving.draining import DRAIN_FILE, IN_FLIGHT
+from alignment.serving.hosts import NO_KEY, REVISION, SERVICE
 
 APPLICATION = "kubealign"
 IMPORT_PATH = "alignment.distributed.serve:application"
@@ -75,7 +77,7 @@ def ray_service(
     cpus, gpus = math.ceil(bytes_of(worker.cpu)), 0 if serving.compute.device == "cpu" else worker.gpus
     told = serving.model_copy(update={"compute": serving.compute.model_copy(update={
         "workers": 0, "cpus_per_worker": float(cpus), "gpus_per_worker": float(gpus)})})
-    env = {**_env(cluster, worker), "KUBEALIGN_REVISION": str(revision), "KUBEALIGN_SERVICE": name}
+    env = {**_env(cluster, worker), REVISION: str(revision), SERVICE: name}
     whole: Json = {
         "rayVersion": RAY_VERSION, "authOptions": {"mode": "token"},
         **autoscaler(cluster, number.max_replicas is not None),
@@ -143,7 +145,7 @@ def _replica(pod: Pod, cluster: Cluster, env: dict[str, str], labels: dict[str, 
         "cache": (CACHE, {"persistentVolumeClaim": {"claimName": cluster.cache_claim}} if cluster.cache_claim
                   else {"emptyDir": {}}),
     }
-    env = {**env, "KUBEALIGN_DRAIN_FILE": DRAIN, **({} if cluster.serve.api_key else {"KUBEALIGN_NO_API_KEY": "1"})}
+    env = {**env, DRAIN_FILE: DRAIN, **({} if cluster.serve.api_key else {NO_KEY: "1"})}
     made = container_of(
         "ray-worker", cluster.images.train, cluster, pod, env,
         [cluster.storage.secret, *cluster.env_from, cluster.serve.api_key], volumes,
@@ -206,7 +208,7 @@ def drained(seconds: int) -> str:
     (port 8000 is 1F40 in the kernel's table, and 01 a connection that stands)."""
     proxy = "grep -qE '^ *[0-9]+: [0-9A-F]+:1F40 [0-9A-F]+:[0-9A-F]+ 01 ' /proc/net/tcp /proc/net/tcp6 2>/dev/null"
     return (f"touch {DRAIN}; sleep 2; idle=0; for i in $(seq {2 * seconds}); do "
-            f"n=$(cat {DRAIN}.in-flight 2>/dev/null || echo 0); "
+            f"n=$(cat {DRAIN}{IN_FLIGHT} 2>/dev/null || echo 0); "
             f'if [ "$n" = 0 ] && ! {proxy}; then idle=$((idle + 1)); else idle=0; fi; '
             f"[ $idle -lt 4 ] || break; sleep 0.5; done; {CAUGHT}")
 

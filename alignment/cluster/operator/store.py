@@ -80,8 +80,7 @@ def proofs(reads: Reads, url: str, service: str, revision: int, models: Mapping[
         if refusal is not None:
             raise ArtifactError(refusal)
         try:
-            names = [name for name in store.served_files(key) if name.startswith("proof-") and name.endswith(".json")]
-            for name in names[: -LOOKED_AT - 1 : -1]:
+            for name in store.proof_files(key)[: -LOOKED_AT - 1 : -1]:
                 if reads.refusal(f"{where}/{name}") is not None:
                     continue
                 told = _told(store.read_served_file(key, name, LARGEST_PROOF))

@@ -4,7 +4,6 @@ files, which say what the stage reads; runs none of their code."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field
@@ -52,11 +51,11 @@ class Harness(Strict):
     system_instruction: str | None = None
     """Text before all others; with a chat template the system's turn."""
 
-    def own(self) -> dict[str, Path]:
-        """Name -> path of the user's task files. Raises ConfigError where the folder does not exist."""
-        if self.include is None or isinstance(self.include, str):
-            return {} if self.include is None else files.listed(self.include)
-        return {name: on_this_machine(path) for name, path in self.include.items()}
+    def own(self) -> files.TaskFiles:
+        """The user's task files. Raises ConfigError where the folder does not exist."""
+        if isinstance(self.include, str):
+            return files.TaskFiles(files.listed(self.include))
+        return files.TaskFiles({name: on_this_machine(path) for name, path in (self.include or {}).items()})
 
     def found(self) -> dict[str, files.Task]:
         """The tasks as their files say them. Raises ConfigError of the first that there is not, or cannot be read."""
@@ -139,13 +138,13 @@ class EvaluateHarness(Stage):
                               travels=True)
 
     def relocated(self, paths: Mapping[str, str]) -> Self:
-        include, data = self.harness.include, dict(self.harness.data)
-        for source in self.sources():
+        include, data, sources = self.harness.include, dict(self.harness.data), self.sources()
+        for source in sources:
             if source.path is not None and source.place[1] == "data":
                 _, _, task, split = map(str, source.place)
                 data[task] = {**data.get(task, {}), split: paths.get(source.path, source.path)}
         if isinstance(include, str):
-            moved = {item.source.name.removeprefix("task "): paths[item.path] for item in self.sources()
+            moved = {item.source.name.removeprefix("task "): paths[item.path] for item in sources
                      if isinstance(item.source, TaskFile) and item.path is not None and item.path in paths
                      and item.place[1] == "include"}
             include = moved or include

@@ -140,7 +140,7 @@ def test_a_good_run_goes_on_beside_two_hundred_hostile_ones(world: World, tmp_pa
     storage = {"url": str(tmp_path / "store"), "claim": "c", "mount": str(tmp_path)}
     good = submit(world, chain(tmp_path / "rows", name="good"), profile(storage=storage))
     controller = Controller(world, metrics, namespace=NAMESPACE, prepare=apart.prepare, look_up=apart.look_up,
-                            trouble=lambda run, stage, job: "", clock=time.time)
+                            proofs=apart.proofs, trouble=lambda run, stage, job: "", clock=time.time)
     seen: dict[str, float] = {}
 
     def phases() -> dict[str, str]:
