@@ -167,7 +167,6 @@ def weights(of: StageContext, folder: str = "model") -> dict[str, Any]:
 
 @pytest.mark.parametrize("each", [*ONLINE, *SECOND], ids="-".join)
 def test_what_is_drawn_learned_and_logged_is_that_of_one_process(each: Each, made: dict[str, StageContext]) -> None:
-    import torch
 
     alone, shared = made["kto-alone" if each[0] == "kto" else "-".join(each[:2])], made["-".join(each)]
     for event, count in (("train", 2), ("eval", 2 if each in ONLINE else 1)):
@@ -181,8 +180,12 @@ def test_what_is_drawn_learned_and_logged_is_that_of_one_process(each: Each, mad
     for folder in ("model", "last"):
         mine, theirs = weights(shared, folder), weights(alone, folder)
         assert mine.keys() == theirs.keys()
-        for name, tensor in theirs.items():  # of two steps of 0.01: Adam makes a part of one of a gradient's rounding
-            torch.testing.assert_close(mine[name], tensor, rtol=0, atol=5e-4, msg=f"{folder} {name}")
+        for name, tensor in theirs.items():
+            # Of two steps of 0.01. Adam makes a part of a step of a gradient that is rounding alone, which the row of a
+            # token has whose gradients cancel out: one of 384.
+            apart = (mine[name] - tensor).abs()
+            assert apart.max() < 5e-3, (folder, name, apart.max())
+            assert (apart > 5e-4).float().mean() < (0.005 if "embed" in name else 1e-9), (folder, name, apart.max())
 
 
 @pytest.mark.parametrize("each", [each for each in ONLINE if each[2] != "none"], ids="-".join)
