@@ -16,6 +16,10 @@ from tests.models import imported
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
+# Ray gives its workers what nobody else wants of the CPUs (nice 15): beside another process of tests that is next to
+# nothing, so that a training of seconds takes minutes. Read by the raylet, which takes it from whoever starts Ray.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes that run tests at once; `make test` starts two, plain pytest is one."""
 if SIDE_BY_SIDE > 1:
