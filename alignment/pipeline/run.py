@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from alignment.pipeline.stage_log import StageLog, attempt
 from alignment.planner.auto import resolved
 from alignment.planner.context_length import fitted, shortened, too_long
 from alignment.progress import console
-from alignment.report.summary import not_taken
+from alignment.report.summary import NOT_TAKEN, not_taken
 
 Body = Callable[[StageContext], Outcome]
 _ENVIRONMENT = {
@@ -250,12 +251,21 @@ def summary(artifact: Artifact) -> str:
     manifest = artifact.manifest
     rows = ", ".join(f"{count} {name}" for name, count in manifest.rows.written.items())
     beyond = not_taken(manifest.rows.dropped)
-    dropped = sum(manifest.rows.dropped.values()) - beyond
     shown = [f"{name} {value:.4g}" for name, value in manifest.metrics.items()
              if name.startswith(("eval_", "train_", "parameters", "mean_score", "best_score"))]
-    parts = [f"{manifest.seconds:.1f} s", rows, f"{dropped} left out" if dropped else "",
+    parts = [f"{manifest.seconds:.1f} s", rows, left_out(manifest.rows.dropped),
              f"{beyond} not taken" if beyond else "", *shown[:6]]
     return ", ".join(part for part in parts if part)
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """{"prompt over max_prompt_tokens": 57, "not taken": 9} -> `57 left out (prompt over max_prompt_tokens)`; of
+    several reasons the two that most rows have, each with its count. Nothing where no row is."""
+    reasons = Counter({reason: count for reason, count in dropped.items() if count and reason not in NOT_TAKEN})
+    if not reasons:
+        return ""
+    most = [reason if len(reasons) == 1 else f"{count} {reason}" for reason, count in reasons.most_common(2)]
+    return f"{reasons.total()} left out ({', '.join([*most, '...'] if len(reasons) > 2 else most)})"
 
 
 def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:

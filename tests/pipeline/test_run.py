@@ -8,7 +8,7 @@ import pytest
 
 from alignment.errors import StageError
 from alignment.pipeline import execute, keys, status
-from alignment.pipeline.run import summary
+from alignment.pipeline.run import left_out, summary
 from tests import small
 
 
@@ -46,6 +46,14 @@ def test_rows_beyond_take_are_not_told_as_left_out(tmp_path: Path) -> None:
     assert beyond > 2
     assert f", {beyond} not taken" in summary(made)
     assert (f", {others} left out" in summary(made)) is (others > 0)
+
+
+def test_rows_that_are_left_out_say_why() -> None:
+    assert left_out({}) == left_out({"not taken": 3, "tie": 0}) == ""
+    assert left_out({"prompt over max_prompt_tokens": 57, "not taken": 9}) == (
+        "57 left out (prompt over max_prompt_tokens)")
+    assert left_out({"tie": 1, "duplicate-row": 5}) == "6 left out (5 duplicate-row, 1 tie)"
+    assert left_out({"a": 1, "b": 2, "c": 3}) == "6 left out (3 c, 2 b, ...)"
 
 
 def _same_run(tmp_path: Path):
