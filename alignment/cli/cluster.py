@@ -38,7 +38,7 @@ from alignment.exits import Exit
 
 if TYPE_CHECKING:
     from alignment.cluster.client.client import Client
-    from alignment.cluster.manifests.alignment_run import Gate
+    from alignment.cluster.manifests.alignment_run import Gate, Status
     from alignment.cluster.submit.driver import Driver
     from alignment.cluster.watch.voice import Voice
 
@@ -146,11 +146,10 @@ def submit(
         from alignment.cluster.watch.follow import wait_run
 
         submit_run(run, place, client, voice, gates=_gates(gate, run), retries=retries)
-        if wait:
-            wait_run(client, run.name, voice, served=run.serve is not None)
+        status = wait_run(client, run.name, voice) if wait else None
         _done(again, finished=wait)
         if run.serve is not None:
-            _served_at(run, client.namespace, as_typed(run.name, None, client.namespace, context, None))
+            _say_served(run, client, context, status)
         return
     found = _driver(run, place, client, voice, target, address).submit(only=stage, retries=retries, wait=wait)
     _done(again, finished=all(found[item.name] is not None for item in run.stages if stage in (None, item.name)))
@@ -231,12 +230,28 @@ def _gates(given: list[str] | None, run: Run) -> tuple[Gate, ...]:
     return tuple(made)
 
 
-def _served_at(run: Run, namespace: str, arguments: str) -> None:
-    """Where a run's models are, or will be, served."""
+def _say_served(run: Run, client: Client, context: str | None, status: Status | None) -> None:
+    """Where a run's models are, or will be, served.
+
+    Args:
+        status: of one that was waited for.
+    """
     from alignment.cluster.manifests.ray_service import endpoint_of
 
-    say(f"its models are served, once they are proved, at {endpoint_of(run.name, namespace)} (inside the cluster)\n"
-        f"  the revision before: kubealign rollback {arguments}")
+    back = f"kubealign rollback {as_typed(run.name, None, client.namespace, context, None)}"
+    where = f"{endpoint_of(run.name, client.namespace)} (inside the cluster)"
+    if status is None or status.serving is None:
+        once = "loaded" if run.serve is not None and run.serve.unproved else "proved"
+        say(f"its models are served, once they are {once}, at {where}\n  the revision before: {back}")
+        return
+    serving = status.serving
+    unproved = any(item.reason == "Unproved" for item in status.conditions if item.type == "Serving")
+    say("; ".join([f"revision {serving.revision} is served{', unproved as asked,' if unproved else ''} at {where}",
+                   *([serving.message] if serving.message else [])]))
+    if serving.pinned is not None:
+        say(f"  the newest revision: {back} --latest")
+    elif len(serving.history) > 1:
+        say(f"  the revision before: {back}")
 
 
 def _done(arguments: str, *, finished: bool) -> None:
@@ -321,10 +336,10 @@ def resume(
     if client.has("AlignmentRun") and client.find("AlignmentRun", run.name) is not None:
         let_go_on(client, run.name)
         say(f"AlignmentRun {run.name} goes on")
-        if wait:
-            wait_run(client, run.name, voice, served=run.serve is not None)
-        finished = wait
-    else:
-        found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)
-        finished = all(found.values())
-    _done(as_typed(file, profile, client.namespace, context, overrides), finished=finished)
+        status = wait_run(client, run.name, voice) if wait else None
+        _done(as_typed(file, profile, client.namespace, context, overrides), finished=wait)
+        if status is not None and status.serving is not None:
+            _say_served(run, client, context, status)
+        return
+    found = _driver(run, place, client, voice, Target.rayjob, None).submit(wait=wait)
+    _done(as_typed(file, profile, client.namespace, context, overrides), finished=all(found.values()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +25,10 @@ from alignment.cli.options import (
 )
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, show
+from alignment.config import Run, served
+
+if TYPE_CHECKING:
+    from alignment.artifacts import Artifact
 
 MISSED_AIMS = 3
 """Exit code of `run --strict-aims`."""
@@ -64,9 +69,8 @@ def run(
         f"{duration(result.seconds)}" + (f"; not needed: {', '.join(spared)}" if spared else "")
         + (f"; not made: {', '.join(left)}" if left else ""))
     say(f"report: {result.report}")
-    if loaded.serve is not None and not left:
-        of_here = [] if profile is None or of_cluster(profile) else ["--profile", profile]
-        say(f"  kubealign serve {shlex.join([file, *of_here])}")
+    if not left:
+        _say_served(loaded, result.artifacts, file, profile, overrides)
     if strict_aims and any(verdict.met is not True for verdict in result.verdicts):
         raise typer.Exit(MISSED_AIMS)
 
@@ -110,6 +114,25 @@ def status(
     if any(work.state == "running" for work in works.values()):
         return
     say(f"  kubealign {'run' if left else 'report'} {as_typed(file, profile, None, None, overrides, here=here)}")
+    if not left:
+        _say_served(loaded, found, file, profile, overrides)
+
+
+def _say_served(
+    run: Run, found: Mapping[str, Artifact | None], file: str, profile: str | None, overrides: list[str] | None
+) -> None:
+    """How the models that a finished run is to serve are served on this machine."""
+    if run.serve is None:
+        return
+    made = {name: found[stage] for name, stage in served(run).items()}
+    if lacking := [f"{name} ({served(run)[name]})" for name, artifact in made.items() if artifact is None]:
+        say(f"! {', '.join(lacking)} cannot be served: its stage was not needed, so nothing is made of it")
+        return
+    # `serve` takes no overrides, and with them other artifacts are the run's.
+    what = [f"{name}={artifact.key}" for name, artifact in made.items() if artifact is not None]
+    of_here = [] if profile is None or of_cluster(profile) else ["--profile", profile]
+    say(f"to serve {', '.join(made)} on this machine:")
+    say(f"  kubealign serve {shlex.join([*what, '--store', run.store] if overrides else [file, *of_here])}")
 
 
 def report(

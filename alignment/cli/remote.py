@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from alignment import interrupt
+from alignment.cli.options import as_typed
 from alignment.cli.output import page_of, status_json
 from alignment.cli.show import duration, say, table
 from alignment.config import Profile, Run
@@ -103,26 +104,37 @@ def remote_status(
                 state, notes = "not needed", (spared[stage.name], "")
             rows.append((stage.name, state, "", "", "", "; ".join(note for note in notes if note)))
     table(("stage", "state", "rows", "time", "artifact", "note"), rows, right=("time",))
-    left = [name for name, made in manifests.items() if made is None]
-    say(f"\n{len(manifests) - len(left)} of {len(manifests)} stages finished, in {truth.url}")
-    if live.get(""):
-        say(live[""]["note"])
-    if live.get("", {}).get("serving"):
-        _say_serving(live[""]["serving"], run.name)
-    elif run.serve is not None and not left:
+    unmade = [name for name, made in manifests.items() if made is None]
+    say(f"\n{len(manifests) - len(unmade)} of {len(manifests)} stages finished, in {truth.url}")
+    own = live.get("", {})
+    if own:
+        say(own["note"])
+    if own.get("serving"):
+        _say_serving(own["serving"], as_typed(run.name, None, client.namespace, context, None))
+        if own["serving"].get("revision") is not None and own["state"] in ("Pending", "Running", "Waiting"):
+            say(f"the run is {own['state']}: models that become others are the next revision, once it has succeeded")
+    elif own.get("serves"):
+        say("nothing is served yet: the operator has not looked at it")
+    elif run.serve is not None and spared.keys() >= set(unmade):
         say(f"nothing is served: submit it with --target run, or `kubealign serve` on a machine that has {truth.url}")
 
 
-def _say_serving(serving: dict[str, Any], run: str) -> None:
-    """What is served, as the operator says it in the AlignmentRun's status."""
-    answers, wanted = serving.get("revision"), serving.get("wanted")
-    say(f"\nserving: {serving['state']}" + (f", revision {answers} answers" if answers is not None else "")
-        + (f" ({serving['replicas']} replicas)" if answers is not None and serving.get("replicas") else "")
+def _say_serving(serving: dict[str, Any], again: str) -> None:
+    """What is served, as the operator says it in the AlignmentRun's status.
+
+    Args:
+        again: the run's name and where it is, as a shell takes them.
+    """
+    answers, wanted, count = serving.get("revision"), serving.get("wanted"), serving.get("replicas")
+    unknown = "a revision that nobody knows" if count else "nothing"
+    say(f"\nserving: {serving['state']}, " + (unknown if answers is None else f"revision {answers}") + " answers"
+        + (f" ({count} replica{'s' if count > 1 else ''})" if count else "")
         + (f" at {serving['endpoint']}" if serving.get("endpoint") else ""))
     if serving.get("message"):
         say(f"  {serving['message']}")
     if serving.get("models"):
-        said = {True: "proved", False: "NOT proved", None: "no proof seen"}
+        said = {True: "proved", False: "NOT proved",
+                None: "none, as asked" if serving.get("reason") == "Unproved" else "no proof seen"}
         table((f"revision {wanted}", "artifact", "proof", "rows", "most off", "note"), [
             (one["name"], one["artifact"], said[one.get("proved")], str(one.get("rows", "")),
              f"{one['mostOff']:.2g}" if "mostOff" in one else "", one.get("message", ""))
@@ -132,7 +144,9 @@ def _say_serving(serving: dict[str, Any], run: str) -> None:
         say("other revisions: " + "; ".join(
             f"{one['number']} ({', '.join(f'{name}={key}' for name, key in one['models'].items())}, {one['when']}"
             + (", not proved" if one.get("proved") is False else "") + ")" for one in earlier))
-        say(f"  kubealign rollback {run} --to NUMBER" + (" or --latest" if serving.get("pinned") else ""))
+    ways = [*(["--to NUMBER"] if earlier else []), *(["--latest"] if serving.get("pinned") else [])]
+    if ways:
+        say(f"  kubealign rollback {again} {' or '.join(ways)}")
 
 
 @unwound()

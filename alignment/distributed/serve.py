@@ -24,7 +24,7 @@ from alignment.config import Compute
 from alignment.config.serve import Serve, Serving
 from alignment.config.yaml_file import parse_tree, validated
 from alignment.config.yaml_text import dump
-from alignment.errors import ConfigError, KubeAlignError, ModelError, StageError
+from alignment.errors import ArtifactError, ConfigError, KubeAlignError, ModelError, StageError
 from alignment.serving.hosts import KEY_FROM, NO_KEY, checked_key
 
 if TYPE_CHECKING:
@@ -158,11 +158,22 @@ def _key() -> str | None:
 
 
 def _found(serving: Serving) -> dict[str, Artifact]:
-    store = Store(serving.store)
-    found = {name: store.find(key) for name, key in serving.models.items()}
-    if missing := [f"{name} ({serving.models[name]})" for name, artifact in found.items() if artifact is None]:
-        raise ModelError("no finished artifact", where=store.url_of("artifacts"), found=", ".join(missing))
-    return {name: artifact for name, artifact in found.items() if artifact is not None}
+    store, found, missing = Store(serving.store), dict[str, Artifact](), list[str]()
+    for name, key in serving.models.items():
+        try:
+            artifact = store.find(key)
+        except ArtifactError as error:
+            error.where = f"model {name} ({key}), {error.where}"
+            raise
+        if artifact is None:
+            missing.append(f"{name} ({key})")
+        else:
+            found[name] = artifact
+    if missing:
+        raise ModelError(f"no finished artifact in the store {store.url}", where=f"model {missing[0]}",
+                         expected="every model that is served to be finished there",
+                         hint=f"also {', '.join(missing[1:])}" if missing[1:] else None)
+    return found
 
 
 def _compute(compute: Compute) -> Compute:

@@ -22,7 +22,8 @@ def serving(run: Run) -> Serving:
                           expected="a run with a train stage, or `models`")
     store, known = Store(run.store), keys(run)
     models = {name: known[stage].key for name, stage in names.items()}
-    if missing := [f"{names[name]} ({key})" for name, key in models.items() if store.find(key) is None]:
+    if missing := [f"{names[name]} ({key})" + (f" as {name}" if name != names[name] else "")
+                   for name, key in models.items() if store.find(key) is None]:
         raise ArtifactError("models that are to be served are not finished", where=store.url_of("artifacts"),
                             found=", ".join(missing), expected="all of " + ", ".join(dict.fromkeys(names.values())),
                             hint="kubealign run makes what is missing")

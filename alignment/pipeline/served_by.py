@@ -56,7 +56,7 @@ def served(artifact: Artifact, unknown: list[str]) -> list[Served]:
         if text is not None:
             try:
                 found.append(_read(json.loads(text)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 unknown.append(f"{artifact.key}: {name} is no proof: {type(error).__name__}: {error}")
     return _last(found)
 

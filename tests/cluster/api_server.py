@@ -63,8 +63,10 @@ class Api:
         key = (thing["kind"], thing["metadata"].get("namespace", ""), thing["metadata"]["name"])
         with self.changed:
             self.version += 1
-            made = deepcopy(thing)
-            made["metadata"].update(resourceVersion=str(self.version), generation=1, uid=f"uid-{self.version}")
+            made, before = deepcopy(thing), self.objects.get(key)
+            generation = 1 if before is None else before["metadata"]["generation"] + (
+                before.get("spec") != made.get("spec"))
+            made["metadata"].update(resourceVersion=str(self.version), generation=generation, uid=f"uid-{self.version}")
             made["metadata"].setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             self.objects[key] = made
             self.changed.notify_all()

@@ -53,7 +53,8 @@ class Crash(BaseException):
 class Store:
     """Finished artifacts by key, and who of other runs is at unfinished ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = READS.prefixes[0]) -> None:
+        self.url = url
         self.made: dict[str, Finished] = {}
         self.held: dict[str, bool] = {}
         """key -> whether the holder of its lease is alive; a dead one's looks the same for a while."""
@@ -67,13 +68,13 @@ class Store:
                 if (service, revision, model) in self.proved}
 
     def look_up(self, url: str, keys: Iterable[str]) -> dict[str, Finished | Held]:
-        assert url == "s3://bucket/artifacts"
+        assert url == self.url
         wanted = list(keys)
         self.asked += len(wanted)
         return {key: self.made.get(key) or Held(THEIRS) for key in wanted if key in self.made or key in self.held}
 
     def finish(self, key: str, digest: str, **metrics: float) -> None:
-        self.made[key] = Finished(f"s3://bucket/artifacts/artifacts/{key}", digest, metrics, 7, 5,
+        self.made[key] = Finished(f"{self.url}/artifacts/{key}", digest, metrics, 7, 5,
                                   "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z")
 
 
@@ -341,7 +342,7 @@ def submit(world: World, run: Run, of: Profile | None = None, **options: Any) ->
 
 def operator(world: World) -> Controller:
     """A freshly started operator."""
-    return Controller(world, Metrics(), namespace=NAMESPACE, prepare=partial(prepare, READS),
+    return Controller(world, Metrics(), namespace=NAMESPACE, prepare=partial(prepare, Reads((world.store.url,))),
                       look_up=world.store.look_up, proofs=world.store.proofs,
                       trouble=lambda run, stage, job: "", clock=lambda: world.now)
 

@@ -230,6 +230,11 @@ def spec_of(body: Mapping[str, Any]) -> Spec:
         raise ConfigError("; ".join(findings), where=f"AlignmentRun {body['metadata']['name']}") from error
 
 
+def serves(body: Mapping[str, Any]) -> bool:
+    """Whether the run of an AlignmentRun is to be served."""
+    return bool(((body.get("spec") or {}).get("run") or {}).get("serve"))
+
+
 def status_of(body: Mapping[str, Any]) -> Status:
     """The status of an AlignmentRun; an empty one where there is none that this version understands."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ LOOKED_AT = 32
 """Proofs of one artifact that are opened, from the newest on: each start of each replica writes one."""
 LARGEST_PROOF = 256 * 1024
 """Bytes of one."""
+_MOST_ROWS = 2**31
+"""What a file says beyond this fits no status."""
 
 
 def look_up(reads: Reads, url: str, keys: Iterable[str]) -> dict[str, Finished | Held]:
@@ -97,7 +100,7 @@ def _told(text: str | None) -> dict[str, Any]:
     """What a file says; nothing where it is gone, cut short, or no proof."""
     try:
         found = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -105,7 +108,8 @@ def _told(text: str | None) -> dict[str, Any]:
 def _proof(told: Mapping[str, Any]) -> Proof:
     rows, off, problem = told.get("rows"), told.get("most_off"), told.get("problem")
     return Proof(
-        told.get("proved") is True, str(told.get("cluster") or ""), rows if isinstance(rows, int) else None,
-        float(off) if isinstance(off, int | float) and math.isfinite(off) else None,
+        told.get("proved") is True, str(told.get("cluster") or ""),
+        rows if isinstance(rows, int) and 0 <= rows <= _MOST_ROWS else None,
+        float(off) if isinstance(off, int | float) and abs(off) <= sys.float_info.max else None,
         str(problem)[:LENGTH] if problem else None if told.get("proved") is True else "it is not proved",
     )

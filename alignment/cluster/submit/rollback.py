@@ -14,8 +14,8 @@ def rollback(client: Client, run: str, to: int | None = None, *, latest: bool = 
     """Pin a revision, or with `latest` take the pin away.
 
     Args:
-        to: the revision. Default: the one before the one that answers; where the newest does not answer, the one that
-            does.
+        to: the revision. Default: the one before the one that answers; where the newest is wanted and another answers,
+            that one.
 
     Returns:
         What was done, in sentences.
@@ -31,20 +31,24 @@ def rollback(client: Client, run: str, to: int | None = None, *, latest: bool = 
     serving, pinned = status_of(body).serving, (body["metadata"].get("annotations") or {}).get(SERVE)
     if latest:
         client.patch("AlignmentRun", run, {"metadata": {"annotations": {SERVE: None}}})
-        return [f"run {run}: the newest revision is served from now on" if pinned else
-                f"run {run} was not pinned: the newest revision is served"]
+        done = [f"run {run}: " + ("the newest revision is served from now on" if pinned else
+                                  "it was not pinned; the newest revision is what it serves, or tries to")]
+        if serving is None or not serving.history:
+            return [*done, "! nothing of it was served yet"]
+        return [*done, *_before(serving.history[-1])]
     if serving is None or not serving.history:
         raise ConfigError("nothing of this run was served yet, so there is nothing to go back to", where="rollback",
                           found=f"AlignmentRun {run}", hint="`serve:` in the run file says what is served")
     target = _revision(serving, to)
     client.patch("AlignmentRun", run, {"metadata": {"annotations": {SERVE: str(target.number)}}})
     models = ", ".join(f"{name}={key}" for name, key in target.models.items())
-    done = [f"run {run}: revision {target.number} is to be served ({models})"
-            + (f"; revision {serving.revision} answers until it is proved" if serving.revision is not None
-               and serving.revision != target.number else "")]
-    if target.proved is False:
-        done.append(f"! revision {target.number} did not prove its models before")
-    return done
+    until = "" if serving.revision is None else "; it answers already" if serving.revision == target.number else (
+        f"; revision {serving.revision} answers until it is proved")
+    return [f"run {run}: revision {target.number} is to be served ({models}){until}", *_before(target)]
+
+
+def _before(revision: ServedRevision) -> list[str]:
+    return [f"! revision {revision.number} did not prove its models before"] if revision.proved is False else []
 
 
 def _revision(serving: ServingStatus, to: int | None) -> ServedRevision:
@@ -55,7 +59,8 @@ def _revision(serving: ServingStatus, to: int | None) -> ServedRevision:
             raise ConfigError("no such revision", where="--to", found=to, expected=f"one of {listed}")
         return known[to]
     answers = serving.revision
-    if answers is not None and answers in known and answers != serving.wanted:
+    # Of a pinned one that is still to come up, what answers is what one goes back from: asked twice is the same.
+    if answers is not None and answers in known and answers != serving.wanted and serving.pinned is None:
         return known[answers]
     now = answers or serving.wanted or 0
     below = [one for one in serving.history if one.number < now and one.proved is not False]

@@ -8,25 +8,23 @@ from __future__ import annotations
 import time
 
 from alignment.cluster.client.client import Client, Object
-from alignment.cluster.manifests.alignment_run import StageRow, Status, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, StageRow, Status, serves, status_of
 from alignment.cluster.watch.logs import Follower
 from alignment.cluster.watch.voice import Voice
 from alignment.cluster.watch.wait import RESYNC, UNTOUCHED
-from alignment.errors import StageError
+from alignment.errors import StageError, Written
 
 
-def wait_run(client: Client, name: str, voice: Voice, *, served: bool = False) -> Status:
-    """Follow an AlignmentRun until all its stages are finished; shows each stage's steps and its driver's output.
-
-    Args:
-        served: and until its models are served.
+def wait_run(client: Client, name: str, voice: Voice) -> Status:
+    """Follow an AlignmentRun until all its stages are finished and, where its run has `serve`, its models are served;
+    shows each stage's steps and its driver's output.
 
     Raises:
         StageError: it failed, could not be served, or was suspended or deleted meanwhile.
     """
     said: dict[str, str] = {}
     followers: dict[str, Follower] = {}
-    generation, since = -1, 0.0
+    asked, since = (-1, ""), 0.0
     try:
         while True:
             body = client.find("AlignmentRun", name)
@@ -34,9 +32,10 @@ def wait_run(client: Client, name: str, voice: Voice, *, served: bool = False) -
                 raise StageError("the AlignmentRun was deleted", where=f"AlignmentRun {name}",
                                  hint="finished stages are kept; submit it again")
             status = status_of(body)
-            if body["metadata"].get("generation", 0) != generation:  # somebody edits or cancels it meanwhile
-                generation, since = body["metadata"].get("generation", 0), time.monotonic()
-            seen = status.observed_generation >= generation
+            generation, retry = body["metadata"].get("generation", 0), _retry(body)
+            if (generation, retry) != asked:  # somebody edits, cancels or resumes it meanwhile
+                asked, since = (generation, retry), time.monotonic()
+            seen = status.observed_generation >= generation and not _unheard(status, retry)
             if not seen and time.monotonic() - since > UNTOUCHED:
                 _once(said, "", "no operator takes it up; is the chart's operator running in this namespace?", voice)
             for row in status.stages:
@@ -47,12 +46,26 @@ def wait_run(client: Client, name: str, voice: Voice, *, served: bool = False) -
                     followers.pop(row.ray_job).end()
             if seen:
                 _gates(status, client.namespace, said, voice)
-                if _over(status, body) and (not served or _served(status, name, said, voice)):
+                if _over(status, body) and (not serves(body) or _served(status, name, said, voice)):
                     return status
             client.changed("AlignmentRun", name, body["metadata"]["resourceVersion"], RESYNC)
     finally:
         for follower in followers.values():
             follower.end()
+
+
+def _retry(body: Object) -> str:
+    return str((body["metadata"].get("annotations") or {}).get(RETRY, ""))
+
+
+def _unheard(status: Status, retry: str) -> bool:
+    """Whether what is said to have failed was given a new start that the operator has not seen yet. A spec that is
+    refused gets none."""
+    if status.retried == retry:
+        return False
+    if status.phase == "Failed":
+        return any(item.type == "Failed" and item.reason in ("StageFailed", "GateFailed") for item in status.conditions)
+    return status.serving is not None and status.serving.state == "Failed"
 
 
 def _over(status: Status, body: Object) -> bool:
@@ -76,14 +89,20 @@ def _over(status: Status, body: Object) -> bool:
 def _served(status: Status, name: str, said: dict[str, str], voice: Voice) -> bool:
     """Whether the run's models are served. Raises StageError where they will not be by themselves."""
     serving = status.serving
-    if serving is None:  # the operator is about to look
+    if serving is None:
+        _once(said, "serving", "> serving: the operator has said nothing of it yet", voice)
         return False
     if serving.state == "Failed":
+        # A new start mends neither a pin nor what `serve` names; what does is in the message.
+        reasons = {item.reason for item in status.conditions if item.type == "Serving"}
+        again = "" if reasons & {"UnknownRevision", "NotMade"} else "; kubealign resume tries it again"
         raise StageError("the run has succeeded, and its models are not served", where=f"AlignmentRun {name}",
-                         found=serving.message, hint="kubealign status says more; kubealign resume tries it again")
-    _once(said, "serving", f"> serving {serving.state.lower()}" + (f", {serving.message}" if serving.message else ""),
-          voice)
-    return serving.state == "Ready"
+                         found=Written(serving.message, serving.message) if serving.message else None,
+                         hint=f"kubealign status says more{again}")
+    ready = serving.state == "Ready"
+    _once(said, "serving", (f"+ serving revision {serving.revision}" if ready else f"> serving {serving.state.lower()}")
+          + (f", {serving.message}" if serving.message else ""), voice)
+    return ready
 
 
 def _row(row: StageRow) -> str:

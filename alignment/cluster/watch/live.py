@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignment.cluster.client.client import Client, Object
-from alignment.cluster.manifests.alignment_run import Status, status_of
+from alignment.cluster.manifests.alignment_run import Status, serves, status_of
 from alignment.cluster.manifests.labels import ATTEMPT_LABEL, STAGE_LABEL, labels
 from alignment.cluster.status.reading import ended, gist, in_words
 from alignment.cluster.status.trouble import in_short
@@ -17,12 +17,10 @@ _ENDS = {"succeeded": "ended", "elsewhere": "elsewhere"}
 
 
 def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
-    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself
-    and, as `serving`, of what is served."""
+    """Stage -> what the cluster does about it ({state, note, rayjob}); under "" what an AlignmentRun says of itself,
+    whether its run has `serve` (`serves`) and, as `serving`, how that stands."""
     found: dict[str, dict[str, Any]] = {}
-    if not client.has("RayJob"):
-        return found
-    jobs = client.list("RayJob", labels(run))
+    jobs = client.list("RayJob", labels(run)) if client.has("RayJob") else []
     jobs.sort(key=lambda job: int(job["metadata"]["labels"].get(ATTEMPT_LABEL, "0")))
     for job in jobs:
         end, name = ended(job), job["metadata"]["name"]
@@ -42,9 +40,11 @@ def live_states(client: Client, run: str) -> dict[str, dict[str, Any]]:
             note = "; ".join(part for part in parts if part)
             state = "not needed" if row.state == "NotNeeded" else row.state.lower()
             found[row.name] = {"state": state, "note": note, "rayjob": row.ray_job}
-        why = [item.message for item in status.conditions if item.status == "True" and item.message]
+        why = [item.message for item in status.conditions
+               if item.status == "True" and item.message and item.type != "Serving"]
         found[""] = {"state": status.phase, "note": f"AlignmentRun {run}: {status.phase}"
-                     + (f"; {'; '.join(why)}" if why else ""), **_serving(status)}
+                     + (f"; {'; '.join(why)}" if why else ""),
+                     "serves": serves(body), **_serving(status)}
     return found
 
 
