@@ -147,17 +147,16 @@ def walks(folder: Path) -> list[dict[str, Any]]:
 
 
 def from_chain(folder: Path, made: dict[str, Artifact | None]) -> Run:
-    """In another store: an adapter, a reward model, an embedder and rows of the chain's."""
-    sft, reward, embedder, sample = (made[name] for name in ("sft", "reward", "import-embedder", "sample"))
+    """In another store: an adapter, a reward model, the adapter as an embedder, and rows of the chain's."""
+    sft, reward, sample = (made[name] for name in ("sft", "reward", "sample"))
     assert sft is not None
     assert reward is not None
-    assert embedder is not None
     assert sample is not None
     there = {"source": "artifact", "store": sft.store.url}
     return parse_run(json.dumps({"name": "from-chain", "store": str(folder / "other"), "stages": [
         {"name": "it", "kind": "import", "model": {**there, "artifact": sft.key}},
         {"name": "scores", "kind": "import", "role": "reward", "model": {**there, "artifact": reward.key}},
-        {"name": "embeds", "kind": "import", "role": "embedder", "model": {**there, "artifact": embedder.key}},
+        {"name": "embeds", "kind": "import", "role": "embedder", "model": {**there, "artifact": sft.key}},
         {"name": "rows", "kind": "import",
          "rows": {"artifact": sample.key, "store": sft.store.url, "splits": ["samples"]}}]}))
 
