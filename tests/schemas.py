@@ -110,6 +110,8 @@ def strict(node: Mapping[str, Any]) -> dict[str, Any]:
         made["type"] = [made["type"], "null"]
         if "enum" in made:
             made["enum"] = [*made["enum"], None]
+    if not node.get("nullable") and "type" not in made:
+        made.setdefault("not", {"type": "null"})  # what may be anything else: the API server drops a null
     return made
 
 

@@ -31,7 +31,7 @@ from tests.waiting import until
 
 __all__ = ["client"]
 OUT = Path(__file__).parents[2] / "benchmarks" / "out" / "operator.json"
-RUNS = int(os.environ.get("KUBEALIGN_SCALE", "500"))
+RUNS = int(os.environ.get("KUBEALIGN_SCALE", "150"))
 pytestmark = [
     pytest.mark.k8s, pytest.mark.slow, pytest.mark.timeout(1500),
     pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster"),

@@ -140,8 +140,10 @@ def _object(node: Json, definitions: Json) -> Json:
 
 def _merged(one: Json, other: Json) -> Json:
     """What both members of a union may be; open where they have nothing in common."""
+    # Of what is not nullable the API server drops a null that was sent.
+    nullable = {"nullable": True} if one.get("nullable") or other.get("nullable") else {}
     if one.get("type") != other.get("type") or "type" not in one:
-        return dict(OPEN)
+        return OPEN | nullable
     # A bound that only one has, or that differs, would refuse the other.
     made = {key: value for key, value in one.items() if other.get(key) == value or key == "description"}
     for bound, open_end in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
@@ -160,8 +162,7 @@ def _merged(one: Json, other: Json) -> Json:
         required = [key for key in one.get("required", ()) if key in other.get("required", ())]
         made.pop("required", None)
         made |= {"required": required} if required else {}
-    nullable = one.get("nullable") or other.get("nullable")
-    return {**made, "nullable": True} if nullable else made
+    return made | nullable
 
 
 def _without_null_enums(node: Json) -> Json:
