@@ -1,4 +1,7 @@
-"""Training on Ray workers: several equal one, and a worker killed in the middle changes nothing."""
+"""Training on Ray workers: several equal one, and a worker killed in the middle changes nothing.
+
+Of sft: what workers share of each method is in tests/distributed/test_online_sharding.py and test_sharding.py.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +39,6 @@ def test_two_workers_equal_one(two: Artifact, tmp_path: Path) -> None:
     assert small.losses(two) == pytest.approx(small.losses(one), rel=1e-3)
 
 
-def test_two_workers_draw_and_earn_what_one_does(tmp_path: Path) -> None:
-    """Of a prompt's eight answers each worker draws and judges four."""
-    drawing = small.train("grpo", "grpo", num_generations=8, batch_size=8, micro_batch_size=4, max_new_tokens=6,
-                          eval_rows="data/dev", checkpoints={"every": 4}, trl={"beta": 0.1, "max_steps": 4})
-    two = execute(small.run(tmp_path / "two", drawing, compute=TWO)).artifacts["grpo"]
-    one = execute(small.run(tmp_path / "one", drawing)).artifacts["grpo"]
-    assert two.manifest.compute["workers"] == 2
-    for key in ("reward", "reward_std", "completions/mean_length", "entropy"):
-        assert small.losses(two, key=key) == pytest.approx(small.losses(one, key=key), rel=1e-3), key
-    for key in ("kl", "sampling/logp_difference"):
-        assert small.losses(two, key=key) == pytest.approx(small.losses(one, key=key), abs=1e-4), key
-    for key in ("eval_reward", "eval_reward_low", "eval_reward_gain"):
-        assert small.losses(two, "eval", key) == pytest.approx(small.losses(one, "eval", key), abs=1e-6), key
-
-
 def test_a_killed_worker_changes_nothing(two: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignment.distributed import train as module
 
@@ -82,17 +70,6 @@ def test_a_killed_worker_changes_nothing(two: Artifact, tmp_path: Path, monkeypa
     assert killed.manifest.files[name].sha256 == two.manifest.files[name].sha256
 
 
-def test_two_workers_learn_by_ppo_what_one_does(tmp_path: Path) -> None:
-    ppo = small.train("ppo", "ppo", batch_size=8, micro_batch_size=2, eval_rows="data/dev",
-                      trl={"lr_scheduler_type": "constant"})
-    one, both = (execute(small.run(tmp_path / name, ppo, **more)).artifacts["ppo"]
-                 for name, more in (("one", {}), ("two", {"compute": TWO})))
-    assert both.manifest.compute["workers"] == 2
-    for key in ("loss", "reward", "kl", "value_loss", "entropy"):
-        assert small.losses(both, key=key) == pytest.approx(small.losses(one, key=key), rel=1e-3, abs=1e-5), key
-    assert small.losses(both, "eval", "eval_reward") == pytest.approx(small.losses(one, "eval", "eval_reward"))
-
-
 def test_what_only_the_user_can_mend_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,15 +87,3 @@ def test_what_only_the_user_can_mend_is_not_tried_again(
         execute(small.run(tmp_path, stage("sft"), compute=TWO))
     assert len(tries.read_text()) <= 2, "once for each worker at most"
     assert "starts its workers again" not in capsys.readouterr().err
-
-
-def test_two_workers_equal_one_where_a_second_model_or_a_count_of_tokens_is_shared(tmp_path: Path) -> None:
-    """A teacher and a reference on every worker; losses over the tokens of all (distill) or of each one's (orpo)."""
-    stages = [small.train("sft"), small.train("distill", "distill"), small.train("orpo", "orpo", learning_rate=1e-3),
-              small.train("dpo", "dpo", reference_model="sft")]
-    stages = [stage | {"micro_batch_size": 4, "trl": {"lr_scheduler_type": "constant"}} for stage in stages]
-    two = execute(small.run(tmp_path / "two", *stages, compute=TWO)).artifacts
-    one = execute(small.run(tmp_path / "one", *stages)).artifacts
-    for name, close in (("distill", 1e-3), ("orpo", 1e-2), ("dpo", 1e-3)):
-        assert two[name].manifest.compute["workers"] == 2
-        assert small.losses(two[name]) == pytest.approx(small.losses(one[name]), rel=close), name
