@@ -132,7 +132,7 @@ def test_a_vllm_that_is_killed_is_started_and_proved_again(running: Running, mon
     assert running.raw("GET", "/health")[0] == 503
     status, said, told = running.chat(model="base")
     assert (status, said["error"]["code"], told["retry-after"]) == (503, "engine_gone", "5")
-    until(lambda: running.raw("GET", "/health")[0] == 200, 240)
+    until(lambda: running.raw("GET", "/health")[0] == 200, 400)
     assert all(service.models[name].state == "ready" for name in NAMES)
     assert all(service.models[name].proof["most_off"] < 1e-4 for name in NAMES)
     assert {name: running.chat(model=name, temperature=0, max_tokens=16)[1]["choices"] for name in NAMES} == before
