@@ -1,8 +1,8 @@
 """150 AlignmentRuns at once on a real API server (KUBECONFIG) with children that finish at once: how long the operator
 takes, how large it grows and how much it asks. The figures go to benchmarks/out/operator.json.
 
-The operator is a process of this machine; a thread of the test plays KubeRay and the pods. $KUBEALIGN_SCALE: how many; 500
-take seven minutes on two busy cores.
+The operator is a process of this machine; a thread of the test plays KubeRay and the pods. $KUBEALIGN_SCALE: how many;
+500 take seven minutes on two busy cores.
 """
 
 from __future__ import annotations
