@@ -124,8 +124,9 @@ def _say_served(
     """How the models that a finished run is to serve are served on this machine."""
     if run.serve is None:
         return
-    made = {name: found[stage] for name, stage in served(run).items()}
-    if lacking := [f"{name} ({served(run)[name]})" for name, artifact in made.items() if artifact is None]:
+    stages = served(run)
+    made = {name: found[stage] for name, stage in stages.items()}
+    if lacking := [f"{name} ({stages[name]})" for name, artifact in made.items() if artifact is None]:
         say(f"! {', '.join(lacking)} cannot be served: its stage was not needed, so nothing is made of it")
         return
     # `serve` takes no overrides, and with them other artifacts are the run's.

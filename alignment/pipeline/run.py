@@ -14,7 +14,6 @@ import platform
 import shutil
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from alignment.pipeline.stage_log import StageLog, attempt
 from alignment.planner.auto import resolved
 from alignment.planner.context_length import fitted, shortened, too_long
 from alignment.progress import console
-from alignment.report.summary import NOT_TAKEN, not_taken
+from alignment.report.summary import left_out, not_taken
 
 Body = Callable[[StageContext], Outcome]
 _ENVIRONMENT = {
@@ -256,16 +255,6 @@ def summary(artifact: Artifact) -> str:
     parts = [f"{manifest.seconds:.1f} s", rows, left_out(manifest.rows.dropped),
              f"{beyond} not taken" if beyond else "", *shown[:6]]
     return ", ".join(part for part in parts if part)
-
-
-def left_out(dropped: Mapping[str, int]) -> str:
-    """{"prompt over max_prompt_tokens": 57, "not taken": 9} -> `57 left out (prompt over max_prompt_tokens)`; of
-    several reasons the two that most rows have, each with its count. Nothing where no row is."""
-    reasons = Counter({reason: count for reason, count in dropped.items() if count and reason not in NOT_TAKEN})
-    if not reasons:
-        return ""
-    most = [reason if len(reasons) == 1 else f"{count} {reason}" for reason, count in reasons.most_common(2)]
-    return f"{reasons.total()} left out ({', '.join([*most, '...'] if len(reasons) > 2 else most)})"
 
 
 def computed_on(run: Run, stage: AnyStage) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Every statement is computed from manifests and results; one that the data does n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,16 @@ def rows_text(artifact: Artifact) -> str:
 def not_taken(dropped: Mapping[str, int]) -> int:
     """How many rows `take` left out."""
     return sum(dropped.get(reason, 0) for reason in NOT_TAKEN)
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """{"prompt over max_prompt_tokens": 57, "not taken": 9} -> `57 left out (prompt over max_prompt_tokens)`; of
+    several reasons the two that most rows have, each with its count. Nothing where no row is."""
+    reasons = Counter({reason: count for reason, count in dropped.items() if count and reason not in NOT_TAKEN})
+    if not reasons:
+        return ""
+    most = [reason if len(reasons) == 1 else f"{count} {reason}" for reason, count in reasons.most_common(2)]
+    return f"{reasons.total()} left out ({', '.join([*most, '...'] if len(reasons) > 2 else most)})"
 
 
 def count(value: float) -> str:

@@ -110,7 +110,6 @@ class Cluster:
         self.api.status("Job", job, conditions=[{"type": "Complete", "status": "True"}])
 
 
-
 def written(folder: Path, **serve: Any) -> Run:
     """run.yaml with `serve`."""
     run = chain(folder / "rows", serve={"models": ["sft", "dpo"], **serve})

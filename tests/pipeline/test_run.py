@@ -8,7 +8,8 @@ import pytest
 
 from alignment.errors import StageError
 from alignment.pipeline import execute, keys, status
-from alignment.pipeline.run import left_out, summary
+from alignment.pipeline.run import summary
+from alignment.report.summary import left_out
 from tests import small
 
 
