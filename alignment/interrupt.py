@@ -128,6 +128,8 @@ def spared(spares: Callable[[], bool]) -> Iterator[None]:
     """Within the block Ctrl-C raises KeyboardInterrupt and the program goes on, as long as `spares` says so: for who
     talks with a model, to whom one is the end of an answer. SIGTERM ends all the same.
 
+    The end of the block waits for that thread where the main one heard first; what it hears later is not spared.
+
     Args:
         spares: asked at each, from another thread; False ends the process as if this were not there.
     """
@@ -136,6 +138,9 @@ def spared(spares: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     finally:
+        until = time.monotonic() + PATIENCE
+        while (_spared_raised != _spared_settled or _nudges) and time.monotonic() < until:
+            time.sleep(0.005)
         _spares = None
 
 

@@ -224,3 +224,26 @@ print(heard)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (0, "[True, True, True]\n"), done.stderr
+
+
+def test_a_ctrl_c_that_the_main_thread_heard_first_is_spared_though_the_block_ends() -> None:
+    code = """
+import signal, time
+from alignment import interrupt
+interrupt.guard()
+
+def late():
+    time.sleep(0.5)
+    return True
+
+with interrupt.spared(late):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+time.sleep(1)
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
