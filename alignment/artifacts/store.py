@@ -293,17 +293,19 @@ class Store(Workspace):
         """Write what a server found out about an artifact, which itself is never changed; returns its URL."""
         return self._write(f"served/{key}/{name}", text)
 
-    def write_proof(self, key: str, at: str, text: str) -> str:
+    def write_proof(self, key: str, at: str, text: str, by: str = "") -> str:
         """Write what came of a server's proof of an artifact; returns its URL. Replicas that start together, and prove
         within one second, write a file each.
 
         Args:
             at: when, in a form that sorts.
+            by: who proved it, for `proof_files`.
         """
-        return self.write_served_file(key, f"proof-{at}-{secrets.token_hex(2)}.json", text)
+        return self.write_served_file(key, f"proof-{at}-{secrets.token_hex(2)}{by and f'.{by}'}.json", text)
 
-    def proof_files(self, key: str) -> list[str]:
-        """Names of the proofs of an artifact, oldest first."""
+    def proof_files(self, key: str, by: str = "") -> list[str]:
+        """Names of the proofs of an artifact, oldest first: everybody's, or those that `by` wrote."""
+        end = f"{by and f'.{by}'}.json"
         path = f"served/{key}"
         try:
             with self.guard(path, "read"):
@@ -311,7 +313,7 @@ class Store(Workspace):
                 fs.invalidate_cache()
                 names = sorted(str(name).rstrip("/").rpartition("/")[2]
                                for name in fs.ls(f"{self.root}/{path}", detail=False))
-                return [name for name in names if name.startswith("proof-") and name.endswith(".json")]
+                return [name for name in names if name.startswith("proof-") and name.endswith(end)]
         except FileNotFoundError:
             return []
 

@@ -222,8 +222,9 @@ def _write(model: Model) -> None:
     where = {key: os.environ[variable] for key, variable in WHERE.items() if variable in os.environ}
     text = json.dumps({"model": model.name, "artifact": model.artifact.key, "kubealign": __version__, "at": now,
                        **where, **model.proof}, indent=1, ensure_ascii=False)
+    by = f"{where['service']}.{where['revision']}" if {"service", "revision"} <= where.keys() else ""
     try:
-        model.proof["written"] = model.artifact.store.write_proof(model.artifact.key, now, text + "\n")
+        model.proof["written"] = model.artifact.store.write_proof(model.artifact.key, now, text + "\n", by)
     except KubeAlignError as error:
         console.print(f"! the proof of {model.name} is not kept: {error.problem}", markup=False)
 

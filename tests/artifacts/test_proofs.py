@@ -43,6 +43,13 @@ def test_replicas_that_prove_within_one_second_write_a_file_each(store: Store) -
     assert sorted(store.read_served_file(KEY, name) or "" for name in names) == ["0", "1", "2", "3"]
 
 
+def test_each_server_finds_its_own_among_everybodys(store: Store) -> None:
+    for by in ("", "qa.1", "qa.2", "my-qa.2", "qa.12"):
+        store.write_proof(KEY, "20261128T193000Z", by, by)
+    assert len(store.proof_files(KEY)) == 5
+    assert [store.read_served_file(KEY, name) for name in store.proof_files(KEY, "qa.2")] == ["qa.2"]
+
+
 def test_a_proof_that_is_not_whole_yet_is_not_listed(store: Store) -> None:
     """A folder's file is written beside and renamed."""
     store.write_served_file(KEY, "proof-20261128T193000Z-ab12.json.0123.part", "{")

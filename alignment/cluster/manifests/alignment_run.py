@@ -248,6 +248,11 @@ def status_json(status: Status) -> dict[str, Any]:
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def annotation(body: Mapping[str, Any], name: str) -> str:
+    """The value of an annotation of an object; "" where it has none."""
+    return str((body["metadata"].get("annotations") or {}).get(name, ""))
+
+
 def owner_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The owner reference that children of this AlignmentRun carry: they go when it goes."""
     return {"apiVersion": API_VERSION, "kind": KIND, "name": body["metadata"]["name"],

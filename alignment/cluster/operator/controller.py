@@ -21,7 +21,7 @@ from typing import Any
 
 from alignment.cluster.client.client import Object
 from alignment.cluster.client.refusals import ClusterError, is_missing_api
-from alignment.cluster.manifests.alignment_run import RETRY, owner_of, status_json, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, annotation, owner_of, status_json, status_of
 from alignment.cluster.manifests.bundle import config_map
 from alignment.cluster.manifests.ray_job import ray_job
 from alignment.cluster.operator.metrics import Metrics
@@ -259,7 +259,7 @@ class Controller:
             memory.uid, memory.generation, memory.prepared = metadata["uid"], metadata["generation"], None
             memory.config_map, memory.refused, memory.finished, memory.serving = "", {}, {}, Recalled()
             memory.waits = REFUSED
-        retry = (metadata.get("annotations") or {}).get(RETRY, "")
+        retry = annotation(body, RETRY)
         due = memory.again is not None and self.clock() >= memory.again
         if memory.prepared is None or due or (isinstance(memory.prepared, Refused) and retry != memory.retry):
             memory.retry, memory.again = retry, None

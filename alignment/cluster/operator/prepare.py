@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.artifacts import key_of
-from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, SERVE, Gate, Spec, spec_of
+from alignment.cluster.manifests.alignment_run import APPROVE, RETRY, SERVE, Gate, Spec, annotation, spec_of
 from alignment.cluster.manifests.bundle import RUN_FILE, RUN_LIMIT, Bundle, located, unpack
 from alignment.cluster.manifests.labels import service_name
 from alignment.cluster.manifests.ray_job import ray_job
@@ -134,7 +134,6 @@ def _check_size(spec: Mapping[str, Any], config_map: Mapping[str, Any] | None) -
 def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
     """What reconcile() is to bring about, annotations included."""
     metadata = body["metadata"]
-    annotations = metadata.get("annotations") or {}
     if isinstance(found, Refused):
         return Plan(metadata["name"], metadata["generation"], problem=(found.reason, str(found)[:LENGTH]))
     spec, cluster = found.spec, found.profile.cluster
@@ -142,8 +141,8 @@ def plan_of(body: Mapping[str, Any], found: Prepared | Refused) -> Plan:
     return Plan(
         metadata["name"], metadata["generation"], found.stages, found.gates, spec.suspend, spec.retries, spec.parallel,
         spec.ttl, cluster.keep_finished, found.run.store,
-        frozenset(name.strip() for name in annotations.get(APPROVE, "").split(",")), annotations.get(RETRY, ""),
-        tuple(found.run.stops()), _offer(metadata, found.run, found.profile, annotations.get(SERVE, "")),
+        frozenset(name.strip() for name in annotation(body, APPROVE).split(",")), annotation(body, RETRY),
+        tuple(found.run.stops()), _offer(metadata, found.run, found.profile, annotation(body, SERVE)),
     )
 
 

@@ -18,7 +18,7 @@ from alignment.cluster.status.reading import LENGTH
 from alignment.errors import ArtifactError
 
 LOOKED_AT = 32
-"""Proofs of one artifact that are opened, from the newest on: each start of each replica writes one."""
+"""Proofs of one artifact by one revision that are opened, from the newest on: each start of each replica writes one."""
 LARGEST_PROOF = 256 * 1024
 """Bytes of one."""
 _MOST_ROWS = 2**31
@@ -83,7 +83,7 @@ def proofs(reads: Reads, url: str, service: str, revision: int, models: Mapping[
         if refusal is not None:
             raise ArtifactError(refusal)
         try:
-            for name in store.proof_files(key)[: -LOOKED_AT - 1 : -1]:
+            for name in store.proof_files(key, f"{service}.{revision}")[: -LOOKED_AT - 1 : -1]:
                 if reads.refusal(f"{where}/{name}") is not None:
                     continue
                 told = _told(store.read_served_file(key, name, LARGEST_PROOF))

@@ -100,7 +100,8 @@ def conclude(plan: Plan, before: Status, rows: Sequence[StageRow], gates: Sequen
         observed_generation=plan.generation, phase=phase,
         stage=",".join(row.name for row in shown) or (failed or asking or GateState("", "open", "")).after or None,
         finished=f"{len(done)}/{len(rows)}" if rows else None, store=plan.store or before.store,
-        started=before.started or (stamp_of(now) if at_work else None), ended=ended, retried=plan.retry,
+        started=before.started or (stamp_of(now) if at_work else None), ended=ended,
+        retried=before.retried if plan.problem else plan.retry,  # a spec that is refused is given no new start
         conditions=tuple(_kept(condition, plan.generation, before, now) for condition in conditions),
         stages=tuple(rows),
     )

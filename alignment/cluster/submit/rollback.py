@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.refusals import cluster_error
-from alignment.cluster.manifests.alignment_run import SERVE, ServedRevision, ServingStatus, status_of
+from alignment.cluster.manifests.alignment_run import SERVE, ServedRevision, ServingStatus, annotation, status_of
 from alignment.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def rollback(client: Client, run: str, to: int | None = None, *, latest: bool = 
     if body is None:
         raise cluster_error("no AlignmentRun of this name", where=f"namespace {client.namespace}", found=run,
                             hint="kubectl get alignmentruns; or name another namespace with -n")
-    serving, pinned = status_of(body).serving, (body["metadata"].get("annotations") or {}).get(SERVE)
+    serving, pinned = status_of(body).serving, annotation(body, SERVE)
     if latest:
         client.patch("AlignmentRun", run, {"metadata": {"annotations": {SERVE: None}}})
         done = [f"run {run}: " + ("the newest revision is served from now on" if pinned else

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from alignment.cluster.client.client import Client
 from alignment.cluster.client.refusals import cluster_error
-from alignment.cluster.manifests.alignment_run import RETRY, SERVE, Gate, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, SERVE, Gate, annotation, status_of
 from alignment.cluster.manifests.bundle import bundle, config_map
 from alignment.cluster.manifests.submission import alignment_run
 from alignment.cluster.watch.voice import Voice
@@ -35,8 +35,8 @@ def submit_run(
     client.apply(alignment_run(run, profile, packed, namespace=client.namespace, config_map=name, gates=gates,
                                retries=retries))
     voice.say(f"AlignmentRun {run.name} is {'applied' if before else 'made'} in namespace {client.namespace}")
-    pin = ((before or {}).get("metadata", {}).get("annotations") or {}).get(SERVE)
-    if pin is not None and run.serve is not None:
+    pin = annotation(before, SERVE) if before else ""
+    if pin and run.serve is not None:
         voice.say(f"! it is pinned to revision {pin}: what it makes now is not served before kubealign rollback "
                   f"{run.name} -n {client.namespace} --latest")
     if before is not None:

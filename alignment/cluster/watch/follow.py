@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from alignment.cluster.client.client import Client, Object
-from alignment.cluster.manifests.alignment_run import RETRY, StageRow, Status, serves, status_of
+from alignment.cluster.manifests.alignment_run import RETRY, StageRow, Status, annotation, serves, status_of
 from alignment.cluster.watch.logs import Follower
 from alignment.cluster.watch.voice import Voice
 from alignment.cluster.watch.wait import RESYNC, UNTOUCHED
@@ -32,7 +32,7 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
                 raise StageError("the AlignmentRun was deleted", where=f"AlignmentRun {name}",
                                  hint="finished stages are kept; submit it again")
             status = status_of(body)
-            generation, retry = body["metadata"].get("generation", 0), _retry(body)
+            generation, retry = body["metadata"].get("generation", 0), annotation(body, RETRY)
             if (generation, retry) != asked:  # somebody edits, cancels or resumes it meanwhile
                 asked, since = (generation, retry), time.monotonic()
             seen = status.observed_generation >= generation and not _unheard(status, retry)
@@ -52,10 +52,6 @@ def wait_run(client: Client, name: str, voice: Voice) -> Status:
     finally:
         for follower in followers.values():
             follower.end()
-
-
-def _retry(body: Object) -> str:
-    return str((body["metadata"].get("annotations") or {}).get(RETRY, ""))
 
 
 def _unheard(status: Status, retry: str) -> bool:

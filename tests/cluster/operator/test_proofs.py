@@ -29,13 +29,14 @@ class Proofs:
     def __init__(self, folder: Path) -> None:
         self.store, self.count = Store(str(folder)), 0
 
-    def text(self, key: str, text: str) -> None:
+    def text(self, key: str, text: str, by: str = "r.2") -> None:
         self.count += 1
-        self.store.write_proof(key, f"20261128T19{self.count // 60:02}{self.count % 60:02}Z", text)
+        self.store.write_proof(key, f"20261128T19{self.count // 60:02}{self.count % 60:02}Z", text, by)
 
     def write(self, key: str = SFT, **told: Any) -> None:
-        self.text(key, json.dumps({"model": "sft", "service": "r", "revision": "2", "cluster": "c2", "proved": True,
-                                   "rows": 8, "most_off": 0.5, "problem": None} | told))
+        said = {"model": "sft", "service": "r", "revision": "2", "cluster": "c2", "proved": True, "rows": 8,
+                "most_off": 0.5, "problem": None} | told
+        self.text(key, json.dumps(said), f"{said['service']}.{said['revision']}" if said["service"] else "")
 
     def found(self, models: dict[str, str] = MODELS, revision: int = 2) -> dict[str, Proof]:
         return proofs(readable([self.store.url]), self.store.url, "r", revision, models)
@@ -89,10 +90,14 @@ def test_what_a_proof_says_is_taken_as_far_as_a_status_can_hold_it(
 
 def test_no_more_of_them_are_opened_than_the_newest_and_no_more_of_one_than_its_beginning(kept: Proofs) -> None:
     kept.write()
+    for number in range(2 * LOOKED_AT):
+        kept.write(service="other" if number % 2 else "a-r")
+        kept.write(revision="12")
+    assert "sft" in kept.found(), "others, however many, do not hide it"
     for _ in range(LOOKED_AT - 1):
-        kept.write(service="other")
+        kept.write(model="dpo")
     assert "sft" in kept.found()
-    kept.write(service="other")
+    kept.write(model="dpo")
     assert kept.found() == {}
     kept.write(problem="x" * LARGEST_PROOF)
     assert kept.found() == {}, "cut short, it is no proof"
@@ -107,7 +112,7 @@ def test_a_store_that_may_not_be_read_is_refused_and_a_file_that_leads_out_of_it
     kept.write(rows=1)
     Proofs(outside).write(rows=2)
     [theirs] = (outside / "served" / SFT).iterdir()
-    (Path(kept.store.root) / "served" / SFT / "proof-29991231T000000Z-0000.json").symlink_to(theirs)
+    (Path(kept.store.root) / "served" / SFT / "proof-29991231T000000Z-0000.r.2.json").symlink_to(theirs)
     assert kept.found()["sft"].rows == 1
 
 

@@ -203,6 +203,21 @@ def test_an_edit_or_the_retry_annotation_gives_a_failed_stage_a_new_start() -> N
         assert decision.status.observed_generation == changed.generation
 
 
+def test_a_spec_that_is_refused_for_a_while_has_no_old_retry_obeyed_once_more() -> None:
+    """Its files went and came back, say; a new start that was asked for meanwhile is given."""
+    failed = child(A, state="failed", permanent=True, message="exit code 2")
+    asked = Plan("r", 1, (A, B), retry="monday")
+    status = reconcile(asked, Status(observed_generation=1, retried="monday"), [failed], {}, NOW).status
+    assert row(status, "a").state == "Failed"
+    refused = reconcile(Plan("r", 1, problem=("FilesMissing", "gone")), status, [failed], {}, NOW).status
+    assert (refused.phase, refused.retried) == ("Failed", "monday")
+    back = reconcile(asked, refused, [failed], {}, NOW)
+    assert (back.actions, row(back.status, "a").state) == ((), "Failed")
+    anew = reconcile(Plan("r", 1, (A, B), retry="tuesday"), refused, [failed], {}, NOW)
+    assert anew.actions[1] == Create("a", 2, "r-a-00000000-2")
+    assert anew.status.retried == "tuesday"
+
+
 def test_an_edited_stage_waits_for_the_child_from_before_the_edit() -> None:
     running = reconcile(plan(A), Status(), [child(A)], {}, NOW).status
     other = PlannedStage("a", "a-999999999999", "9" * 64, ())
