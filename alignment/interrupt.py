@@ -28,7 +28,9 @@ from typing import NoReturn
 PATIENCE = 1.2
 """Seconds for what is done before the end, or for an exception to unwind; the process then ends all the same."""
 _NUDGE = 0.3
-"""Seconds in which the main thread hears of a Ctrl-C that spares the program, where it hears at all."""
+"""Seconds in which the main thread hears of a Ctrl-C that spares the program, if it does; then it is woken."""
+_WAKES = signal.SIGURG
+"""Does nothing but end what the main thread waits for; what it has not heard of yet it then hears."""
 GRACE = float(os.environ.get("KUBEALIGN_GRACE_S", "25"))
 """Seconds for a training to save after SIGTERM; a pod has 30 unless it says otherwise."""
 SAVE_FILE = "KUBEALIGN_SAVE_FILE"
@@ -38,7 +40,7 @@ _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
 _save: Callable[[float], str | None] | None = None
 _spares: Callable[[], bool] | None = None
-_spared_raised = _spared_settled = _nudges = 0
+_spared_raised = _spared_settled = 0
 _left = ""
 _guarding = _raises = _raised = False
 _ending = threading.Lock()
@@ -63,6 +65,7 @@ def guard() -> None:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _in_main)
+        signal.signal(_WAKES, lambda number, frame: None)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -139,7 +142,7 @@ def spared(spares: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         until = time.monotonic() + PATIENCE
-        while (_spared_raised != _spared_settled or _nudges) and time.monotonic() < until:
+        while _spared_raised != _spared_settled and time.monotonic() < until:
             time.sleep(0.005)
         _spares = None
 
@@ -169,8 +172,6 @@ def _in_main(number: int, frame: FrameType | None) -> None:
     if _raised or (_save is not None and number == signal.SIGTERM and not _heard):
         return  # it is unwinding; or works on until it has saved
     if _spares is not None and number == signal.SIGINT:
-        if _nudges and _spared_raised != _spared_settled:
-            return  # what the nudge is for was heard just before it
         _spared_raised += 1
         raise KeyboardInterrupt
     if _raises:
@@ -206,17 +207,13 @@ def _watch(hears: int) -> None:
 
 def _spared() -> bool:
     """Whether this Ctrl-C ends no more than what the main thread is at, which then hears of it for sure: one that comes
-    just before that thread begins to wait for a line does not end its waiting, and another one does."""
-    global _spared_settled, _nudges
-    if _nudges:
-        _nudges -= 1
-        return True  # ours
+    just before that thread begins to wait for a line, or that another thread takes, does not end its waiting."""
+    global _spared_settled
     if _spares is None or not _spares():
         return False
-    if not _heard_by_main():
-        _nudges += 1
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        _heard_by_main()
+    end = time.monotonic() + PATIENCE  # two that come together are heard as one
+    while not _heard_by_main() and time.monotonic() < end:
+        signal.pthread_kill(threading.main_thread().ident or 0, _WAKES)
     _spared_settled = _spared_raised
     return True
 

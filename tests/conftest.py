@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ settings.load_profile("suite")
 # Ray gives its workers what nobody else wants of the CPUs (nice 15): beside another process of tests that is next to
 # nothing, so that a training of seconds takes minutes. Read by the raylet, which takes it from whoever starts Ray.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes that run tests at once; `make test` starts two, plain pytest is one."""

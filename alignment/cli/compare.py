@@ -1,9 +1,11 @@
-"""`compare`: two finished evaluations of the same rows, row by row. Reads stores; runs nothing."""
+"""`compare`: two finished evaluations of the same rows, row by row: answers, tasks of lm-evaluation-harness, or judges.
+Reads stores; runs nothing."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,15 +18,16 @@ from alignment.config.stages.artifact import KEY
 from alignment.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from alignment.artifacts import Artifact
+    from alignment.artifacts import Artifact, Manifest
     from alignment.evaluation.compared import Compared, Comparison, Side
+    from alignment.evaluation.compared_scores import Scores
 
 _TEXT = 240
 """Letters of an answer that --rows shows."""
 Which = Annotated[str, typer.Argument(
     metavar="RUN.yaml[:STAGE[:MODEL]]|ARTIFACT[:MODEL]",
-    help="An evaluation: of a run file (its only one, or STAGE), or an artifact by key or folder. Default: its last "
-         "model.")]
+    help="An evaluation: of a run file (its only one, or STAGE), or an artifact by key or folder; of judges MODEL is a "
+         "judge. Default: its last.")]
 
 
 def compare(
@@ -41,8 +44,6 @@ def compare(
     overrides: Overrides = None,
 ) -> None:
     """Compare two evaluations of the same rows: paired differences with intervals, rows won, tied and lost."""
-    from alignment.evaluation.compared import compare as compared
-
     stores = {store} if store is not None else set[str]()
     runs = {text: _of_run(text, overrides, profile, here, stores) for text in (first, second) if not _by_key(text)}
     artifacts = {text: runs[text] if text in runs else _of_key(text, sorted(stores) or ["runs"])
@@ -51,7 +52,7 @@ def compare(
     if artifacts[first][0].key == artifacts[second][0].key and sides[0].model == sides[1].model:
         raise ConfigError("compares a model of an evaluation with itself", found=f"{first}, {second}",
                           hint=f"name another model: {first.partition(':')[0]}:STAGE:MODEL")
-    found = compared(*sides)
+    found = _compared(*sides)
     chosen = _metric(found, by)
     if as_json:
         print(json.dumps(_as_json(sides, found), ensure_ascii=False))
@@ -112,27 +113,56 @@ def _of_key(text: str, stores: list[str]) -> tuple[Artifact, str | None]:
                       hint="--store names another store")
 
 
-def _side(text: str, artifact: Artifact, model: str | None) -> Side:
-    from alignment.evaluation.compared import Side
-    from alignment.report.reading import read_answers, read_results
+def _compared(first: Side | Scores, second: Side | Scores) -> Comparison:
+    from alignment.evaluation.compared import Side, compare
+    from alignment.evaluation.compared_scores import Scores, compare_scores
+
+    if isinstance(first, Side) and isinstance(second, Side):
+        return compare(first, second)
+    if isinstance(first, Scores) and isinstance(second, Scores) and first.of == second.of:
+        return compare_scores(first, second)
+    kinds = ["answers" if isinstance(side, Side) else side.of for side in (first, second)]
+    raise ConfigError("the two evaluations are of different kinds", found=f"{kinds[0]} ({first.label}) and {kinds[1]} "
+                      f"({second.label})", expected="both of answers, of tasks or of judges")
+
+
+def _side(text: str, artifact: Artifact, model: str | None) -> Side | Scores:
+    from alignment.evaluation.compared_scores import of_judge, of_tasks
+    from alignment.report.reading import read_answers, read_pairs, read_results, read_samples
 
     manifest, results = artifact.manifest, read_results(artifact)
-    lines = read_answers(artifact)
+    config = manifest.config
+    read, told = ((read_samples, "models") if "harness" in config else (read_pairs, "judges") if "judges" in config
+                  else (read_answers, "answers"))
+    lines = read(artifact)
     if manifest.kind != "evaluate" or results is None or not lines:
-        raise ConfigError("holds no answers of an evaluation", found=f"{text}: {artifact.key}",
+        raise ConfigError("holds no rows of an evaluation", found=f"{text}: {artifact.key}",
                           expected="an evaluate stage's artifact")
-    models = list(lines[0].get("answers", {}))
+    models = list(lines[0].get("answers", {}) if told == "answers" else config[told])
     if model is not None and model not in models:
-        raise ConfigError("the evaluation has no model of this name", where=text, found=model,
-                          expected=f"one of {', '.join(models)}")
-    ids = {str(line["id"]): line for line in lines}
-    if len(ids) != len(lines):
-        raise DataError("an id stands on more than one row", where=artifact.url, expected="one id per row")
+        raise ConfigError(f"the evaluation has no {'judge' if told == 'judges' else 'model'} of this name", where=text,
+                          found=model, expected=f"one of {', '.join(models)}")
+    seen = Counter((str(line["id"]), line.get("model"), line.get("filter")) for line in lines)
+    if twice := [id_ for (id_, _, _), count in seen.items() if count > 1]:
+        raise DataError("an id stands on more than one row", where=artifact.url, found=twice[0],
+                        expected="one id per row")
     chosen = model or models[-1]
+    label = f"{chosen} of {text.partition(':')[0]}, stage {manifest.stage} ({artifact.key})"
+    if told == "models":
+        return of_tasks(label, chosen, lines, results, config["harness"])
+    if told == "judges":
+        return of_judge(label, chosen, lines)
+    return _of_answers(label, chosen, lines, manifest, results)
+
+
+def _of_answers(label: str, model: str, lines: list[dict[str, Any]], manifest: Manifest,
+                results: dict[str, Any]) -> Side:
+    from alignment.evaluation.compared import Side
+
     score = manifest.config.get("score") or {}
     scorers = {"reward": manifest.inputs.get(score.get("model") or "", ""), "style": score.get("function") or ""}
     revisions = manifest.parts.get("revisions") or {}
-    return Side(f"{chosen} of {text.partition(':')[0]}, stage {manifest.stage} ({artifact.key})", chosen, ids,
+    return Side(label, model, {str(line["id"]): line for line in lines},
                 {**manifest.config, "revision": revisions.get(manifest.kind, 1)},
                 {name: said for name, said in scorers.items() if said},
                 {name: re.sub(r"nrefs:[^|]*\|", "", said) for name, said in (results.get("signatures") or {}).items()})
@@ -147,7 +177,7 @@ def _metric(found: Comparison, by: str | None) -> Compared | None:
     return next((one for one in found.metrics if by in (None, one.metric)), None)
 
 
-def _show(sides: list[Side], found: Comparison) -> None:
+def _show(sides: list[Side | Scores], found: Comparison) -> None:
     from alignment.report.format import metric
     from alignment.report.results import METRICS, change
 
@@ -158,7 +188,8 @@ def _show(sides: list[Side], found: Comparison) -> None:
     for one in found.metrics:
         low, high = one.difference.low, one.difference.high
         reading = change({"low": low, "high": high}, ways[one.way])
-        lines.append((METRICS[one.metric][0], metric(one.metric, one.first), metric(one.metric, one.second),
+        title = METRICS[one.metric][0] if one.metric in METRICS else one.metric
+        lines.append((title, metric(one.metric, one.first), metric(one.metric, one.second),
                       _signed(one.metric, one.difference.value),
                       f"[{_signed(one.metric, low)}, {_signed(one.metric, high)}]", reading,
                       *map(str, (len(one.values), one.better, one.same, one.worse))))
@@ -180,7 +211,7 @@ def _signed(name: str, value: float) -> str:
     return f"+{text}" if value > 0 else text
 
 
-def _show_rows(sides: list[Side], chosen: Compared, count: int) -> None:
+def _show_rows(sides: list[Side | Scores], chosen: Compared, count: int) -> None:
     from alignment.evaluation.compared import most_changed
     from alignment.report.format import clip, metric
 
@@ -188,18 +219,15 @@ def _show_rows(sides: list[Side], chosen: Compared, count: int) -> None:
     say()
     say(f"{len(changed)} of {chosen.better + chosen.worse} rows whose {chosen.metric} changed, the widest first")
     for row in changed:
-        line, values = sides[0].lines[row], chosen.values[row]
+        values = chosen.values[row]
         say()
         say(f"{row}  {metric(chosen.metric, values[0])} -> {metric(chosen.metric, values[1])}")
-        asked = line.get("question") or line["prompt"][-1]["content"]
-        texts = [("asked", asked), ("reference", line.get("reference")),
-                 *(("AB"[place], side.answer(row)["text"]) for place, side in enumerate(sides))]
-        for name, text in texts:
+        for name, text in (*sides[0].told(row).items(), *zip("AB", (side.said(row) for side in sides), strict=True)):
             if text is not None:
                 prose(f"  {name}: {clip(' '.join(str(text).split()), _TEXT)}")
 
 
-def _as_json(sides: list[Side], found: Comparison) -> dict[str, Any]:
+def _as_json(sides: list[Side | Scores], found: Comparison) -> dict[str, Any]:
     from alignment.evaluation.results import without_nan
 
     made: dict[str, Any] = without_nan({

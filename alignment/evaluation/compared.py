@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +54,15 @@ class Side:
     def answer(self, row: str) -> Mapping[str, Any]:
         told: Mapping[str, Any] = self.lines[row]["answers"][self.model]
         return told
+
+    def told(self, row: str) -> dict[str, Any]:
+        """What a person reads of a row, whoever answered."""
+        line = self.lines[row]
+        return {"asked": line.get("question") or line["prompt"][-1]["content"], "reference": line.get("reference")}
+
+    def said(self, row: str) -> Any:
+        """What this side said of it."""
+        return self.answer(row)["text"]
 
 
 class Compared(NamedTuple):
@@ -99,13 +108,8 @@ def compare(first: Side, second: Side, *, resamples: int = 2000, seed: int = 0) 
     Raises:
         DataError: no row in common; a row that has one id and another prompt or reference.
     """
-    rows = tuple(row for row in first.lines if row in second.lines)
-    alone = (len(first.lines) - len(rows), len(second.lines) - len(rows))
-    if not rows:
-        raise DataError("the two evaluations have no row in common", where=f"{first.label} and {second.label}",
-                        found=f"{next(iter(first.lines), 'no rows')}, and {next(iter(second.lines), 'no rows')}",
-                        expected="rows with the same ids: the same file under the same source name")
-    _same_rows(first, second, rows)
+    rows, alone = common(first, second)
+    same_rows(first, second, rows, ("prompt", "reference"))
     left_out = _incomparable(first, second, rows)
     made = []
     for name in (*NAMES, *SCORED):
@@ -122,8 +126,29 @@ def most_changed(compared: Compared, count: int) -> list[str]:
     return sorted(changes, key=lambda row: (-abs(changes[row]), sign * changes[row]))[:count]
 
 
-def _same_rows(first: Side, second: Side, rows: Sequence[str]) -> None:
-    for part in ("prompt", "reference"):
+class Rows(Protocol):
+    """One side of a comparison."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def lines(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+
+def common(first: Rows, second: Rows) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """Ids of the rows that both sides have, and how many each has alone. Raises DataError where there are none."""
+    rows = tuple(row for row in first.lines if row in second.lines)
+    if not rows:
+        raise DataError("the two evaluations have no row in common", where=f"{first.label} and {second.label}",
+                        found=f"{next(iter(first.lines), 'no rows')}, and {next(iter(second.lines), 'no rows')}",
+                        expected="rows with the same ids: the same file under the same source name")
+    return rows, (len(first.lines) - len(rows), len(second.lines) - len(rows))
+
+
+def same_rows(first: Rows, second: Rows, rows: Sequence[str], parts: Sequence[str]) -> None:
+    """Raise DataError where a row has one id and another of these parts."""
+    for part in parts:
         differ = [row for row in rows if first.lines[row].get(part) != second.lines[row].get(part)]
         if differ:
             shown = [_clip(side.lines[differ[0]].get(part)) for side in (first, second)]

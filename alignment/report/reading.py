@@ -60,20 +60,28 @@ def read_results(artifact: Artifact) -> dict[str, Any] | None:
 
 def read_answers(artifact: Artifact) -> list[dict[str, Any]]:
     """Lines of answers.jsonl; empty when there is no such file. Raises ArtifactError naming a damaged line."""
-    lines = (read_text(artifact, "answers.jsonl") or "").split("\n")
-    return [_object(line, f"{artifact.url}/answers.jsonl row {row}") for row, line in enumerate(lines, 1) if line]
+    return _lines(artifact, "answers.jsonl")
 
 
 def read_pairs(artifact: Artifact) -> list[dict[str, Any]]:
-    """Lines of pairs.jsonl; empty when there is no such file. Raises ArtifactError naming a damaged line."""
-    lines = (read_text(artifact, "pairs.jsonl") or "").split("\n")
-    return [_object(line, f"{artifact.url}/pairs.jsonl row {row}") for row, line in enumerate(lines, 1) if line]
+    """Lines of pairs.jsonl, likewise."""
+    return _lines(artifact, "pairs.jsonl")
+
+
+def read_samples(artifact: Artifact) -> list[dict[str, Any]]:
+    """Lines of samples.jsonl, which tasks of the harness leave, likewise."""
+    return _lines(artifact, "samples.jsonl")
 
 
 def read_map(artifact: Artifact) -> dict[str, Any] | None:
     """map.json of a coverage, or None when it has none. Raises ArtifactError when it is damaged."""
     text = read_text(artifact, "map.json")
     return None if text is None else _object(text, f"{artifact.url}/map.json")
+
+
+def _lines(artifact: Artifact, name: str) -> list[dict[str, Any]]:
+    lines = (read_text(artifact, name) or "").split("\n")
+    return [_object(line, f"{artifact.url}/{name} row {row}") for row, line in enumerate(lines, 1) if line]
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

@@ -22,8 +22,10 @@ from alignment.pipeline import execute
 from alignment.records import Record
 from tests import small
 from tests.cli.conftest import Call
+from tests.evaluation import harness_tasks
 
 KEYS = {"first": "evaluate-00000000000a", "second": "evaluate-00000000000b"}
+THIRD = "evaluate-00000000000c"
 METRICS = ("exact_match", "f1", "bleu", "perplexity")
 
 
@@ -44,15 +46,15 @@ def publish(
                 for model, text in says.items()}
     said = {model: {id_: (one["text"], True) for id_, one in own.answers.items()} for model, own in answered.items()}
     numbers, counts = measure_all(stage, questions, said, {}, answered)
-    folder = Store("runs").workdir(KEYS[name]) / "out"
+    folder = Store("runs").workdir(KEYS.get(name, name)) / "out"
     folder.mkdir(parents=True)
     lines = [answer_line(q, stage, said, numbers, counts, answered) for q in questions]
     (folder / "answers.jsonl").write_text("".join(json.dumps(without_nan(line)) + "\n" for line in lines))
     (folder / "results.json").write_text(json.dumps(Table(stage, questions, numbers, counts, seed=0).results()))
-    manifest = Manifest(key=KEYS[name], digest="0" * 64, stage="eval", kind="evaluate", inputs=inputs or {}, files={},
-                        config=stage.model_dump(mode="json"), parts={"revisions": {"evaluate": revision}},
+    manifest = Manifest(key=KEYS.get(name, name), digest="0" * 64, stage="eval", kind="evaluate", inputs=inputs or {},
+                        files={}, config=stage.model_dump(mode="json"), parts={"revisions": {"evaluate": revision}},
                         started="2026-01-02T03:04:05Z", finished="2026-01-02T03:14:05Z", seconds=1.0)
-    with Store("runs").lease(KEYS[name]) as lease:
+    with Store("runs").lease(KEYS.get(name, name)) as lease:
         Store("runs").publish(manifest, folder, lease)
 
 
@@ -205,3 +207,92 @@ def test_evaluations_of_two_runs_compare_by_their_files(call: Call, tmp_path: Pa
             assert found["metrics"][metric][side] == pytest.approx(made[name][f"base.{metric}"])
     assert found["metrics"]["words"]["first"] == pytest.approx(made["one"]["base.words"])
     assert "no evaluation of this name" in call("compare", "one.yaml:none", "two.yaml").err
+
+
+# --- tasks of lm-evaluation-harness, and judges ---
+
+
+@pytest.mark.slow
+def test_tasks_of_the_harness_compare_document_by_document(call: Call, tmp_path: Path) -> None:
+    """As the stage does within itself, where both models stand in one; what is asked otherwise is left out."""
+    second = {**small.OTHER, "name": "second"}
+    choices = {"doc_to_choice": ["red", "tan"]}  # of one length, so that the two models choose differently
+    tasks = harness_tasks.write(tmp_path, choose=choices)
+    both = {**harness_tasks.stage(tasks, "base", "second"), "name": "both"}
+    alone = {**harness_tasks.stage({**tasks, "limit": 9}, "second"), "name": "alone"}
+    one_shot = {"choose": {**choices, "fewshot_split": "test", "num_fewshot": 1}}
+    shown_one = {**harness_tasks.stage(harness_tasks.write(tmp_path / "other", **one_shot), "second"), "name": "shots"}
+    made = execute(small.run(tmp_path, second, both, alone, shown_one)).artifacts
+    both_, alone_, shots_ = (artifact for name in ("both", "alone", "shots") if (artifact := made[name]) is not None)
+    store = ("--store", both_.store.url, "--json")
+
+    call("--version")  # what the stages printed is read here
+    found = json.loads(call("compare", f"{both_.key}:base", both_.key, *store).out)
+    results = json.loads((both_.path() / "results.json").read_text())
+    [gains] = results["gains"]
+    for task, metrics in gains["tasks"].items():
+        for metric, gain in metrics.items():
+            own = found["metrics"][f"{task}.{metric}"]
+            assert own["difference"]["value"] == pytest.approx(gain["value"], abs=1e-12)
+            assert (own["better"], len(own["values"])) == (results["tasks"][task]["better"][metric], 12)
+            assert own["first"] == pytest.approx(results["measured"]["base"][task][metric]["value"])
+    assert {"choose.acc", "next.perplexity"} <= found["metrics"].keys() | found["left_out"].keys()
+    assert all(why == "it is no mean over documents" for why in found["left_out"].values())
+    changed = next(name for name, one in found["metrics"].items() if one["won"] + one["lost"])
+    assert any(name.startswith("text.") for name in found["left_out"]), "a perplexity of whole texts is no mean"
+
+    found = json.loads(call("compare", both_.key, alone_.key, *store).out)
+    assert (found["rows"], found["only_first"], found["only_second"]) == (36, 12, 0)
+    assert all(one["tied"] == 9 and one["difference"]["value"] == 0 for one in found["metrics"].values())
+
+    found = json.loads(call("compare", both_.key, shots_.key, *store).out)
+    assert "num_fewshot is 0 and 1" in found["left_out"]["choose.acc"]
+    assert not any(name.startswith("choose.") for name in found["metrics"])
+    assert found["metrics"]["say.exact_match/first-word"]["tied"] == 12
+
+    shown = call("compare", f"{both_.key}:base", both_.key, *store[:2], "--rows", "1", "--by", changed)
+    assert shown.code == 0, shown.err
+    assert "asked: " in shown.out
+
+
+def of_judges(name: str, verdicts: dict[str, list[str | None]], labels: list[str], answer: str = "red") -> None:
+    """A judges' artifact in the store `runs`, of the lines that the stage writes."""
+    folder = Store("runs").workdir(KEYS.get(name, name)) / "out"
+    folder.mkdir(parents=True)
+    lines = [{"id": f"p-{n}", "prompt": [{"role": "user", "content": f"Which {n}?"}], "completion": answer,
+              "rejected": "blue", "label": label, "judges": {judge: {"verdict": said[n]}
+                                                             for judge, said in verdicts.items()}}
+             for n, label in enumerate(labels)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "results.json").write_text("{}")
+    manifest = Manifest(key=KEYS.get(name, name), digest="0" * 64, stage="eval", kind="evaluate", inputs={}, files={},
+                        config={"judges": dict.fromkeys(verdicts)}, started="2026-01-02T03:04:05Z",
+                        finished="2026-01-02T03:14:05Z", seconds=1.0)
+    with Store("runs").lease(KEYS.get(name, name)) as lease:
+        Store("runs").publish(manifest, folder, lease)
+
+
+def test_judges_compare_pair_by_pair(call: Call) -> None:
+    labels = ["completion", "completion", "completion", "tie", "completion"]
+    of_judges("first", {"old": ["completion", "rejected", "tie", "completion", None]}, labels)
+    of_judges("second", {"old": ["tie"] * 5, "new": ["completion", "completion", "tie", "tie", "completion"]}, labels)
+    found = told(call)
+    right = found["metrics"]["accuracy"]
+    assert right["values"] == {"p-0": [1, 1], "p-1": [0, 1], "p-2": [0.5, 0.5]}
+    assert (right["won"], right["tied"], right["lost"]) == (1, 2, 0)
+    assert found["metrics"]["label_agreement"]["values"] == {"p-0": [1, 1], "p-1": [0, 1], "p-2": [0, 0], "p-3": [0, 1]}
+    shown = call("compare", KEYS["first"], f"{KEYS['second']}:old", "--rows", "1")
+    assert "1 of 2 rows whose accuracy changed" in shown.out
+    assert "rejected: blue" in shown.out
+    assert "no judge of this name" in call("compare", KEYS["first"], f"{KEYS['second']}:none").err
+
+
+def test_judges_of_other_answers_and_evaluations_of_other_kinds_are_refused(call: Call) -> None:
+    of_judges("first", {"a": ["completion"]}, ["completion"])
+    of_judges("second", {"a": ["completion"]}, ["completion"], answer="green")
+    said = call("compare", *KEYS.values())
+    assert (said.code, "one id and two completions" in said.err) == (2, True)
+    publish(THIRD, asked(), {"sft": right})
+    said = call("compare", KEYS["first"], THIRD)
+    assert said.code == 2
+    assert "different kinds" in said.err
