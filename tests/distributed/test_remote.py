@@ -21,6 +21,7 @@ from alignment.pipeline import execute, keys
 from alignment.records import Record, read_records
 from alignment.rewards.functions import brevity
 from tests import small
+from tests.matrix import cases
 from tests.s3 import Server, forget_clients, s3_server
 
 __all__ = ["s3_server"]
@@ -120,7 +121,7 @@ def test_two_nodes_train_and_sample_from_one_store(alone: dict[str, Artifact], n
     assert sft.path().exists()  # digests are checked on the way
 
 
-@pytest.mark.parametrize("sharding", ["none", "zero3"])
+@pytest.mark.parametrize("sharding", cases(["zero3"], ["none"]))
 def test_a_node_that_is_lost_is_replaced_and_nothing_changes(
     sharding: str, alone: dict[str, Artifact], nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
