@@ -40,7 +40,8 @@ _heard: list[int] = []
 _actions: list[Callable[[], None]] = []
 _save: Callable[[float], str | None] | None = None
 _spares: Callable[[], bool] | None = None
-_spared_raised = _spared_settled = 0
+_unsettled = False
+"""Whether the main thread heard of a Ctrl-C that is spared, and the watcher has not seen that it did."""
 _left = ""
 _guarding = _raises = _raised = False
 _ending = threading.Lock()
@@ -142,7 +143,7 @@ def spared(spares: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         until = time.monotonic() + PATIENCE
-        while _spared_raised != _spared_settled and time.monotonic() < until:
+        while _unsettled and time.monotonic() < until:
             time.sleep(0.005)
         _spares = None
 
@@ -168,11 +169,11 @@ def end() -> NoReturn:
 
 
 def _in_main(number: int, frame: FrameType | None) -> None:
-    global _raised, _spared_raised
+    global _raised, _unsettled
     if _raised or (_save is not None and number == signal.SIGTERM and not _heard):
         return  # it is unwinding; or works on until it has saved
     if _spares is not None and number == signal.SIGINT:
-        _spared_raised += 1
+        _unsettled = True
         raise KeyboardInterrupt
     if _raises:
         _raised = True
@@ -208,21 +209,21 @@ def _watch(hears: int) -> None:
 def _spared() -> bool:
     """Whether this Ctrl-C ends no more than what the main thread is at, which then hears of it for sure: one that comes
     just before that thread begins to wait for a line, or that another thread takes, does not end its waiting."""
-    global _spared_settled
+    global _unsettled
     if _spares is None or not _spares():
         return False
     end = time.monotonic() + PATIENCE  # two that come together are heard as one
     while not _heard_by_main() and time.monotonic() < end:
         signal.pthread_kill(threading.main_thread().ident or 0, _WAKES)
-    _spared_settled = _spared_raised
+    _unsettled = False
     return True
 
 
 def _heard_by_main() -> bool:
     end = time.monotonic() + _NUDGE
-    while _spared_raised == _spared_settled and time.monotonic() < end:
+    while not _unsettled and time.monotonic() < end:
         time.sleep(0.005)
-    return _spared_raised != _spared_settled
+    return _unsettled
 
 
 def _save_now(save: Callable[[float], str | None]) -> None:

@@ -1,5 +1,5 @@
 """Which cases of a matrix are run: those that cover every method, form and sharding once, or with KUBEALIGN_TEST_ALL=1
-(`make test ALL=1`) every combination too, which takes half an hour more on two cores."""
+(`make test ALL=1`) every combination too."""
 
 from __future__ import annotations
 

@@ -121,8 +121,7 @@ def _compared(first: Side | Scores, second: Side | Scores) -> Comparison:
         return compare(first, second)
     if isinstance(first, Scores) and isinstance(second, Scores) and first.of == second.of:
         return compare_scores(first, second)
-    kinds = ["answers" if isinstance(side, Side) else side.of for side in (first, second)]
-    raise ConfigError("the two evaluations are of different kinds", found=f"{kinds[0]} ({first.label}) and {kinds[1]} "
+    raise ConfigError("the two evaluations are of different kinds", found=f"{first.of} ({first.label}) and {second.of} "
                       f"({second.label})", expected="both of answers, of tasks or of judges")
 
 

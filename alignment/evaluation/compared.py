@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Side:
         signatures: of results.json, without the number of references.
     """
 
+    of: ClassVar = "answers"
     label: str
     model: str
     lines: Mapping[str, Mapping[str, Any]]
@@ -84,6 +85,15 @@ class Compared(NamedTuple):
     same: int
     worse: int
     values: dict[str, tuple[float, float]]
+
+    @classmethod
+    def counted(cls, metric: str, way: str, means: tuple[float, float], difference: Interval,
+                values: dict[str, tuple[float, float]]) -> Compared:
+        """With the rows won, tied and lost counted."""
+        sign = -1 if way == "lower" else 1
+        changes = [sign * (second - first) for first, second in values.values()]
+        return cls(metric, way, *means, difference, sum(change > 0 for change in changes),
+                   sum(change == 0 for change in changes), sum(change < 0 for change in changes), values)
 
 
 @dataclass(frozen=True)
@@ -207,10 +217,7 @@ def _compared(
         before, now = (each for each in sums if each is not None)
         means = pooled_ci(before, pooled.total, resamples=1).value, pooled_ci(now, pooled.total, resamples=1).value
         difference = pooled_difference_ci(now, before, pooled.total, resamples=draws["resamples"], seed=draws["seed"])
-    sign = -1 if way == "lower" else 1
-    changes = [sign * (b - a) for a, b in values.values()]
-    return Compared(name, way, *means, difference, sum(change > 0 for change in changes),
-                    sum(change == 0 for change in changes), sum(change < 0 for change in changes), values)
+    return Compared.counted(name, way, means, difference, values)
 
 
 def _number(name: str, answer: Mapping[str, Any]) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from alignment.config.harness import flat
 from alignment.evaluation.compared import Compared, Comparison, common, same_rows
+from alignment.evaluation.harness_table import is_mean
 from alignment.evaluation.metrics import difference_ci, finite_mean
 
 _RIGHT = {"completion": 1.0, "tie": 0.5, "rejected": 0.0}
@@ -64,29 +65,21 @@ def compare_scores(first: Scores, second: Scores, *, resamples: int = 2000, seed
     rows, alone = common(first, second)
     same_rows(first, second, rows, tuple(first.lines[rows[0]]))
     made, left_out = [], dict[str, str]()
-    for name in first.ways.keys() & second.ways.keys():
-        why = first.unfit.get(name) or second.unfit.get(name)
-        unlike = [rule for rule, said in first.rules[name].items() if second.rules[name].get(rule) != said]
-        if why or unlike:
-            left_out[name] = why or "; ".join(
-                f"{rule} is {first.rules[name][rule]} and {second.rules[name].get(rule)}" for rule in unlike)
     for name, way in first.ways.items():
-        if name in second.ways and name not in left_out:
-            values = {row: pair for row in rows if all(map(math.isfinite, pair := (
-                first.values[name].get(row, math.nan), second.values[name].get(row, math.nan))))}
-            if values:
-                made.append(_compared(name, way, values, resamples, seed))
-    return Comparison(rows, alone, tuple(made), {name: left_out[name] for name in first.ways if name in left_out})
-
-
-def _compared(name: str, way: str, values: dict[str, tuple[float, float]], resamples: int, seed: int) -> Compared:
-    one, other = ([pair[side] for pair in values.values()] for side in (0, 1))
-    difference = difference_ci(other, one, share=all(0 <= number <= 1 for number in (*one, *other)),
-                               resamples=resamples, seed=seed)
-    sign = -1 if way == "lower" else 1
-    changes = [sign * (b - a) for a, b in values.values()]
-    return Compared(name, way, finite_mean(one), finite_mean(other), difference, sum(change > 0 for change in changes),
-                    sum(change == 0 for change in changes), sum(change < 0 for change in changes), values)
+        if name not in second.ways:
+            continue
+        unlike = [f"{rule} is {said} and {second.rules[name].get(rule)}" for rule, said in first.rules[name].items()
+                  if second.rules[name].get(rule) != said]
+        values = {row: pair for row in rows if all(map(math.isfinite, pair := (
+            first.values[name].get(row, math.nan), second.values[name].get(row, math.nan))))}
+        if why := first.unfit.get(name) or second.unfit.get(name) or "; ".join(unlike):
+            left_out[name] = why
+        elif values:
+            one, other = ([pair[side] for pair in values.values()] for side in (0, 1))
+            difference = difference_ci(other, one, share=all(0 <= number <= 1 for number in (*one, *other)),
+                                       resamples=resamples, seed=seed)
+            made.append(Compared.counted(name, way, (finite_mean(one), finite_mean(other)), difference, values))
+    return Comparison(rows, alone, tuple(made), left_out)
 
 
 def of_tasks(label: str, model: str, lines: Sequence[Mapping[str, Any]], results: Mapping[str, Any],
@@ -100,24 +93,26 @@ def of_tasks(label: str, model: str, lines: Sequence[Mapping[str, Any]], results
     """
     own = [line for line in lines if line["model"] == model]
     values, ways, rules, unfit = (dict[str, Any]() for _ in range(4))
+    for line in own:
+        for said, number in line["metrics"].items():
+            if isinstance(number, int | float):
+                values.setdefault(f"{line['task']}.{flat(said, line['filter'])}", {})[line["id"]] = float(number)
     for task, known in results["tasks"].items():
         shots = {"fewshot_seed": asked.get("fewshot_seed")} if known["num_fewshot"] else {}
         for metric, way in known["better"].items():
             name = f"{task}.{metric}"
             ways[name] = way
-            values[name] = {line["id"]: float(number) for line in own if line["task"] == task
-                            for said, number in line["metrics"].items()
-                            if flat(said, line["filter"]) == metric and isinstance(number, int | float)}
             rules[name] = {"task version": known["version"], "task config": known["config"][:12],
                            "num_fewshot": known["num_fewshot"], **shots, "lm_eval": results["lm_eval"],
                            **{key: asked.get(key) for key in ("apply_chat_template", "system_instruction")}}
-            told = (results["measured"][model][task].get(metric) or {}).get("value")
-            mean = finite_mean(list(values[name].values()))
-            if told is None or not math.isclose(mean, told, rel_tol=1e-9, abs_tol=1e-12):
+            told = results["measured"][model][task].get(metric) or {}
+            if not is_mean(values.setdefault(name, {}).values(), told.get("value")):
                 unfit[name] = "it is no mean over documents"
-    return Scores("tasks", label, model, {line["id"]: {"document": line["document"]} for line in own}, values, ways,
-                  rules, unfit, {line["id"]: {"asked": line["requests"][0][0], "reference": line["target"]}
-                                 for line in own}, {line["id"]: line["filtered"] for line in own})
+    return Scores(
+        of="tasks", label=label, model=model, lines={line["id"]: {"document": line["document"]} for line in own},
+        values=values, ways=ways, rules=rules, unfit=unfit,
+        texts={line["id"]: {"asked": line["requests"][0][0], "reference": line["target"]} for line in own},
+        answers={line["id"]: line["filtered"] for line in own})
 
 
 def of_judge(label: str, judge: str, lines: Sequence[Mapping[str, Any]]) -> Scores:
@@ -131,8 +126,9 @@ def of_judge(label: str, judge: str, lines: Sequence[Mapping[str, Any]]) -> Scor
     if "tie" not in labels.values():
         del values["label_agreement"]  # the same once more, but for ties
     parts = ("prompt", "completion", "rejected", "label")
-    return Scores("judges", label, judge, {line["id"]: {part: line[part] for part in parts} for line in lines}, values,
-                  dict.fromkeys(values, "higher"), {name: {} for name in values}, {},
-                  {line["id"]: {"asked": line["prompt"][-1]["content"], "completion": line["completion"],
-                                "rejected": line["rejected"], "label": line["label"]} for line in lines}, said)
-
+    return Scores(
+        of="judges", label=label, model=judge,
+        lines={line["id"]: {part: line[part] for part in parts} for line in lines}, values=values,
+        ways=dict.fromkeys(values, "higher"), rules={name: {} for name in values}, unfit={},
+        texts={line["id"]: {"asked": line["prompt"][-1]["content"], "completion": line["completion"],
+                            "rejected": line["rejected"], "label": line["label"]} for line in lines}, answers=said)

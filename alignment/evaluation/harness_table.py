@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -88,13 +88,18 @@ def _gains(one: Mapping[str, Any], other: Mapping[str, Any], task: str, measured
     for metric, kind in _keys(one["results"][task]):
         first, second = (own.get((metric, kind), {}) for own in values)
         ids = [id_ for id_ in first if id_ in second]
-        mean = math.fsum(first[id_] for id_ in ids) / len(ids) if ids else math.nan
-        if math.isclose(mean, measured[flat(metric, kind)]["value"], rel_tol=1e-9, abs_tol=1e-12):
+        if is_mean([first[id_] for id_ in ids], measured[flat(metric, kind)]["value"]):
             gain = difference_ci([first[id_] for id_ in ids], [second[id_] for id_ in ids],
                                  share=all(0 <= own[id_] <= 1 for own in (first, second) for id_ in ids),
                                  resamples=resamples, seed=seed)
             made[flat(metric, kind)] = {"value": gain.value, "low": gain.low, "high": gain.high}
     return made
+
+
+def is_mean(numbers: Collection[float], value: float | None) -> bool:
+    """Whether a metric's value is the mean of what its documents got."""
+    return value is not None and bool(numbers) and math.isclose(
+        math.fsum(numbers) / len(numbers), value, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _values(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, float]]:

@@ -13,6 +13,8 @@ NO_KEY = "KUBEALIGN_NO_API_KEY"
 """Set to 1: whoever reaches a replica may ask it."""
 SERVICE, REVISION = "KUBEALIGN_SERVICE", "KUBEALIGN_REVISION"
 """The RayService whose replica it is, and which revision of it."""
+WRITES = "{service}.{revision}"
+"""How the proofs of a revision are called in the store; neither has a dot in it."""
 _SHORTEST = 8
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 

@@ -37,7 +37,7 @@ from alignment.serving.compared import (
 )
 from alignment.serving.door import PROOF_HEADER
 from alignment.serving.growing import Plain, Until
-from alignment.serving.hosts import REVISION, SERVICE
+from alignment.serving.hosts import REVISION, SERVICE, WRITES
 from alignment.serving.service import Model, Service
 
 WHERE = {"service": SERVICE, "cluster": "RAY_CLUSTER_NAME", "revision": REVISION}
@@ -222,7 +222,7 @@ def _write(model: Model) -> None:
     where = {key: os.environ[variable] for key, variable in WHERE.items() if variable in os.environ}
     text = json.dumps({"model": model.name, "artifact": model.artifact.key, "kubealign": __version__, "at": now,
                        **where, **model.proof}, indent=1, ensure_ascii=False)
-    by = f"{where['service']}.{where['revision']}" if {"service", "revision"} <= where.keys() else ""
+    by = WRITES.format(**where) if {"service", "revision"} <= where.keys() else ""
     try:
         model.proof["written"] = model.artifact.store.write_proof(model.artifact.key, now, text + "\n", by)
     except KubeAlignError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from tests.cli.conftest import Call
 from tests.evaluation import harness_tasks
 
 KEYS = {"first": "evaluate-00000000000a", "second": "evaluate-00000000000b"}
-THIRD = "evaluate-00000000000c"
 METRICS = ("exact_match", "f1", "bleu", "perplexity")
 
 
@@ -46,15 +45,22 @@ def publish(
                 for model, text in says.items()}
     said = {model: {id_: (one["text"], True) for id_, one in own.answers.items()} for model, own in answered.items()}
     numbers, counts = measure_all(stage, questions, said, {}, answered)
-    folder = Store("runs").workdir(KEYS.get(name, name)) / "out"
-    folder.mkdir(parents=True)
     lines = [answer_line(q, stage, said, numbers, counts, answered) for q in questions]
-    (folder / "answers.jsonl").write_text("".join(json.dumps(without_nan(line)) + "\n" for line in lines))
-    (folder / "results.json").write_text(json.dumps(Table(stage, questions, numbers, counts, seed=0).results()))
-    manifest = Manifest(key=KEYS.get(name, name), digest="0" * 64, stage="eval", kind="evaluate", inputs=inputs or {},
-                        files={}, config=stage.model_dump(mode="json"), parts={"revisions": {"evaluate": revision}},
-                        started="2026-01-02T03:04:05Z", finished="2026-01-02T03:14:05Z", seconds=1.0)
-    with Store("runs").lease(KEYS.get(name, name)) as lease:
+    publish_files(name, {"answers.jsonl": map(without_nan, lines),
+                         "results.json": [Table(stage, questions, numbers, counts, seed=0).results()]},
+                  stage.model_dump(mode="json"), inputs=inputs or {}, parts={"revisions": {"evaluate": revision}})
+
+
+def publish_files(name: str, files: dict[str, Iterable[Any]], config: dict[str, Any], **more: Any) -> None:
+    """An evaluate artifact of these files, a line each of what is given."""
+    folder = Store("runs").workdir(KEYS[name]) / "out"
+    folder.mkdir(parents=True)
+    for file, lines in files.items():
+        (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = Manifest(key=KEYS[name], digest="0" * 64, stage="eval", kind="evaluate", files={}, config=config,
+                        started="2026-01-02T03:04:05Z", finished="2026-01-02T03:14:05Z", seconds=1.0,
+                        **{"inputs": {}, **more})
+    with Store("runs").lease(KEYS[name]) as lease:
         Store("runs").publish(manifest, folder, lease)
 
 
@@ -257,19 +263,11 @@ def test_tasks_of_the_harness_compare_document_by_document(call: Call, tmp_path:
 
 def of_judges(name: str, verdicts: dict[str, list[str | None]], labels: list[str], answer: str = "red") -> None:
     """A judges' artifact in the store `runs`, of the lines that the stage writes."""
-    folder = Store("runs").workdir(KEYS.get(name, name)) / "out"
-    folder.mkdir(parents=True)
     lines = [{"id": f"p-{n}", "prompt": [{"role": "user", "content": f"Which {n}?"}], "completion": answer,
               "rejected": "blue", "label": label, "judges": {judge: {"verdict": said[n]}
                                                              for judge, said in verdicts.items()}}
              for n, label in enumerate(labels)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "results.json").write_text("{}")
-    manifest = Manifest(key=KEYS.get(name, name), digest="0" * 64, stage="eval", kind="evaluate", inputs={}, files={},
-                        config={"judges": dict.fromkeys(verdicts)}, started="2026-01-02T03:04:05Z",
-                        finished="2026-01-02T03:14:05Z", seconds=1.0)
-    with Store("runs").lease(KEYS.get(name, name)) as lease:
-        Store("runs").publish(manifest, folder, lease)
+    publish_files(name, {"pairs.jsonl": lines, "results.json": [{}]}, {"judges": dict.fromkeys(verdicts)})
 
 
 def test_judges_compare_pair_by_pair(call: Call) -> None:
@@ -287,12 +285,16 @@ def test_judges_compare_pair_by_pair(call: Call) -> None:
     assert "no judge of this name" in call("compare", KEYS["first"], f"{KEYS['second']}:none").err
 
 
-def test_judges_of_other_answers_and_evaluations_of_other_kinds_are_refused(call: Call) -> None:
+def test_judges_of_other_answers_are_refused(call: Call) -> None:
     of_judges("first", {"a": ["completion"]}, ["completion"])
     of_judges("second", {"a": ["completion"]}, ["completion"], answer="green")
     said = call("compare", *KEYS.values())
     assert (said.code, "one id and two completions" in said.err) == (2, True)
-    publish(THIRD, asked(), {"sft": right})
-    said = call("compare", KEYS["first"], THIRD)
+
+
+def test_evaluations_of_other_kinds_are_refused(call: Call) -> None:
+    of_judges("first", {"a": ["completion"]}, ["completion"])
+    publish("second", asked(), {"sft": right})
+    said = call("compare", *KEYS.values())
     assert said.code == 2
     assert "different kinds" in said.err

@@ -80,8 +80,7 @@ def test_a_training_in_one_process_saves_at_sigterm_and_goes_on(tmp_path: Path) 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("sharding", "strategy"), cases(
-    [("zero2", {"kind": "full"})], [("none", LORA)]))
+@pytest.mark.parametrize(("sharding", "strategy"), cases([("zero2", {"kind": "full"})], [("none", LORA)]))
 def test_workers_save_for_a_pods_hook_and_for_their_driver(
     sharding: str, strategy: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from alignment.cluster.operator.served import Proof
 from alignment.cluster.operator.world import Finished, Held
 from alignment.cluster.status.reading import LENGTH
 from alignment.errors import ArtifactError
+from alignment.serving.hosts import WRITES
 
 LOOKED_AT = 32
 """Proofs of one artifact by one revision that are opened, from the newest on: each start of each replica writes one."""
@@ -76,14 +77,14 @@ def proofs(reads: Reads, url: str, service: str, revision: int, models: Mapping[
         ArtifactError: the store cannot be read, or may not.
     """
     found: dict[str, Proof] = {}
-    store = Store(url)
+    store, by = Store(url), WRITES.format(service=service, revision=revision)
     for model, key in models.items():
         where = f"{url.rstrip('/')}/served/{key}"
         refusal = reads.refusal(where)
         if refusal is not None:
             raise ArtifactError(refusal)
         try:
-            for name in store.proof_files(key, f"{service}.{revision}")[: -LOOKED_AT - 1 : -1]:
+            for name in store.proof_files(key, by)[: -LOOKED_AT - 1 : -1]:
                 if reads.refusal(f"{where}/{name}") is not None:
                     continue
                 told = _told(store.read_served_file(key, name, LARGEST_PROOF))
