@@ -182,13 +182,17 @@ async def _ask(port: int, number: int, tokens: int, level: str) -> Found:
         if not line.startswith(b"data: {"):
             continue
         chunk = json.loads(line[6:])
+        if "error" in chunk:
+            raise SystemExit(f"request {number} of {level} ended with an error: {line!r}")
         piece = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         if piece and first is None:
             first = time.monotonic() - began
         text += piece
         used = (chunk.get("usage") or {}).get("completion_tokens", used)
     writer.close()
-    return {"number": number, "first": first or 0.0, "seconds": time.monotonic() - began, "text": text, "tokens": used}
+    if first is None:
+        raise SystemExit(f"request {number} of {level} has no answer")
+    return {"number": number, "first": first, "seconds": time.monotonic() - began, "text": text, "tokens": used}
 
 
 def _level(clients: int, answers: list[Found], seconds: float, cpu: float) -> Found:

@@ -35,7 +35,7 @@ class Guarded(HttpToolsProtocol):
     """One connection."""
 
     _heads = _bytes = 0
-    _in_head, _over = True, False
+    _in_head, _between, _over = True, False, False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,6 +49,8 @@ class Guarded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._over:
             return
+        if self._between:
+            self._begin()
         heads = self._heads
         super().data_received(data)
         if self._over or not self._in_head:
@@ -56,8 +58,11 @@ class Guarded(HttpToolsProtocol):
         self._bytes = self._bytes + len(data) if self._heads == heads else 0
         if self._bytes > HEAD_BYTES:
             self._refuse(431, f"the headers are over {HEAD_BYTES:,} bytes", "headers_too_large")
-        elif self._timer is None:
-            self._wait()
+
+    def on_message_begin(self) -> None:
+        if not self._in_head:  # the next request's bytes came with the last one's
+            self._begin()
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._stop()
@@ -72,12 +77,16 @@ class Guarded(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._between = True  # no head is waited for while this request is answered
         if not self._over:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is no request of HTTP/1.1", "not_http")
+
+    def _begin(self) -> None:
+        self._in_head, self._between = True, False
+        self._wait()
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_S, self._too_slow)
