@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from alignment.pipeline.keys import keys
 from tests.cli.conftest import Call
 from tests.cluster.api_server import Api, Json, serving
 from tests.cluster.kuberay import Controllers
-from tests.cluster.operator_world import NAMESPACE, Store, World, calm, chain, operator, step, submit
+from tests.cluster.operator_world import NAMESPACE, Store, World, calm, chain, operator, states, step, submit
 from tests.cluster.test_operator_cluster import make
 
 NAME = "chain"
@@ -56,12 +58,12 @@ class Cluster:
         self.settle()
         return run
 
-    def settle(self, outcome: str = "well") -> None:
-        """Bring what commands have written to its end."""
+    def settle(self, outcome: str = "well", **stages: str) -> None:
+        """Bring what commands have written to its end: serving, and stages that do not go well."""
         here = self.api.objects.get((KIND, NAMESPACE, NAME))
         if here is not None:
             self._take(here)
-        calm(self.world, self.controller, NAME, serving=outcome)
+        calm(self.world, self.controller, NAME, stages, serving=outcome)
         self.show()
 
     def look(self, times: int = 1) -> None:
@@ -336,3 +338,75 @@ def test_submit_without_waiting_says_where_it_will_be(cluster: Cluster, call: Ca
     written(cluster.folder, unproved=True)
     said = call("submit", *OPTIONS, "--target", "run")
     assert said.out.splitlines()[-2] == f"its models are served, once they are loaded, at {WHERE} (inside the cluster)"
+
+
+@contextmanager
+def operating(cluster: Cluster, outcome: str = "well", **stages: str) -> Iterator[None]:
+    """The operator takes up what commands write meanwhile, and brings each to its end."""
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def operate() -> None:
+        seen = None
+        while not over.wait(0.05):
+            here = cluster.api.objects.get((KIND, NAMESPACE, NAME))
+            asked = here and (deepcopy(here["spec"]), deepcopy(here["metadata"].get("annotations")))
+            if asked and asked != seen:
+                seen = asked
+                try:
+                    cluster.settle(outcome, **stages)
+                except BaseException as error:
+                    failed.append(error)
+                    raise
+
+    thread = threading.Thread(target=operate)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+    assert not failed
+
+
+def test_a_submit_that_waits_ends_once_the_models_are_proved_and_says_where_they_are(
+    cluster: Cluster, call: Call
+) -> None:
+    written(cluster.folder)
+    with operating(cluster):
+        said = call("submit", *OPTIONS, "--target", "run", "--wait")
+    assert said.code == 0, said.err
+    assert said.out.splitlines() == [
+        "every stage asked for is finished",
+        f"  kubealign report {' '.join(OPTIONS)} -n {NAMESPACE}",
+        f"revision 1 is served at {WHERE} (inside the cluster)"]
+    progress = said.err.splitlines()
+    assert [line for line in progress if line.startswith("+ ")][-1] == "+ serving revision 1"
+    assert {line.split()[1] for line in progress if line.endswith(" finished")} == set(states(cluster.world, NAME))
+
+
+def test_models_that_are_not_what_was_recorded_end_a_wait_and_a_resume_serves_them(
+    cluster: Cluster, call: Call
+) -> None:
+    written(cluster.folder)
+    with operating(cluster, "refuted"):
+        said = call("submit", *OPTIONS, "--target", "run", "--wait")
+    assert said.code == 2
+    assert said.out == ""
+    assert "the run has succeeded, and its models are not served" in said.err
+    assert "is not what was recorded: row rows-r1: the prompt has other ids" in said.err
+    assert "kubealign resume" in said.err
+    with operating(cluster):
+        said = call("resume", *OPTIONS, "--wait")
+    assert said.code == 0, said.err
+    assert said.out.splitlines()[-1].startswith("revision 1 is served at")
+
+
+def test_a_stage_that_fails_ends_a_wait_before_anything_is_served(cluster: Cluster, call: Call) -> None:
+    written(cluster.folder)
+    with operating(cluster, sft="user"):
+        said = call("submit", *OPTIONS, "--target", "run", "--wait")
+    assert said.code == 2
+    assert "the run is failed" in said.err
+    assert "the split has no rows" in said.err
+    assert "served" not in said.out + said.err
