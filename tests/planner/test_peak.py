@@ -18,6 +18,7 @@ from alignment.artifacts import Artifact, Store
 from alignment.context import StageContext
 from alignment.planner.counting import size_of_folder
 from alignment.planner.estimate import ADAM_8BIT, Memory, train_memory
+from tests.matrix import cases
 from tests.models import published
 from tests.training.made import context, preferred, published_rows
 
@@ -86,31 +87,32 @@ def trained(given: StageContext) -> tuple[int, int]:
     return watch.mode.peak, facts["max_length"]
 
 
-@pytest.mark.parametrize(("family", "method", "strategy", "again", "dtype", "batch"), [
-    ("llama", "sft", LORA, False, "float32", 4),
+@pytest.mark.parametrize(("family", "method", "strategy", "again", "dtype", "batch"), cases([
     ("llama", "sft", LORA, True, "autocast", 4),
     ("llama", "sft", FULL, False, "autocast", 8),
+    ("llama", "reward", LORA, False, "bfloat16", 4),
+    ("llama", "reward", FULL, True, "float32", 8),
+    ("llama", "dpo", LORA, False, "float32", 4),
+    ("llama", "dpo", FULL, True, "float32", 4),
+    ("qwen3", "reward", LORA, False, "autocast", 4),
+    ("gemma2", "sft", LORA, False, "float32", 4),
+    ("phi3", "reward", FULL, True, "autocast", 4),
+], [
+    ("llama", "sft", LORA, False, "float32", 4),
     ("llama", "sft", FULL, True, "float32", 8),
     ("llama", "reward", LORA, False, "float32", 4),
     ("llama", "reward", LORA, True, "float32", 8),
     ("llama", "reward", LORA, False, "autocast", 4),
     ("llama", "reward", LORA, True, "autocast", 8),
-    ("llama", "reward", LORA, False, "bfloat16", 4),
     ("llama", "reward", FULL, False, "float32", 4),
-    ("llama", "reward", FULL, True, "float32", 8),
     ("llama", "reward", FULL, False, "autocast", 8),
     ("llama", "reward", FULL, True, "autocast", 4),
-    ("llama", "dpo", LORA, False, "float32", 4),
-    ("llama", "dpo", FULL, True, "float32", 4),
     ("llama", "dpo", LORA, True, "autocast", 4),
     ("qwen2", "reward", LORA, True, "autocast", 4),
     ("qwen3", "reward", FULL, False, "float32", 4),
-    ("qwen3", "reward", LORA, False, "autocast", 4),
-    ("gemma2", "sft", LORA, False, "float32", 4),
     ("gemma3_text", "sft", FULL, True, "float32", 4),
     ("phi3", "reward", LORA, False, "float32", 4),
-    ("phi3", "reward", FULL, True, "autocast", 4),
-])
+]))
 def test_what_a_training_holds_at_once_is_estimated_and_never_under(
     start: Start, rows: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, method: str,
     strategy: dict[str, Any], again: bool, dtype: str, batch: int,
@@ -119,12 +121,13 @@ def test_what_a_training_holds_at_once_is_estimated_and_never_under(
     assert 1 <= ratio <= 1.05, said
 
 
-@pytest.mark.parametrize(("family", "method", "strategy", "again", "dtype", "most"), [
+@pytest.mark.parametrize(("family", "method", "strategy", "again", "dtype", "most"), cases([
     ("olmo2", "sft", LORA, False, "float32", 1.05),
-    ("stablelm", "reward", FULL, True, "float32", 1.05),
     ("gpt_neox", "reward", LORA, False, "float32", 1.6),
+], [
+    ("stablelm", "reward", FULL, True, "float32", 1.05),
     ("starcoder2", "reward", LORA, False, "autocast", 1.6),
-])
+]))
 def test_a_counted_family_is_never_under_either(
     start: Start, rows: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, method: str,
     strategy: dict[str, Any], again: bool, dtype: str, most: float,
