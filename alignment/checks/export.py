@@ -16,7 +16,7 @@ from alignment.data.fingerprint import folder_path
 from alignment.data.model_files import hub_snapshot
 from alignment.errors import ConfigError, KubeAlignError
 
-_PACKAGES = {"gguf": "gguf", "nf4": "bitsandbytes"}
+_PACKAGES = {"gguf": "gguf", "nf4": "bitsandbytes", "fp8": "compressed_tensors"}
 """Form -> the package that writes it."""
 
 
@@ -27,7 +27,7 @@ def exportable(run: Run, stage: Export, sight: Sight) -> Wrong:
     told = not stages[root(run, stage.model)].brings_artifact
     if "adapter" in stage.form and adapter is None and stages[stage.model].base is None and told:
         yield ("form",), ConfigError(f"{stage.model} has whole weights and no adapter", found="adapter",
-                                     expected="safetensors, gguf or nf4")
+                                     expected="safetensors, gguf, nf4 or fp8")
     if stage.merge_into == "dequantised" and adapter is not None and adapter.quantised is None:
         yield ("merge_into",), ConfigError(f"no four bits were under the adapter of {stage.model}", found="dequantised",
                                            expected="original, or no merge_into")

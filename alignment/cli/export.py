@@ -29,7 +29,7 @@ def export(
     ],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder for the files; it must be empty or new.")],
     form: Annotated[
-        str, typer.Option("--form", help="safetensors, adapter, gguf, nf4; several with commas.")
+        str, typer.Option("--form", help="safetensors, adapter, gguf, nf4, fp8; several with commas.")
     ] = "safetensors",
     gguf: Annotated[
         str | None, typer.Option("--gguf", help="Types of GGUF files: f32, f16, bf16, q8_0; several with commas.")

@@ -100,6 +100,9 @@ class Card:
         files = [name for name in self.files if name.endswith(".gguf")]
         if files:
             lines += ["", f"With llama.cpp: `llama-cli -m {files[0]}`; files: {', '.join(files)}."]
+        if "fp8" in self.stage.form:
+            lines += ["", "The weights in FP8 are vLLM's to serve (`vllm serve FOLDER`); transformers reads them where "
+                      "compressed-tensors is installed."]
         return lines
 
     def _adapter_use(self) -> list[str]:

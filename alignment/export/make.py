@@ -4,6 +4,7 @@
     adapter/    the adapter alone, beside merged weights
     gguf/       NAME-TYPE.gguf
     nf4/        four bits
+    fp8/        eight bits
 
 README.md, the model card, lies in each folder. Launched by the pipeline or by ray_jobs/export.py; needs no Ray.
 """
@@ -33,7 +34,7 @@ from alignment.export.gguf_file import family_of, write_gguf
 from alignment.export.history import History, history_of
 from alignment.export.making import Making, free, named
 from alignment.export.merge import merged_model, trained_over
-from alignment.export.quantised import load_nf4, write_nf4
+from alignment.export.quantised import load_fp8, load_nf4, write_fp8, write_nf4
 from alignment.export.read_back import load_gguf, same_ids
 from alignment.inference import nf4
 from alignment.inference.adapters import with_adapter
@@ -105,7 +106,7 @@ def _check_forms(stage: Export, artifact: Artifact) -> None:
     """What cannot be made of this model, before anything is loaded."""
     if "adapter" in stage.form and model_info(artifact)["form"] != "adapter":
         raise ModelError("the model has whole weights and no adapter", where=f"stage {stage.name}, form",
-                         found="adapter", expected="safetensors, gguf or nf4")
+                         found="adapter", expected="safetensors, gguf, nf4 or fp8")
     if "gguf" in stage.form:
         file = base_folder(artifact) / "config.json"
         family_of(json.loads(file.read_text(encoding="utf-8")), str(file))
@@ -166,6 +167,11 @@ def _make_others(making: Making) -> None:
         _check_ids(making, out / "nf4")
         free()
         making.hold("nf4", ("nf4",), lambda: load_nf4(out / "nf4", making.dtype, making.device))
+    if "fp8" in stage.form:
+        write_fp8(making.model, out / "fp8", making.tokenizer, stage.shard_bytes)
+        _check_ids(making, out / "fp8")
+        free()
+        making.hold("fp8", ("fp8",), lambda: load_fp8(out / "fp8", making.dtype, making.device))
 
 
 def _make_adapter(making: Making, folder: Path) -> None:
@@ -224,8 +230,9 @@ def _lay_out(making: Making) -> None:
     if stage.whole and "adapter" in stage.form:
         making.deliver(out / "adapter", "adapter/" if top else "")
         top = True
-    if "nf4" in stage.form:
-        making.deliver(out / "nf4", "nf4/" if top else "")
+    for form in (form for form in ("nf4", "fp8") if form in stage.form):
+        making.deliver(out / form, f"{form}/" if top else "")
+        top = True
     for file in sorted((out / "gguf").glob("*.gguf")):
         making.files[file.name] = file
     making.files.setdefault("README.md", making.model / "README.md")

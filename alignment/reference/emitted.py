@@ -536,7 +536,7 @@ _METRICS: dict[type[Stage], tuple[Metric, ...]] = {
     ),
     Export: (
         Metric("FORM.kl", "Mean KL from the trained model to what was exported, in nats per token. FORM is "
-                          "safetensors, adapter, nf4 or gguf_TYPE.", POSITIVE, "lower"),
+                          "safetensors, adapter, nf4, fp8 or gguf_TYPE.", POSITIVE, "lower"),
         Metric("FORM.top1", "Share of positions where both have the same likeliest token.", SHARE, "higher"),
         Metric("FORM.greedy", "Share of tokens of greedy answers that are the same, up to the first that is not.",
                SHARE, "higher"),

@@ -30,7 +30,7 @@ def found(made: Run) -> dict[tuple[Any, ...], str]:
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"form": ["awq"]}, "llm-compressor"), ({"form": ["fp8"]}, "llm-compressor"), ({"form": ["onnx"]}, "safetensors"),
+    ({"form": ["awq"]}, "llm-compressor"), ({"form": ["gptq"]}, "llm-compressor"), ({"form": ["onnx"]}, "safetensors"),
     ({"form": ["gguf", "gguf"]}, "names one twice"), ({"gguf": ["f16"]}, "files that are not asked for"),
     ({"form": ["adapter"], "weights": "float16"}, "nothing is merged"), ({"take": 3}, "rows that are not named"),
     ({"evaluations": ["sft"]}, "needs a stage that evaluates"), ({"evaluations": ["none"]}, "does not come before"),

@@ -175,7 +175,7 @@ EVERYTHING = {
             "num_fewshot": 0, "fewshot_seed": 1, "apply_chat_template": True, "system_instruction": "Be brief."},
          "bootstrap": 200, "batch_size": 4, "dtype": "float32"},
         {"name": "best", "kind": "choose", "models": ["base", "dpo"], "bounds": ["eval.dpo.f1 > 0.5"]},
-        {"name": "out", "kind": "export", "model": "dpo", "form": ["safetensors", "adapter", "gguf", "nf4"],
+        {"name": "out", "kind": "export", "model": "dpo", "form": ["safetensors", "adapter", "gguf", "nf4", "fp8"],
          "merge_into": "original", "weights": "bfloat16", "gguf": ["q8_0"], "shard_gb": 2.0, "base_model": "a/b",
          "rows": "seed/test", "take": 3, "max_tokens": 64, "max_kl": 0.01, "min_top1": 0.9, "evaluations": ["eval"],
          "licence": "mit", "datasets": {"seed": {"licence": "mit", "hub": "a/b"}}, "limits": "None.",

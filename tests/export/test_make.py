@@ -50,7 +50,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         tmp_path_factory.mktemp("every"),
         {"name": "eval", "kind": "evaluate", "models": ["base", "sft"], "rows": "data/test", "take": 4,
          "bootstrap": 100, "sampling": {"temperature": 0.0, "max_new_tokens": 4}},
-        export(form=["safetensors", "adapter", "gguf", "nf4"], gguf=["f32", "q8_0"], evaluations=["eval"],
+        export(form=["safetensors", "adapter", "gguf", "nf4", "fp8"], gguf=["f32", "q8_0"], evaluations=["eval"],
                licence="apache-2.0", datasets={"data": {"licence": "cc-by-4.0", "hub": "me/rows"}},
                limits="Knows colours alone.", push_to_hub={"repo": "me/colours", "dry_run": True})))
 
@@ -67,7 +67,7 @@ def test_each_form_is_measured_and_the_coarser_is_further_off(every: Artifact) -
     metrics = every.manifest.metrics
     assert metrics["adapter.kl"] == 0.0
     assert metrics["gguf_f32.kl"] < 1e-6
-    assert metrics["gguf_f32.kl"] < metrics["gguf_q8_0.kl"] < metrics["nf4.kl"] < 0.01
+    assert metrics["gguf_f32.kl"] < metrics["gguf_q8_0.kl"] < metrics["fp8.kl"] < metrics["nf4.kl"] < 0.01
 
 
 def test_peft_transformers_and_trl_load_the_adapter_from_another_place(every: Artifact, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_dry_run_lists_files_sizes_and_the_commit(every: Artifact) -> None:
     push = every.manifest.facts["push"]
     listed = {item["path"]: item["bytes"] for item in push["files"]}
     assert {"README.md", "config.json", "model.safetensors", "colours-Q8_0.gguf", "adapter/adapter_config.json",
-            "nf4/config.json"} <= set(listed)
+            "nf4/config.json", "fp8/config.json"} <= set(listed)
     assert listed["model.safetensors"] == (every.path() / "model" / "model.safetensors").stat().st_size
     assert push["commit"].startswith(f"KubeAlign {every.key}")
     assert "pushed_revision" not in push
@@ -145,7 +145,7 @@ def test_the_card_says_where_it_comes_from_and_what_was_measured(every: Artifact
 def test_the_report_has_every_form_with_its_numbers(every: Artifact) -> None:
     page = Path(every.store.root, "runs", "small", "report.html").read_text(encoding="utf-8")
     part = page.partition('<section id="exports">')[2].partition("</section>")[0]
-    forms = ("safetensors", "adapter", "gguf_f32", "gguf_q8_0", "nf4")
+    forms = ("safetensors", "adapter", "gguf_f32", "gguf_q8_0", "nf4", "fp8")
     assert [form for form in forms if f">{form}<" not in part] == []
     assert "Dry run" in part
     assert "me/colours" in part

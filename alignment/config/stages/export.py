@@ -10,13 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from alignment.config.stages.base import Finding, ModelRef, RowsPlace, Stage
 from alignment.config.stages.fields import FORMS, Dtype, Fraction, Name, Place, Positive, RowsRef, Strict
 
-Form = Literal["safetensors", "adapter", "gguf", "nf4"]
+Form = Literal["safetensors", "adapter", "gguf", "nf4", "fp8"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 Stored = Literal["float32", "bfloat16", "float16"]
-ELSEWHERE = frozenset({"awq", "gptq", "fp8"})
+ELSEWHERE = frozenset({"awq", "gptq"})
 """Forms that llm-compressor makes."""
 BOUNDS: dict[str, tuple[float, float]] = {
     "float32": (1e-4, 0.999), "float16": (1e-3, 0.99), "bfloat16": (1e-2, 0.95), "q8_0": (2e-2, 0.9), "nf4": (0.5, 0.6),
+    "fp8": (0.2, 0.7),
 }
 """What weights are stored as -> the most KL in nats per token, and the least share of equal top-1 tokens."""
 SHARD_GB, ROWS, TOKENS = 5.0, 16, 256
@@ -83,7 +84,8 @@ class Export(Stage):
     """The model to export: of a train, import or choose stage."""
     form: Annotated[tuple[Annotated[Form, BeforeValidator(_made_here)], ...], Field(min_length=1)] = ("safetensors",)
     """safetensors: whole weights, adapter merged. adapter: the adapter alone, as PEFT writes it. gguf: llama.cpp's
-    files. nf4: four bits (bitsandbytes). The last two are made from the merged weights."""
+    files. nf4: four bits (bitsandbytes). fp8: eight bits, as vLLM serves them (compressed-tensors). The last three are
+    made from the merged weights."""
     merge_into: Literal["original", "dequantised"] | None = None
     """The base under the adapter: as it is stored, or as its four bits say. Default: what the adapter was trained over
     (dequantised for qlora); the other is another model, and the comparison says how far off."""
@@ -104,10 +106,10 @@ class Export(Stage):
     """Tokens of a row that are compared, its first. Default: 256."""
     max_kl: Annotated[float, Field(gt=0)] | None = None
     """Most KL from the trained model, in nats per token, for each form. Default by what weights are stored as:
-    float32 1e-4, float16 1e-3, bfloat16 1e-2, q8_0 2e-2, nf4 0.5. Beyond it the stage fails."""
+    float32 1e-4, float16 1e-3, bfloat16 1e-2, q8_0 2e-2, nf4 0.5, fp8 0.2. Beyond it the stage fails."""
     min_top1: Fraction | None = None
     """Least share of positions where the likeliest token is the same. Default: float32 0.999, float16 0.99,
-    bfloat16 0.95, q8_0 0.9, nf4 0.6. Below it the stage fails."""
+    bfloat16 0.95, q8_0 0.9, nf4 0.6, fp8 0.7. Below it the stage fails."""
     evaluations: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Evaluate stages whose results the model card quotes, with their intervals."""
     licence: Annotated[str, Field(min_length=1)] | None = None
@@ -168,7 +170,7 @@ class Export(Stage):
         """Names of what is held against the trained model, as metrics have them."""
         whole = ("safetensors",) if self.whole else ()
         files = tuple(f"gguf_{kind}" for kind in self.gguf or ("q8_0",)) if "gguf" in self.form else ()
-        return (*whole, *(form for form in ("adapter", "nf4") if form in self.form), *files)
+        return (*whole, *(form for form in ("adapter", "nf4", "fp8") if form in self.form), *files)
 
     @property
     def shard_bytes(self) -> int:
