@@ -122,9 +122,10 @@ def mistakes(
     from alignment.checks.context import beyond_context
     from alignment.checks.endpoints import reachable_here
     from alignment.checks.engines import installed, servable
+    from alignment.checks.finished import made
     from alignment.checks.machine import devices, four_bits, room, sharding
     from alignment.checks.seen import READ_LIMIT, Sight
-    from alignment.checks.stages import made, wrong, wrong_here
+    from alignment.checks.stages import wrong, wrong_here
     from alignment.checks.store import store
     from alignment.reference.aims import unmade
 

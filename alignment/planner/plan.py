@@ -7,14 +7,13 @@ the run file asks for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from alignment.artifacts import Artifact
 from alignment.config import (
     AnyStage,
     Choose,
-    Compute,
     Contrastive,
     Evaluate,
     EvaluateHarness,
@@ -42,9 +41,8 @@ from alignment.config import (
 )
 from alignment.config.arithmetic import settled, settled_here
 from alignment.config.cards import Cards
-from alignment.config.hardware import Native, device_here
+from alignment.config.hardware import Native
 from alignment.config.run import adapter_of
-from alignment.config.sharding import zero_stage
 from alignment.config.stages.export import ROWS, TOKENS
 from alignment.config.stages.fields import LENGTH
 from alignment.config.stages.online import Online
@@ -55,76 +53,17 @@ from alignment.planner.context_length import fitted, of_stage
 from alignment.planner.estimate import Memory, Rates
 from alignment.planner.judging import judging, together
 from alignment.planner.model_sizes import SIZES, of_any, of_artifact, of_reader
-from alignment.planner.need import Device, beside, checkpoints, fitting_rows, memory_of, value_bytes
-from alignment.planner.probed import Probed, corrected, likeness
+from alignment.planner.need import value_bytes
+from alignment.planner.probed import Probed
 from alignment.planner.rows import RowSet
-from alignment.planner.sharing import Beside, overhead
+from alignment.planner.sharing import overhead
 from alignment.planner.sizes import ModelSize
+from alignment.planner.state import StagePlan, State
+from alignment.planner.training import of_online, of_training
 
 MFU, READ = 0.35, 0.6
 """Shares of a GPU's rates that are counted on: of its matrix products in training and prompts, and of its memory's in
 generation. Assumptions, on the careful side: NVIDIA's NeMo AutoModel reports 40 % for LoRA on an 8B model."""
-NO_CARDS = Cards("none", None, 0)
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What a stage needs; None where it cannot be known yet (a hub model that was not imported).
-
-    Attributes:
-        rows: rows read (all, in one pass), or written by an import; `rows_known` says whether that is exact.
-        tokens: tokens computed: over all epochs of a training, all models of an evaluation; in generation with
-            answers of full length. `counted`: by the tokenizer.
-        needs_model: False where the stage computes with none, so that its `size` never comes.
-        memory: of one worker at its highest moment; `beside` what it takes elsewhere.
-        rows_about: `rows` is estimated from those that were looked at; `looked`: how many, of how many, of rows that it
-            makes, where not at all.
-        micro_batch, length: rows of one forward pass of a training, as it will choose them; tokens of the longest.
-        seconds: estimated by the rates that were given; measured where the stage is finished.
-        like: of a training that shares nothing out, `likeness`; `probed`: the probe that `memory` starts from.
-    """
-
-    name: str
-    what: str
-    size: ModelSize | None = None
-    rows: float | None = None
-    tokens: float | None = None
-    rows_known: bool = True
-    counted: bool = False
-    rows_about: bool = False
-    looked: tuple[float, float] | None = None
-    memory: Memory | None = None
-    beside: Beside | None = None
-    micro_batch: int | None = None
-    length: int | None = None
-    seconds: float | None = None
-    artifact: Artifact | None = None
-    needs_model: bool = True
-    like: str | None = None
-    probed: Probed | None = None
-
-
-@dataclass
-class _State:
-    run: Run
-    artifacts: Mapping[str, Artifact | None]
-    rates: Rates
-    sizes: dict[str, ModelSize | None] = field(default_factory=dict)
-    sets: dict[str, RowSet] = field(default_factory=dict)
-    lengths: rows.Lengths | None = None
-    cards: Cards | None = None
-    probes: Sequence[Probed] = ()
-
-    def device(self, stage: AnyStage) -> Device:
-        """What a worker of a stage computes on."""
-        workers = max(1, self.compute.workers) if stage.on_workers else 1
-        if self.cards is not None:
-            return Device(self.cards.card is not None, workers, self.compute.sharding, self.compute.deepspeed)
-        return Device(device_here(self.compute) == "cuda", workers, self.compute.sharding, self.compute.deepspeed)
-
-    @property
-    def compute(self) -> Compute:
-        return self.run.compute
 
 
 def on_cards(run: Run, cards: Cards) -> Run:
@@ -159,13 +98,13 @@ def plan(
     """
     native: Native = "gpu" if cards is not None and cards.card is not None else None
     run = settled_here(run) if cards is None else settled(run, lambda stage: native)
-    state = _State(run, artifacts, rates, cards=cards, probes=probes)
+    state = State(run, artifacts, rates, cards=cards, probes=probes)
     state.lengths = next((found for stage in run.stages if stage.makes == "policy"
                           if (found := _tokenizer(artifacts.get(stage.name)))), None)
     return [_stage(state, fitted(stage, lambda name: of_stage(run, name))) for stage in run.stages]
 
 
-def _stage(state: _State, stage: AnyStage) -> StagePlan:
+def _stage(state: State, stage: AnyStage) -> StagePlan:
     made: StagePlan = row_of(PLANS, type(stage))(state, stage)
     own = rows.together([state.sets[f"{stage.name}/{split}"] for split in stage.splits()])
     about = own.about or any(state.sets[ref.ref].about for ref in stage.row_refs())
@@ -181,7 +120,7 @@ def _tokenizer(artifact: Artifact | None) -> rows.Lengths | None:
     return rows.by_tokenizer(artifact.path() / "model") if artifact is not None and artifact.store.is_local else None
 
 
-def _import_model(state: _State, stage: ImportModel) -> StagePlan:
+def _import_model(state: State, stage: ImportModel) -> StagePlan:
     artifact, model = state.artifacts.get(stage.name), stage.model
     size: ModelSize | None
     if stage.base is not None:  # an adapter, whose few weights do not count
@@ -194,14 +133,14 @@ def _import_model(state: _State, stage: ImportModel) -> StagePlan:
     return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
-def _import_reader(state: _State, stage: ImportReader) -> StagePlan:
+def _import_reader(state: State, stage: ImportReader) -> StagePlan:
     size = state.sizes[stage.name] = of_reader(stage.name, stage.model)
     stored = {"float32": estimate.FLOAT32}.get(stage.dtype, estimate.BFLOAT16)
     memory = None if size is None else Memory(weights=size.parameters * stored)
     return StagePlan(stage.name, stage.title(), size, memory=memory)
 
 
-def _import_artifact(state: _State, stage: FromArtifact) -> StagePlan:
+def _import_artifact(state: State, stage: FromArtifact) -> StagePlan:
     """Nothing is computed; what it brings is looked at where it lies in a folder."""
     origin = state.artifacts.get(stage.name) or known_here(stage.reference.within(state.run.store))
     if stage.makes != "rows":
@@ -218,13 +157,13 @@ def _import_artifact(state: _State, stage: FromArtifact) -> StagePlan:
     return _import_rows(state, stage, to_come)
 
 
-def _import_endpoint(state: _State, stage: ImportEndpoint) -> StagePlan:
+def _import_endpoint(state: State, stage: ImportEndpoint) -> StagePlan:
     """Nothing is computed here; what asking takes is planned with who asks."""
     state.sizes[stage.name] = None
     return StagePlan(stage.name, stage.title(), needs_model=False, seconds=0.0)
 
 
-def _import_data(state: _State, stage: ImportData) -> StagePlan:
+def _import_data(state: State, stage: ImportData) -> StagePlan:
     def to_come() -> dict[str, RowSet]:
         if hub := [source.place for source in stage.data if source.path is None]:
             raise DataError("rows of the hub are not known before their stage is made: knowing them may mean fetching "
@@ -235,11 +174,11 @@ def _import_data(state: _State, stage: ImportData) -> StagePlan:
     return _import_rows(state, stage, to_come)
 
 
-def _import_documents(state: _State, stage: ImportDocuments) -> StagePlan:
+def _import_documents(state: State, stage: ImportDocuments) -> StagePlan:
     return _import_rows(state, stage, lambda: rows.of_documents(state.run, stage, state.lengths))
 
 
-def _import_rows(state: _State, stage: AnyStage, to_come: Callable[[], dict[str, RowSet]]) -> StagePlan:
+def _import_rows(state: State, stage: AnyStage, to_come: Callable[[], dict[str, RowSet]]) -> StagePlan:
     artifact = state.artifacts.get(stage.name)
     sets = rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None else to_come()
     state.sets |= {f"{stage.name}/{split}": found for split, found in sets.items()}
@@ -248,109 +187,7 @@ def _import_rows(state: _State, stage: AnyStage, to_come: Callable[[], dict[str,
                      needs_model=False, tokens=every.rows * (every.prompt + every.answer + every.rejected))
 
 
-def _train(state: _State, stage: TrainBase) -> StagePlan:
-    size = state.sizes[stage.name] = state.sizes[stage.model]
-    read = rows.together([state.sets[ref] for ref in stage.rows])
-    if (take := state.run.scaled(stage.take)) is not None:
-        read = replace(read, rows=min(read.rows, take))
-    lora = stage.adapter
-    steps_asked = int(stage.trl.get("max_steps", -1))
-    passes = read.rows * stage.epochs if steps_asked <= 0 else float(steps_asked * stage.batch_size)
-    row_tokens = _row_tokens(stage, read)
-    tokens = passes * row_tokens
-    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known, read.known and read.counted)
-    if size is None:
-        return base
-    second = None if stage.frozen is None else state.sizes[stage.frozen.stage]
-    if stage.frozen is not None and second is None:
-        return base
-    device = state.device(stage)
-    checkpointing, sequences = checkpoints(stage, device.on_gpu), stage.sequences
-    length = round(min(read.longest, stage.longest))
-    micro = fitting_rows(stage, size, device, state.cards or NO_CARDS, length, second)
-    memory = memory_of(stage, size, device, rows=micro, length=length, second=second)
-    mean = row_tokens / sequences
-    flops = estimate.train_flops(size, tokens, mean, lora=lora is not None, checkpointing=checkpointing)
-    if stage.reference_mode is not None:  # the reference sees every row once, or in every epoch where it is not kept
-        once = tokens if stage.reference_mode == "adapter" else read.rows * row_tokens
-        flops += estimate.forward_flops(second or size, once, mean)
-    elif second is not None:  # a teacher reads every batch
-        flops += estimate.forward_flops(second, tokens, mean)
-    if stage.eval_rows is not None:
-        held = state.sets[stage.eval_rows]
-        times = passes / stage.batch_size // stage.checkpoints.every
-        flops += estimate.forward_flops(size, times * held.rows * _row_tokens(stage, held), mean)
-    seconds = flops / state.rates.flops / max(1, state.compute.workers)
-    return replace(_from_probes(state, stage, base, device, memory, micro, length, second), seconds=seconds,
-                   beside=beside(stage, size, device, second))
-
-
-def _online(state: _State, stage: Online) -> StagePlan:
-    """Generation and training one after the other; answers of full length, a reward model as large as the policy."""
-    size = state.sizes[stage.name] = state.sizes[stage.model]
-    read = rows.together([state.sets[ref] for ref in stage.rows])
-    if (take := state.run.scaled(stage.take)) is not None:
-        read = replace(read, rows=min(read.rows, take))
-    device = state.device(stage)
-    new, times, workers = stage.max_new_tokens, stage.num_generations, device.workers
-    prompt = min(read.prompt, stage.longest - new)
-    steps_asked = int(stage.trl.get("max_steps", -1))
-    prompts = read.rows * stage.epochs if steps_asked <= 0 else float(steps_asked * stage.rows_per_step)
-    tokens = prompts * times * (prompt + new)
-    base = StagePlan(stage.name, stage.title(), size, read.rows, tokens, read.known)
-    if size is None:
-        return base
-    length = round(min(read.longest, stage.longest - new)) + new
-    micro = fitting_rows(stage, size, device, state.cards or NO_CARDS, length)
-    memory = memory_of(stage, size, device, rows=micro, length=length)
-    looks = stage.scorers + stage.has_reference + 1  # the last: log-probabilities of what was drawn
-    flops = (stage.passes * estimate.train_flops(size, tokens, prompt + new, lora=stage.adapter is not None,
-                                                 checkpointing=checkpoints(stage, device.on_gpu))
-             + looks * estimate.forward_flops(size, tokens, prompt + new))
-    seconds = flops / state.rates.flops / workers + _drawn_in(state, stage, size, prompts, times, prompt) / workers
-    if stage.eval_rows is not None:
-        held = state.sets[stage.eval_rows]
-        evaluations = 1 + prompts / stage.rows_per_step // stage.checkpoints.every
-        seconds += _drawn_in(state, stage, size, evaluations * held.rows, 1, held.prompt) / workers
-    return replace(_from_probes(state, stage, base, device, memory, micro, length), seconds=seconds,
-                   beside=beside(stage, size, device))
-
-
-def _from_probes(
-    state: _State, stage: TrainBase, base: StagePlan, device: Device, memory: Memory, rows: int, length: int,
-    second: ModelSize | None = None,
-) -> StagePlan:
-    """The plan with the memory of a pass; a probe measures one worker, which shares nothing out."""
-    made, size = replace(base, memory=memory, micro_batch=rows, length=length), base.size
-    if zero_stage(device.sharding) or size is None:
-        return made
-    like = likeness(state.run, stage, on_gpu=device.on_gpu)
-
-    def formula(probe: Probed) -> Memory:
-        batch = probe.rows * (2 if probe.accumulates else 1)
-        return memory_of(stage.model_copy(update={"batch_size": batch}), size, Device(device.on_gpu), rows=probe.rows,
-                         length=probe.length, second=second)
-
-    memory, probed = corrected(memory, rows, length, [one for one in state.probes if one.like == like], formula,
-                               device.workers)
-    return replace(made, memory=memory, like=like, probed=probed)
-
-
-def _drawn_in(state: _State, stage: Online, size: ModelSize, prompts: float, answers: int, prompt: float) -> float:
-    return estimate.generate_seconds(
-        size, state.rates, prompts=prompts, batch=stage.rows_per_step if answers > 1 else stage.batch_size,
-        answers=answers, prompt_tokens=prompt, new_tokens=stage.max_new_tokens,
-        weight_bytes=value_bytes(stage.arithmetic))
-
-
-def _row_tokens(stage: TrainBase, read: RowSet) -> float:
-    """Mean tokens computed for a row: its answer after its prompt, and for pairs the rejected one after it again."""
-    answer = min(read.prompt + read.answer, stage.longest)
-    return answer if stage.sequences == 1 else answer + min(
-        read.prompt + (read.rejected or read.answer), stage.longest)
-
-
-def _sample(state: _State, stage: Sample) -> StagePlan:
+def _sample(state: State, stage: Sample) -> StagePlan:
     prompts = rows.together([state.sets[ref] for ref in stage.prompts])
     artifact = state.artifacts.get(stage.name)
     made = (rows.of_artifact(artifact, stage.splits(), state.lengths) if artifact is not None
@@ -364,7 +201,7 @@ def _sample(state: _State, stage: Sample) -> StagePlan:
     return _judged(state, stage, stage.score, made_of, asked, answers, prompt, stage.sampling.max_new_tokens)
 
 
-def _generate(state: _State, stage: Generate) -> StagePlan:
+def _generate(state: State, stage: Generate) -> StagePlan:
     """The most that it may ask, every answer of full length; tasks refused on the way make it less."""
     shown_rows = rows.together([state.sets[place.ref] for place in stage.shown()])
     artifact, take = state.artifacts.get(stage.name), state.run.scaled(stage.take)
@@ -402,40 +239,40 @@ def _generate(state: _State, stage: Generate) -> StagePlan:
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
-def _pool(state: _State, stage: Select) -> RowSet:
+def _pool(state: State, stage: Select) -> RowSet:
     return rows.together([state.sets[ref] for ref in stage.rows])
 
 
-def _select(state: _State, stage: Select) -> StagePlan:
+def _select(state: State, stage: Select) -> StagePlan:
     """Rows change hands, without a model."""
     read = _pool(state, stage)
     return _selected(state, stage, read, read.rows, known=False)
 
 
-def _cut(state: _State, stage: SelectNecessity) -> StagePlan:
+def _cut(state: State, stage: SelectNecessity) -> StagePlan:
     read = _pool(state, stage)
     return _selected(state, stage, read, read.rows * (stage.quantile or 1.0), known=False)
 
 
-def _quality(state: _State, stage: SelectQuality) -> StagePlan:
+def _quality(state: State, stage: SelectQuality) -> StagePlan:
     read = _pool(state, stage)
     _selected(state, stage, read, read.rows * (1 - (stage.quantile or 0.0)), known=False)
     return _reading(state, stage, stage.score.model, read, read.prompt + read.answer)
 
 
-def _few(state: _State, stage: SelectCoverage | SelectRandom) -> StagePlan:
+def _few(state: State, stage: SelectCoverage | SelectRandom) -> StagePlan:
     read, wanted = _pool(state, stage), state.run.scaled(stage.take)
     few = min(read.rows, wanted) if wanted is not None else max(1.0, round(read.rows * (stage.share or 1.0)))
     return _selected(state, stage, read, few, known=read.known)
 
 
-def _coverage(state: _State, stage: SelectCoverage) -> StagePlan:
+def _coverage(state: State, stage: SelectCoverage) -> StagePlan:
     _few(state, stage)
     read = _pool(state, stage)
     return _reading(state, stage, stage.embedder, read, min(read.prompt, stage.max_tokens))
 
 
-def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known: bool) -> StagePlan:
+def _selected(state: State, stage: Select, read: RowSet, kept: float, *, known: bool) -> StagePlan:
     """The rows that it leaves, and its plan where no model reads them."""
     artifact = state.artifacts.get(stage.name)
     made = ({split: replace(read, rows=kept, known=known) for split in stage.splits()} if artifact is None
@@ -446,7 +283,7 @@ def _selected(state: _State, stage: Select, read: RowSet, kept: float, *, known:
 
 
 def _reading(
-    state: _State, stage: SelectQuality | SelectCoverage, model: str | None, read: RowSet, length: float
+    state: State, stage: SelectQuality | SelectCoverage, model: str | None, read: RowSet, length: float
 ) -> StagePlan:
     """One pass of a model over every row."""
     size, tokens = None if model is None else state.sizes[model], read.rows * length
@@ -459,14 +296,14 @@ def _reading(
     return replace(base, memory=_passing(state, stage, size, stage.batch_size * length, value), seconds=seconds)
 
 
-def _passing(state: _State, stage: AnyStage, size: ModelSize, tokens: float, value: int) -> Memory:
+def _passing(state: State, stage: AnyStage, size: ModelSize, tokens: float, value: int) -> Memory:
     """Memory of one pass over so many tokens, with nothing kept of it."""
     passing = round(tokens * (4 * size.hidden + 3 * size.intermediate + size.inner) * value)
     return Memory(weights=size.parameters * value, activations=passing,
                   overhead=overhead(passing, on_gpu=state.device(stage).on_gpu))
 
 
-def _evaluate_pairs(state: _State, stage: EvaluatePairs) -> StagePlan:
+def _evaluate_pairs(state: State, stage: EvaluatePairs) -> StagePlan:
     """Every judge reads both answers of every pair, one judge after the other; a language model also answers."""
     read, take = state.sets[stage.rows], state.run.scaled(stage.take)
     pairs = read.rows if take is None else min(read.rows, take)
@@ -499,7 +336,7 @@ def _evaluate_pairs(state: _State, stage: EvaluatePairs) -> StagePlan:
                      seconds=seconds / max(1, state.compute.workers) if known else None)
 
 
-def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
+def _evaluate(state: State, stage: Evaluate) -> StagePlan:
     read = state.sets[stage.rows]
     take = state.run.scaled(stage.take)
     asked = read.rows if take is None else min(read.rows, take)
@@ -522,7 +359,7 @@ def _evaluate(state: _State, stage: Evaluate) -> StagePlan:
                    stage.sampling.max_new_tokens)
 
 
-def _evaluate_harness(state: _State, stage: EvaluateHarness) -> StagePlan:
+def _evaluate_harness(state: State, stage: EvaluateHarness) -> StagePlan:
     """How long documents are, nobody knows before the harness has built its prompts: the memory is that of
     prompts of LENGTH tokens, and there is no time."""
     sizes = [state.sizes[name] for name in stage.models]
@@ -535,13 +372,13 @@ def _evaluate_harness(state: _State, stage: EvaluateHarness) -> StagePlan:
     return StagePlan(stage.name, stage.title(), largest, documents, None, False, memory=memory)
 
 
-def _infer(state: _State, stage: Infer) -> StagePlan:
+def _infer(state: State, stage: Infer) -> StagePlan:
     read = state.sets[stage.prompts]
     return _generation(state, stage, [stage.model], read.rows, read, stage.n)
 
 
 def _generation(
-    state: _State, stage: Sample | Infer | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int,
+    state: State, stage: Sample | Infer | Evaluate, names: Sequence[str], asked: float, prompts: RowSet, answers: int,
     *, perplexity: bool = False, turns: int = 1,
 ) -> StagePlan:
     """Time and memory are of the models that compute here; of endpoints it says what answers cost.
@@ -574,7 +411,7 @@ def _generation(
     return replace(base, memory=memory, seconds=seconds / max(1, state.compute.workers))
 
 
-def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
+def _contrastive(state: State, stage: Contrastive) -> StagePlan:
     """Every try of every row, and every answer scored; the pairs have an answer of full length as their second."""
     made = _generate(state, stage)
     split = f"{stage.name}/{stage.splits()[0]}"
@@ -587,7 +424,7 @@ def _contrastive(state: _State, stage: Contrastive) -> StagePlan:
 
 
 def _judged(
-    state: _State, stage: Sample | Contrastive | Evaluate, score: JudgedScorer, made: StagePlan, prompts: float,
+    state: State, stage: Sample | Contrastive | Evaluate, score: JudgedScorer, made: StagePlan, prompts: float,
     answers: float, prompt: float, answer: float,
 ) -> StagePlan:
     """The plan of a stage with what its judge takes beside.
@@ -615,14 +452,14 @@ def _judged(
                    memory=together(made.memory, own.memory, one_model=one_model))
 
 
-def _choose(state: _State, stage: Choose) -> StagePlan:
+def _choose(state: State, stage: Choose) -> StagePlan:
     """Files change hands; the largest of the models may be the one."""
     sizes = [size for name in stage.models if (size := state.sizes[name]) is not None]
     size = state.sizes[stage.name] = max(sizes, key=lambda one: one.parameters, default=None)
     return StagePlan(stage.name, stage.title(), size, needs_model=False, seconds=0.0)
 
 
-def _export(state: _State, stage: Export) -> StagePlan:
+def _export(state: State, stage: Export) -> StagePlan:
     """Weights are merged in float32, whole; each form and the trained model read the compared rows once."""
     size = state.sizes[stage.name] = state.sizes[stage.model]
     read = state.sets[stage.rows] if stage.rows is not None else None
@@ -645,13 +482,13 @@ def _is_quantised(run: Run, stage: AnyStage) -> bool:
     return bool(starts) and all(start is not None and start.quantised is not None for start in starts)
 
 
-PLANS: dict[type[Stage], Callable[[_State, Any], StagePlan]] = {
+PLANS: dict[type[Stage], Callable[[State, Any], StagePlan]] = {
     ImportModel: _import_model, ImportReader: _import_reader, ImportEndpoint: _import_endpoint,
     FromArtifact: _import_artifact,
     ImportData: _import_data, ImportDocuments: _import_documents, Generate: _generate, Select: _select,
     SelectQuality: _quality, SelectCoverage: _coverage, SelectNecessity: _cut, SelectRandom: _few,
     Contrastive: _contrastive,
-    TrainBase: _train, Online: _online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
+    TrainBase: of_training, Online: of_online, Sample: _sample, Infer: _infer, Evaluate: _evaluate,
     EvaluatePairs: _evaluate_pairs, EvaluateHarness: _evaluate_harness, Choose: _choose, Export: _export,
 }
 """Stage class -> what one of its stages will need."""

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from alignment.checks.stages import CHECKS, MODELS
+from alignment.checks.imported import MODELS
+from alignment.checks.stages import CHECKS
 from alignment.config import (
     KINDS,
     METHODS,
