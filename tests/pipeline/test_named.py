@@ -42,6 +42,20 @@ def test_every_form_names_the_same_artifact(made: tuple[Path, Artifact]) -> None
         assert (found.key, Path(found.store.root)) == (base.key, Path(store)), text
 
 
+@pytest.mark.parametrize("beside", ["last", "nf4", "fp8", "adapter", "checkpoint-3"])
+def test_what_lies_beside_an_artifacts_model_is_not_that_model(made: tuple[Path, Artifact], beside: str) -> None:
+    """Other weights of a stage, which once were taken for its `model`."""
+    folder, base = made
+    other = base.path() / beside
+    other.mkdir()
+    try:
+        (other / "config.json").write_text("{}")
+        assert named(str(other), str(folder / "store")) == other
+    finally:
+        (other / "config.json").unlink()
+        other.rmdir()
+
+
 def test_a_run_file_is_looked_up_in_its_own_store(made: tuple[Path, Artifact]) -> None:
     folder, base = made
     found = named(f"{folder}/run.yaml:base")
