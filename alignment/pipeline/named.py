@@ -142,8 +142,8 @@ def _at(url: str, where: str) -> Artifact:
 
 
 def _within_store(folder: Path) -> Artifact | None:
-    """A folder of a store, or `model` within it, is the artifact: it knows the base that an adapter stands on. What lies
-    beside `model` (`last`, `nf4`, `fp8`, `adapter`) has other weights, and is a folder like any."""
+    """A folder of a store, or `model` within it, is the artifact: it knows the base that an adapter stands on. Others
+    beside `model` (`last`, `nf4`, `fp8`, `adapter`) have other weights, and are folders like any."""
     folder = folder.resolve()
     one = folder.parent if folder.name == "model" else folder
     if one.parent.name == "artifacts" and KEY.fullmatch(one.name) and (one / "manifest.json").is_file():
