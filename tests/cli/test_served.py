@@ -78,23 +78,22 @@ class Cluster:
         run = deepcopy(self.body["spec"]["run"])
         next(one for one in run["stages"] if one["name"] == stage).update(changes)
         self.world.edit(NAME, run=run)
-        self.show()
+        self.show(spec=deepcopy(self.body["spec"]))
 
-    def show(self) -> None:
-        """What the API server has of the run is what the small cluster has."""
-        here = self.api.objects.get((KIND, NAMESPACE, NAME))
-        metadata = {**self.body["metadata"], **({} if here is None else {
-            "annotations": here["metadata"].get("annotations", {})})}
-        self.api.put({**deepcopy(self.body), "kind": KIND, "metadata": deepcopy(metadata)})
+    def show(self, **written: Any) -> None:
+        """The API server has the status that the operator wrote; a spec is a person's to write."""
+        with self.api.changed:
+            here = self.api.objects.get((KIND, NAMESPACE, NAME))
+            self.api.put({**deepcopy(self.body), "kind": KIND} if here is None else
+                         {**here, "status": deepcopy(self.body.get("status", {})), **written})
 
     def _take(self, thing: Json) -> None:
         if (KIND, NAME) not in self.world.objects:
             self.world.put(KIND, {**deepcopy(thing), "status": {}})
             return
-        changed = self.body["spec"] != thing["spec"]
         self.body["spec"] = deepcopy(thing["spec"])
         self.body["metadata"]["annotations"] = deepcopy(thing["metadata"].get("annotations", {}))
-        self.body["metadata"]["generation"] += changed
+        self.body["metadata"]["generation"] = thing["metadata"]["generation"]
         self.world._touch(self.body)
 
     def _react(self, thing: Json) -> None:

@@ -201,20 +201,19 @@ class _Handler(BaseHTTPRequestHandler):
                                 f"limits.memory={memory}, used: limits.memory=0, limited: {limit[1]}")
         if space and ("Namespace", "", space) not in self.api.objects:
             raise _Refused(404, f'namespaces "{space}" not found', "namespaces", space)
-        if self.headers["Content-Type"] == "application/merge-patch+json":
-            made = _merged(self._found(kind, space, name or "", plural), sent)
-        else:
-            made = {**sent, "kind": kind}
-            made["metadata"].setdefault("namespace", space)
-            before = self.api.objects.get((kind, space, name or ""))
-            if before is not None and "status" in before:
-                made["status"] = before["status"]
-        if query.get("dryRun") == "All":
-            self._send(200, made)
-            return
-        stored = self.api.put(made)
-        self._send(200, stored)
-        self.api.reacts(stored)
+        with self.api.changed:  # from what is read to what is written, nobody else writes
+            if self.headers["Content-Type"] == "application/merge-patch+json":
+                made = _merged(self._found(kind, space, name or "", plural), sent)
+            else:
+                made = {**sent, "kind": kind}
+                made["metadata"].setdefault("namespace", space)
+                before = self.api.objects.get((kind, space, name or ""))
+                if before is not None and "status" in before:
+                    made["status"] = before["status"]
+            stored = None if query.get("dryRun") == "All" else self.api.put(made)
+        self._send(200, made if stored is None else stored)
+        if stored is not None:
+            self.api.reacts(stored)
 
     def _found(self, kind: str, space: str, name: str, plural: str) -> Json:
         try:
