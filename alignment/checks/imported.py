@@ -54,9 +54,7 @@ def importable_model(run: Run, stage: ImportModel, sight: Sight) -> Wrong:
                                    or run.stage(stage.base).base):
         yield ("model", "base"), ConfigError("an adapter stands on full weights, and this stage makes an adapter",
                                              found=stage.base, expected="a stage that imports a whole model")
-    if stage.template is not None and stage.template not in templates.names():
-        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
-                                         expected="one of " + ", ".join(templates.names()))
+    yield from _shipped(stage.template)
     remember(sight, stage)
     remember_template(sight, stage)
     remember_text(sight, stage)
@@ -135,8 +133,12 @@ def importable_reader(run: Run, stage: ImportReader, sight: Sight) -> Wrong:
 
 def importable_reward(run: Run, stage: ImportReward, sight: Sight) -> Wrong:
     yield from importable_reader(run, stage, sight)
-    if stage.template is not None and stage.template not in templates.names():
-        yield ("template",), ConfigError("no chat template of this name is shipped", found=stage.template,
+    yield from _shipped(stage.template)
+
+
+def _shipped(template: str | None) -> Wrong:
+    if template is not None and template not in templates.names():
+        yield ("template",), ConfigError("no chat template of this name is shipped", found=template,
                                          expected="one of " + ", ".join(templates.names()))
 
 

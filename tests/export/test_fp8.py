@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,8 +111,6 @@ def test_the_rounded_model_is_near_the_whole_one(whole: Path, eight: Path) -> No
 
 
 def test_a_row_of_zeros_stays_one(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(whole, tmp_path / "zeros")
     file = tmp_path / "zeros" / "model.safetensors"
     weights = load_file(file)
@@ -156,9 +155,7 @@ def test_vllm_computes_with_the_eight_bits_what_transformers_does(eight: Path, t
     said = [(ids, chances) for ids, chances in json.loads(told.stdout.partition("SAID")[2].splitlines()[0])]
     assert furthest(said, ours) < BOUND
     spoilt = tmp_path / "spoilt"
-    spoilt.mkdir()
-    for file in eight.iterdir():
-        (spoilt / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(eight, spoilt)
     weights = load_file(spoilt / "model.safetensors")
     scale = next(name for name in weights if name.endswith("down_proj.weight_scale"))
     save_file({**weights, scale: weights[scale] * 1.5}, spoilt / "model.safetensors", {"format": "pt"})
